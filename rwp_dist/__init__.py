@@ -1,0 +1,6 @@
+"""Random weight perturbation training on DeepSpeed, from WebDataset shards.
+
+Importing this package imports no torch: settings and command line answer at once.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,24 @@
+"""The one tree of settings. Imports no torch."""
+
+from rwp_dist.config.derive import MIXED, Split, deepspeed_config, split_batch
+from rwp_dist.config.load import (
+    differences,
+    dump_settings,
+    known_keys,
+    list_variants,
+    load_settings,
+)
+from rwp_dist.config.tree import Settings
+
+__all__ = [
+    "MIXED",
+    "Settings",
+    "Split",
+    "deepspeed_config",
+    "differences",
+    "dump_settings",
+    "known_keys",
+    "list_variants",
+    "load_settings",
+    "split_batch",
+]

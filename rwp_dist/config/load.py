@@ -1,0 +1,209 @@
+"""From YAML and ``a.b=c`` to a validated tree, or to one message with every error in it.
+
+Precedence: defaults < file < the file's chosen variant < command line.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rwp_dist.config.checks import combinations
+from rwp_dist.config.tree import Settings
+from rwp_dist.errors import ConfigError
+
+
+def load_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> Settings:
+    """Settings of a YAML file with ``section.key=value`` overrides.
+
+    Raises:
+        ConfigError: everything wrong with them, each with its cure, in one message.
+    """
+    raw = _read_yaml(path) if path else {}
+    variants = raw.pop("variants", {})
+    problems: list[str] = []
+    given: dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            problems.append(f"{text!r} is no setting; write section.key=value.")
+            continue
+        try:
+            given[key] = yaml.safe_load(value) if value else None
+        except yaml.YAMLError:
+            problems.append(f"{text!r}: the value is no valid YAML; quote it.")
+
+    variant = given.get("variant", raw.get("variant"))
+    if variant is not None:
+        if not isinstance(variants, dict) or variant not in variants:
+            known = ", ".join(variants) if isinstance(variants, dict) else ""
+            problems.append(
+                f"variant: {path or 'the defaults'} has no variant {variant!r}; "
+                + (f"choose one of {known}." if known else "it lists none.")
+            )
+        else:
+            for key, value in _flatten(variants[variant] or {}):
+                problems += _set(raw, key, value)
+    for key, value in given.items():
+        problems += _set(raw, key, value)
+    return _validate(raw, problems, str(path) if path else "the defaults")
+
+
+def list_variants(path: str | Path) -> tuple[str, ...]:
+    """Names of the variants that a settings file offers, in its order."""
+    return tuple(_read_yaml(path).get("variants", {}))
+
+
+def dump_settings(settings: Settings) -> str:
+    """The resolved settings as YAML that ``load_settings`` reads back unchanged."""
+    tree = settings.model_dump(by_alias=True, mode="json", exclude={"variant"})
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def differences(old: Settings, new: Settings) -> Iterator[str]:
+    """``section.key: old -> new`` for every value that differs."""
+    a, b = (
+        dict(_flatten(s.model_dump(by_alias=True, mode="json", exclude={"variant"})))
+        for s in (old, new)
+    )
+    for key in sorted(a.keys() | b.keys()):
+        if a.get(key) != b.get(key):
+            yield f"{key}: {a.get(key)!r} -> {b.get(key)!r}"
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file; see configs/ for examples.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}).") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: wants sections such as `method:`, found {raw!r}.")
+    return raw
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value and not name.startswith("deepspeed.extra"):
+            yield from _flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _set(raw: dict[str, Any], key: str, value: Any) -> list[str]:
+    """Put one dotted key into the tree; a list with what was wrong with it."""
+    *sections, last = key.split(".")
+    branch = raw
+    for section in sections:
+        if branch.get(section) is None:
+            branch[section] = {}
+        branch = branch[section]
+        if not isinstance(branch, dict):
+            return [f"{key}: {section} is a value, not a section{_suggest(key)}."]
+    branch[last] = value
+    return []
+
+
+def _validate(raw: dict[str, Any], problems: list[str], source: str) -> Settings:
+    raw = {key: {} if value is None and key != "variant" else value for key, value in raw.items()}
+    wrong: set[str] = set()
+    settings: Settings | None = None
+    # Wrong values are reported and left out, until the rest makes a tree: combinations are then
+    # checked on that, so that one message holds every error.
+    while settings is None:
+        try:
+            settings = Settings.model_validate(raw)
+        except ValidationError as error:
+            for item in error.errors():
+                location = _in_tree(raw, item["loc"])
+                key = ".".join(location)
+                if key in wrong:
+                    continue
+                wrong.add(key)
+                problems.append(_explain(key, dict(item)))
+                _drop(raw, location)
+    for keys, message in combinations(settings):
+        if not wrong.intersection(keys):
+            problems.append(message)
+    if problems:
+        count = f"{len(problems)} errors" if len(problems) > 1 else "1 error"
+        raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  - {p}" for p in problems))
+    return _name(settings)
+
+
+def _name(settings: Settings) -> Settings:
+    """Label, name, folder and group of a run that does not state them."""
+    run, tracking = settings.run, settings.tracking
+    label = run.label or settings.variant or settings.method.name
+    name = run.name or f"{label}-s{run.seed}"
+    folder = run.dir or f"runs/{name}"
+    run = run.model_copy(update={"label": label, "name": name, "dir": folder})
+    tracking = tracking.model_copy(update={"group": tracking.group or label})
+    return settings.model_copy(update={"run": run, "tracking": tracking})
+
+
+def _in_tree(raw: dict[str, Any], loc: tuple[Any, ...]) -> tuple[str, ...]:
+    """The part of an error's location that names a key (not an element of a list)."""
+    keys: list[str] = []
+    branch: Any = raw
+    for part in loc:
+        if not isinstance(branch, dict) or part not in branch:
+            break
+        keys.append(str(part))
+        branch = branch[part]
+    return tuple(keys)
+
+
+def _drop(raw: dict[str, Any], location: tuple[str, ...]) -> None:
+    branch = raw
+    for key in location[:-1]:
+        branch = branch[key]
+    del branch[location[-1]]
+
+
+def _explain(key: str, item: dict[str, Any]) -> str:
+    value = item["input"]
+    if item["type"] == "extra_forbidden":
+        return f"{key}: unknown setting{_suggest(key)}."
+    if item["type"] == "model_type":
+        return f"{key}: is a section; write {key}.<key>, not {key}: {value!r}."
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{key}: {value!r} will not do: {message}{_meaning(key)}"
+
+
+def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key of the tree with its docstring."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from known_keys(kind, f"{key}.")
+        else:
+            yield key, " ".join((field.description or "").split())
+
+
+def _meaning(key: str) -> str:
+    text = dict(known_keys()).get(key, "")
+    return f" ({text.rstrip('.')})." if text else "."
+
+
+def _suggest(key: str) -> str:
+    """The nearest right key: the same section first, then the same last word anywhere."""
+    keys = [name for name, _ in known_keys()]
+    last = key.rpartition(".")[2]
+    same = [name for name in keys if name.rpartition(".")[2] == last]
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
+    ends = {name.rpartition(".")[2]: name for name in keys}
+    loose = difflib.get_close_matches(last, list(ends), n=1, cutoff=0.7)
+    found = near or same[:1] or [ends[name] for name in loose]
+    return f"; did you mean {found[0]}?" if found else "; `rwp-dist settings` lists all"

@@ -1,0 +1,288 @@
+"""The one tree of settings: every field with its meaning, its unit and what its sentinel says.
+
+Durations come in epochs or in steps, as two fields of which one is set; a step is one update of
+the weights.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeInt as Count
+from pydantic import PositiveInt as Size
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Finite = ConfigDict(
+    extra="forbid",
+    frozen=True,
+    use_attribute_docstrings=True,
+    allow_inf_nan=False,
+    protected_namespaces=(),
+)
+
+
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted, not true or false")
+    return value
+
+
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # what YAML makes of a bare off
+
+
+Seed = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    """A branch of the tree: unknown keys fail, values never change after loading."""
+
+    model_config = Finite
+
+
+class Run(Section):
+    """Where a run lives and what makes it repeatable."""
+
+    label: str | None = None
+    """What seeds of one experiment share: its row in a table. null: the variant, or the method."""
+
+    name: str | None = None
+    """Name of this one run. null: ``<label>-s<seed>``."""
+
+    dir: str | None = None
+    """Run directory: everything a run leaves behind. null: ``runs/<name>``."""
+
+    seed: Seed = 0
+    """Seed of initial weights, sample order and noise."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where ranks compute. auto: cuda if there is one, else cpu."""
+
+    check_replicas_every: Count = 0
+    """Hash the weights of all ranks every so many steps and stop if they differ. 0: never."""
+
+
+class Model(Section):
+    """The network."""
+
+    name: str = "small_cnn"
+    """``small_cnn`` (8x8 to 32x32 images) or a classification model of torchvision."""
+
+    num_classes: Annotated[int, Field(ge=2)] = 10
+    """Number of classes; labels are 0 .. num_classes - 1."""
+
+
+class Data(Section):
+    """Shards and how their images become tensors."""
+
+    train: str = "data/digits/train"
+    """Training shards: a folder of ``.tar`` files, one file, or a brace pattern."""
+
+    val: str = "data/digits/test"
+    """Evaluation shards, named in the same ways."""
+
+    image_size: Size = 8
+    """Height and width of the images given to the model, in pixels."""
+
+    channels: Literal[1, 3] = 1
+    """Channels of the images given to the model: 1 grey, 3 RGB."""
+
+    mean: tuple[float, ...] = (0.5,)
+    """Subtracted from pixels in [0, 1]; one value, or one for each channel."""
+
+    std: tuple[PositiveFloat, ...] = (0.5,)
+    """Divides what is left; one value, or one for each channel."""
+
+
+class Batch(Section):
+    """How many samples an update takes. Accumulation follows from the number of ranks."""
+
+    global_: Annotated[Size, Field(alias="global")] = 64
+    """All samples of one update, clean and perturbed together, over all ranks."""
+
+    per_rank: Size = 64
+    """Largest micro-batch: what one rank passes through the network at once."""
+
+
+MethodName = Literal["sgd", "sam", "asam", "rwp", "arwp", "m-rwp", "m-arwp"]
+ScaleName = Literal["filter", "rms", "tensor", "element"]
+
+
+class Method(Section):
+    """Which gradient the optimizer gets (Li et al., TMLR 2024)."""
+
+    name: MethodName = "m-rwp"
+    """sgd | sam | asam | rwp | arwp | m-rwp | m-arwp."""
+
+    lambda_: Annotated[Fraction, Field(alias="lambda")] = 0.5
+    """Weight of the perturbed loss in m-rwp and m-arwp; the clean loss has 1 - lambda."""
+
+    sigma: NonNegativeFloat = 0.01
+    """Standard deviation of the noise, relative to what ``scale`` names."""
+
+    sigma_schedule: Literal["auto", "constant", "increase"] = "auto"
+    """increase: sigma (1 + sigma_increase (1 - cos(pi t / T)) / 2). auto: constant for m-rwp and
+    m-arwp, increase for rwp and arwp."""
+
+    sigma_increase: NonNegativeFloat = 10.0
+    """How many times sigma is added to itself by the end of an increasing schedule."""
+
+    warmup_epochs: NonNegativeFloat = 0.0
+    """No noise for so many epochs: noise during a vision transformer's warm-up hurts."""
+
+    warmup_steps: Count | None = None
+    """The same in steps; replaces warmup_epochs. null: warmup_epochs counts."""
+
+    rho: NonNegativeFloat = 0.05
+    """Radius of the ascent step of sam and asam."""
+
+    eta: NonNegativeFloat = 0.1
+    """How strongly arwp and m-arwp shrink the noise of filters with large gradients."""
+
+    beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    """Decay of the sum of squared gradients in arwp and m-arwp."""
+
+    power: PositiveFloat = 0.5
+    """Noise is divided by (1 + eta F)^power: 0.5 as in the released code, 0.25 as in the paper."""
+
+    scale: ScaleName = "filter"
+    """Size of the noise. filter: the filter's norm (the authors'). rms: that over sqrt(n).
+    tensor: rms of the whole tensor. element: the element itself."""
+
+    exclude: tuple[str, ...] = ()
+    """Parameters without noise, as patterns of names: ``*.bias``, ``bn*``. ``ndim<2`` names every
+    bias and normalisation parameter."""
+
+    antithetic: bool = False
+    """Perturbed slots in pairs use +noise and -noise, which cancels its first-order effect."""
+
+
+class Optimizer(Section):
+    """What turns the gradient into an update."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """sgd (with momentum) or adamw."""
+
+    lr: PositiveFloat = 0.1
+    """Peak learning rate."""
+
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Momentum of sgd."""
+
+    nesterov: bool = False
+    """Nesterov momentum (sgd)."""
+
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay of adamw's two moments."""
+
+    eps: PositiveFloat = 1e-8
+    """Added to adamw's denominator."""
+
+    weight_decay: NonNegativeFloat = 5e-4
+    """Decay of all weights: added to the gradient (sgd) or decoupled (adamw)."""
+
+    clip_norm: NonNegativeFloat = 0.0
+    """Largest norm of the gradient. 0: not clipped."""
+
+
+class Schedule(Section):
+    """Length of the run and the learning rate along it."""
+
+    name: Literal["cosine", "step", "constant"] = "cosine"
+    """cosine to zero | step: times ``gamma`` at each of ``decay_epochs`` | constant."""
+
+    epochs: PositiveFloat = 20.0
+    """Length of the run in epochs."""
+
+    steps: Size | None = None
+    """Length of the run in steps; replaces epochs. null: epochs counts."""
+
+    warmup_epochs: NonNegativeFloat = 0.0
+    """Linear warm-up of the learning rate, in epochs."""
+
+    warmup_steps: Count | None = None
+    """The same in steps; replaces warmup_epochs. null: warmup_epochs counts."""
+
+    decay_epochs: tuple[PositiveFloat, ...] = ()
+    """Epochs at which a step schedule decays."""
+
+    decay_steps: tuple[Size, ...] | None = None
+    """The same in steps; replaces decay_epochs. null: decay_epochs counts."""
+
+    gamma: PositiveFloat = 0.1
+    """Factor of one decay of a step schedule."""
+
+
+class DeepSpeed(Section):
+    """What DeepSpeed is told beside what follows from the other settings."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What ranks share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
+
+    overlap_comm: bool = False
+    """Reduce gradients while the backward pass still runs (stages 1 to 3)."""
+
+    extra: dict[str, Any] = {}
+    """More of DeepSpeed's own configuration; may not contradict what is derived."""
+
+
+class Evaluation(Section):
+    """When the model is evaluated."""
+
+    every_epochs: NonNegativeFloat = 1.0
+    """Epochs between evaluations. 0: at the end only."""
+
+    recalibrate_batches: Count = 50
+    """Training batches that renew BatchNorm's statistics at the clean weights before rwp and arwp,
+    which have no clean pass, are evaluated. 0: keep those of perturbed passes."""
+
+
+class Checkpoint(Section):
+    """What is kept to go on from."""
+
+    every_epochs: NonNegativeFloat = 1.0
+    """Epochs between checkpoints; one is written at the end in any case. 0: at the end only."""
+
+    keep_last: Size = 2
+    """How many checkpoints stay on disk."""
+
+
+class Tracking(Section):
+    """What is written down while a run goes on. ``metrics.jsonl`` always is."""
+
+    wandb: Annotated[Literal["auto", "online", "offline", "off"], BeforeValidator(_off)] = "auto"
+    """auto: online when a W&B login is there, otherwise offline."""
+
+    project: str = "rwp-dist"
+    """W&B project."""
+
+    entity: str | None = None
+    """W&B entity: user or team. null: the login's own."""
+
+    group: str | None = None
+    """W&B group; seeds of one experiment share it. null: ``run.label``."""
+
+    tags: tuple[str, ...] = ()
+    """W&B tags, beside the method and the model."""
+
+    log_every: Size = 50
+    """Steps between two log lines."""
+
+
+class Settings(Section):
+    """Everything a run depends on. ``load_settings`` replaces every null that has a meaning."""
+
+    run: Run = Run()
+    model: Model = Model()
+    data: Data = Data()
+    batch: Batch = Batch()
+    method: Method = Method()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """fp32, or bf16: autocast of convolutions and matrix products, weights stay in fp32."""
+    deepspeed: DeepSpeed = DeepSpeed()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    tracking: Tracking = Tracking()
+    variant: str | None = None
+    """Which of the file's ``variants`` was chosen. null: none."""

@@ -1,0 +1,179 @@
+"""The process group of a run, with or without torchrun, and what ranks agree on through it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rwp_dist import launched
+from rwp_dist.errors import ConfigError, ReplicaError, RwpError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this rank: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: cuda is wanted and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("run.device: torch sees no CUDA device; set run.device to cpu.")
+        local = launched.local_rank()
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"run.device: local rank {local} has no GPU of its own, {torch.cuda.device_count()}"
+                " are visible; start fewer ranks on this node."
+            )
+        torch.cuda.set_device(local)
+        return torch.device("cuda", local)
+    return torch.device("cpu")
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the group that torchrun describes, or form one of this process alone.
+
+    A group that exists already is used and left alone.
+    """
+    # DeepSpeed otherwise probes for accelerators and, on CPU, may guess wrong.
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    if dist.is_initialized():
+        yield
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    options = {"device_id": device} if device.type == "cuda" else {}
+    if launched.by_torchrun():
+        dist.init_process_group(backend, **options)
+    else:
+        # DeepSpeed wants these even where the group exists.
+        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"})
+        store = dist.HashStore()
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, **options)
+    try:
+        yield
+    finally:
+        # After an exception other ranks may still be inside a collective: do not wait for them.
+        if sys.exc_info()[0] is None:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def same_on_all_ranks() -> Iterator[None]:
+    """An error that a user can act on, on any rank, ends all ranks with the same message.
+
+    Raises:
+        RwpError: the error of the lowest rank that had one.
+    """
+    error: RwpError | None = None
+    try:
+        yield
+    except RwpError as caught:
+        error = caught
+    if dist.get_world_size() == 1:
+        if error:
+            raise error
+        return
+    errors: list[RwpError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error)
+    first = next((e for e in errors if e is not None), None)
+    if first is not None:
+        raise first
+
+
+T = TypeVar("T")
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What ``make`` returns on rank 0, on every rank."""
+    box: list[Any] = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box, 0)
+    value: T = box[0]
+    return value
+
+
+class StopFlag:
+    """Whether any rank was asked to stop: a handler sets it, all ranks learn it together.
+
+    The flag is reduced in the background, on the CPU, and read one step later, so that no rank
+    ever waits for it and no GPU is synchronised.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+    def __init__(self) -> None:
+        self._raised = False
+        self._group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
+        self._pending: tuple[dist.Work, Tensor] | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopFlag":
+        for number in self.SIGNALS:
+            self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        if self._pending is not None and exc[0] is None:
+            self._pending[0].wait()
+        if self._group is not None and exc[0] is None:
+            dist.destroy_process_group(self._group)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._raised = True
+
+    def raise_(self) -> None:
+        """Ask all ranks to stop."""
+        self._raised = True
+
+    def agreed(self) -> bool:
+        """Whether any rank had been asked by the time of its last call. Every rank calls it."""
+        if self._group is None:
+            return self._raised
+        stop = False
+        if self._pending is not None:
+            work, flag = self._pending
+            work.wait()
+            stop = bool(flag)
+        flag = torch.tensor(float(self._raised))
+        work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._pending = (work, flag)
+        return stop
+
+
+def check_replicas(model: nn.Module, step: int) -> None:
+    """Compare the bits of all parameters between ranks.
+
+    Raises:
+        ReplicaError: they differ; names the rank and the parameter.
+    """
+    names, sums = [], []
+    for name, param in model.named_parameters():
+        bits = param.detach().contiguous().view(-1).view(torch.uint8)
+        bits = torch.nn.functional.pad(bits, (0, -bits.numel() % 8)).view(torch.int64)
+        # Position-dependent odd factors, so that two equal changes do not cancel.
+        factors = torch.arange(1, 2 * bits.numel(), 2, device=bits.device)
+        names.append(name)
+        sums.append((bits * factors).sum())
+    mine = torch.stack(sums)
+    all_ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(all_ranks, mine)
+    for rank, theirs in enumerate(all_ranks):
+        wrong = (theirs != all_ranks[0]).nonzero()
+        if len(wrong):
+            raise ReplicaError(
+                f"After step {step} the weights of rank {rank} differ from those of rank 0, first "
+                f"in {names[int(wrong[0])]} ({len(wrong)} of {len(names)} parameters); a rank's "
+                "hardware or a change of weights outside the optimizer is the likely cause: "
+                "resume from the last checkpoint without that node."
+            )

@@ -1,0 +1,327 @@
+"""The only file that knows DeepSpeed: gradients, updates, and how clean weights come back."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+from rwp_dist.config import Settings, Split, deepspeed_config
+
+
+class CopyBack:
+    """Clean weights as one copy: written back after every perturbed pass."""
+
+    def __init__(self, params: Sequence[nn.Parameter], restored_by_step: bool) -> None:
+        self._params = list(params)
+        self._copies: list[Tensor] | None = None
+        self._saved = False
+        self._restored_by_step = restored_by_step
+
+    def save(self) -> None:
+        """Copy the weights, unless this update's earlier pass has done it."""
+        with torch.no_grad():
+            if self._copies is None:
+                self._copies = [torch.empty_like(p) for p in self._params]
+            if not self._saved:
+                torch._foreach_copy_(self._copies, self._params)
+                self._saved = True
+
+    def writable(self, param: nn.Parameter) -> AbstractContextManager[object]:
+        """Parameters are whole on every rank."""
+        return nullcontext()
+
+    def restore(self, *, last: bool) -> None:
+        """Copy back, unless the optimizer's step comes next and overwrites all weights anyway."""
+        if not (last and self._restored_by_step):
+            self.recover()
+
+    def recover(self) -> None:
+        """Copy back."""
+        if self._copies is not None and self._saved:
+            with torch.no_grad():
+                torch._foreach_copy_(self._params, self._copies)
+
+    def stepped(self, applied: bool) -> None:
+        """The optimizer has been asked for its step; without one, the copy is still the truth."""
+        if self._restored_by_step and not applied:
+            self.recover()
+        self._saved = False
+
+    def ensure_clean(self) -> None:
+        """Nothing to do: ``recover`` already has."""
+
+
+class RestoredByStep:
+    """ZeRO 1 and 2: the optimizer's step writes all weights anew from its fp32 shards.
+
+    A perturbed pass that is the last before the step needs neither copy nor restore. Bringing the
+    weights back without a step is a collective, so after an exception on one rank alone it waits
+    for ``ensure_clean``, which all ranks call.
+    """
+
+    def __init__(self, optimizer: Any, world_size: int) -> None:
+        self._optimizer = optimizer
+        self._alone = world_size == 1
+        self._dirty = False
+
+    def save(self) -> None:
+        """The fp32 shards are the copy."""
+
+    def writable(self, param: nn.Parameter) -> AbstractContextManager[object]:
+        """Parameters are whole on every rank."""
+        return nullcontext()
+
+    def restore(self, *, last: bool) -> None:
+        """The step that follows does it."""
+        assert last, "a pass after a perturbed one needs a copy of the clean weights"
+
+    def recover(self) -> None:
+        """Remember that weights are perturbed; with one rank, bring them back at once."""
+        self._dirty = True
+        if self._alone:
+            self.stepped(applied=False)
+
+    def stepped(self, applied: bool) -> None:
+        """Gather clean weights from the shards if the step did not."""
+        if not applied:
+            self._optimizer.update_lp_params()
+        self._dirty = False
+
+    def ensure_clean(self) -> None:
+        """Bring clean weights back on all ranks if any rank lost them. A collective."""
+        if not self._alone:
+            dirty = torch.tensor(float(self._dirty), device=self._optimizer.device)
+            torch.distributed.all_reduce(dirty, torch.distributed.ReduceOp.MAX)
+            self._dirty = bool(dirty)
+        if self._dirty:
+            self.stepped(applied=False)
+
+
+class Gathered:
+    """ZeRO 3: weights exist as shards, perturbed in place and restored from the fp32 shards.
+
+    All ranks write the same noise, one whole parameter at a time.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+
+    def save(self) -> None:
+        """The fp32 shards are the copy."""
+
+    def writable(self, param: nn.Parameter) -> AbstractContextManager[object]:
+        """Gather the parameter, and share out what was written when the context ends."""
+        return deepspeed.zero.GatheredParameters([param], modifier_rank=0)
+
+    def restore(self, *, last: bool) -> None:
+        """Copy this rank's fp32 shards over its shards of the weights: no communication."""
+        self.recover()
+
+    def recover(self) -> None:
+        """As ``restore``."""
+        with torch.no_grad():
+            shards = self._optimizer.fp16_partitioned_groups_flat
+            for shard, clean in zip(
+                shards, self._optimizer.fp32_partitioned_groups_flat, strict=True
+            ):
+                shard.copy_(clean)
+
+    def stepped(self, applied: bool) -> None:
+        """Nothing to do: the weights are clean in any case."""
+
+    def ensure_clean(self) -> None:
+        """Nothing to do: ``recover`` is local and already has."""
+
+
+class Engine:
+    """One DeepSpeed engine: forward, backward of weighted losses, one update."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Settings,
+        split: Split,
+        device: torch.device,
+        *,
+        num_perturbed: int,
+    ) -> None:
+        """``num_perturbed``: most perturbed passes of any one rank in one update."""
+        deepspeed.utils.logger.setLevel("WARNING")
+        self.stage = settings.deepspeed.zero_stage
+        self.device = device
+        self._autocast = settings.precision == "bf16"
+        self._num_passes = split.micro_batches
+        # Stage 3 empties parameters, so what is asked of their shapes is asked before.
+        self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self.ds, *_ = deepspeed.initialize(
+            model=model.to(device),
+            optimizer=build_optimizer(model.parameters(), settings),
+            config=deepspeed_config(settings, split),
+            dist_init_required=False,
+        )
+        self.module: nn.Module = self.ds.module
+        self.params = dict(self.module.named_parameters())
+        self.weights: CopyBack | RestoredByStep | Gathered
+        if self.stage == 3:
+            self.weights = Gathered(self.ds.optimizer)
+        elif self.stage == 0 or num_perturbed > 1:
+            self.weights = CopyBack(list(self.params.values()), self.stage > 0)
+        else:
+            self.weights = RestoredByStep(self.ds.optimizer, split.world_size)
+        self._passes = 0
+        self.skipped_steps = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, num_classes]`` in fp32, for a ``backward``. Images ``[B, C, H, W]``."""
+        self._passes += 1
+        self.ds.set_gradient_accumulation_boundary(self._passes == self._num_passes)
+        logits: Tensor = self.ds(images)
+        return logits.float()
+
+    def forward_only(self, images: Tensor) -> Tensor:
+        """Logits in fp32 past DeepSpeed's hooks: for evaluation and for ascent."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            logits: Tensor = self.module(images)
+        return logits.float()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add this pass's gradient; the update's gradient is the mean over all passes and ranks.
+
+        The last pass of an update reduces the gradient over all ranks.
+        """
+        self.ds.backward(loss)
+
+    def step(self, lr: float) -> bool:
+        """Update the weights; False if the gradient was not finite and the step was skipped."""
+        for group in self.ds.optimizer.param_groups:
+            group["lr"] = lr
+        self._passes = 0
+        if self.stage == 0 and not self._gradient_is_finite():
+            self.ds.optimizer.zero_grad()
+            applied = False
+        else:
+            self.ds.step()
+            applied = self.ds.was_step_applied()
+        self.weights.stepped(applied)
+        self.skipped_steps += not applied
+        return applied
+
+    def _gradient_is_finite(self) -> bool:
+        """Stage 0 in fp32 would apply any gradient. All ranks hold the same, and so agree."""
+        grads = [p.grad for p in self.params.values() if p.grad is not None]
+        return bool(torch.stack(torch._foreach_norm(grads)).norm().isfinite())
+
+    def optimizer_state(self) -> dict[str, dict[str, Tensor]]:
+        """Whole optimizer state by parameter name, in fp32 on the CPU. A collective."""
+        inner = self._inner_optimizer()
+        shards = [s for s in inner.state.values() if s]
+        state: dict[str, dict[str, Tensor]] = {name: {} for name in self.params}
+        if not shards:
+            return state
+        for key, example in shards[0].items():
+            for name, param in self.params.items():
+                if not torch.is_tensor(example):
+                    continue
+                if self.stage == 0:
+                    value = inner.state[param][key]
+                elif example.ndim == 0:
+                    value = example
+                else:
+                    value = deepspeed.utils.safe_get_full_optimizer_state(param, key)
+                state[name][key] = value.detach().cpu().clone()
+        return state
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """Whole fp32 weights by name on the CPU. A collective at stage 3."""
+        self.weights.ensure_clean()
+        weights = {}
+        for name, param in self.params.items():
+            value = deepspeed.utils.safe_get_full_fp32_param(param) if self.stage == 3 else param
+            weights[name] = value.detach().cpu().clone()
+        return weights
+
+    def load(
+        self, weights: dict[str, Tensor], optimizer_state: dict[str, dict[str, Tensor]]
+    ) -> None:
+        """Take over whole weights and optimizer state, whatever ranks and stage wrote them."""
+        with torch.no_grad():
+            for name, param in self.params.items():
+                with self.weights.writable(param):
+                    param.copy_(weights[name])
+        inner = self._inner_optimizer()
+        keys = {key for values in optimizer_state.values() for key in values}
+        if self.stage == 0:
+            for name, param in self.params.items():
+                inner.state[param] = {
+                    key: value.to(param.device) if value.ndim else value.clone()
+                    for key, value in optimizer_state[name].items()
+                }
+            return
+        if self.stage == 3:
+            self._load_stage3(weights, optimizer_state)
+            return
+        # Shards of the flat fp32 weights, and in the same places those of the optimizer's state.
+        self.ds.optimizer.refresh_fp32_params()
+        for flat in self.ds.optimizer.single_partition_of_fp32_groups:
+            example = next(iter(optimizer_state.values()), {})
+            inner.state[flat] = {
+                key: torch.zeros_like(flat) if example[key].ndim else example[key].clone()
+                for key in keys
+            }
+        for name, param in self.params.items():
+            mapping = param._hp_mapping
+            if mapping is None:  # all of it lies in other ranks' shards
+                continue
+            there, here = mapping.hp_fragment_address, mapping.lp_fragment_address
+            shard = self.ds.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+            for key, value in optimizer_state[name].items():
+                if value.ndim:
+                    piece = value.flatten().narrow(0, here.start, here.numel)
+                    inner.state[shard][key].narrow(0, there.start, there.numel).copy_(piece)
+
+    def _load_stage3(
+        self, weights: dict[str, Tensor], optimizer_state: dict[str, dict[str, Tensor]]
+    ) -> None:
+        inner = self._inner_optimizer()
+        example = next(iter(optimizer_state.values()), {})
+        for flat in self.ds.optimizer.fp32_partitioned_groups_flat:
+            inner.state[flat] = {
+                key: torch.zeros_like(flat) if value.ndim else value.clone()
+                for key, value in example.items()
+            }
+        for name, param in self.params.items():
+            value = weights[name].to(self.device)
+            deepspeed.utils.safe_set_full_fp32_param(param, value)
+            for key, state in optimizer_state[name].items():
+                if state.ndim:
+                    state = state.to(self.device)
+                    deepspeed.utils.safe_set_full_optimizer_state(param, state, key)
+
+    def _inner_optimizer(self) -> torch.optim.Optimizer:
+        optimizer = self.ds.optimizer
+        inner: torch.optim.Optimizer = optimizer if self.stage == 0 else optimizer.optimizer
+        return inner
+
+    def close(self) -> None:
+        """Let go of DeepSpeed's hooks and buffers, so that a process can run another engine."""
+        self.ds.destroy()
+
+
+def build_optimizer(params: Iterable[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
+    """torch's own SGD or AdamW; DeepSpeed shares out its state."""
+    o = settings.optimizer
+    trainable = [p for p in params if p.requires_grad]
+    if o.name == "sgd":
+        return torch.optim.SGD(
+            trainable,
+            lr=o.lr,
+            momentum=o.momentum,
+            nesterov=o.nesterov,
+            weight_decay=o.weight_decay,
+        )
+    return torch.optim.AdamW(
+        trainable, lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay
+    )

@@ -1,0 +1,50 @@
+"""Evaluation of a run's checkpoint without its optimizer, on one process or on many."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from rwp_dist.checkpoint import list_checkpoints, read_checkpoint
+from rwp_dist.config import Settings
+from rwp_dist.data.reader import evaluation_batches
+from rwp_dist.distributed import choose_device, process_group, same_on_all_ranks
+from rwp_dist.errors import CheckpointError
+from rwp_dist.evaluate import evaluate, evaluating
+from rwp_dist.models import build_model
+from rwp_dist.rundir import RunDir
+from rwp_dist.setup import read_val, to_input
+
+
+def evaluate_run(settings: Settings, run_dir: RunDir, checkpoint: Path | None) -> str:
+    """One line with top-1, top-5 and loss.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is not of this network.
+        DataError: the evaluation shards cannot be read.
+    """
+    device = choose_device(settings.run.device)
+    with process_group(device), same_on_all_ranks():
+        found = list_checkpoints(run_dir.checkpoints)
+        path = checkpoint or (found[-1] if found else None)
+        if path is None:
+            raise CheckpointError(
+                f"{run_dir.checkpoints}: there is no checkpoint yet; let the run reach its first."
+            )
+        state = read_checkpoint(path)
+        model = build_model(settings)
+        try:
+            model.load_state_dict({**state["weights"], **state["buffers"]})
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: is not of this network ({error}).") from None
+        model.to(device)
+        batches = evaluation_batches(
+            read_val(settings), settings.batch.per_rank, dist.get_rank(), dist.get_world_size()
+        )
+        bf16 = settings.precision == "bf16"
+        with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            result = evaluate(lambda x: model(to_input(settings, x)).float(), batches, device)
+    return (
+        f"{path}: top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  "
+        f"loss {result['loss']:.4f}  ({result['num_samples']:,} images)"
+    )

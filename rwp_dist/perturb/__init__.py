@@ -1,0 +1,1 @@
+"""Random weight perturbation: methods, roles, noise, energy. Knows torch, not DeepSpeed."""

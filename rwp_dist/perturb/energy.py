@@ -1,0 +1,78 @@
+"""Per-filter gradient energy, which makes noise adaptive (ARWP, Li et al., TMLR 2024).
+
+``F_j <- beta F_j + mean over perturbed slots of |g_j|^2``, with ``g`` the mean gradient of one
+slot's samples at its perturbed point. The state is one float for each filter (for each element of
+tensors of one dimension), never one for each parameter.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rwp_dist.perturb.filters import Filter
+
+
+class FilterEnergy:
+    """Decayed sum of squared gradient norms of every filter, equal on all ranks."""
+
+    def __init__(
+        self, filters: Sequence[Filter], beta: float, num_slots: int, device: torch.device
+    ) -> None:
+        """``num_slots``: perturbed slots of one update over all ranks."""
+        self.beta = beta
+        self.num_slots = num_slots
+        total = filters[-1].rows.stop if filters else 0
+        self.value = torch.zeros(total, device=device)
+        """F, ``[rows of all filters]``."""
+        self._observed = torch.zeros_like(self.value)
+        self._scale: float | None = None
+        self._work: dist.Work | None = None
+        # A leaf's hook sees this rank's own gradient, before any reduction, at every ZeRO stage.
+        self._hooks = [f.param.register_hook(self._hook(f)) for f in filters]
+
+    def _hook(self, filter_: Filter) -> Callable[[Tensor], None]:
+        dims = tuple(range(1, len(filter_.shape)))
+
+        def observe(grad: Tensor) -> None:
+            if self._scale is None:
+                return
+            grad = grad.detach().float()
+            if filter_.many:
+                energy = torch.linalg.vector_norm(grad, dim=dims).square_()
+            else:
+                energy = grad.square()
+            self._observed[filter_.rows].add_(energy, alpha=self._scale**2)
+
+        return observe
+
+    def observe(self, scale: float | None) -> None:
+        """Count the gradients of the backward passes that follow, times ``scale``; None: do not."""
+        self._scale = scale
+
+    def reduce(self) -> None:
+        """Start the sum over all ranks; one float for each filter."""
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            self._work = dist.all_reduce(self._observed, async_op=True)
+
+    def update(self, applied: bool = True) -> None:
+        """Take up what was observed; forget it if the optimizer skipped the step.
+
+        A filter whose gradient was not finite keeps its decayed past.
+        """
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        if applied:
+            seen = torch.where(self._observed.isfinite(), self._observed, 0.0)
+            self.value.mul_(self.beta).add_(seen, alpha=1.0 / max(self.num_slots, 1))
+        self._observed.zero_()
+
+    def divisor(self, filter_: Filter, eta: float, power: float) -> Tensor:
+        """``(1 + eta F)^power``, broadcastable over the parameter."""
+        return filter_.spread((1.0 + eta * self.value[filter_.rows]).pow_(power))
+
+    def adaptation(self, eta: float) -> Tensor:
+        """Mean of ``sqrt(1 + eta F)``: 1 as long as adaptation does nothing."""
+        return (1.0 + eta * self.value).sqrt().mean()

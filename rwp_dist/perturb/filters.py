@@ -1,0 +1,78 @@
+"""The filters of a network: what noise and energy are counted by.
+
+A filter is one row of ``w.view(w.shape[0], -1)``; a tensor of one dimension (bias, scale and
+shift of a normalisation) is one filter as far as its norm goes.
+"""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+
+class Filter:
+    """One perturbed parameter and where its filters lie in the flat table of all."""
+
+    def __init__(self, index: int, name: str, param: nn.Parameter, start: int) -> None:
+        self.index = index
+        """Position among all parameters of the network; part of the noise's key."""
+        self.name = name
+        self.param = param
+        self.shape = param.shape  # kept, because ZeRO stage 3 empties the parameter itself
+        self.many = param.ndim > 1
+        num_rows = param.shape[0] if self.many else param.numel()
+        self.rows = slice(start, start + num_rows)
+        """Its filters, or its elements if it has one dimension, in the table of energies."""
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """Values of filters, ``[rows]``, in a shape that broadcasts over the parameter."""
+        return rows.view(-1, *([1] * (len(self.shape) - 1))) if self.many else rows
+
+    def norm(self) -> Tensor:
+        """Norm of each filter, broadcastable over the parameter."""
+        dims = tuple(range(1, len(self.shape))) if self.many else None
+        norms = torch.linalg.vector_norm(self.param, dim=dims)
+        return self.spread(norms) if self.many else norms
+
+    @property
+    def size(self) -> int:
+        """Elements of one filter."""
+        return self.shape.numel() // (self.shape[0] if self.many else 1)
+
+
+def list_filters(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], exclude: Sequence[str] = ()
+) -> list[Filter]:
+    """Every trainable parameter that no pattern of ``exclude`` names.
+
+    ``ndim<2`` as a pattern names all biases and normalisation parameters.
+    """
+    filters: list[Filter] = []
+    start = 0
+    for index, (name, param) in enumerate(named_parameters):
+        dull = param.ndim < 2 and "ndim<2" in exclude
+        if not param.requires_grad or dull or any(fnmatchcase(name, p) for p in exclude):
+            continue
+        filters.append(Filter(index, name, param, start))
+        start = filters[-1].rows.stop
+    return filters
+
+
+Scale = Literal["filter", "rms", "tensor", "element"]
+
+
+def noise_scale(filter_: Filter, scale: Scale) -> Tensor:
+    """Standard deviation of the noise at sigma 1, broadcastable over the parameter.
+
+    ``filter``: norm of the filter (Li et al., eq. of filter-wise noise). ``rms``: that over
+    sqrt(n). ``tensor``: root mean square of the whole tensor. ``element``: absolute value.
+    """
+    if scale == "element":
+        return filter_.param.abs()
+    if scale == "tensor":
+        size = cast(int, filter_.shape.numel())
+        return torch.linalg.vector_norm(filter_.param) / size**0.5
+    norm = filter_.norm()
+    return norm / filter_.size**0.5 if scale == "rms" else norm

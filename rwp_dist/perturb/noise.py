@@ -1,0 +1,31 @@
+"""Keyed noise: a pure function of (seed, step, draw, parameter, element).
+
+No random state is kept or saved, and the global generators are never touched: each parameter's
+values come from a generator that is seeded anew with a hash of the key. On the CPU torch keeps
+32 bits of a seed, which is why the key is hashed and not added up.
+"""
+
+import hashlib
+import struct
+
+import torch
+from torch import Tensor
+
+
+def key_seed(seed: int, step: int, draw: int, index: int) -> int:
+    """64 well-mixed bits of one parameter's key."""
+    key = struct.pack("<4q", seed, step, draw, index)
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little", signed=True)
+
+
+class Noise:
+    """Standard normal values by key, on one device."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed = seed
+        self._generator = torch.Generator(device=device)
+
+    def fill(self, out: Tensor, step: int, draw: int, index: int) -> Tensor:
+        """Fill a contiguous tensor with the values of parameter ``index``; returns it."""
+        self._generator.manual_seed(key_seed(self.seed, step, draw, index))
+        return out.normal_(generator=self._generator)

@@ -1,0 +1,86 @@
+"""Which micro-batch of which rank is clean or perturbed, for any number of ranks.
+
+An update consists of ``world_size x micro_batches`` slots. A mixed method makes half of them
+clean (one more, when the number is odd) and spreads both roles over global ranks, so that every
+node holds both and every rank does the same work where that is possible.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rwp_dist.perturb.methods import Method
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One micro-batch of one rank in every update."""
+
+    index: int
+    """``rank * micro_batches + micro_batch``."""
+    perturbed: bool
+    share: float
+    """Weight of this slot's role in the loss: lambda, 1 - lambda, or 1."""
+    draw: int
+    """Which noise it uses: its own index, or that of its antithetic partner."""
+    sign: int = 1
+    """-1 for the second slot of an antithetic pair."""
+
+
+def assign_slots(
+    method: Method,
+    world_size: int,
+    micro_batches: int,
+    lambda_: float,
+    *,
+    antithetic: bool = False,
+    shared_draws: bool = False,
+) -> list[list[Slot]]:
+    """Slots of every rank, ``[world_size][micro_batches]``, clean ones first.
+
+    Perturbed passes come last, because then the optimizer's step may be what brings the clean
+    weights back. ``shared_draws``: all ranks use one noise in the same micro-batch (ZeRO stage 3).
+    """
+    table: list[list[Slot]] = []
+    pending: Slot | None = None
+    for rank in range(world_size):
+        if method.mixed:
+            num_perturbed = (rank + 1) * micro_batches // 2 - rank * micro_batches // 2
+        else:
+            num_perturbed = micro_batches if method.roles == ("perturbed",) else 0
+        row = []
+        for micro_batch in range(micro_batches):
+            perturbed = micro_batch >= micro_batches - num_perturbed
+            share = (lambda_ if perturbed else 1.0 - lambda_) if method.mixed else 1.0
+            index = rank * micro_batches + micro_batch
+            draw, sign = (micro_batch if shared_draws else index), 1
+            if perturbed and antithetic:
+                if pending is not None:
+                    draw, sign = pending.draw, -1
+            slot = Slot(index, perturbed, share, draw, sign)
+            if perturbed and antithetic:
+                pending = None if pending is not None else slot
+            row.append(slot)
+        table.append(row)
+    return table
+
+
+def loss_scales(table: Sequence[Sequence[Slot]], valid: Sequence[float]) -> list[float]:
+    """Factor of each slot's *summed* loss that makes the mean over all slots exact.
+
+    With ``n`` valid samples in all slots of a role, a slot's factor is ``share * slots / n``: the
+    mean over slots is then ``lambda * mean(perturbed) + (1 - lambda) * mean(clean)`` whatever the
+    number of ranks, of clean and perturbed slots, and of padded samples.
+
+    Args:
+        table: slots of every rank.
+        valid: samples of every slot that count, ``[slots]``.
+    """
+    slots = [slot for row in table for slot in row]
+    totals = {
+        role: sum(valid[slot.index] for slot in slots if slot.perturbed is role)
+        for role in (False, True)
+    }
+    return [
+        slot.share * len(slots) / totals[slot.perturbed] if totals[slot.perturbed] else 0.0
+        for slot in slots
+    ]

@@ -1,0 +1,201 @@
+"""The loop, on one page: what a run does, and what one step does.
+
+for every step:
+    for every slot of this rank (clean ones first):
+        perturb the weights, if the slot is perturbed
+        forward, weighted loss, backward       the last backward reduces gradients
+    optimizer's step                           clean weights come back
+    log, evaluate, save when due
+"""
+
+from datetime import datetime, timezone
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from rwp_dist.checkpoint import load_checkpoint, save_checkpoint
+from rwp_dist.config import Settings
+from rwp_dist.data.reader import Batch, Step, evaluation_batches
+from rwp_dist.distributed import StopFlag, check_replicas, from_main, same_on_all_ranks
+from rwp_dist.errors import Interrupted
+from rwp_dist.evaluate import evaluate, evaluating, recalibrate
+from rwp_dist.perturb.batchnorm import average_statistics, tracking_layers
+from rwp_dist.perturb.noise import key_seed
+from rwp_dist.perturb.roles import loss_scales
+from rwp_dist.progress import Progress
+from rwp_dist.rundir import RunDir
+from rwp_dist.setup import Parts, build_parts
+from rwp_dist.start import open_run
+from rwp_dist.tracking import open_tracker
+
+
+def train(settings: Settings, session: str = "") -> dict[str, Any]:
+    """Train one run to its end, from its newest checkpoint if there is one; returns its summary.
+
+    Every rank calls it, inside a process group.
+
+    Args:
+        settings: everything the run depends on.
+        session: runs with one session's name took turns on the same machine, so that their step
+            times may be compared.
+
+    Raises:
+        RwpError: data, settings or checkpoints are not what they should be, on any rank.
+        Interrupted: a signal ended the run after a checkpoint.
+    """
+    with same_on_all_ranks():
+        run_dir = open_run(settings)
+    finished = from_main(run_dir.read_summary)
+    if finished:
+        return finished
+    with same_on_all_ranks():
+        parts = build_parts(settings)
+    try:
+        return _train(parts, run_dir, session)
+    finally:
+        parts.engine.close()
+
+
+def _train(parts: Parts, run_dir: RunDir, session: str) -> dict[str, Any]:
+    settings, timeline, is_main = parts.settings, parts.timeline, dist.get_rank() == 0
+    resumed = load_checkpoint(run_dir.checkpoints, parts.engine, parts.perturbation)
+    first_step, counters = resumed if resumed else (0, {})
+    total_steps = timeline.total_steps
+    last_eval: dict[str, float] = counters.get("eval", {})
+    started = datetime.now(timezone.utc)
+    tracker = open_tracker(
+        settings, run_dir, total_steps=total_steps, first_step=first_step, is_main=is_main
+    )
+    done = first_step
+    state = "failed"
+    try:
+        with StopFlag() as stop, tracker:
+            if first_step:
+                tracker.say(f"resumed after step {first_step:,} of {total_steps:,}")
+            epoch, position = divmod(first_step, timeline.steps_per_epoch)
+            data = parts.reader.steps(epoch, position)
+            progress = Progress(parts, counters)
+            for step in range(first_step, total_steps):
+                if step % timeline.steps_per_epoch == 0:
+                    data = parts.reader.steps(step // timeline.steps_per_epoch)
+                with progress.waiting():
+                    batch = next(data)
+                train_step(parts, step, batch, progress)
+                progress.step_done(batch)
+                done = step + 1
+                tracker.advance(done)
+
+                with progress.paused():
+                    every = settings.run.check_replicas_every
+                    if every and done % every == 0:
+                        check_replicas(parts.engine.module, done)
+                    if done % settings.tracking.log_every == 0 or done == total_steps:
+                        tracker.log_train(progress.train_record(done))
+                        if is_main:
+                            run_dir.write_status("running", done, total_steps)
+                    if timeline.is_due(settings.evaluation.every_epochs, done):
+                        last_eval = evaluate_now(parts)
+                        epoch_done = done / timeline.steps_per_epoch
+                        tracker.log_eval({"step": done, "epoch": epoch_done} | last_eval)
+                    if tracker.stop_requested:
+                        stop.raise_()
+                    stopping = stop.agreed() and done < total_steps
+                    if stopping or timeline.is_due(settings.checkpoint.every_epochs, done):
+                        refresh_statistics(parts)
+                        save_checkpoint(
+                            run_dir.checkpoints,
+                            parts.engine,
+                            parts.perturbation,
+                            step=done,
+                            progress=progress.counters() | {"eval": last_eval},
+                            keep_last=settings.checkpoint.keep_last,
+                        )
+                if stopping:
+                    state = "interrupted"
+                    raise Interrupted(
+                        f"Stopped after step {done:,} of {total_steps:,} and saved in "
+                        f"{run_dir.path}; start the same command again to go on."
+                    )
+            state = "finished"
+            summary = progress.summary(last_eval, session)
+            if is_main:
+                run_dir.write_summary(summary)
+            tracker.finish(summary)
+    finally:
+        if is_main:
+            run_dir.write_status(state, done, total_steps)
+            run_dir.append_attempt(started, state, first_step, done)
+    return summary
+
+
+def train_step(parts: Parts, step: int, data: Step, progress: Progress) -> None:
+    """One update of the weights from this rank's micro-batches."""
+    engine, perturbation = parts.engine, parts.perturbation
+    sigma = parts.timeline.sigma(step)
+    scales = loss_scales(parts.slots, data.valid)
+    # Dropout and the like: a function of (seed, step, rank), so that resuming repeats it.
+    torch.manual_seed(key_seed(parts.settings.run.seed, step, -1, dist.get_rank()))
+
+    for position, (slot, batch) in enumerate(zip(parts.my_slots, data.batches, strict=True)):
+        batch = batch.to(engine.device)
+        images = parts.to_input(batch.images)
+        count = float(data.valid[slot.index])
+        scale = scales[slot.index]
+        with perturbation.around(
+            slot,
+            step,
+            sigma,
+            loss=lambda: cross_entropy(engine.forward_only(images), batch).sum() / max(count, 1.0),
+            grad_scale=parts.split.micro_batches / (scale * count) if scale * count else 0.0,
+            last=position == len(parts.my_slots) - 1,
+        ):
+            logits = engine.forward(images)
+            loss = cross_entropy(logits, batch).sum() * scale
+            engine.backward(loss)
+        progress.observe(slot, loss, logits, batch)
+
+    if perturbation.energy is not None:
+        perturbation.energy.reduce()
+    applied = engine.step(parts.timeline.lr(step))
+    if perturbation.energy is not None:
+        perturbation.energy.update(applied)
+
+
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """Loss of every sample, ``[B]``; 0 for padding."""
+    each = F.cross_entropy(logits, batch.labels, reduction="none")
+    return torch.where(batch.weights > 0, each * batch.weights, 0.0)
+
+
+def refresh_statistics(parts: Parts) -> None:
+    """BatchNorm's statistics as they belong to the clean weights, the same on all ranks.
+
+    Averaged over the ranks with clean passes; methods without any learn them anew.
+    """
+    parts.engine.weights.ensure_clean()
+    module = parts.engine.module
+    count = parts.settings.evaluation.recalibrate_batches
+    if not parts.method.has_clean_pass and count:
+        steps = islice(parts.reader.steps(0), count)
+        batches = (b.to(parts.device).images for step in steps for b in step.batches)
+        recalibrate(module, lambda x: parts.engine.forward_only(parts.to_input(x)), batches)
+    contributes = parts.learns_statistics or not parts.method.has_clean_pass
+    average_statistics(tracking_layers(module), contributes)
+
+
+def evaluate_now(parts: Parts) -> dict[str, float]:
+    """Loss, top-1 and top-5 of the clean weights on all evaluation samples. A collective."""
+    refresh_statistics(parts)
+    batches = evaluation_batches(
+        parts.val, parts.settings.batch.per_rank, dist.get_rank(), dist.get_world_size()
+    )
+    with evaluating(parts.engine.module):
+        return evaluate(
+            lambda images: parts.engine.forward_only(parts.to_input(images)),
+            batches,
+            parts.device,
+        )
