@@ -58,8 +58,12 @@ def to_input(settings: Settings, images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
 
 
-def build_parts(settings: Settings) -> Parts:
+def build_parts(settings: Settings, data: tuple[Samples, Samples] | None = None) -> Parts:
     """Read the shards, build the network and the engine; every rank calls it.
+
+    Args:
+        settings: everything the run depends on.
+        data: samples to train and to evaluate with, in place of the settings' shards.
 
     Raises:
         ConfigError: settings do not fit the number of ranks or the machine.
@@ -70,7 +74,7 @@ def build_parts(settings: Settings) -> Parts:
     device = choose_device(settings.run.device)
     method = METHODS[settings.method.name]
     model = build_model(settings)
-    train, val = read_train(settings), read_val(settings)
+    train, val = data or (read_train(settings), read_val(settings))
     plan = Plan(
         num_samples=len(train.labels),
         global_batch=settings.batch.global_,

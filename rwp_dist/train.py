@@ -8,6 +8,7 @@ for every step:
     log, evaluate, save when due
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from itertools import islice
 from typing import Any
@@ -25,7 +26,7 @@ from rwp_dist.errors import Interrupted
 from rwp_dist.evaluate import evaluate, evaluating, recalibrate
 from rwp_dist.perturb.batchnorm import average_statistics, tracking_layers
 from rwp_dist.perturb.noise import key_seed
-from rwp_dist.perturb.roles import loss_scales
+from rwp_dist.perturb.roles import Slot, loss_scales
 from rwp_dist.progress import Progress
 from rwp_dist.rundir import RunDir
 from rwp_dist.setup import Parts, build_parts
@@ -135,34 +136,50 @@ def _train(parts: Parts, run_dir: RunDir, session: str) -> dict[str, Any]:
 def train_step(parts: Parts, step: int, data: Step, progress: Progress) -> None:
     """One update of the weights from this rank's micro-batches."""
     engine, perturbation = parts.engine, parts.perturbation
-    sigma = parts.timeline.sigma(step)
     scales = loss_scales(parts.slots, data.valid)
     # Dropout and the like: a function of (seed, step, rank), so that resuming repeats it.
     torch.manual_seed(key_seed(parts.settings.run.seed, step, -1, dist.get_rank()))
 
-    for position, (slot, batch) in enumerate(zip(parts.my_slots, data.batches, strict=True)):
-        batch = batch.to(engine.device)
-        images = parts.to_input(batch.images)
-        count = float(data.valid[slot.index])
-        scale = scales[slot.index]
-        with perturbation.around(
-            slot,
-            step,
-            sigma,
-            loss=lambda: cross_entropy(engine.forward_only(images), batch).sum() / max(count, 1.0),
-            grad_scale=parts.split.micro_batches / (scale * count) if scale * count else 0.0,
-            last=position == len(parts.my_slots) - 1,
-        ):
-            logits = engine.forward(images)
-            loss = cross_entropy(logits, batch).sum() * scale
-            engine.backward(loss)
-        progress.observe(slot, loss, logits, batch)
+    for slot, batch in zip(parts.my_slots, data.batches, strict=True):
+        train_pass(parts, step, slot, batch.to(engine.device), scales, data, progress)
 
     if perturbation.energy is not None:
         perturbation.energy.reduce()
     applied = engine.step(parts.timeline.lr(step))
     if perturbation.energy is not None:
         perturbation.energy.update(applied)
+
+
+def train_pass(
+    parts: Parts,
+    step: int,
+    slot: Slot,
+    batch: Batch,
+    scales: Sequence[float],
+    data: Step,
+    progress: Progress,
+) -> None:
+    """Forward and backward of one micro-batch, at clean or at perturbed weights."""
+    engine = parts.engine
+    images = parts.to_input(batch.images)
+    scale, count = scales[slot.index], float(data.valid[slot.index])
+
+    def mean_loss() -> Tensor:
+        return cross_entropy(engine.forward_only(images), batch).sum() / max(count, 1.0)
+
+    with parts.perturbation.around(
+        slot,
+        step,
+        parts.timeline.sigma(step),
+        loss=mean_loss,
+        # DeepSpeed divides by the number of micro-batches, the loss is a scaled sum.
+        grad_scale=parts.split.micro_batches / (scale * count) if scale * count else 0.0,
+        last=slot is parts.my_slots[-1],
+    ):
+        logits = engine.forward(images)
+        loss = cross_entropy(logits, batch).sum() * scale
+        engine.backward(loss)
+    progress.observe(slot, loss, logits, batch)
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
