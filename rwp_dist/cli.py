@@ -56,11 +56,9 @@ def train(config: Path, overrides: tuple[str, ...]) -> None:
     """
     settings = load_settings(config, overrides)
     _check_world(settings)
-    from rwp_dist.distributed import choose_device, process_group
-    from rwp_dist.train import train as run
+    from rwp_dist.sweep import run_all
 
-    with process_group(choose_device(settings.run.device)):
-        run(settings)
+    run_all([settings], session="")
 
 
 @main.command()

@@ -1,12 +1,13 @@
 """The process group of a run, with or without torchrun, and what ranks agree on through it."""
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -17,11 +18,20 @@ from rwp_dist.errors import ConfigError, ReplicaError, RwpError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this rank: ``auto``, ``cpu`` or ``cuda``.
+    """The device of this rank: ``auto``, ``cpu`` or ``cuda``. Call it before DeepSpeed is imported.
 
     Raises:
         ConfigError: cuda is wanted and there is none.
     """
+    device = _device(name)
+    # DeepSpeed probes for accelerators when it is imported, and warns where it finds none.
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    for logger in ("DeepSpeed", "torch.utils.cpp_extension"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    return device
+
+
+def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -44,21 +54,17 @@ def process_group(device: torch.device) -> Iterator[None]:
 
     A group that exists already is used and left alone.
     """
-    # DeepSpeed otherwise probes for accelerators and, on CPU, may guess wrong.
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
     if dist.is_initialized():
         yield
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    options = {"device_id": device} if device.type == "cuda" else {}
+    gpu = device if device.type == "cuda" else None
+    backend = "nccl" if gpu else "gloo"
     if launched.by_torchrun():
-        dist.init_process_group(backend, **options)
+        dist.init_process_group(backend, device_id=gpu)
     else:
-        # DeepSpeed wants these even where the group exists.
-        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-        os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"})
-        store = dist.HashStore()
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, **options)
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=gpu)
     try:
         yield
     finally:
@@ -112,7 +118,9 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._raised = False
-        self._group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
+        self._group: dist.ProcessGroup | None = None
+        if dist.get_world_size() > 1:
+            self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         self._pending: tuple[dist.Work, Tensor] | None = None
         self._previous: dict[int, object] = {}
 
@@ -147,6 +155,7 @@ class StopFlag:
             stop = bool(flag)
         flag = torch.tensor(float(self._raised))
         work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        assert work is not None, "the call is asynchronous and this rank is in the group"
         self._pending = (work, flag)
         return stop
 

@@ -1,8 +1,9 @@
 """The only file that knows DeepSpeed: gradients, updates, and how clean weights come back."""
 
+import io
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from typing import Any
 
 import deepspeed
 import torch
@@ -14,7 +15,7 @@ from rwp_dist.config import Settings, Split, deepspeed_config
 class CopyBack:
     """Clean weights as one copy: written back after every perturbed pass."""
 
-    def __init__(self, params: Sequence[nn.Parameter], restored_by_step: bool) -> None:
+    def __init__(self, params: Sequence[Tensor], restored_by_step: bool) -> None:
         self._params = list(params)
         self._copies: list[Tensor] | None = None
         self._saved = False
@@ -149,19 +150,20 @@ class Engine:
         num_perturbed: int,
     ) -> None:
         """``num_perturbed``: most perturbed passes of any one rank in one update."""
-        deepspeed.utils.logger.setLevel("WARNING")
+        deepspeed.utils.logger.setLevel("ERROR")  # it warns of every optimizer that is not its own
         self.stage = settings.deepspeed.zero_stage
         self.device = device
         self._autocast = settings.precision == "bf16"
         self._num_passes = split.micro_batches
         # Stage 3 empties parameters, so what is asked of their shapes is asked before.
         self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        self.ds, *_ = deepspeed.initialize(
-            model=model.to(device),
-            optimizer=build_optimizer(model.parameters(), settings),
-            config=deepspeed_config(settings, split),
-            dist_init_required=False,
-        )
+        with redirect_stdout(io.StringIO()):  # what it compiles, it says on stdout
+            self.ds, *_ = deepspeed.initialize(
+                model=model.to(device),
+                optimizer=build_optimizer(model.parameters(), settings),
+                config=deepspeed_config(settings, split),
+                dist_init_required=False,
+            )
         self.module: nn.Module = self.ds.module
         self.params = dict(self.module.named_parameters())
         self.weights: CopyBack | RestoredByStep | Gathered

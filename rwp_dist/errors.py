@@ -33,7 +33,7 @@ class CheckpointError(RwpError):
     exit_code = 65
 
 
-class Interrupted(RwpError):
+class Interrupted(RwpError):  # noqa: N818 - no error, as KeyboardInterrupt is none
     """A signal asked the run to stop; a checkpoint is on disk."""
 
     exit_code = 75

@@ -43,7 +43,7 @@ def build_model(settings: Settings) -> nn.Module:
 
     name, num_classes = settings.model.name, settings.model.num_classes
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(settings.run.seed)
+        torch.manual_seed(settings.run.seed)
         if name == SMALL_CNN:
             return small_cnn(num_classes, settings.data.channels)
         known = torchvision.models.list_models(module=torchvision.models)

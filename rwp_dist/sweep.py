@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from rwp_dist.config import Settings
 from rwp_dist.distributed import choose_device, process_group
-from rwp_dist.train import train
 
 
 def run_all(runs: Sequence[Settings], session: str) -> None:
@@ -16,6 +15,8 @@ def run_all(runs: Sequence[Settings], session: str) -> None:
         session: their name as a group whose step times may be compared.
     """
     device = choose_device(runs[0].run.device)
+    from rwp_dist.train import train  # imports DeepSpeed, which wants to know the device
+
     with process_group(device):
         for settings in runs:
             train(settings, session)

@@ -136,7 +136,7 @@ def _train(parts: Parts, run_dir: RunDir, session: str) -> dict[str, Any]:
 def train_step(parts: Parts, step: int, data: Step, progress: Progress) -> None:
     """One update of the weights from this rank's micro-batches."""
     engine, perturbation = parts.engine, parts.perturbation
-    scales = loss_scales(parts.slots, data.valid)
+    scales = loss_scales(parts.slots, data.valid.tolist())
     # Dropout and the like: a function of (seed, step, rank), so that resuming repeats it.
     torch.manual_seed(key_seed(parts.settings.run.seed, step, -1, dist.get_rank()))
 

@@ -6,7 +6,7 @@ shift of a normalisation) is one filter as far as its norm goes.
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,6 @@ def noise_scale(filter_: Filter, scale: Scale) -> Tensor:
     if scale == "element":
         return filter_.param.abs()
     if scale == "tensor":
-        size = cast(int, filter_.shape.numel())
-        return torch.linalg.vector_norm(filter_.param) / size**0.5
+        return torch.linalg.vector_norm(filter_.param) / filter_.shape.numel() ** 0.5
     norm = filter_.norm()
     return norm / filter_.size**0.5 if scale == "rms" else norm

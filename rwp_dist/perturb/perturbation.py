@@ -130,14 +130,14 @@ class Perturbation:
 
     def _ascend(self, loss: Tensor) -> None:
         """``w + rho g / |g|`` (SAM), or ``w + rho w^2 g / | |w| g |`` (ASAM, element-wise)."""
-        params = [f.param for f in self.filters]
-        grads: list[Tensor] = list(torch.autograd.grad(loss, params))
+        params: list[Tensor] = [f.param for f in self.filters]
+        grads = list(torch.autograd.grad(loss, params))
         with torch.no_grad():
             if self.method.elementwise:
-                grads = torch._foreach_mul(grads, torch._foreach_abs(params))
+                grads = list(torch._foreach_mul(grads, torch._foreach_abs(params)))
             norm = torch.stack(torch._foreach_norm(grads)).norm()
             if self.method.elementwise:
-                grads = torch._foreach_mul(grads, torch._foreach_abs(params))
+                grads = list(torch._foreach_mul(grads, torch._foreach_abs(params)))
             # A gradient of exactly zero has no direction: the weights stay.
             factor = torch.where(norm > 0, self._rho / norm, 0.0)
             torch._foreach_add_(params, torch._foreach_mul(grads, factor))

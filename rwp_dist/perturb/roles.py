@@ -6,7 +6,7 @@ node holds both and every rank does the same work where that is possible.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rwp_dist.perturb.methods import Method
 
@@ -52,13 +52,13 @@ def assign_slots(
             perturbed = micro_batch >= micro_batches - num_perturbed
             share = (lambda_ if perturbed else 1.0 - lambda_) if method.mixed else 1.0
             index = rank * micro_batches + micro_batch
-            draw, sign = (micro_batch if shared_draws else index), 1
+            slot = Slot(index, perturbed, share, draw=micro_batch if shared_draws else index)
             if perturbed and antithetic:
-                if pending is not None:
-                    draw, sign = pending.draw, -1
-            slot = Slot(index, perturbed, share, draw, sign)
-            if perturbed and antithetic:
-                pending = None if pending is not None else slot
+                if pending is None:
+                    pending = slot
+                else:
+                    slot = replace(slot, draw=pending.draw, sign=-1)
+                    pending = None
             row.append(slot)
         table.append(row)
     return table

@@ -1,0 +1,33 @@
+# Two commands: `make demo` shows that it works, `make test` checks that it does.
+.PHONY: demo test format clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS := 1
+
+demo: .venv/installed
+	$(BIN)/rwp-dist shards digits --out data/digits
+	$(BIN)/torchrun --nproc-per-node 2 -m rwp_dist sweep configs/digits.yaml --seeds 3 --dir runs/demo
+	$(BIN)/rwp-dist compare runs/demo --out runs/demo
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[dev]
+	touch $@
+
+clean:
+	rm -rf .venv runs data build *.egg-info .mypy_cache .ruff_cache .pytest_cache

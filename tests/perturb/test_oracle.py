@@ -1,0 +1,141 @@
+"""Property 3: any method on any ranks equals a plain float64 implementation of its formulas."""
+
+from functools import cache
+
+import oracle
+import pytest
+import torch
+from ranks import run_ranks
+from small import (
+    buffers_of,
+    plan_of,
+    run_all,
+    small_net,
+    small_parts,
+    small_samples,
+    small_settings,
+    split_over,
+    weights_of,
+)
+
+METHODS = ("sgd", "sam", "asam", "rwp", "arwp", "m-rwp", "m-arwp")
+STEPS = 10
+TOLERANCE = 1e-5
+"""Of the norm of all weights. Of one parameter's whole movement, which is smaller: 1e-4."""
+
+
+def run_package(cases, num_samples):
+    """On every rank: weights, buffers and energy of each case's run."""
+    results = []
+    for overrides in cases:
+        samples = small_samples(num_samples)
+        with small_parts(small_settings(*overrides, steps=STEPS), samples=samples) as parts:
+            run_all(parts)
+            energy = parts.perturbation.energy
+            results.append(
+                {
+                    "weights": parts.engine.full_weights(),
+                    "local": weights_of(parts) if parts.engine.stage < 3 else {},
+                    "buffers": buffers_of(parts),
+                    "energy": {
+                        f.name: energy.value[f.rows].clone() for f in parts.perturbation.filters
+                    }
+                    if energy
+                    else {},
+                }
+            )
+    return results
+
+
+def formula_of(settings):
+    m, o = settings.method, settings.optimizer
+    return oracle.Formula(
+        method=m.name,
+        total_steps=STEPS,
+        seed=settings.run.seed,
+        lambda_=m.lambda_,
+        sigma=m.sigma,
+        sigma_increase=m.sigma_increase,
+        sigma_warmup_steps=m.warmup_steps or 0,
+        rho=m.rho,
+        eta=m.eta,
+        beta=m.beta,
+        power=m.power,
+        scale=m.scale,
+        exclude=m.exclude,
+        antithetic=m.antithetic,
+        shared_noise=settings.deepspeed.zero_stage == 3,
+        optimizer=o.name,
+        lr=o.lr,
+        momentum=o.momentum,
+        nesterov=o.nesterov,
+        betas=o.betas,
+        eps=o.eps,
+        weight_decay=o.weight_decay,
+        clip_norm=o.clip_norm,
+    )
+
+
+@cache
+def run_oracle(formula, world_size, micro_batches, num_samples):
+    samples = small_samples(num_samples)
+    plan = plan_of(small_settings(f"run.seed={formula.seed}"), samples, world_size * micro_batches)
+    model = oracle.Oracle(formula, small_net(), world_size, micro_batches)
+    for step in range(STEPS):
+        rows, weights = plan.step(*divmod(step, plan.steps_per_epoch))
+        batches = [
+            (samples.images[torch.from_numpy(r)], samples.labels[torch.from_numpy(r)], w)
+            for r, w in zip(rows, map(torch.from_numpy, weights), strict=True)
+        ]
+        model.step(step, batches)
+    return model
+
+
+def norm(tensors):
+    return float(torch.cat([t.double().flatten() for t in tensors]).norm())
+
+
+def errors(got, wanted):
+    """Relative error of all weights, and the largest of any parameter against its movement."""
+    start = {name: p.detach() for name, p in small_net().named_parameters()}
+    difference = {n: got[n].double() - w for n, w in wanted.items()}
+    whole = norm(difference.values()) / norm(wanted.values())
+    moved = {n: norm([difference[n]]) / norm([w - start[n]]) for n, w in wanted.items()}
+    return whole, max(moved.values())
+
+
+def check(world_size, micro_batches, cases, num_samples=60):
+    """Run all cases on one group of ranks and compare each with the oracle."""
+    cases = [(*case, split_over(world_size, micro_batches)) for case in cases]
+    by_rank = run_ranks(run_package, world_size, cases, num_samples, timeout_s=150)
+    for number, case in enumerate(cases):
+        formula = formula_of(small_settings(*case, steps=STEPS))
+        wanted = run_oracle(formula, world_size, micro_batches, num_samples)
+        for rank, results in enumerate(by_rank):
+            got, where = results[number], f"{case} on rank {rank} of {world_size}"
+            for weights in filter(None, (got["weights"], got["local"])):
+                whole, moved = errors(weights, wanted.weights)
+                assert whole <= TOLERANCE and moved <= 10 * TOLERANCE, (where, whole, moved)
+            for name, energy in got["energy"].items():
+                torch.testing.assert_close(
+                    energy.double(), wanted.energy[name], rtol=1e-4, atol=1e-7, msg=where
+                )
+            for name, buffer in wanted.buffers[rank].items():
+                torch.testing.assert_close(
+                    got["buffers"][name].to(buffer), buffer, rtol=1e-5, atol=1e-6, msg=where
+                )
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_every_method_equals_the_oracle_at_stages_0_1_and_2(world_size, micro_batches):
+    methods = [m for m in METHODS if world_size * micro_batches > 1 or not m.startswith("m-")]
+    check(
+        world_size,
+        micro_batches,
+        [
+            (f"method.name={method}", f"deepspeed.zero_stage={stage}")
+            for method in methods
+            for stage in (0, 1, 2)
+        ],
+    )
