@@ -7,7 +7,7 @@ export OMP_NUM_THREADS := 1
 
 demo: .venv/installed
 	$(BIN)/rwp-dist shards digits --out data/digits
-	$(BIN)/torchrun --nproc-per-node 2 -m rwp_dist sweep configs/digits.yaml --seeds 3 --dir runs/demo
+	$(BIN)/rwp-launch sweep configs/digits.yaml --nproc 2 --seeds 3 --dir runs/demo
 	$(BIN)/rwp-dist compare runs/demo --out runs/demo
 
 test: .venv/installed-dev

@@ -68,8 +68,10 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        # After an exception other ranks may still be inside a collective: do not wait for them.
-        if sys.exc_info()[0] is None:
+        # gloo aborts a process that leaves its group open. NCCL would wait here, after an exception,
+        # for ranks that may still be inside a collective.
+        error = sys.exc_info()[1]
+        if gpu is None or error is None or isinstance(error, RwpError):
             dist.destroy_process_group()
 
 

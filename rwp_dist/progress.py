@@ -34,6 +34,10 @@ class Progress:
         self._mark = time.perf_counter()
         self._start_interval()
 
+    def start(self) -> None:
+        """The first step begins now."""
+        self._mark = time.perf_counter()
+
     def _start_interval(self) -> None:
         self._interval_s = self._wait_s = 0.0
         self._interval_steps = self._interval_samples = 0

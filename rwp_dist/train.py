@@ -56,81 +56,109 @@ def train(settings: Settings, session: str = "") -> dict[str, Any]:
     with same_on_all_ranks():
         parts = build_parts(settings)
     try:
-        return _train(parts, run_dir, session)
+        return Training(parts, run_dir).run(session)
     finally:
         parts.engine.close()
 
 
-def _train(parts: Parts, run_dir: RunDir, session: str) -> dict[str, Any]:
-    settings, timeline, is_main = parts.settings, parts.timeline, dist.get_rank() == 0
-    resumed = load_checkpoint(run_dir.checkpoints, parts.engine, parts.perturbation)
-    first_step, counters = resumed if resumed else (0, {})
-    total_steps = timeline.total_steps
-    last_eval: dict[str, float] = counters.get("eval", {})
-    started = datetime.now(timezone.utc)
-    tracker = open_tracker(
-        settings, run_dir, total_steps=total_steps, first_step=first_step, is_main=is_main
-    )
-    done = first_step
-    state = "failed"
-    try:
-        with StopFlag() as stop, tracker:
-            if first_step:
-                tracker.say(f"resumed after step {first_step:,} of {total_steps:,}")
-            epoch, position = divmod(first_step, timeline.steps_per_epoch)
-            data = parts.reader.steps(epoch, position)
-            progress = Progress(parts, counters)
-            for step in range(first_step, total_steps):
-                if step % timeline.steps_per_epoch == 0:
-                    data = parts.reader.steps(step // timeline.steps_per_epoch)
-                with progress.waiting():
-                    batch = next(data)
-                train_step(parts, step, batch, progress)
-                progress.step_done(batch)
-                done = step + 1
-                tracker.advance(done)
+class Training:
+    """One attempt at a run: where it stands, and what happens between its steps."""
 
-                with progress.paused():
-                    every = settings.run.check_replicas_every
-                    if every and done % every == 0:
-                        check_replicas(parts.engine.module, done)
-                    if done % settings.tracking.log_every == 0 or done == total_steps:
-                        tracker.log_train(progress.train_record(done))
-                        if is_main:
-                            run_dir.write_status("running", done, total_steps)
-                    if timeline.is_due(settings.evaluation.every_epochs, done):
-                        last_eval = evaluate_now(parts)
-                        epoch_done = done / timeline.steps_per_epoch
-                        tracker.log_eval({"step": done, "epoch": epoch_done} | last_eval)
-                    if tracker.stop_requested:
-                        stop.raise_()
-                    stopping = stop.agreed() and done < total_steps
-                    if stopping or timeline.is_due(settings.checkpoint.every_epochs, done):
-                        refresh_statistics(parts)
-                        save_checkpoint(
-                            run_dir.checkpoints,
-                            parts.engine,
-                            parts.perturbation,
-                            step=done,
-                            progress=progress.counters() | {"eval": last_eval},
-                            keep_last=settings.checkpoint.keep_last,
-                        )
-                if stopping:
-                    state = "interrupted"
-                    raise Interrupted(
-                        f"Stopped after step {done:,} of {total_steps:,} and saved in "
-                        f"{run_dir.path}; start the same command again to go on."
-                    )
-            state = "finished"
-            summary = progress.summary(last_eval, session)
-            if is_main:
-                run_dir.write_summary(summary)
-            tracker.finish(summary)
-    finally:
-        if is_main:
-            run_dir.write_status(state, done, total_steps)
-            run_dir.append_attempt(started, state, first_step, done)
-    return summary
+    def __init__(self, parts: Parts, run_dir: RunDir) -> None:
+        self.parts, self.run_dir = parts, run_dir
+        self.is_main = dist.get_rank() == 0
+        resumed = load_checkpoint(run_dir.checkpoints, parts.engine, parts.perturbation)
+        self.first_step, counters = resumed or (0, {})
+        self.done = self.first_step
+        """Updates of the weights so far."""
+        self.last_eval: dict[str, float] = counters.get("eval", {})
+        self.progress = Progress(parts, counters)
+        self.tracker = open_tracker(
+            parts.settings,
+            run_dir,
+            total_steps=parts.timeline.total_steps,
+            first_step=self.first_step,
+            is_main=self.is_main,
+        )
+
+    def run(self, session: str) -> dict[str, Any]:
+        """Steps until the run is finished; returns its summary.
+
+        Raises:
+            Interrupted: a signal, or W&B's stop button, ended it after a checkpoint.
+        """
+        started, state = datetime.now(timezone.utc), "failed"
+        total = self.parts.timeline.total_steps
+        with StopFlag() as stop:
+            try:
+                with self.tracker:
+                    if self.first_step:
+                        self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
+                    finished = self._loop(stop)
+                    summary = self.progress.summary(self.last_eval, session)
+                    if finished and self.is_main:
+                        self.run_dir.write_summary(summary)
+                        self.tracker.finish(summary)
+                    state = "finished" if finished else "interrupted"
+            finally:
+                if self.is_main:
+                    self.run_dir.write_status(state, self.done, total)
+                    self.run_dir.append_attempt(started, state, self.first_step, self.done)
+            dist.barrier()  # the first rank to leave would have the others killed
+        if not finished:
+            raise Interrupted(
+                f"Stopped after step {self.done:,} of {total:,} and saved in {self.run_dir.path}; "
+                "start the same command again to go on."
+            )
+        return summary
+
+    def _loop(self, stop: StopFlag) -> bool:
+        """All steps that are left; False if it was asked to stop."""
+        parts, timeline = self.parts, self.parts.timeline
+        self.progress.start()
+        data = parts.reader.steps(*divmod(self.first_step, timeline.steps_per_epoch))
+        for step in range(self.first_step, timeline.total_steps):
+            if step % timeline.steps_per_epoch == 0:
+                data = parts.reader.steps(step // timeline.steps_per_epoch)
+            with self.progress.waiting():
+                batch = next(data)
+            train_step(parts, step, batch, self.progress)
+            self.progress.step_done(batch)
+            self.done = step + 1
+            self.tracker.advance(self.done)
+            with self.progress.paused():
+                if self.tracker.stop_requested:
+                    stop.raise_()
+                stopping = stop.agreed() and self.done < timeline.total_steps
+                self._between_steps(stopping)
+            if stopping:
+                return False
+        return True
+
+    def _between_steps(self, stopping: bool) -> None:
+        """Check, log, evaluate and save, each when it is due."""
+        settings, timeline, done = self.parts.settings, self.parts.timeline, self.done
+        every = settings.run.check_replicas_every
+        if every and done % every == 0:
+            check_replicas(self.parts.engine.module, done)
+        if done % settings.tracking.log_every == 0 or done == timeline.total_steps:
+            self.tracker.log_train(self.progress.train_record(done))
+            if self.is_main:
+                self.run_dir.write_status("running", done, timeline.total_steps)
+        if timeline.is_due(settings.evaluation.every_epochs, done):
+            self.last_eval = evaluate_now(self.parts)
+            epoch = done / timeline.steps_per_epoch
+            self.tracker.log_eval({"step": done, "epoch": epoch} | self.last_eval)
+        if stopping or timeline.is_due(settings.checkpoint.every_epochs, done):
+            refresh_statistics(self.parts)
+            save_checkpoint(
+                self.run_dir.checkpoints,
+                self.parts.engine,
+                self.parts.perturbation,
+                step=done,
+                progress=self.progress.counters() | {"eval": self.last_eval},
+                keep_last=settings.checkpoint.keep_last,
+            )
 
 
 def train_step(parts: Parts, step: int, data: Step, progress: Progress) -> None:

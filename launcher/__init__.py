@@ -1,0 +1,1 @@
+"""Where and how a run is started. The command line imports no torch."""
