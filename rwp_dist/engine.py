@@ -122,7 +122,8 @@ class Gathered:
         self.recover()
 
     def recover(self) -> None:
-        """As ``restore``."""
+        """As ``restore``. Whole parameters that DeepSpeed still holds are let go: they are noisy."""
+        self._optimizer.parameter_offload.partition_all_parameters()
         with torch.no_grad():
             shards = self._optimizer.fp16_partitioned_groups_flat
             for shard, clean in zip(
