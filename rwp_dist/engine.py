@@ -284,6 +284,8 @@ class Engine:
                 if value.ndim:
                     piece = value.flatten().narrow(0, here.start, here.numel)
                     inner.state[shard][key].narrow(0, there.start, there.numel).copy_(piece)
+        # DeepSpeed's first step does this; a checkpoint may be due before there is one.
+        self.ds.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _load_stage3(
         self, weights: dict[str, Tensor], optimizer_state: dict[str, dict[str, Tensor]]
@@ -296,12 +298,17 @@ class Engine:
                 for key, value in example.items()
             }
         for name, param in self.params.items():
-            value = weights[name].to(self.device)
-            deepspeed.utils.safe_set_full_fp32_param(param, value)
+            deepspeed.utils.safe_set_local_fp32_param(param, self._shard(weights[name]))
             for key, state in optimizer_state[name].items():
                 if state.ndim:
-                    state = state.to(self.device)
-                    deepspeed.utils.safe_set_full_optimizer_state(param, state, key)
+                    shard = self._shard(state)
+                    deepspeed.utils.safe_set_local_optimizer_state(param, shard, key)
+
+    def _shard(self, value: Tensor) -> Tensor:
+        """This rank's part of a whole parameter; DeepSpeed's own setters fail on a remainder."""
+        world_size = torch.distributed.get_world_size()
+        flat = torch.nn.functional.pad(value.flatten(), (0, -value.numel() % world_size))
+        return flat.chunk(world_size)[torch.distributed.get_rank()].to(self.device)
 
     def _inner_optimizer(self) -> torch.optim.Optimizer:
         optimizer = self.ds.optimizer

@@ -111,9 +111,11 @@ def small_parts(
         parts.engine.close()
 
 
-def run_steps(parts: Parts, first: int, stop: int) -> Iterator[int]:
+def run_steps(
+    parts: Parts, first: int, stop: int, progress: Progress | None = None
+) -> Iterator[int]:
     """Steps ``first`` to ``stop - 1`` of training; yields each step's number after it."""
-    progress = Progress(parts, {})
+    progress = progress or Progress(parts, {})
     epoch, position = divmod(first, parts.timeline.steps_per_epoch)
     data = parts.reader.steps(epoch, position)
     for step in range(first, stop):

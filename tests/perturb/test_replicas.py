@@ -30,20 +30,23 @@ class Instead(torch.autograd.Function):
 
 
 class NetWithCopy(nn.Module):
-    """A network whose perturbed passes run on a noisy copy of its weights, if there is one."""
+    """A network that, once asked to, passes images through a copy of its weights."""
 
     def __init__(self, net):
         super().__init__()
         self.net = net
+        self.on_a_copy = False
         self.noisy = {}
 
     def forward(self, images):
-        params = dict(self.net.named_parameters())
+        if not self.on_a_copy:
+            return self.net(images)
+        # Clean passes too: at stage 2 all ranks must get their gradients in the same order.
         values = {
-            name.removeprefix("net."): Instead.apply(params[name.removeprefix("net.")], noisy)
-            for name, noisy in self.noisy.items()
+            name: Instead.apply(param, self.noisy.get(f"net.{name}", param.detach()))
+            for name, param in self.net.named_parameters()
         }
-        return functional_call(self.net, values, (images,)) if values else self.net(images)
+        return functional_call(self.net, values, (images,))
 
 
 class NeverPerturbed:
@@ -68,6 +71,7 @@ class NeverPerturbed:
 def perturb_a_copy(parts, model):
     """Let noise go to a copy of the weights; the network's own stay clean throughout."""
     perturbation, original = parts.perturbation, Perturbation._add_noise
+    model.on_a_copy = True
     perturbation.weights = parts.engine.weights = keeper = NeverPerturbed(model)
     keeper.writable = lambda param: torch.no_grad()
 

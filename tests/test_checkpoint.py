@@ -1,0 +1,286 @@
+"""Property 6 of checkpoints: whole, clean, portable, and a resumed run is an undisturbed one."""
+
+import re
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import run_ranks
+from small import (
+    SmallNet,
+    buffers_of,
+    run_all,
+    same_bits,
+    small_net,
+    small_parts,
+    small_settings,
+    split_over,
+    weights_of,
+)
+
+from rwp_dist.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
+from rwp_dist.errors import CheckpointError
+
+ADAMW = ("optimizer.name=adamw", "optimizer.lr=0.01")
+STEPS = 8
+
+
+def save(folder, parts, step, keep_last=2):
+    progress = {"samples": 12 * step, "eval": {"top1": 50.0}}
+    return save_checkpoint(
+        folder, parts.engine, parts.perturbation, step=step, progress=progress, keep_last=keep_last
+    )
+
+
+def everything(parts):
+    """Weights, buffers, optimizer state and energy, as one flat dictionary."""
+    state = {f"local {n}": w for n, w in weights_of(parts).items() if parts.engine.stage < 3}
+    state |= {f"weight {n}": w for n, w in parts.engine.full_weights().items()}
+    state |= {f"buffer {n}": b for n, b in buffers_of(parts).items()}
+    for name, values in parts.engine.optimizer_state().items():
+        state |= {f"{key} {name}": value for key, value in values.items()}
+    if parts.perturbation.energy is not None:
+        state["energy"] = parts.perturbation.energy.value.clone()
+    return state
+
+
+def resume_in_the_middle(cases, folder):
+    """For every case: the final state undisturbed, resumed, and right after saving and loading."""
+    outcomes = []
+    for number, overrides in enumerate(cases):
+        here = folder / str(number)
+        settings = small_settings(*overrides, steps=STEPS)
+        with small_parts(settings) as parts:
+            run_all(parts, 0, 3)
+            save(here, parts, 3)
+            saved = everything(parts)
+            run_all(parts, 3)
+            undisturbed = everything(parts)
+        # Another initialisation, so that nothing can be right by chance.
+        with small_parts(settings, small_net(seed=9)) as parts:
+            step, progress = load_checkpoint(here, parts.engine, parts.perturbation)
+            loaded = everything(parts)
+            run_all(parts, step)
+            resumed = everything(parts)
+        outcomes.append((saved, loaded, undisturbed, resumed, step, progress))
+    return outcomes
+
+
+def is_statistic(name):
+    return name.startswith("buffer")
+
+
+def test_a_resumed_run_is_bit_identical_to_an_undisturbed_one(tmp_path):
+    cases = [
+        (*method, f"deepspeed.zero_stage={stage}", split_over(2, 2))
+        for method in (("method.name=m-arwp",), ("method.name=sgd", *ADAMW))
+        for stage in (0, 1, 2, 3)
+    ]
+    for rank, outcomes in enumerate(run_ranks(resume_in_the_middle, 2, cases, tmp_path)):
+        for case, outcome in zip(cases, outcomes, strict=True):
+            saved, loaded, undisturbed, resumed, step, progress = outcome
+            assert step == 3 and progress == {"samples": 36, "eval": {"top1": 50.0}}
+            if rank > 0:  # rank 0's are saved; the loop averages them over ranks before
+                for state in outcome[:4]:
+                    for name in list(filter(is_statistic, state)):
+                        del state[name]
+            assert same_bits(saved, loaded), case
+            assert same_bits(undisturbed, resumed), case
+            assert not same_bits(saved, resumed), case
+
+
+def save_on_two(cases, folder):
+    for number, overrides in enumerate(cases):
+        with small_parts(small_settings(*overrides, "deepspeed.zero_stage=1")) as parts:
+            run_all(parts, 0, 3)
+            save(folder / str(number), parts, 3)
+
+
+def load_elsewhere(cases, stages, folder):
+    states = []
+    for number, overrides in enumerate(cases):
+        for stage in stages:
+            settings = small_settings(
+                *overrides,
+                f"deepspeed.zero_stage={stage}",
+                split_over(dist.get_world_size(), 2),
+            )
+            with small_parts(settings, small_net(seed=9)) as parts:
+                load_checkpoint(folder / str(number), parts.engine, parts.perturbation)
+                loaded = everything(parts)
+                run_all(parts, 3, 5)
+                moved = everything(parts)
+            states.append((number, stage, loaded, moved))
+    return states
+
+
+def test_a_checkpoint_of_2_ranks_at_stage_1_resumes_anywhere(tmp_path):
+    """And goes on alike: after two more steps weights differ between places by rounding only."""
+    cases = [("method.name=m-arwp",), ("method.name=sgd", *ADAMW)]
+    run_ranks(save_on_two, 2, cases, tmp_path)
+    ends = {}
+    for world_size in (1, 2, 3):
+        for states in run_ranks(load_elsewhere, world_size, cases, (0, 1, 2, 3), tmp_path):
+            for number, stage, loaded, moved in states:
+                (path,) = list_checkpoints(tmp_path / str(number))
+                saved, where = read_checkpoint(path), f"{world_size} ranks, stage {stage}"
+                got = {n: v for n, v in loaded.items() if n.startswith("weight ")}
+                wanted = {f"weight {n}": w for n, w in saved["weights"].items()}
+                assert same_bits(got, wanted), where
+                for name, values in saved["optimizer"].items():
+                    for key, value in values.items():
+                        assert same_bits({"": loaded[f"{key} {name}"]}, {"": value}), where
+                if saved["energy"]:
+                    energy = torch.cat(list(saved["energy"].values()))
+                    assert same_bits({"": loaded["energy"]}, {"": energy}), where
+                end = ends.setdefault((number, world_size, stage == 3), moved)
+                for name in (n for n in end if n.startswith("weight ")):
+                    torch.testing.assert_close(moved[name], end[name], rtol=1e-3, atol=1e-5)
+
+
+def save_three(folder, keep_last):
+    with small_parts(small_settings("method.name=m-arwp")) as parts:
+        for step in (1, 2, 3):
+            run_all(parts, step - 1, step)
+            save(folder, parts, step, keep_last)
+        return everything(parts)
+
+
+def load_newest(folder, net=None):
+    with small_parts(small_settings("method.name=m-arwp"), net) as parts:
+        found = load_checkpoint(folder, parts.engine, parts.perturbation)
+        return found and found[0]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_newest_keep_last_checkpoints_stay_and_nothing_else(tmp_path):
+    run_ranks(save_three, 1, tmp_path, 2)
+    assert names(tmp_path) == ["step-00000002.pt", "step-00000003.pt"]
+
+
+def test_a_checkpoint_holds_tensors_and_numbers_only(tmp_path):
+    (state,) = run_ranks(save_three, 1, tmp_path, 1)
+    loaded = torch.load(tmp_path / "step-00000003.pt", weights_only=True)
+    assert loaded["step"] == 3 and loaded["progress"]["samples"] == 36
+    assert loaded["weights"].keys() == dict(small_net().named_parameters()).keys()
+    assert {n: v for n, v in state.items() if n.startswith("weight ")}.keys() == {
+        f"weight {n}" for n in loaded["weights"]
+    }
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage(path):
+    """Of the right size, but with a hole where the first tensor was, as after a power failure."""
+    data = bytearray(path.read_bytes())
+    data[-200:] = bytes(200)
+    path.write_bytes(data)
+
+
+def test_a_torn_newest_checkpoint_falls_back_to_the_one_before(tmp_path):
+    run_ranks(save_three, 1, tmp_path, 3)
+    assert run_ranks(load_newest, 2, tmp_path) == [3, 3]
+    truncate(tmp_path / "step-00000003.pt")
+    assert run_ranks(load_newest, 2, tmp_path) == [2, 2]
+    damage(tmp_path / "step-00000002.pt")
+    assert run_ranks(load_newest, 2, tmp_path) == [1, 1]
+    (tmp_path / "step-00000001.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of 3 checkpoints can be read"):
+        run_ranks(load_newest, 2, tmp_path)
+
+
+def test_without_checkpoints_there_is_nothing_to_resume(tmp_path):
+    (tmp_path / "step-00000004.part").write_bytes(b"half written")
+    assert run_ranks(load_newest, 1, tmp_path) == [None]
+    assert run_ranks(load_newest, 1, tmp_path / "nowhere") == [None]
+
+
+@pytest.mark.parametrize(
+    ("net", "differs"),
+    [
+        (SmallNet(num_classes=4), "linear2.bias"),
+        (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3)), "1.bias"),
+    ],
+    ids=["another shape", "other names"],
+)
+def test_a_checkpoint_of_another_network_is_refused_by_its_name(tmp_path, net, differs):
+    run_ranks(save_three, 1, tmp_path, 1)
+    with pytest.raises(CheckpointError, match=f"another network \\({re.escape(differs)} differs"):
+        run_ranks(load_newest, 1, tmp_path, net)
+
+
+def save_on_a_full_disk(folder):
+    def fail_with(error):
+        def write_a_part(state, file):
+            file.write(b"the beginning")
+            raise error
+
+        return patch("rwp_dist.checkpoint.torch.save", write_a_part)
+
+    with small_parts(small_settings("method.name=sgd")) as parts:
+        for error in (OSError(28, "No space left on device"), RuntimeError("file write failed")):
+            with (
+                fail_with(error),
+                pytest.raises(CheckpointError, match=r"step-00000001\.pt.*free space there"),
+            ):
+                save(folder, parts, 1)
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path):
+    run_ranks(save_on_a_full_disk, 1, tmp_path)
+    assert names(tmp_path) == []
+
+
+def save_after_a_skipped_first_step(folder):
+    """A run whose first step after resuming is skipped, and which is then asked to stop."""
+    for stage in (0, 1, 2, 3):
+        settings = small_settings("method.name=sgd", f"deepspeed.zero_stage={stage}")
+        with small_parts(settings) as parts:
+            run_all(parts, 0, 2)
+            save(folder / str(stage), parts, 2)
+        with small_parts(settings) as parts:
+            load_checkpoint(folder / str(stage), parts.engine, parts.perturbation)
+            with patch("rwp_dist.train.cross_entropy", lambda x, _: x.sum(1) * float("inf")):
+                run_all(parts, 2, 3)
+            assert parts.engine.skipped_steps == 1
+            save(folder / str(stage), parts, 3)
+        first, second = map(read_checkpoint, list_checkpoints(folder / str(stage)))
+        assert same_bits(first["weights"], second["weights"])
+        for name, values in first["optimizer"].items():
+            assert same_bits(values, second["optimizer"][name])
+
+
+def test_a_run_whose_first_step_after_resuming_was_skipped_can_be_saved(tmp_path):
+    run_ranks(save_after_a_skipped_first_step, 2, tmp_path)
+
+
+def save_while_perturbed(folder):
+    outcomes = []
+    for stage in (0, 1, 2):
+        with small_parts(small_settings("method.name=rwp", f"deepspeed.zero_stage={stage}")) as p:
+            run_all(p, 0, 2)
+            clean = p.engine.full_weights()
+            arguments = {"loss": lambda: None, "grad_scale": 1.0, "last": True}
+            try:
+                with p.perturbation.around(p.my_slots[-1], 2, 0.1, **arguments):
+                    raise RuntimeError("in a perturbed pass")
+            except RuntimeError:
+                save(folder / str(stage), p, 2)
+            (path,) = list_checkpoints(folder / str(stage))
+            outcomes.append(same_bits(read_checkpoint(path)["weights"], clean))
+    return outcomes
+
+
+def test_a_checkpoint_never_holds_perturbed_weights(tmp_path):
+    assert run_ranks(save_while_perturbed, 2, tmp_path) == [[True, True, True]] * 2

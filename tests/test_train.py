@@ -1,0 +1,207 @@
+"""Whole runs of ``train()`` on two ranks, on the digits."""
+
+import json
+import os
+import signal
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import run_ranks
+from small import same_bits
+
+from rwp_dist import train as train_module
+from rwp_dist.checkpoint import list_checkpoints, read_checkpoint
+from rwp_dist.config import load_settings
+from rwp_dist.data.digits import write_digits
+from rwp_dist.errors import ConfigError, Interrupted, ReplicaError
+from rwp_dist.rundir import RunDir
+from rwp_dist.train import train, train_step
+
+STEPS = 12  # three epochs of four steps
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    write_digits(folder, num_shards=2)
+    return folder
+
+
+def overrides(digits, run_dir, *more):
+    return [
+        f"data.train={digits}/train",
+        f"data.val={digits}/test",
+        "batch.global=256",
+        f"schedule.steps={STEPS}",
+        "method.name=m-arwp",
+        "method.scale=rms",
+        "method.sigma=0.5",
+        "checkpoint.keep_last=9",
+        "run.device=cpu",
+        f"run.dir={run_dir}",
+        "tracking.wandb=off",
+        "tracking.log_every=2",
+        *more,
+    ]
+
+
+def run(settings):
+    """The summary of a whole run, or the message of its end, and the steps that it trained."""
+    steps = []
+
+    def counting(parts, step, *args):
+        steps.append(step)
+        return train_step(parts, step, *args)
+
+    with patch.object(train_module, "train_step", counting):
+        try:
+            return train(load_settings(None, settings)), steps
+        except Interrupted as error:
+            return str(error), steps
+
+
+def test_a_run_leaves_a_complete_directory_and_is_not_trained_twice(digits, tmp_path):
+    settings = overrides(digits, tmp_path / "run", "evaluation.every_epochs=1")
+    (summary, steps), (other, _) = run_ranks(run, 2, settings)
+    assert summary["steps"] == STEPS and steps == list(range(STEPS))
+    assert summary["method"] == "m-arwp" and summary["world_size"] == 2
+    assert summary["samples"] == 3 * 1000 and summary["skipped_steps"] == 0
+    assert summary["loss"] == other["loss"] and 10 < summary["top1"] < 100
+    assert {"label", "seed", "top5", "train_s", "step_s", "train_loss"} <= summary.keys()
+
+    run_dir = RunDir(tmp_path / "run")
+    assert json.loads(run_dir.summary.read_text()) == run_dir.read_summary()
+    assert run_dir.read_summary()["top1"] == summary["top1"]
+    assert run_dir.read_status()["state"] == "finished"
+    assert run_dir.read_environment()["world_size"] == 2
+    assert [r["step"] for r in run_dir.read_metrics("train")] == [2, 4, 6, 8, 10, 12]
+    assert [r["step"] for r in run_dir.read_metrics("eval")] == [4, 8, 12]
+    assert [p.name for p in list_checkpoints(run_dir.checkpoints)] == [
+        f"step-{step:08d}.pt" for step in (4, 8, 12)
+    ]
+    (attempt,) = run_dir.read_attempts()
+    assert (attempt["state"], attempt["first_step"], attempt["last_step"]) == (
+        "finished",
+        "0",
+        "12",
+    )
+    assert load_settings(run_dir.config).method.sigma == 0.5
+
+    for again, steps in run_ranks(run, 2, settings):
+        assert again == run_dir.read_summary() and steps == []
+    assert len(run_dir.read_attempts()) == 1
+
+
+def test_a_directory_with_other_settings_is_refused_by_their_keys(digits, tmp_path):
+    settings = overrides(digits, tmp_path, "schedule.steps=2")
+    run_ranks(run, 2, settings)
+    with pytest.raises(ConfigError) as refused:
+        run_ranks(run, 2, [*settings, "method.sigma=0.25", "run.seed=4"])
+    assert "method.sigma: 0.5 -> 0.25" in str(refused.value)
+    assert "run.seed: 0 -> 4" in str(refused.value)
+
+
+def interrupted(settings, at_step):
+    """Rank 1 is sent a signal during one step."""
+
+    def with_a_signal(parts, step, *args):
+        if step == at_step and dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(parts, step, *args)
+
+    with (
+        patch.object(train_module, "train_step", with_a_signal),
+        pytest.raises(Interrupted) as stop,
+    ):
+        train(load_settings(None, settings))
+    return str(stop.value)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_signal_to_one_rank_stops_all_and_the_resumed_run_ends_as_if_undisturbed(
+    digits, tmp_path, stage
+):
+    # One micro-batch, so that rank 0 alone is clean: with several clean ranks the average that is
+    # taken for the extra checkpoint changes the rounding of BatchNorm's statistics.
+    more = (f"deepspeed.zero_stage={stage}", "checkpoint.every_epochs=0", "batch.per_rank=128")
+    run_ranks(run, 2, overrides(digits, tmp_path / "undisturbed", *more))
+    settings = overrides(digits, tmp_path / "resumed", *more)
+    first, second = run_ranks(interrupted, 2, settings, 4)
+    assert first == second and first.startswith(f"Stopped after step 6 of {STEPS}")
+
+    run_dir = RunDir(tmp_path / "resumed")
+    assert [p.name for p in list_checkpoints(run_dir.checkpoints)] == ["step-00000006.pt"]
+    assert run_dir.read_status()["state"] == "interrupted"
+    assert run_dir.read_summary() is None
+
+    for summary, steps in run_ranks(run, 2, settings):
+        assert steps == list(range(6, STEPS)) and summary["samples"] == 3 * 1000
+    assert [a["state"] for a in run_dir.read_attempts()] == ["interrupted", "finished"]
+    assert [a["first_step"] for a in run_dir.read_attempts()] == ["0", "6"]
+    assert [r["step"] for r in run_dir.read_metrics("train")] == [2, 4, 6, 8, 10, 12]
+
+    ends = [
+        read_checkpoint(list_checkpoints(tmp_path / name / "checkpoints")[-1])
+        for name in ("undisturbed", "resumed")
+    ]
+    for part in ("weights", "energy", "buffers"):
+        assert same_bits(ends[0][part], ends[1][part]), part
+    for name, state in ends[0]["optimizer"].items():
+        assert same_bits(state, ends[1]["optimizer"][name]), name
+
+
+def with_a_changed_weight(settings):
+    """Something changes the least bit of one weight of rank 1 during the third step."""
+
+    def changing(parts, step, *args):
+        train_step(parts, step, *args)
+        if step == 2 and dist.get_rank() == 1:
+            weight = dict(parts.engine.module.named_parameters())["4.weight"]
+            weight.detach().view(-1).view(torch.int32)[5] ^= 1
+
+    with patch.object(train_module, "train_step", changing):
+        train(load_settings(None, settings))
+
+
+def test_a_deliberately_changed_weight_stops_the_run_and_is_named(digits, tmp_path):
+    settings = overrides(digits, tmp_path, "run.check_replicas_every=4", "deepspeed.zero_stage=0")
+    with pytest.raises(
+        ReplicaError, match=r"After step 4 the weights of rank 1 .* first in 4\.weight"
+    ):
+        run_ranks(with_a_changed_weight, 2, settings)
+    assert RunDir(tmp_path).read_status()["state"] == "failed"
+
+
+def buffers_at_checkpoints(settings):
+    """The statistics of this rank whenever a checkpoint is written."""
+    save, seen = train_module.save_checkpoint, []
+
+    def looking(folder, engine, *args, **more):
+        seen.append({n: b.clone() for n, b in engine.module.named_buffers()})
+        return save(folder, engine, *args, **more)
+
+    with patch.object(train_module, "save_checkpoint", looking):
+        train(load_settings(None, settings))
+    return seen
+
+
+@pytest.mark.parametrize("method", ["m-rwp", "rwp"])
+def test_a_checkpoint_holds_statistics_that_all_ranks_share(digits, tmp_path, method):
+    settings = overrides(
+        digits, tmp_path, f"method.name={method}", "method.sigma=0.01", "evaluation.every_epochs=0"
+    )
+    first, second = run_ranks(buffers_at_checkpoints, 2, settings)
+    paths = list_checkpoints(tmp_path / "checkpoints")
+    for path, one, other in zip(paths, first, second, strict=True):
+        assert same_bits(one, other) and same_bits(one, read_checkpoint(path)["buffers"])
+
+
+def test_a_run_learns_the_digits(digits, tmp_path):
+    """Not how well: that is what the benchmarks measure."""
+    settings = overrides(
+        digits, tmp_path, "method.name=m-rwp", "batch.global=64", "schedule.steps=40"
+    )
+    (summary, _), _ = run_ranks(run, 2, settings)
+    assert summary["top1"] > 50
