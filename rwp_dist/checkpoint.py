@@ -11,13 +11,13 @@ loads with ``weights_only=True``: it can hold no code.
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from rwp_dist.distributed import from_main
 from rwp_dist.engine import Engine
@@ -155,7 +155,8 @@ def _newest_readable(folder: Path) -> tuple[Path | None, str]:
     problems: Sequence[str] = ()
     for path in reversed(list_checkpoints(folder)):
         try:
-            _touch_all(read_checkpoint(path))
+            _check_sums(path)
+            read_checkpoint(path)
             return path, ""
         except CheckpointError as error:
             problems = (*problems, str(error))
@@ -167,13 +168,15 @@ def _newest_readable(folder: Path) -> tuple[Path | None, str]:
     )
 
 
-def _touch_all(state: Any) -> None:
-    """Read every tensor once, since mapped files are only read when touched."""
-    if isinstance(state, Tensor):
-        state.sum()
-    elif isinstance(state, dict):
-        for value in state.values():
-            _touch_all(value)
+def _check_sums(path: Path) -> None:
+    """Read the whole file once: torch does not look at the checksums that it writes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}).") from None
+    if damaged is not None:
+        raise CheckpointError(f"{path}: is damaged in {damaged}.")
 
 
 def _sync_folder(folder: Path) -> None:

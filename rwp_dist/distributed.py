@@ -68,8 +68,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        # gloo aborts a process that leaves its group open. NCCL would wait here, after an exception,
-        # for ranks that may still be inside a collective.
+        # gloo aborts a process that leaves its group open. NCCL would wait here, after an
+        # exception, for ranks that may still be inside a collective.
         error = sys.exc_info()[1]
         if gpu is None or error is None or isinstance(error, RwpError):
             dist.destroy_process_group()

@@ -122,7 +122,7 @@ class Gathered:
         self.recover()
 
     def recover(self) -> None:
-        """As ``restore``. Whole parameters that DeepSpeed still holds are let go: they are noisy."""
+        """As ``restore``; whole parameters that DeepSpeed still holds are noisy, and let go."""
         self._optimizer.parameter_offload.partition_all_parameters()
         with torch.no_grad():
             shards = self._optimizer.fp16_partitioned_groups_flat

@@ -13,9 +13,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -165,6 +167,6 @@ def _picklable(error: BaseException) -> BaseException:
 
 def start_server() -> None:
     """Have the fork server import what ranks need, before the first group is started."""
-    os.environ.update(ENVIRONMENT)
     multiprocessing.set_forkserver_preload(PRELOAD)
-    multiprocessing.forkserver.ensure_running()
+    with patch.dict(os.environ, ENVIRONMENT):
+        forkserver.ensure_running()

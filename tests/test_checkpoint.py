@@ -20,6 +20,8 @@ from small import (
 )
 
 from rwp_dist.checkpoint import (
+    FORMAT,
+    _newest_readable,
     list_checkpoints,
     load_checkpoint,
     read_checkpoint,
@@ -284,3 +286,14 @@ def save_while_perturbed(folder):
 
 def test_a_checkpoint_never_holds_perturbed_weights(tmp_path):
     assert run_ranks(save_while_perturbed, 2, tmp_path) == [[True, True, True]] * 2
+
+
+def test_one_damaged_byte_inside_a_tensor_is_noticed(tmp_path):
+    path = tmp_path / "step-00000001.pt"
+    torch.save({"format": FORMAT, "weights": {"w": torch.ones(10_000)}}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    chosen, trouble = _newest_readable(tmp_path)
+    assert chosen is None
+    assert "is damaged in" in trouble
