@@ -12,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import click
@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from rwp_dist.config import load_settings
-from rwp_dist.data.reader import Samples
+from rwp_dist.consensus import Agreed
+from rwp_dist.data.batch import Batch, Step
 from rwp_dist.distributed import choose_device, process_group
 from rwp_dist.models import build_model
 from rwp_dist.progress import Progress
@@ -52,12 +53,32 @@ def ours(method: str, options: dict[str, object]) -> tuple[Parts, Callable[[int]
             "optimizer.lr=0.001",
         ],
     )
-    images = torch.randint(0, 256, (batch * world, 3, size, size), dtype=torch.uint8)
-    samples = Samples(images, torch.randint(0, 1000, (batch * world,)))
-    parts = build_parts(settings, (samples, samples))
-    data = next(parts.reader.steps(0))
+    same = SameStep(batch, size)
+    parts = build_parts(settings, (same, same))
+    data = same.step
+    share = batch * world / (2 if parts.method.mixed else 1)
+    agreed = Agreed(clean=share, perturbed=share, bad=0, stop=False)
     progress = Progress(parts, {})
-    return parts, lambda step: train_step(parts, step, data, progress)
+    return parts, lambda step: train_step(parts, step, data, agreed, progress)
+
+
+class SameStep:
+    """One step of random images again and again: what is timed is not the reading."""
+
+    steps_per_epoch = 1000
+
+    def __init__(self, batch: int, size: int) -> None:
+        images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
+        labels = torch.randint(0, 1000, (batch,))
+        self.step = Step([Batch(images, labels, torch.ones(batch))], [batch])
+
+    def steps(self, first: int = 0, last: int = 1) -> Iterator[Step]:
+        """The same step."""
+        return iter([self.step] * (last - first))
+
+    def state(self) -> dict[str, object]:
+        """Nothing to go on with."""
+        return {}
 
 
 def plain(options: dict[str, object], *, noise: bool) -> Callable[[int], None]:

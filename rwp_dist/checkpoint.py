@@ -117,6 +117,21 @@ def load_checkpoint(
     return state["step"], state["progress"]
 
 
+def check_state(saved: dict[str, Any] | None, present: dict[str, object]) -> None:
+    """Refuse to go on with other samples than the checkpoint's.
+
+    Raises:
+        CheckpointError: what the order of samples depends on has changed; names it.
+    """
+    for name, value in present.items() if saved else ():
+        if saved and saved.get(name) != value:
+            raise CheckpointError(
+                f"The checkpoint was written with {name} {saved.get(name)!r} and this run has "
+                f"{value!r}, so it would not see each sample once; restore that, or choose another "
+                "run.dir."
+            )
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Content of a checkpoint, on the CPU.
 

@@ -9,7 +9,8 @@ import click
 
 from rwp_dist import __version__, launched
 from rwp_dist.config import Settings, known_keys, list_variants, load_settings, split_batch
-from rwp_dist.errors import ConfigError, RwpError
+from rwp_dist.errors import RwpError
+from rwp_dist.shards.cli import shards
 
 RUN = click.Path(path_type=Path)
 
@@ -123,27 +124,7 @@ def show_settings() -> None:
         click.echo(f"{key}\n    {meaning}")
 
 
-@main.group()
-def shards() -> None:
-    """Make data."""
-
-
-@shards.command("digits")
-@click.option("--out", type=RUN, default=Path("data/digits"), show_default=True)
-@click.option("--label-noise", default=0.4, show_default=True, help="Share of labels replaced.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--folds", default=0, show_default=True, help="Also cut the training side in folds.")
-def write_digits(out: Path, label_noise: float, seed: int, folds: int) -> None:
-    """Write scikit-learn's 1,797 real handwritten digits as WebDataset shards."""
-    if not 0.0 <= label_noise <= 1.0:
-        raise ConfigError(f"--label-noise: {label_noise} is no share; give 0 to 1.")
-    from rwp_dist.data.digits import write_digits as write
-
-    report = write(out, label_noise=label_noise, seed=seed, folds=folds)
-    click.echo(
-        f"{out}: {report.num_train:,} training images ({report.num_noisy} labels replaced) and "
-        f"{report.num_test} clean test images"
-    )
+main.add_command(shards)
 
 
 def _check_world(settings: Settings) -> None:

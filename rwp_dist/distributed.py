@@ -2,16 +2,14 @@
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from rwp_dist import launched
 from rwp_dist.errors import ConfigError, ReplicaError, RwpError
@@ -107,59 +105,6 @@ def from_main(make: Callable[[], T]) -> T:
     dist.broadcast_object_list(box, 0)
     value: T = box[0]
     return value
-
-
-class StopFlag:
-    """Whether any rank was asked to stop: a handler sets it, all ranks learn it together.
-
-    The flag is reduced in the background, on the CPU, and read one step later, so that no rank
-    ever waits for it and no GPU is synchronised.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-    def __init__(self) -> None:
-        self._raised = False
-        self._group: dist.ProcessGroup | None = None
-        if dist.get_world_size() > 1:
-            self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
-        self._pending: tuple[dist.Work, Tensor] | None = None
-        self._previous: dict[int, object] = {}
-
-    def __enter__(self) -> "StopFlag":
-        for number in self.SIGNALS:
-            self._previous[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        if self._pending is not None and exc[0] is None:
-            self._pending[0].wait()
-        if self._group is not None and exc[0] is None:
-            dist.destroy_process_group(self._group)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._raised = True
-
-    def raise_(self) -> None:
-        """Ask all ranks to stop."""
-        self._raised = True
-
-    def agreed(self) -> bool:
-        """Whether any rank had been asked by the time of its last call. Every rank calls it."""
-        if self._group is None:
-            return self._raised
-        stop = False
-        if self._pending is not None:
-            work, flag = self._pending
-            work.wait()
-            stop = bool(flag)
-        flag = torch.tensor(float(self._raised))
-        work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
-        assert work is not None, "the call is asynchronous and this rank is in the group"
-        self._pending = (work, flag)
-        return stop
 
 
 def check_replicas(model: nn.Module, step: int) -> None:

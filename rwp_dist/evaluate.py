@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rwp_dist.data.reader import Batch
+from rwp_dist.data.batch import Batch
 from rwp_dist.perturb.batchnorm import recalibrating, tracking_layers
 
 

@@ -7,13 +7,13 @@ import torch.distributed as dist
 
 from rwp_dist.checkpoint import list_checkpoints, read_checkpoint
 from rwp_dist.config import Settings
-from rwp_dist.data.reader import evaluation_batches
+from rwp_dist.data.open import open_eval
 from rwp_dist.distributed import choose_device, process_group, same_on_all_ranks
 from rwp_dist.errors import CheckpointError
 from rwp_dist.evaluate import evaluate, evaluating
 from rwp_dist.models import build_model
 from rwp_dist.rundir import RunDir
-from rwp_dist.setup import read_val, to_input
+from rwp_dist.setup import to_input
 
 
 def evaluate_run(settings: Settings, run_dir: RunDir, checkpoint: Path | None) -> str:
@@ -38,9 +38,8 @@ def evaluate_run(settings: Settings, run_dir: RunDir, checkpoint: Path | None) -
         except RuntimeError as error:
             raise CheckpointError(f"{path}: is not of this network ({error}).") from None
         model.to(device)
-        batches = evaluation_batches(
-            read_val(settings), settings.batch.per_rank, dist.get_rank(), dist.get_world_size()
-        )
+        val = open_eval(settings, dist.get_rank(), dist.get_world_size())
+        batches = (step.batches[0] for step in val.steps())
         bf16 = settings.precision == "bf16"
         with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             result = evaluate(lambda x: model(to_input(settings, x)).float(), batches, device)

@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rwp_dist.data.reader import Batch, Step
+from rwp_dist.consensus import Agreed
+from rwp_dist.data.batch import Batch, Step
+from rwp_dist.data.cache import CacheStats
 from rwp_dist.perturb.roles import Slot
 from rwp_dist.setup import Parts, count_parameters
 
@@ -25,6 +27,7 @@ class Progress:
         self._parts = parts
         self.samples = int(counters.get("samples", 0))
         self.train_s = float(counters.get("train_s", 0.0))
+        self.bad_samples = int(counters.get("bad_samples", 0))
         self.skipped_before = int(counters.get("skipped_steps", 0))
         # Loss, correct and counted samples since the last log step.
         self._sums = torch.zeros(3, device=parts.device)
@@ -40,13 +43,15 @@ class Progress:
 
     def _start_interval(self) -> None:
         self._interval_s = self._wait_s = 0.0
-        self._interval_steps = self._interval_samples = 0
+        self._interval_steps = self._interval_samples = self._interval_bytes = 0
+        self._cache = CacheStats()
 
     def counters(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that a resumed run's totals go on."""
         return {
             "samples": self.samples,
             "train_s": self.train_s,
+            "bad_samples": self.bad_samples,
             "skipped_steps": self.skipped_steps,
         }
 
@@ -78,12 +83,14 @@ class Progress:
                 self._sums[1] += hits.sum()
                 self._sums[2] += batch.weights.sum()
 
-    def step_done(self, data: Step) -> None:
+    def step_done(self, data: Step, agreed: Agreed) -> None:
         """Count one update of all ranks."""
         now = time.perf_counter()
         seconds, self._mark = now - self._mark, now
-        count = int(data.valid.sum())
+        count = round(agreed.clean + agreed.perturbed)
         self.samples += count
+        self._interval_bytes += data.num_bytes
+        self._cache = self._cache + data.cache
         self.train_s += seconds
         self._step_s.append(seconds)
         self._interval_s += seconds
@@ -97,6 +104,12 @@ class Progress:
         adaptation = energy.adaptation(parts.settings.method.eta) if energy else None
         perturb_s = parts.perturbation.watch.take() / steps
         dist.all_reduce(self._sums)
+        read = torch.tensor(
+            [self._interval_bytes, self._cache.hits, self._cache.misses],
+            dtype=torch.float64,
+            device=parts.device,
+        )
+        dist.all_reduce(read)
         slowest = torch.tensor(
             [self._interval_s / steps, self._wait_s / steps, perturb_s, memory_bytes(parts.device)],
             dtype=torch.float64,
@@ -104,6 +117,7 @@ class Progress:
         )
         dist.all_reduce(slowest, dist.ReduceOp.MAX)
         loss, hits, counted = self._sums.tolist()
+        num_bytes, cached, fetched = read.tolist()
         step_s, wait_s, perturb_s, memory = slowest.tolist()
         self._perturb_s = perturb_s
         self._shown = {"loss": loss / steps, "top1": 100.0 * hits / max(counted, 1.0)}
@@ -119,6 +133,9 @@ class Progress:
             "images_per_s": self._interval_samples / steps / step_s,
             "data_wait_s": wait_s,
             "data_wait_share": wait_s / step_s,
+            "bytes_per_s": num_bytes / steps / step_s,
+            "cache_hits": cached / (cached + fetched) if cached + fetched else None,
+            "bad_samples": self.bad_samples,
             "perturb_s": perturb_s,
             "perturb_share": perturb_s / step_s,
             "memory_bytes": int(memory),
@@ -158,6 +175,7 @@ class Progress:
             "loss": last_eval.get("loss"),
             "top1": last_eval.get("top1"),
             "top5": last_eval.get("top5"),
+            "bad_samples": self.bad_samples,
             "skipped_steps": self.skipped_steps,
             "method_settings": s.method.model_dump(by_alias=True, mode="json"),
         }

@@ -7,8 +7,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rwp_dist.config import Settings, Split, split_batch
-from rwp_dist.data.plan import Plan
-from rwp_dist.data.reader import Reader, Samples, load_shards, normalise
+from rwp_dist.data.batch import normalise
+from rwp_dist.data.mix import Mixer
+from rwp_dist.data.open import Eval, Train, open_eval, open_train
 from rwp_dist.distributed import choose_device
 from rwp_dist.engine import Engine
 from rwp_dist.models import build_model
@@ -30,8 +31,11 @@ class Parts:
     split: Split
     slots: list[list[Slot]]
     """Slots of all ranks, ``[world_size][micro_batches]``."""
-    reader: Reader
-    val: Samples
+    train: Train
+    """This rank's training steps."""
+    val: Eval
+    """This rank's share of the evaluation samples."""
+    mixer: Mixer | None
     timeline: Timeline
     engine: Engine
     perturbation: Perturbation
@@ -52,18 +56,22 @@ class Parts:
 
 
 def to_input(settings: Settings, images: Tensor) -> Tensor:
-    """uint8 images ``[B, C, H, W]`` to normalised ones, channels last on a GPU."""
+    """uint8 images ``[B, C, H, W]``, or mixed ones in 0..255, to normalised ones.
+
+    On a GPU they are channels last, which cuDNN is faster with; weights stay as they are, because
+    ZeRO keeps them in flat buffers.
+    """
     images = normalise(images, settings.data.mean, settings.data.std)
-    # cuDNN is faster so; weights stay as they are, because ZeRO keeps them in flat buffers.
-    return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
+    layout = torch.channels_last if images.is_cuda else torch.contiguous_format
+    return images.contiguous(memory_format=layout)
 
 
-def build_parts(settings: Settings, data: tuple[Samples, Samples] | None = None) -> Parts:
-    """Read the shards, build the network and the engine; every rank calls it.
+def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -> Parts:
+    """Open the shards, build the network and the engine; every rank calls it.
 
     Args:
         settings: everything the run depends on.
-        data: samples to train and to evaluate with, in place of the settings' shards.
+        streams: what to train and to evaluate with, in place of the settings' shards.
 
     Raises:
         ConfigError: settings do not fit the number of ranks or the machine.
@@ -74,12 +82,10 @@ def build_parts(settings: Settings, data: tuple[Samples, Samples] | None = None)
     device = choose_device(settings.run.device)
     method = METHODS[settings.method.name]
     model = build_model(settings)
-    train, val = data or (read_train(settings), read_val(settings))
-    plan = Plan(
-        num_samples=len(train.labels),
-        global_batch=settings.batch.global_,
-        slots=split.slots,
-        seed=settings.run.seed,
+    pin = device.type == "cuda"
+    train, val = streams or (
+        open_train(settings, split, rank, pin=pin),
+        open_eval(settings, rank, world_size, pin=pin),
     )
     slots = assign_slots(
         method,
@@ -89,7 +95,6 @@ def build_parts(settings: Settings, data: tuple[Samples, Samples] | None = None)
         antithetic=settings.method.antithetic,
         shared_draws=settings.deepspeed.zero_stage == 3,
     )
-    reader = Reader(train, plan, rank, split.micro_batches)
     perturbed = [sum(slot.perturbed for slot in row) for row in slots]
     # Parameters are listed before ZeRO stage 3 takes them apart.
     noisy = method.direction == "noise"
@@ -118,32 +123,21 @@ def build_parts(settings: Settings, data: tuple[Samples, Samples] | None = None)
         device=device,
         split=split,
         slots=slots,
-        reader=reader,
+        train=train,
         val=val,
-        timeline=Timeline.of(settings, reader.steps_per_epoch),
+        mixer=build_mixer(settings),
+        timeline=Timeline.of(settings, train.steps_per_epoch),
         engine=engine,
         perturbation=perturbation,
     )
 
 
-def read_train(settings: Settings) -> Samples:
-    """Training samples."""
-    return _read(settings, settings.data.train)
-
-
-def read_val(settings: Settings) -> Samples:
-    """Evaluation samples."""
-    return _read(settings, settings.data.val)
-
-
-def _read(settings: Settings, url: str) -> Samples:
-    d = settings.data
-    return load_shards(
-        url,
-        image_size=d.image_size,
-        channels=d.channels,
-        num_classes=settings.model.num_classes,
-    )
+def build_mixer(settings: Settings) -> Mixer | None:
+    """Mixup, CutMix and label smoothing; None if all are off."""
+    a = settings.augment
+    if not (a.mixup or a.cutmix or a.label_smoothing):
+        return None
+    return Mixer(a.mixup, a.cutmix, settings.model.num_classes, a.label_smoothing)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -8,9 +8,8 @@ for every step:
     log, evaluate, save when due
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from datetime import datetime, timezone
-from itertools import islice
 from typing import Any
 
 import torch
@@ -18,15 +17,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from rwp_dist.checkpoint import load_checkpoint, save_checkpoint
+from rwp_dist.checkpoint import check_state, load_checkpoint, save_checkpoint
 from rwp_dist.config import Settings
-from rwp_dist.data.reader import Batch, Step, evaluation_batches
-from rwp_dist.distributed import StopFlag, check_replicas, from_main, same_on_all_ranks
+from rwp_dist.consensus import Agreed, Consensus, StopSignals
+from rwp_dist.data.bad import BadSamples
+from rwp_dist.data.batch import Batch, Step
+from rwp_dist.distributed import check_replicas, from_main, same_on_all_ranks
 from rwp_dist.errors import Interrupted
 from rwp_dist.evaluate import evaluate, evaluating, recalibrate
 from rwp_dist.perturb.batchnorm import average_statistics, tracking_layers
 from rwp_dist.perturb.noise import key_seed
-from rwp_dist.perturb.roles import Slot, loss_scales
+from rwp_dist.perturb.roles import Slot, loss_scale
 from rwp_dist.progress import Progress
 from rwp_dist.rundir import RunDir
 from rwp_dist.setup import Parts, build_parts
@@ -72,6 +73,10 @@ class Training:
         self.done = self.first_step
         """Updates of the weights so far."""
         self.last_eval: dict[str, float] = counters.get("eval", {})
+        check_state(counters.get("data"), parts.train.state())
+        self.bad = BadSamples(
+            run_dir.path, parts.settings.data.max_bad_samples, counters.get("bad_samples", 0)
+        )
         self.progress = Progress(parts, counters)
         self.tracker = open_tracker(
             parts.settings,
@@ -89,12 +94,12 @@ class Training:
         """
         started, state = datetime.now(timezone.utc), "failed"
         total = self.parts.timeline.total_steps
-        with StopFlag() as stop:
+        with StopSignals() as signals:
             try:
                 with self.tracker:
                     if self.first_step:
                         self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
-                    finished = self._loop(stop)
+                    finished = self._loop(signals)
                     summary = self.progress.summary(self.last_eval, session)
                     if finished and self.is_main:
                         self.run_dir.write_summary(summary)
@@ -112,30 +117,45 @@ class Training:
             )
         return summary
 
-    def _loop(self, stop: StopFlag) -> bool:
+    def _loop(self, signals: StopSignals) -> bool:
         """All steps that are left; False if it was asked to stop."""
-        parts, timeline = self.parts, self.parts.timeline
+        parts, total = self.parts, self.parts.timeline.total_steps
+        data = parts.train.steps(self.first_step, total)
+        consensus = Consensus()
         self.progress.start()
-        data = parts.reader.steps(*divmod(self.first_step, timeline.steps_per_epoch))
-        for step in range(self.first_step, timeline.total_steps):
-            if step % timeline.steps_per_epoch == 0:
-                data = parts.reader.steps(step // timeline.steps_per_epoch)
-            with self.progress.waiting():
-                batch = next(data)
-            train_step(parts, step, batch, self.progress)
-            self.progress.step_done(batch)
+        coming = self._fetch(data, consensus, signals)
+        for step in range(self.first_step, total):
+            batches, agreed = coming, consensus.take()
+            if agreed.stop:
+                self._save()
+                return False
+            self.bad.count(batches.bad, agreed)
+            train_step(parts, step, batches, agreed, self.progress)
+            # While a GPU still computes, the next step's samples are fetched and agreed upon.
+            if step + 1 < total:
+                coming = self._fetch(data, consensus, signals)
+            self.progress.step_done(batches, agreed)
             self.done = step + 1
             self.tracker.advance(self.done)
             with self.progress.paused():
-                if self.tracker.stop_requested:
-                    stop.raise_()
-                stopping = stop.agreed() and self.done < timeline.total_steps
-                self._between_steps(stopping)
-            if stopping:
-                return False
+                self._between_steps()
+        consensus.close()
         return True
 
-    def _between_steps(self, stopping: bool) -> None:
+    def _fetch(self, data: Iterator[Step], consensus: Consensus, signals: StopSignals) -> Step:
+        """The next step's samples; what this rank knows of them goes to all ranks."""
+        with self.progress.waiting():
+            step = next(data)
+        roles = list(zip(self.parts.my_slots, step.valid, strict=True))
+        consensus.post(
+            clean=sum(valid for slot, valid in roles if not slot.perturbed),
+            perturbed=sum(valid for slot, valid in roles if slot.perturbed),
+            bad=len(step.bad),
+            stop=signals.asked or self.tracker.stop_requested,
+        )
+        return step
+
+    def _between_steps(self) -> None:
         """Check, log, evaluate and save, each when it is due."""
         settings, timeline, done = self.parts.settings, self.parts.timeline, self.done
         every = settings.run.check_replicas_every
@@ -149,27 +169,35 @@ class Training:
             self.last_eval = evaluate_now(self.parts)
             epoch = done / timeline.steps_per_epoch
             self.tracker.log_eval({"step": done, "epoch": epoch} | self.last_eval)
-        if stopping or timeline.is_due(settings.checkpoint.every_epochs, done):
-            refresh_statistics(self.parts)
-            save_checkpoint(
-                self.run_dir.checkpoints,
-                self.parts.engine,
-                self.parts.perturbation,
-                step=done,
-                progress=self.progress.counters() | {"eval": self.last_eval},
-                keep_last=settings.checkpoint.keep_last,
-            )
+        if timeline.is_due(settings.checkpoint.every_epochs, done):
+            self._save()
+
+    def _save(self) -> None:
+        refresh_statistics(self.parts)
+        self.progress.bad_samples = self.bad.total
+        save_checkpoint(
+            self.run_dir.checkpoints,
+            self.parts.engine,
+            self.parts.perturbation,
+            step=self.done,
+            progress=self.progress.counters()
+            | {"eval": self.last_eval, "data": self.parts.train.state()},
+            keep_last=self.parts.settings.checkpoint.keep_last,
+        )
 
 
-def train_step(parts: Parts, step: int, data: Step, progress: Progress) -> None:
-    """One update of the weights from this rank's micro-batches."""
+def train_step(parts: Parts, step: int, data: Step, agreed: Agreed, progress: Progress) -> None:
+    """One update of the weights from this rank's micro-batches.
+
+    ``agreed`` says how many samples of each role all ranks have for it.
+    """
     engine, perturbation = parts.engine, parts.perturbation
-    scales = loss_scales(parts.slots, data.valid.tolist())
     # Dropout and the like: a function of (seed, step, rank), so that resuming repeats it.
     torch.manual_seed(key_seed(parts.settings.run.seed, step, -1, dist.get_rank()))
 
-    for slot, batch in zip(parts.my_slots, data.batches, strict=True):
-        train_pass(parts, step, slot, batch.to(engine.device), scales, data, progress)
+    for slot, batch, valid in zip(parts.my_slots, data.batches, data.valid, strict=True):
+        scale = loss_scale(slot, parts.split.slots, agreed.clean, agreed.perturbed)
+        train_pass(parts, step, slot, batch.to(engine.device), valid, scale, progress)
 
     if perturbation.energy is not None:
         perturbation.energy.reduce()
@@ -183,17 +211,24 @@ def train_pass(
     step: int,
     slot: Slot,
     batch: Batch,
-    scales: Sequence[float],
-    data: Step,
+    valid: int,
+    scale: float,
     progress: Progress,
 ) -> None:
-    """Forward and backward of one micro-batch, at clean or at perturbed weights."""
+    """Forward and backward of one micro-batch, at clean or at perturbed weights.
+
+    ``valid``: its samples that count. ``scale``: factor of their summed loss.
+    """
     engine = parts.engine
-    images = parts.to_input(batch.images)
-    scale, count = scales[slot.index], float(data.valid[slot.index])
+    images, targets = batch.images, batch.labels
+    if parts.mixer is not None:
+        key = (parts.settings.run.seed, step, slot.index)
+        images, targets = parts.mixer(images, targets, key, batch.weights)
+    images = parts.to_input(images)
 
     def mean_loss() -> Tensor:
-        return cross_entropy(engine.forward_only(images), batch).sum() / max(count, 1.0)
+        logits = engine.forward_only(images)
+        return cross_entropy(logits, targets, batch.weights).sum() / max(valid, 1)
 
     with parts.perturbation.around(
         slot,
@@ -201,19 +236,22 @@ def train_pass(
         parts.timeline.sigma(step),
         loss=mean_loss,
         # DeepSpeed divides by the number of micro-batches, the loss is a scaled sum.
-        grad_scale=parts.split.micro_batches / (scale * count) if scale * count else 0.0,
+        grad_scale=parts.split.micro_batches / (scale * valid) if scale * valid else 0.0,
         last=slot is parts.my_slots[-1],
     ):
         logits = engine.forward(images)
-        loss = cross_entropy(logits, batch).sum() * scale
+        loss = cross_entropy(logits, targets, batch.weights).sum() * scale
         engine.backward(loss)
     progress.observe(slot, loss, logits, batch)
 
 
-def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """Loss of every sample, ``[B]``; 0 for padding."""
-    each = F.cross_entropy(logits, batch.labels, reduction="none")
-    return torch.where(batch.weights > 0, each * batch.weights, 0.0)
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Loss of every sample, ``[B]``; 0 where its weight is 0.
+
+    ``targets`` are labels ``[B]``, or shares of classes ``[B, num_classes]``.
+    """
+    each = F.cross_entropy(logits, targets, reduction="none")
+    return torch.where(weights > 0, each * weights, 0.0)
 
 
 def refresh_statistics(parts: Parts) -> None:
@@ -225,7 +263,7 @@ def refresh_statistics(parts: Parts) -> None:
     module = parts.engine.module
     count = parts.settings.evaluation.recalibrate_batches
     if not parts.method.has_clean_pass and count:
-        steps = islice(parts.reader.steps(0), count)
+        steps = parts.train.steps(0, min(count, parts.timeline.total_steps))
         batches = (b.to(parts.device).images for step in steps for b in step.batches)
         recalibrate(module, lambda x: parts.engine.forward_only(parts.to_input(x)), batches)
     contributes = parts.learns_statistics or not parts.method.has_clean_pass
@@ -235,9 +273,7 @@ def refresh_statistics(parts: Parts) -> None:
 def evaluate_now(parts: Parts) -> dict[str, float]:
     """Loss, top-1 and top-5 of the clean weights on all evaluation samples. A collective."""
     refresh_statistics(parts)
-    batches = evaluation_batches(
-        parts.val, parts.settings.batch.per_rank, dist.get_rank(), dist.get_world_size()
-    )
+    batches = (step.batches[0] for step in parts.val.steps())
     with evaluating(parts.engine.module):
         return evaluate(
             lambda images: parts.engine.forward_only(parts.to_input(images)),

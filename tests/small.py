@@ -2,20 +2,75 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from rwp_dist.config import Settings, load_settings
-from rwp_dist.data.plan import Plan
-from rwp_dist.data.reader import Samples
+from rwp_dist.config import Settings, load_settings, split_batch
+from rwp_dist.consensus import Agreed, Consensus
+from rwp_dist.data.batch import Batch, Step
+from rwp_dist.data.plan import Plan, evaluation_rows
+from rwp_dist.data.selection import Everything
 from rwp_dist.progress import Progress
 from rwp_dist.setup import Parts, build_parts
 from rwp_dist.train import train_step
 
 NUM_CLASSES, SIZE = 3, 6
 GLOBAL_BATCH = 12  # shared equally by 1, 2 and 3 ranks with 1 or 2 micro-batches each
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images in memory: uint8 ``[N, C, H, W]`` and labels ``[N]``."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class MemoryTrain:
+    """Training steps by the production plan, from images in memory."""
+
+    def __init__(self, samples: Samples, plan: Plan, rank: int, micro_batches: int, size: int):
+        self.samples, self.plan, self.size = samples, plan, size
+        self.start = rank * micro_batches * size
+        self.stop = self.start + micro_batches * size
+        self.steps_per_epoch = plan.steps_per_epoch
+
+    def steps(self, first: int, last: int) -> Iterator[Step]:
+        for step in range(first, last):
+            epoch, index = divmod(step, self.steps_per_epoch)
+            rows = self.plan.step(epoch, index, self.start, self.stop)
+            yield memory_step(self.samples, rows.rows, rows.weights, self.size)
+
+    def state(self) -> dict[str, object]:
+        return {"samples": len(self.samples.labels)}
+
+
+class MemoryEval:
+    """Every sample once over all ranks, from images in memory."""
+
+    def __init__(self, samples: Samples, batch: int, rank: int, world_size: int):
+        self.samples, self.share = samples, (batch, rank, world_size)
+
+    def steps(self) -> Iterator[Step]:
+        for rows, weights in evaluation_rows(len(self.samples.labels), *self.share):
+            yield memory_step(self.samples, rows, weights, len(rows))
+
+
+def memory_step(samples: Samples, rows: Any, weights: Any, size: int) -> Step:
+    parts = zip(
+        samples.images[rows].split(size),
+        samples.labels[rows].split(size),
+        torch.from_numpy(weights).split(size),
+        strict=True,
+    )
+    batches = [Batch(*part) for part in parts]
+    return Step(batches, [int(batch.weights.sum()) for batch in batches])
 
 
 class SmallNet(nn.Module):
@@ -99,12 +154,13 @@ def small_parts(
     """``build_parts`` as in production, with a network and samples that are in memory already."""
     net = small_net() if net is None else net
     samples = small_samples() if samples is None else samples
-    with (
-        patch("rwp_dist.setup.build_model", lambda settings: net),
-        patch("rwp_dist.setup.read_train", lambda settings: samples),
-        patch("rwp_dist.setup.read_val", lambda settings: samples),
-    ):
-        parts = build_parts(settings)
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    split = split_batch(settings, world_size)
+    plan = memory_plan(settings, samples)
+    train = MemoryTrain(samples, plan, rank, split.micro_batches, split.size)
+    val = MemoryEval(samples, settings.batch.per_rank, rank, world_size)
+    with patch("rwp_dist.setup.build_model", lambda settings: net):
+        parts = build_parts(settings, (train, val))
     try:
         yield parts
     finally:
@@ -116,15 +172,25 @@ def run_steps(
 ) -> Iterator[int]:
     """Steps ``first`` to ``stop - 1`` of training; yields each step's number after it."""
     progress = progress or Progress(parts, {})
-    epoch, position = divmod(first, parts.timeline.steps_per_epoch)
-    data = parts.reader.steps(epoch, position)
+    data = parts.train.steps(first, stop)
     for step in range(first, stop):
-        if step % parts.timeline.steps_per_epoch == 0:
-            data = parts.reader.steps(step // parts.timeline.steps_per_epoch)
         batch = next(data)
-        train_step(parts, step, batch, progress)
-        progress.step_done(batch)
+        agreed = agree(parts, batch)
+        train_step(parts, step, batch, agreed, progress)
+        progress.step_done(batch, agreed)
         yield step
+
+
+def agree(parts: Parts, step: Step) -> Agreed:
+    """What all ranks have for a step. A collective."""
+    consensus = Consensus()
+    roles = list(zip(parts.my_slots, step.valid, strict=True))
+    clean = sum(valid for slot, valid in roles if not slot.perturbed)
+    perturbed = sum(valid for slot, valid in roles if slot.perturbed)
+    consensus.post(clean=clean, perturbed=perturbed, bad=len(step.bad), stop=False)
+    agreed = consensus.take()
+    consensus.close()
+    return agreed
 
 
 def run_all(parts: Parts, first: int = 0, stop: int | None = None) -> None:
@@ -143,9 +209,10 @@ def buffers_of(parts: Parts) -> dict[str, Tensor]:
     return {name: b.detach().clone() for name, b in parts.engine.module.named_buffers()}
 
 
-def plan_of(settings: Settings, samples: Samples, slots: int) -> Plan:
-    """Which samples every slot takes."""
-    return Plan(len(samples.labels), GLOBAL_BATCH, slots, settings.run.seed)
+def memory_plan(settings: Settings, samples: Samples) -> Plan:
+    """All samples in every epoch, the last batch padded."""
+    counts = np.array([len(samples.labels)])
+    return Plan(Everything(counts), settings.batch.global_, 1, 1000, settings.run.seed, pad=True)
 
 
 def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

@@ -1,5 +1,3 @@
-import os
-import signal
 import time
 
 import pytest
@@ -9,7 +7,6 @@ from ranks import RankError, run_ranks
 from small import small_net
 
 from rwp_dist.distributed import (
-    StopFlag,
     check_replicas,
     choose_device,
     from_main,
@@ -42,42 +39,6 @@ def ask_main():
 
 def test_rank_0_decides_for_all():
     assert run_ranks(ask_main, 2) == [{"rank": 0}] * 2
-
-
-def stop_after_a_signal(number, step_of_signal):
-    """The step at which the flag is up on this rank; rank 1 gets the signal."""
-    before = signal.getsignal(number)
-    stopped = None
-    with StopFlag() as flag:
-        for step in range(10):
-            if dist.get_rank() == dist.get_world_size() - 1 and step == step_of_signal:
-                os.kill(os.getpid(), number)
-            time.sleep(0.01 * dist.get_rank())
-            if flag.agreed():
-                stopped = step
-                break
-    assert signal.getsignal(number) == before
-    return stopped
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_to_one_rank_stops_all_at_the_same_step(number):
-    assert run_ranks(stop_after_a_signal, 3, number, 4) == [5, 5, 5]
-
-
-def test_a_single_rank_stops_at_once():
-    assert run_ranks(stop_after_a_signal, 1, signal.SIGTERM, 4) == [4]
-
-
-def ask_for_a_stop():
-    with StopFlag() as flag:
-        if dist.get_rank() == 0:
-            flag.raise_()
-        return [flag.agreed(), flag.agreed()]
-
-
-def test_a_rank_may_ask_for_a_stop_itself():
-    assert run_ranks(ask_for_a_stop, 2) == [[False, True]] * 2
 
 
 def change_one_bit(rank, name, element, bit):

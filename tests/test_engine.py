@@ -94,7 +94,7 @@ def test_optimizer_state_is_the_same_by_name_at_every_stage(optimizer, keys):
 
 def evaluate_between_steps(look):
     with small_parts(small_settings("method.name=m-rwp")) as parts:
-        images = parts.to_input(next(parts.reader.steps(0)).batches[0].images)
+        images = parts.to_input(next(parts.train.steps(0, 1)).batches[0].images)
         for step in range(3):
             if look:
                 parts.engine.module.eval()
@@ -113,7 +113,7 @@ def test_looking_at_the_network_between_steps_changes_nothing():
 def dtypes_of_passes(precision):
     with small_parts(small_settings("method.name=sgd", f"precision={precision}")) as parts:
         seen, engine = [], parts.engine
-        images = parts.to_input(next(parts.reader.steps(0)).batches[0].images)
+        images = parts.to_input(next(parts.train.steps(0, 1)).batches[0].images)
         engine.module.linear1.register_forward_hook(lambda *args: seen.append(str(args[2].dtype)))
         logits = [engine.forward(images), engine.forward_only(images)]
         assert all(x.dtype == torch.float32 for x in logits)

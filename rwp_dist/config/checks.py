@@ -1,6 +1,7 @@
 """Combinations of settings that cannot work, each with its cure."""
 
 from collections.abc import Iterator
+from math import gcd
 
 from rwp_dist.config.derive import MIXED, contradictions
 from rwp_dist.config.tree import Settings
@@ -21,6 +22,20 @@ def combinations(s: Settings) -> Iterator[Problem]:
                 f"data.{field}: {count} values for {s.data.channels} channels; "
                 f"give 1 or {s.data.channels}.",
             )
+    if s.data.lanes and s.batch.global_ % s.data.lanes:
+        yield (
+            ("data.lanes", "batch.global"),
+            f"data.lanes: {s.data.lanes} lanes do not divide a batch of {s.batch.global_}; set "
+            f"data.lanes to {gcd(s.data.lanes, s.batch.global_)}.",
+        )
+    if s.augment.scale[0] > s.augment.scale[1] or s.augment.scale[1] == 0:
+        yield (("augment.scale",), "augment.scale: give the least, then the most, above 0.")
+    if s.data.mix and s.data.sampling == "balanced":
+        yield (
+            ("data.mix", "data.sampling"),
+            "data.sampling: classes are balanced within one training set; set data.sampling to "
+            "natural, or data.mix to {}.",
+        )
     if s.optimizer.nesterov and (s.optimizer.name != "sgd" or s.optimizer.momentum == 0):
         yield (
             ("optimizer.nesterov", "optimizer.momentum", "optimizer.name"),

@@ -75,10 +75,13 @@ class Data(Section):
     """Shards and how their images become tensors."""
 
     train: str = "data/digits/train"
-    """Training shards: a folder of ``.tar`` files, one file, or a brace pattern."""
+    """Training shards: a folder or URL with a ``manifest.json`` (``rwp-dist shards``)."""
+
+    mix: dict[str, PositiveFloat] = {}
+    """Several training sets and their weights, ``{folder: weight}``; replaces ``train``."""
 
     val: str = "data/digits/test"
-    """Evaluation shards, named in the same ways."""
+    """Evaluation shards, named as ``train`` is."""
 
     image_size: Size = 8
     """Height and width of the images given to the model, in pixels."""
@@ -91,6 +94,93 @@ class Data(Section):
 
     std: tuple[PositiveFloat, ...] = (0.5,)
     """Divides what is left; one value, or one for each channel."""
+
+    sampling: Literal["natural", "balanced"] = "natural"
+    """natural: every sample once an epoch. balanced: every class equally often."""
+
+    lanes: Size | None = None
+    """Places of an epoch that a batch draws from at once; divides ``batch.global``. null: 8, or
+    the largest of 4, 2 and 1 that does."""
+
+    window: Size = 16384
+    """Samples of a lane that are shuffled with each other."""
+
+    pad_last: bool = False
+    """Show every sample in every epoch, with a last batch that is not full. false: leave out
+    fewer than a batch and the lanes, others in every epoch."""
+
+    workers: Count = 4
+    """Processes of each rank that read and decode. 0: the rank itself does."""
+
+    prefetch: Size = 2
+    """Steps that each worker keeps ready."""
+
+    decoder: Literal["auto", "simplejpeg", "torchvision", "pil"] = "auto"
+    """JPEG library. auto: the fastest that is installed; all give the same pixels."""
+
+    interpolation: Literal["antialias", "fast"] = "antialias"
+    """How images are resized. fast: OpenCV's linear, other pixels, not verified for accuracy."""
+
+    eval_crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.875
+    """Evaluation resizes the shorter side to image_size / this, and takes the centre."""
+
+    max_bad_samples: Count = 100
+    """Samples that may be unreadable, counted whenever one comes, before all ranks stop."""
+
+    cache_dir: str = "~/.cache/rwp-dist"
+    """Where a node keeps remote shards; on a local disk, the same for all of its ranks."""
+
+    cache_gb: PositiveFloat | None = None
+    """Most that the cache may hold, in 10^9 bytes. null: the disk."""
+
+    retries: Count = 8
+    """Attempts at a remote shard after the first."""
+
+    stall_s: PositiveFloat = 30.0
+    """Seconds without a byte after which a connection is given up and tried again."""
+
+    opener: str | None = None
+    """``module:function`` that opens URLs. null: http(s), s3, gs, pipe and webdataset's own."""
+
+
+class Augment(Section):
+    """What happens to training images, keyed by (seed, epoch, sample)."""
+
+    crop: Literal["none", "pad", "random_resized"] = "none"
+    """none: fitted. pad: padded by ``pad`` pixels, then cropped. random_resized: as torchvision."""
+
+    scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    """Share of the area that random_resized takes, least and most."""
+
+    pad: Count = 4
+    """Pixels on each side for ``crop: pad``."""
+
+    flip: bool = False
+    """Mirror half of the images."""
+
+    auto: Literal["none", "randaugment", "trivial"] = "none"
+    """RandAugment, TrivialAugmentWide, or nothing."""
+
+    num_ops: Size = 2
+    """Operations of RandAugment."""
+
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """Their strength."""
+
+    cutout: Count = 0
+    """Side of the square that Cutout fills, in pixels. 0: off."""
+
+    erase: Fraction = 0.0
+    """Probability of random erasing."""
+
+    mixup: NonNegativeFloat = 0.0
+    """Alpha of Mixup. 0: off. With cutmix, each batch takes one of the two."""
+
+    cutmix: NonNegativeFloat = 0.0
+    """Alpha of CutMix. 0: off."""
+
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of a target that is spread evenly over all classes."""
 
 
 class Batch(Section):
@@ -274,6 +364,7 @@ class Settings(Section):
     run: Run = Run()
     model: Model = Model()
     data: Data = Data()
+    augment: Augment = Augment()
     batch: Batch = Batch()
     method: Method = Method()
     optimizer: Optimizer = Optimizer()

@@ -5,20 +5,23 @@
     OUT/train/digits-train-000000.tar ...           1,000 images, some labels replaced
     OUT/test/digits-test-000000.tar ...             the other 797 images, labels as they are
     OUT/fold0/train/...  OUT/fold0/val/...          cuts of the training side, for tuning
+
+Every folder also gets indexes and a manifest, as all shards do.
 """
 
 import io
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import webdataset as wds
 from numpy.typing import NDArray
 from PIL import Image
 
 from rwp_dist.errors import DataError
+from rwp_dist.shards.atomic import write_whole
+from rwp_dist.shards.index import index_bytes, index_name
+from rwp_dist.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, describe
+from rwp_dist.shards.pack import Packed, write_tar
 
 NUM_TRAIN = 1000
 NUM_CLASSES = 10
@@ -102,28 +105,32 @@ def _load(label_noise: float, seed: int) -> tuple[_Digits, _Digits, int]:
     return digits.take(rows[:NUM_TRAIN]), digits.take(rows[NUM_TRAIN:]), num_noisy
 
 
-def _write_part(folder: Path, part: _Digits, num_shards: int) -> Iterator[Path]:
+def _write_part(folder: Path, part: _Digits, num_shards: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
+    # A manifest describes all shards or is not there.
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)
     paths = [folder / f"digits-{folder.name}-{i:06d}.tar" for i in range(num_shards)]
     # Left behind, shards of another seed would mix test images into the training side.
     for old in set(folder.glob(f"digits-{folder.name}-*.tar")).difference(paths):
         old.unlink()
-    for path, rows in zip(
-        paths, np.array_split(np.arange(len(part.keys)), num_shards), strict=True
-    ):
-        _write_shard(path, part.take(rows))
-        yield path
+        old.with_name(index_name(old.name)).unlink(missing_ok=True)
+    rows = np.array_split(np.arange(len(part.keys)), num_shards)
+    shards = [_write_shard(path, part.take(own)) for path, own in zip(paths, rows, strict=True)]
+    classes = tuple(str(digit) for digit in range(NUM_CLASSES))
+    Manifest(NUM_CLASSES, classes, tuple(shards)).save(folder)
+    return paths
 
 
-def _write_shard(path: Path, part: _Digits) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file, wds.TarWriter(file, mtime=0, encoder=False) as tar:
-            for image, label, key in zip(part.images, part.labels, part.keys, strict=True):
-                tar.write({"__key__": key, "png": _png(image), "cls": b"%d" % label})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_shard(path: Path, part: _Digits) -> ShardEntry:
+    indexed = write_tar(
+        path,
+        (
+            Packed(key, "png", _png(image), int(label))
+            for image, label, key in zip(part.images, part.labels, part.keys, strict=True)
+        ),
+    )
+    write_whole(path.with_name(index_name(path.name)), index_bytes(indexed.index))
+    return describe(path.name, indexed)
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:

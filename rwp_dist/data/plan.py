@@ -1,94 +1,165 @@
-"""The order of samples, as a pure function of (seed, epoch, index).
+"""The order of samples, as a pure function of (seed, epoch, step).
 
-Nothing here is state: any step of any epoch can be asked for directly, so resuming is exact, and
-the samples of a global batch do not depend on how many ranks share it.
+Nothing here is state: any step of any epoch can be asked for directly, so resuming is instant, and
+the global batch does not depend on ranks or workers, which only choose their rows of it.
+
+An epoch permutes the shards, lays them end to end, and cuts that line into ``lanes`` of equal
+length. Each lane is shuffled in blocks of ``window`` samples. A global batch is the next slice of
+every lane, one lane after another. So a rank reads from few shards at a time, a batch mixes many,
+and the plan knows which shards come next.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
+from rwp_dist.data.selection import Line, Selection
+
+Positions = NDArray[np.int64]
 Weights = NDArray[np.float32]
+
+
+class Rows(NamedTuple):
+    """Samples of a batch, by shard and row of the shard's index."""
+
+    shards: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    weights: Weights
+    """1, or 0 for padding."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which samples every slot of every training step takes.
+    """Which samples every training step takes.
 
-    A slot is one micro-batch of one rank. Every sample is taken exactly once an epoch; the last
-    global batch is filled up with copies of good samples whose weight is 0.
+    Every sample is taken at most once an epoch, and fewer than ``batch + lanes`` are left out,
+    others in every epoch; with ``pad`` every sample is taken, and the last batch is filled up with
+    copies of weight 0.
 
     Raises:
-        ValueError: there are no samples, or the slots cannot share the global batch equally.
+        ValueError: lanes do not divide the batch, or there is not one whole batch.
     """
 
-    num_samples: int
-    global_batch: int
-    """Samples of one step over all slots."""
-    slots: int
-    """Micro-batches of one step over all ranks."""
+    selection: Selection
+    batch: int
+    """Samples of one step over all ranks."""
+    lanes: int
+    window: int
+    """Samples of a lane that are shuffled with each other."""
     seed: int
+    pad: bool = False
+    _lines: dict[int, Line] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.num_samples < 1:
-            raise ValueError("a plan needs at least one sample.")
-        if self.global_batch < 1 or self.slots < 1 or self.global_batch % self.slots:
+        if self.batch % self.lanes:
             raise ValueError(
-                f"a global batch of {self.global_batch} samples cannot be shared equally by "
-                f"{self.slots} slots."
+                f"data.lanes: {self.lanes} lanes do not divide a batch of {self.batch}; set "
+                f"data.lanes to {np.gcd(self.lanes, self.batch)}."
+            )
+        if self.steps_per_epoch < 1:
+            raise ValueError(
+                f"batch.global: {self.batch} is more than the {self.num_samples} samples of an "
+                "epoch; make it smaller, or set data.pad_last to true."
             )
 
     @property
+    def num_samples(self) -> int:
+        """Samples of an epoch, before any are left out."""
+        return self.selection.num_samples
+
+    @property
     def steps_per_epoch(self) -> int:
-        """Steps that show every sample once."""
-        return -(-self.num_samples // self.global_batch)
+        """Whole batches of an epoch; with ``pad`` also the last, partial one."""
+        if self.pad:
+            return -(-self.num_samples // self.batch)
+        return self.num_samples // self.lanes // (self.batch // self.lanes)
 
-    def step(self, epoch: int, index: int) -> tuple[Rows, Weights]:
-        """Rows of samples and their weights (1, or 0 for padding), both ``[slots, size]``.
-
-        Row i of the global batch is dealt to slot ``i % slots``, so the padding of a last batch is
-        spread out: valid counts of slots differ by at most one.
+    def step(self, epoch: int, index: int, start: int = 0, stop: int | None = None) -> Rows:
+        """Rows ``start`` to ``stop`` of a global batch.
 
         Raises:
             IndexError: the epoch has no such step.
         """
         if not 0 <= index < self.steps_per_epoch:
             raise IndexError(f"step {index} of an epoch of {self.steps_per_epoch} steps.")
-        order = _permutation(self.num_samples, self.seed, epoch)
-        start = index * self.global_batch
-        valid = order[start : start + self.global_batch]
-        # np.resize repeats: a data set smaller than its padding is gone through more than once.
-        padding = np.resize(order, self.global_batch - len(valid))
-        weights = np.zeros(self.global_batch, dtype=np.float32)
-        weights[: len(valid)] = 1.0
-        return self._deal(np.concatenate([valid, padding])), self._deal(weights)
+        stop = self.batch if stop is None else stop
+        share = self.batch // self.lanes
+        length = self._lane_length()
+        pieces = []
+        for lane in range(start // share, -(-stop // share)):
+            first = max(start - lane * share, 0) + index * share
+            last = min(stop - lane * share, share) + index * share
+            pieces.append(lane * length + self._shuffled(epoch, lane, length, first, last))
+        positions = np.concatenate(pieces)
+        weights = np.ones(len(positions), dtype=np.float32)
+        if self.pad:
+            weights[positions >= self.num_samples] = 0.0
+            positions %= self.num_samples
+        shards, rows = self._line(epoch).locate(positions)
+        return Rows(shards, rows, weights)
 
-    def _deal(self, values: NDArray[Any]) -> NDArray[Any]:
-        return np.ascontiguousarray(values.reshape(-1, self.slots).T)
+    def upcoming_shards(
+        self, epoch: int, index: int, start: int, stop: int, num_steps: int
+    ) -> list[int]:
+        """Shards that rows ``start`` to ``stop`` of the next steps need, soonest first."""
+        found: dict[int, None] = {}
+        for ahead in range(index, min(index + num_steps, self.steps_per_epoch)):
+            found.update(dict.fromkeys(self.step(epoch, ahead, start, stop).shards.tolist()))
+        return list(found)
+
+    def _lane_length(self) -> int:
+        if self.pad:
+            return self.steps_per_epoch * (self.batch // self.lanes)
+        return self.num_samples // self.lanes
+
+    def _line(self, epoch: int) -> Line:
+        if epoch not in self._lines:
+            self._lines.clear()
+            self._lines[epoch] = self.selection.line(self.seed, epoch)
+        return self._lines[epoch]
+
+    def _shuffled(self, epoch: int, lane: int, length: int, first: int, last: int) -> Positions:
+        """Positions ``first`` to ``last`` of a lane after its blocks are shuffled."""
+        pieces = []
+        for block in range(first // self.window, -(-last // self.window)):
+            begin = block * self.window
+            size = min(self.window, length - begin)
+            order = _permutation(self.seed, epoch, lane, block, size)
+            pieces.append(begin + order[max(first - begin, 0) : last - begin])
+        return np.concatenate(pieces)
 
 
 def evaluation_rows(
     num_samples: int, batch: int, rank: int, world_size: int
-) -> Iterator[tuple[Rows, Weights]]:
-    """One rank's share of an evaluation: rows and weights, ``[batch]`` each.
+) -> Iterator[tuple[Positions, Weights]]:
+    """One rank's share of an evaluation: positions and weights, ``[batch]`` each.
 
     Over all ranks every sample comes with weight 1 exactly once. Every rank gets the same number
-    of batches, so collective operations line up; what is missing is copies with weight 0.
+    of batches, so collective operations line up; what is missing is copies with weight 0. A rank's
+    batch is a stretch of neighbours, which lie in one shard.
     """
     for start in range(0, num_samples, batch * world_size):
-        positions = start + np.arange(batch, dtype=np.int64) * world_size + rank
+        positions = start + rank * batch + np.arange(batch, dtype=np.int64)
         yield positions % num_samples, (positions < num_samples).astype(np.float32)
 
 
-@lru_cache(maxsize=1)
-def _permutation(num_samples: int, seed: int, epoch: int) -> Rows:
-    # As a spawn key the epoch cannot be taken for high bits of a long seed.
-    sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
-    order = np.random.Generator(np.random.Philox(sequence)).permutation(num_samples)
+@lru_cache(maxsize=64)
+def _permutation(seed: int, epoch: int, lane: int, block: int, size: int) -> Positions:
+    order = generator(seed, 1, epoch, lane, block).permutation(size)
     order.setflags(write=False)
-    return order.astype(np.int64, copy=False)
+    return order
+
+
+def generator(seed: int, *key: int) -> np.random.Generator:
+    """Random numbers by key. As a spawn key it cannot be taken for high bits of a long seed."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def shares(rank: int, micro_batches: int, size: int) -> Sequence[range]:
+    """Rows of the global batch of each micro-batch of a rank, ``[micro_batches]``."""
+    slots = range(rank * micro_batches, (rank + 1) * micro_batches)
+    return [range(slot * size, (slot + 1) * size) for slot in slots]

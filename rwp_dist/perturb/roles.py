@@ -5,7 +5,6 @@ clean (one more, when the number is odd) and spreads both roles over global rank
 node holds both and every rank does the same work where that is possible.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rwp_dist.perturb.methods import Method
@@ -64,23 +63,18 @@ def assign_slots(
     return table
 
 
-def loss_scales(table: Sequence[Sequence[Slot]], valid: Sequence[float]) -> list[float]:
-    """Factor of each slot's *summed* loss that makes the mean over all slots exact.
+def loss_scale(slot: Slot, num_slots: int, clean: float, perturbed: float) -> float:
+    """Factor of a slot's *summed* loss that makes the mean over all slots exact.
 
-    With ``n`` valid samples in all slots of a role, a slot's factor is ``share * slots / n``: the
-    mean over slots is then ``lambda * mean(perturbed) + (1 - lambda) * mean(clean)`` whatever the
-    number of ranks, of clean and perturbed slots, and of padded samples.
+    With ``n`` samples that count in all slots of its role, it is ``share * slots / n``: the mean
+    over slots is then ``lambda * mean(perturbed) + (1 - lambda) * mean(clean)`` whatever the number
+    of ranks, of clean and perturbed slots, and of samples that are padding or could not be read.
 
     Args:
-        table: slots of every rank.
-        valid: samples of every slot that count, ``[slots]``.
+        slot: one slot.
+        num_slots: slots of the update over all ranks.
+        clean: samples of all clean slots that count.
+        perturbed: samples of all perturbed slots that count.
     """
-    slots = [slot for row in table for slot in row]
-    totals = {
-        role: sum(valid[slot.index] for slot in slots if slot.perturbed is role)
-        for role in (False, True)
-    }
-    return [
-        slot.share * len(slots) / totals[slot.perturbed] if totals[slot.perturbed] else 0.0
-        for slot in slots
-    ]
+    samples = perturbed if slot.perturbed else clean
+    return slot.share * num_slots / samples if samples else 0.0

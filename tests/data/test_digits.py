@@ -1,5 +1,6 @@
 import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,7 +84,10 @@ def test_the_same_arguments_give_the_same_bytes_and_another_seed_others(tmp_path
     first, other = files(out), files(tmp_path / "other")
     assert first == files(tmp_path / "again")
     assert all(first[name] != other[name] for name in other)
-    assert sorted(first) == sorted(os.path.relpath(path, out) for path in report.paths)
+    tars = [os.path.relpath(path, out) for path in report.paths]
+    indexes = [f"{tar}.index.npy" for tar in tars]
+    manifests = {str(Path(tar).with_name("manifest.json")) for tar in tars}
+    assert sorted(first) == sorted([*tars, *indexes, *manifests])
 
 
 def test_keys_number_the_samples_in_order(written):

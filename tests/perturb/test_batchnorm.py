@@ -1,7 +1,5 @@
 """Property 4: BatchNorm's running statistics belong to clean weights and are equal on all ranks."""
 
-from itertools import islice
-
 import oracle
 import torch
 import torch.distributed as dist
@@ -100,7 +98,7 @@ def recalibrate_after_some_steps(recalibrate_batches):
         before = buffers_of(parts)
         refresh_statistics(parts)
         momenta = [layer.momentum for layer in tracking_layers(parts.engine.module)]
-        steps = islice(parts.reader.steps(0), recalibrate_batches)
+        steps = parts.train.steps(0, recalibrate_batches)
         images = [batch.images for step in steps for batch in step.batches]
         return before, buffers_of(parts), parts.engine.full_weights(), images, momenta
 

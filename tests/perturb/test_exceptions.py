@@ -3,7 +3,7 @@
 import pytest
 import torch.distributed as dist
 from ranks import run_ranks
-from small import run_all, same_bits, small_parts, small_settings, split_over, weights_of
+from small import agree, run_all, same_bits, small_parts, small_settings, split_over, weights_of
 
 from rwp_dist.train import train_step
 
@@ -17,6 +17,8 @@ def fail_in_a_train_step(cases, error):
         with small_parts(small_settings(*overrides)) as parts:
             run_all(parts, stop=2)
             before, seen = weights_of(parts), []
+            batch = next(parts.train.steps(2, 3))
+            agreed = agree(parts, batch)
 
             def explode(module, args, parts=parts, before=before, seen=seen):
                 if not same_bits(before, weights_of(parts)):
@@ -25,7 +27,7 @@ def fail_in_a_train_step(cases, error):
 
             hook = parts.engine.module.register_forward_pre_hook(explode)
             with pytest.raises(error):
-                train_step(parts, 2, list(parts.reader.steps(0))[2], progress=FakeProgress())
+                train_step(parts, 2, batch, agreed, progress=FakeProgress())
             hook.remove()
             after = weights_of(parts)
             saved = parts.engine.full_weights()
@@ -84,7 +86,7 @@ def fail_at_stage_3():
     with small_parts(settings) as parts:
         run_all(parts, stop=2)
         before = parts.engine.full_weights()
-        batch = next(parts.reader.steps(0))
+        batch = next(parts.train.steps(0, 1))
         images = parts.to_input(batch.batches[0].images)
         logits = parts.engine.forward_only(images)
         slot = parts.my_slots[-1]

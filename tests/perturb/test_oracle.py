@@ -8,7 +8,7 @@ import torch
 from ranks import run_ranks
 from small import (
     buffers_of,
-    plan_of,
+    memory_plan,
     run_all,
     small_net,
     small_parts,
@@ -81,13 +81,14 @@ def formula_of(settings):
 @cache
 def run_oracle(formula, world_size, micro_batches, num_samples):
     samples = small_samples(num_samples)
-    plan = plan_of(small_settings(f"run.seed={formula.seed}"), samples, world_size * micro_batches)
+    plan = memory_plan(small_settings(f"run.seed={formula.seed}"), samples)
+    slots = world_size * micro_batches
     model = oracle.Oracle(formula, small_net(), world_size, micro_batches)
     for step in range(STEPS):
-        rows, weights = plan.step(*divmod(step, plan.steps_per_epoch))
+        taken = plan.step(*divmod(step, plan.steps_per_epoch))
+        rows, weights = (torch.from_numpy(x).chunk(slots) for x in (taken.rows, taken.weights))
         batches = [
-            (samples.images[torch.from_numpy(r)], samples.labels[torch.from_numpy(r)], w)
-            for r, w in zip(rows, map(torch.from_numpy, weights), strict=True)
+            (samples.images[r], samples.labels[r], w) for r, w in zip(rows, weights, strict=True)
         ]
         model.step(step, batches)
     return model

@@ -1,0 +1,80 @@
+"""What the loop gets: batches of uint8 images, and what reading them cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from rwp_dist.data.cache import CacheStats
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one pass through the network takes."""
+
+    images: Tensor
+    """uint8 ``[B, C, H, W]``, channels last in memory."""
+    labels: Tensor
+    """int64 ``[B]``."""
+    weights: Tensor
+    """float32 ``[B]``: 1, or 0 for padding and for samples that could not be read."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device; the host does not wait for pinned memory."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.weights.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """A sample that was left out."""
+
+    step: int
+    sample: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one rank needs for one update."""
+
+    batches: list[Batch]
+    """This rank's micro-batches, in order."""
+    valid: list[int]
+    """Rows of each micro-batch whose weight is not 0; known without asking the device."""
+    bad: Sequence[BadRecord] = ()
+    num_bytes: int = 0
+    """Encoded bytes that were read for it."""
+    cache: CacheStats = field(default_factory=CacheStats)
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """``(images / 255 - mean) / std``: uint8 to float32, ``[B, C, H, W]``, on the images' device.
+
+    ``mean`` and ``std`` hold one value, or one for each channel.
+    """
+    scale, shift = _affine(tuple(mean), tuple(std), images.device)
+    if images.is_cuda:
+        return torch.addcmul(shift, images, scale)  # one kernel
+    return images.float().mul_(scale).add_(shift)  # twice as fast on a CPU
+
+
+@lru_cache(maxsize=8)
+def _affine(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    # Cached, because copying to the device for every batch would make the host wait.
+    width = max(len(mean), len(std))
+    means, stds = (values * (width // len(values)) for values in (mean, std))
+    scale = [1 / (255 * s) for s in stds]
+    shift = [-m / s for m, s in zip(means, stds, strict=True)]
+    shape = (1, width, 1, 1)
+    return (
+        torch.tensor(scale, dtype=torch.float32, device=device).view(shape),
+        torch.tensor(shift, dtype=torch.float32, device=device).view(shape),
+    )

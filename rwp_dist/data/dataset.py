@@ -1,0 +1,197 @@
+"""The shards of a data set as one table of samples: where each lies, its checksum and label."""
+
+import hashlib
+import posixpath
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwp_dist.data.cache import NodeCache, Wanted
+from rwp_dist.data.openers import local_path
+from rwp_dist.data.source import open_url
+from rwp_dist.errors import DataError
+from rwp_dist.shards.index import INDEX_DTYPE, Index, load_index
+from rwp_dist.shards.manifest import MANIFEST_NAME, Manifest
+
+INDEX_REQUESTS = 16
+"""Index files of a remote data set that are fetched at once."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples of one or of several manifests, shard after shard."""
+
+    shards: tuple[Wanted, ...]
+    """Where each shard is, its size and its sha256."""
+    counts: NDArray[np.int64]
+    """Samples of each shard."""
+    source: NDArray[np.int64]
+    """Which of the manifests each shard belongs to."""
+    index: Index
+    """One record for each sample."""
+    id: str
+    """Changes with any byte of any shard."""
+
+    @property
+    def num_samples(self) -> int:
+        """All samples."""
+        return len(self.index)
+
+    @cached_property
+    def firsts(self) -> NDArray[np.int64]:
+        """Number of each shard's first sample."""
+        firsts: NDArray[np.int64] = self.counts.cumsum() - self.counts
+        return firsts
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Label of each sample."""
+        return self.index["label"].astype(np.int64)
+
+    def labels_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Labels of some samples."""
+        return self.index["label"][samples].astype(np.int64)
+
+    def locate(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shard and row in it of samples by their number."""
+        shards = np.searchsorted(self.firsts, samples, side="right") - 1
+        return shards, samples - self.firsts[shards]
+
+    def name(self, shard: int, row: int) -> str:
+        """What messages call a sample."""
+        return f"{posixpath.basename(self.shards[shard].url)}, sample {row}"
+
+
+def load_dataset(sources: Sequence[str], num_classes: int, cache: NodeCache | None) -> Dataset:
+    """Manifests and indexes of folders or URLs.
+
+    Args:
+        sources: folders, ``manifest.json`` files, or URLs of either.
+        num_classes: labels must be below.
+        cache: keeps the index files of remote shards; needed if there are such.
+
+    Raises:
+        DataError: something is missing, does not fit together, or a label is out of range.
+    """
+    manifests = [load_manifest(source) for source in sources]
+    shards: list[Wanted] = []
+    indexes: list[Index] = []
+    origin: list[int] = []
+    for number, manifest in enumerate(manifests):
+        for entry in manifest.shards:
+            location = manifest.shard_location(entry)
+            shards.append(Wanted(location, entry.num_bytes, entry.sha256))
+            origin.append(number)
+        indexes += _load_indexes(manifest, cache)
+    counts = np.array([len(index) for index in indexes], dtype=np.int64)
+    joined = np.concatenate(indexes) if indexes else np.empty(0, INDEX_DTYPE)
+    ids = "\n".join(manifest.id for manifest in manifests)
+    dataset = Dataset(
+        tuple(shards),
+        counts,
+        np.array(origin, dtype=np.int64),
+        joined,
+        hashlib.sha256(ids.encode()).hexdigest(),
+    )
+    _check_labels(dataset, num_classes)
+    return dataset
+
+
+def load_manifest(source: str) -> Manifest:
+    """The manifest of a folder or URL.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = local_path(source)
+    if path is None:
+        url = source if source.endswith(".json") else posixpath.join(source, MANIFEST_NAME)
+        text = open_url(url).decode(errors="replace")
+        return Manifest.from_json(text, posixpath.dirname(url))
+    if path.is_dir() and not any(path.iterdir()) or not path.exists():
+        raise DataError(f"{source}: there are no shards here; {_cure(path)}")
+    if path.is_dir() and not (path / MANIFEST_NAME).exists():
+        if not any(path.glob("*.tar")):
+            raise DataError(f"{source}: there are no shards here; {_cure(path)}")
+        raise DataError(
+            f"{source}: there are shards but no manifest; make it with "
+            f"`rwp-dist shards index {source}`."
+        )
+    return Manifest.load(path)
+
+
+def _cure(path: Path) -> str:
+    ends = [i + 1 for i, part in enumerate(path.parts) if part.startswith("digits")]
+    if ends:
+        out = Path(*path.parts[: ends[-1]])
+        return f"write them with `rwp-dist shards digits --out {out}`, or set data.train."
+    return "set data.train and data.val to where they are."
+
+
+def _load_indexes(manifest: Manifest, cache: NodeCache | None) -> list[Index]:
+    def load(number: int) -> Index:
+        entry = manifest.shards[number]
+        location = manifest.index_location(entry)
+        path = local_path(location)
+        if path is not None:
+            data = _read(path, location)
+        elif cache is None:
+            raise DataError(f"{location}: remote shards need a cache; set data.cache_dir.")
+        else:
+            with cache.fetch(location, None, entry.index_sha256) as held:
+                data = held.path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != entry.index_sha256:
+            raise DataError(
+                f"{location}: does not belong to the manifest beside it; make both again with "
+                "`rwp-dist shards index`."
+            )
+        index = load_index(data, location)
+        if len(index) != entry.num_samples:
+            raise DataError(
+                f"{location}: has {len(index)} samples and the manifest says {entry.num_samples}; "
+                "make both again with `rwp-dist shards index`."
+            )
+        if not len(index):
+            raise DataError(
+                f"{manifest.shard_location(entry)}: this shard holds 0 samples; remove it and run "
+                "`rwp-dist shards index` again."
+            )
+        return index
+
+    with ThreadPoolExecutor(INDEX_REQUESTS) as pool:
+        return list(pool.map(load, range(len(manifest.shards))))
+
+
+def _read(path: Path, location: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"{location}: this shard has no index; make it with `rwp-dist shards index "
+            f"{path.parent}`."
+        ) from None
+    except OSError as error:
+        raise DataError(f"{location}: cannot be read ({error.strerror}); check the file.") from None
+
+
+def _check_labels(dataset: Dataset, num_classes: int) -> None:
+    labels = dataset.index["label"]
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if not len(wrong):
+        return
+    shards, rows = dataset.locate(wrong[:1])
+    label = int(labels[wrong[0]])
+    cure = (
+        f"set model.num_classes to {int(labels.max()) + 1} or more"
+        if label >= 0
+        else "write the shards again with labels from 0 on"
+    )
+    raise DataError(
+        f"{dataset.name(int(shards[0]), int(rows[0]))}: its label {label} is not one of "
+        f"0..{num_classes - 1} ({len(wrong):,} samples in all); {cure}."
+    )

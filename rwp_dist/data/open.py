@@ -1,0 +1,153 @@
+"""From settings to one rank's streams: data sets, cache, plan, transforms."""
+
+from collections.abc import Iterator
+from math import gcd
+from pathlib import Path
+from typing import Protocol
+
+from rwp_dist.config import Settings, Split
+from rwp_dist.data.augment import EvalTransform, TrainTransform
+from rwp_dist.data.batch import Step
+from rwp_dist.data.cache import NodeCache
+from rwp_dist.data.dataset import Dataset, load_dataset
+from rwp_dist.data.decode import Decoder
+from rwp_dist.data.openers import local_path
+from rwp_dist.data.plan import Plan
+from rwp_dist.data.selection import Balanced, Everything, Mixture, Selection
+from rwp_dist.data.stream import EvalStream, Reading, TrainStream
+from rwp_dist.errors import ConfigError
+
+
+class Train(Protocol):
+    """Training steps of one rank."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch, the same on every rank."""
+
+    def steps(self, first: int, last: int) -> Iterator[Step]:
+        """Steps ``first`` up to, not including, ``last`` of the run."""
+
+    def state(self) -> dict[str, object]:
+        """What must be the same for a resumed run to see the same samples."""
+
+
+class Eval(Protocol):
+    """One rank's share of an evaluation."""
+
+    def steps(self) -> Iterator[Step]:
+        """All its batches, as steps of one batch each."""
+
+
+def open_train(settings: Settings, split: Split, rank: int, *, pin: bool = False) -> TrainStream:
+    """Training steps of one rank.
+
+    Raises:
+        ConfigError: plan and batch do not fit each other.
+        DataError: shards are missing or not what their manifest says.
+    """
+    d, a = settings.data, settings.augment
+    sources = tuple(d.mix) or (d.train,)
+    cache = open_cache(settings, sources)
+    dataset = load_dataset(sources, settings.model.num_classes, cache)
+    try:
+        plan = Plan(
+            choose_selection(settings, dataset),
+            settings.batch.global_,
+            d.lanes or gcd(8, settings.batch.global_),
+            d.window,
+            settings.run.seed,
+            d.pad_last,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    transform = TrainTransform(
+        d.image_size,
+        d.channels,
+        a.crop,
+        scale=a.scale,
+        pad=a.pad,
+        flip=a.flip,
+        auto=a.auto,
+        num_ops=a.num_ops,
+        magnitude=a.magnitude,
+        erase=a.erase,
+        cutout=a.cutout,
+        fill=[round(255 * m) for m in _per_channel(d.mean, d.channels)],
+        decoder=Decoder(d.decoder, d.channels),
+        interpolation=d.interpolation,
+    )
+    return TrainStream(
+        dataset,
+        plan,
+        transform,
+        reading_of(settings, pin),
+        rank=rank,
+        micro_batches=split.micro_batches,
+        micro_batch_size=split.size,
+        cache=cache,
+    )
+
+
+def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = False) -> EvalStream:
+    """One rank's share of the evaluation samples.
+
+    Raises:
+        DataError: shards are missing or not what their manifest says.
+    """
+    d = settings.data
+    cache = open_cache(settings, (d.val,))
+    return EvalStream(
+        load_dataset((d.val,), settings.model.num_classes, cache),
+        EvalTransform(
+            d.image_size,
+            d.channels,
+            d.eval_crop_ratio,
+            Decoder(d.decoder, d.channels),
+            d.interpolation,
+        ),
+        reading_of(settings, pin),
+        batch=settings.batch.per_rank,
+        rank=rank,
+        world_size=world_size,
+        cache=cache,
+    )
+
+
+def open_cache(settings: Settings, sources: tuple[str, ...]) -> NodeCache | None:
+    """The node's cache, if one of the sources is remote or lists remote shards."""
+    d = settings.data
+    if all(_is_local(source) for source in sources):
+        return None
+    limit = None if d.cache_gb is None else int(d.cache_gb * 1e9)
+    folder = Path(d.cache_dir).expanduser()
+    return NodeCache(folder, limit, retries=d.retries, stall_s=d.stall_s, opener=d.opener)
+
+
+def choose_selection(settings: Settings, dataset: Dataset) -> Selection:
+    """Which samples an epoch consists of."""
+    if settings.data.mix:
+        weights = tuple(settings.data.mix.values())
+        return Mixture(dataset.counts, dataset.source, weights)
+    if settings.data.sampling == "balanced":
+        return Balanced(dataset.counts, dataset.labels)
+    return Everything(dataset.counts)
+
+
+def reading_of(settings: Settings, pin: bool) -> Reading:
+    """How this rank reads."""
+    d = settings.data
+    return Reading(d.image_size, d.channels, d.workers, d.prefetch, pin)
+
+
+def _is_local(source: str) -> bool:
+    from rwp_dist.data.dataset import load_manifest
+
+    if local_path(source) is None:
+        return False
+    manifest = load_manifest(source)
+    return all(local_path(manifest.shard_location(s)) is not None for s in manifest.shards)
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return values * (channels // len(values))

@@ -1,0 +1,289 @@
+"""One rank's batches, read ahead by worker processes.
+
+The plan says which samples a step takes; worker ``w`` of ``n`` makes steps ``w``, ``w + n``, ... So
+neither ranks nor workers change what a step holds, and a run starts at any step at once. A sample
+that cannot be read is replaced by a copy of a good one with weight 0 and reported.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import webdataset as wds
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
+
+from rwp_dist.data.augment import EvalTransform, TrainTransform
+from rwp_dist.data.batch import BadRecord, Batch, Step
+from rwp_dist.data.cache import CacheStats, NodeCache
+from rwp_dist.data.dataset import Dataset
+from rwp_dist.data.decode import UndecodableImage
+from rwp_dist.data.plan import Plan, evaluation_rows
+from rwp_dist.data.shard_reader import BadSample, ShardFiles, ShardReader
+
+LOOK_AHEAD_STEPS = 64
+"""How far ahead of a worker its node's cache fetches shards."""
+
+Decode = Callable[[bytes, tuple[int, ...]], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How samples become pixels, and with how many processes."""
+
+    size: int
+    channels: int
+    workers: int = 0
+    prefetch: int = 2
+    """Steps that each worker keeps ready."""
+    pin: bool = False
+    max_open_shards: int = 128
+
+
+class Request(NamedTuple):
+    """One step's rows, as a worker needs them."""
+
+    step: int
+    """Position in the stream; what bad samples are reported with."""
+    shards: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    keys: list[tuple[int, ...]]
+
+
+class _Work(IterableDataset[dict[str, Any]]):
+    """What worker processes run: requests in, pixels out."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        requests: Callable[[int, int], Iterator[Request]],
+        decode: Decode,
+        reading: Reading,
+        cache: NodeCache | None,
+        upcoming: Callable[[int], list[int]] | None = None,
+    ) -> None:
+        self._dataset, self._requests, self._decode = dataset, requests, decode
+        self._reading, self._cache, self._upcoming = reading, cache, upcoming
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        files = ShardFiles(self._reading.max_open_shards, self._cache)
+        firsts, counts, index = self._dataset.firsts, self._dataset.counts, self._dataset.index
+        readers: dict[int, ShardReader] = {}
+
+        def read(shard: int, row: int) -> bytes:
+            if shard not in readers:
+                rows = index[firsts[shard] : firsts[shard] + counts[shard]]
+                readers[shard] = ShardReader(self._dataset.shards[shard], rows, files)
+            return readers[shard].read(row)
+
+        before = CacheStats()
+        for turn, request in enumerate(self._requests(worker, workers)):
+            if self._cache and self._upcoming and turn % LOOK_AHEAD_STEPS == 0:
+                soon = self._upcoming(request.step)
+                self._cache.prefetch(self._dataset.shards[shard] for shard in soon)
+            item = self._fill(request, read)
+            if self._cache:
+                now = self._cache.stats()
+                item["cache"], before = _since(before, now), now
+            yield item
+
+    def _fill(self, request: Request, read: Callable[[int, int], bytes]) -> dict[str, Any]:
+        size, channels = self._reading.size, self._reading.channels
+        count = len(request.rows)
+        images = np.empty((count, size, size, channels), dtype=np.uint8)
+        samples = self._dataset.firsts[request.shards] + request.rows
+        weights = request.weights.copy()
+        bad: list[tuple[int, int, str]] = []
+        failed: list[int] = []
+        num_bytes = 0
+        for position, (shard, row) in enumerate(
+            zip(request.shards.tolist(), request.rows.tolist(), strict=True)
+        ):
+            try:
+                data = read(shard, row)
+                images[position] = self._decode(data, request.keys[position])
+                num_bytes += len(data)
+            except (BadSample, UndecodableImage) as error:
+                failed.append(position)
+                if weights[position]:
+                    name = self._dataset.name(shard, row)
+                    reason = str(error) if name.split(",")[0] in str(error) else f"{name}: {error}"
+                    bad.append((request.step, int(samples[position]), reason))
+        labels = self._dataset.labels_of(samples)
+        if failed:
+            # Copies of a good row, so that BatchNorm sees images; black if there is none.
+            good = next((i for i in range(count) if i not in set(failed)), None)
+            images[failed] = 0 if good is None else images[good]
+            labels[failed] = 0 if good is None else labels[good]
+            weights[failed] = 0.0
+        return {
+            "images": torch.from_numpy(images),
+            "labels": torch.from_numpy(labels),
+            "weights": torch.from_numpy(weights),
+            "valid": weights,
+            "bad": bad,
+            "bytes": num_bytes,
+            "cache": CacheStats(),
+        }
+
+
+class TrainStream:
+    """One rank's training steps."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        plan: Plan,
+        transform: TrainTransform,
+        reading: Reading,
+        *,
+        rank: int,
+        micro_batches: int,
+        micro_batch_size: int,
+        cache: NodeCache | None = None,
+    ) -> None:
+        self.dataset, self.plan = dataset, plan
+        self._transform, self._reading, self._cache = transform, reading, cache
+        self._start = rank * micro_batches * micro_batch_size
+        self._size = micro_batch_size
+        self._stop = self._start + micro_batches * micro_batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch, the same on every rank."""
+        return self.plan.steps_per_epoch
+
+    def steps(self, first: int, last: int) -> Iterator[Step]:
+        """Steps ``first`` up to, not including, ``last`` of the run, over its epochs."""
+
+        def requests(worker: int, workers: int) -> Iterator[Request]:
+            for step in range(first + worker, last, workers):
+                yield self.request(step)
+
+        def upcoming(step: int) -> list[int]:
+            epoch, index = divmod(step, self.steps_per_epoch)
+            return self.plan.upcoming_shards(
+                epoch, index, self._start, self._stop, LOOK_AHEAD_STEPS
+            )
+
+        work = _Work(
+            self.dataset, requests, self._transform, self._reading, self._cache, upcoming
+        )
+        for item in _load(work, self._reading, last - first):
+            yield _step(item, self._size)
+
+    def request(self, step: int) -> Request:
+        """Rows of this rank in one step of the run."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        rows = self.plan.step(epoch, index, self._start, self._stop)
+        samples = (self.dataset.firsts[rows.shards] + rows.rows).tolist()
+        seed = self.plan.seed
+        if self.plan.selection.repeats:
+            # The same sample several times in an epoch: augmented differently by its place.
+            places = range(index * self.plan.batch + self._start, 2**62)
+            keys = [
+                (seed, epoch, sample, place)
+                for sample, place in zip(samples, places, strict=False)
+            ]
+        else:
+            keys = [(seed, epoch, sample) for sample in samples]
+        return Request(step, rows.shards, rows.rows, rows.weights, list(keys))
+
+
+class EvalStream:
+    """One rank's share of an evaluation: every sample exactly once over all ranks."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform: EvalTransform,
+        reading: Reading,
+        *,
+        batch: int,
+        rank: int,
+        world_size: int,
+        cache: NodeCache | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self._transform, self._reading, self._cache = transform, reading, cache
+        self._share = (batch, rank, world_size)
+        self._batch = batch
+
+    def steps(self) -> Iterator[Step]:
+        """All batches, as steps of one batch each."""
+        shares = list(evaluation_rows(self.dataset.num_samples, *self._share))
+
+        def requests(worker: int, workers: int) -> Iterator[Request]:
+            for number in range(worker, len(shares), workers):
+                samples, weights = shares[number]
+                shards, rows = self.dataset.locate(samples)
+                yield Request(number, shards, rows, weights, [()] * len(samples))
+
+        transform = self._transform
+
+        def decode(data: bytes, key: tuple[int, ...]) -> NDArray[np.uint8]:
+            return transform(data)
+
+        work = _Work(self.dataset, requests, decode, self._reading, self._cache)
+        for item in _load(work, self._reading, len(shares)):
+            yield _step(item, self._batch)
+
+
+def _load(work: _Work, reading: Reading, count: int) -> Iterator[dict[str, Any]]:
+    workers = min(reading.workers, count)
+    options: dict[str, Any] = {}
+    if workers:
+        options = {"prefetch_factor": reading.prefetch, "worker_init_fn": _leave_signals_to_rank}
+        # The loader's processes are forked: index and plan are shared, not copied.
+        options["multiprocessing_context"] = "fork"
+    return iter(
+        wds.WebLoader(
+            work,
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=reading.pin,
+            **options,
+        )
+    )
+
+
+def _as_it_is(item: dict[str, Any]) -> dict[str, Any]:
+    return item
+
+
+def _leave_signals_to_rank(worker: int) -> None:
+    """Ctrl-C and Slurm's signals reach workers too: the rank decides when to stop."""
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _step(item: dict[str, Any], size: int) -> Step:
+    # [N, H, W, C] in memory is [N, C, H, W] channels last: a view, not a copy.
+    images = item["images"].permute(0, 3, 1, 2).split(size)
+    batches = [
+        Batch(*parts)
+        for parts in zip(
+            images, item["labels"].split(size), item["weights"].split(size), strict=True
+        )
+    ]
+    valid = [int(part.sum()) for part in np.split(item["valid"], len(batches))]
+    bad = [BadRecord(*record) for record in item["bad"]]
+    return Step(batches, valid, bad, item["bytes"], item["cache"])
+
+
+def _since(before: CacheStats, now: CacheStats) -> CacheStats:
+    return CacheStats(
+        now.hits - before.hits,
+        now.misses - before.misses,
+        now.bytes_downloaded - before.bytes_downloaded,
+        now.retries - before.retries,
+        now.evictions - before.evictions,
+    )

@@ -1,0 +1,248 @@
+"""``rwp-dist shards ...``: make data, describe it, check it, look at it."""
+
+from pathlib import Path
+
+import click
+
+from rwp_dist.errors import ConfigError, DataError
+from rwp_dist.shards.bar import progress_bar
+from rwp_dist.shards.task import find_part
+
+FOLDER = click.Path(path_type=Path)
+WORKERS = click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."
+)
+SEED = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."
+)
+LABEL_KEY = click.option("--label-key", help="Field of each .json that holds the label.")
+PART = click.option(
+    "--part",
+    metavar="K/N",
+    help="Write only shards K, K+N, ... (K from 0). Unless given, tasks of a Slurm step share the "
+    "shards (SLURM_PROCID of SLURM_NTASKS).",
+)
+PER_SHARD = click.option("--samples-per-shard", type=click.IntRange(1), help="At most; or 1,000.")
+
+
+@click.group()
+def shards() -> None:
+    """Make data, describe it, check it, look at it."""
+
+
+@shards.command("write")
+@click.argument("source")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the shards.")
+@PER_SHARD
+@click.option("--shard-bytes", type=click.IntRange(1), help="Instead: about; of source files.")
+@WORKERS
+@SEED
+@click.option("--short-side", type=click.IntRange(8), help="Shrink images to this; try 256.")
+@click.option(
+    "--quality", type=click.IntRange(1, 100), help="JPEG quality of shrunk images; 90 unless given."
+)
+@LABEL_KEY
+@PART
+def write_command(
+    source: str,
+    out: Path,
+    samples_per_shard: int | None,
+    shard_bytes: int | None,
+    workers: int,
+    seed: int,
+    short_side: int | None,
+    quality: int | None,
+    label_key: str | None,
+    part: str | None,
+) -> None:
+    """Write SOURCE as shards, shuffled over all of it.
+
+    SOURCE is a folder with a folder of images per class (sorted names are labels 0, 1, ...), a
+    list file (lines of path<TAB>label, paths relative to the file), or tars to shuffle anew (a
+    folder of them, or a pattern such as in-{000000..000099}.tar; only images and labels are taken
+    over).
+
+    Killed or stopped, start it again: finished shards are kept. The same arguments give the same
+    bytes with any number of workers and tasks. In a Slurm job, run it under srun: each task writes
+    its share, and the one that ends last writes the manifest.
+    """
+    if samples_per_shard and shard_bytes:
+        raise ConfigError("--samples-per-shard and --shard-bytes exclude each other; give one.")
+    if quality is not None and short_side is None:
+        raise ConfigError("--quality: images are only re-encoded with --short-side; give both.")
+    own = find_part(part)
+    from rwp_dist.shards.sources import list_source
+
+    listing = list_source(source, label_key, workers)
+    if listing.num_skipped:
+        click.echo(f"{source}: {listing.num_skipped:,} files are no images and were left out.")
+    from rwp_dist.shards.pack import Shrink
+    from rwp_dist.shards.write import write_shards
+
+    with progress_bar("img", own) as progress:
+        report = write_shards(
+            listing,
+            out,
+            samples_per_shard=samples_per_shard,
+            shard_bytes=shard_bytes,
+            seed=seed,
+            shrink=Shrink(short_side, quality or 90) if short_side else None,
+            part=own,
+            workers=workers,
+            progress=progress,
+        )
+    _say(out, report.num_samples, report.num_shards, report.num_missing)
+
+
+@shards.command("index")
+@click.argument("urls", nargs=-1, required=True, metavar="URLS...")
+@click.option("--out", type=FOLDER, help="Folder for the indexes; beside the shards unless given.")
+@LABEL_KEY
+@click.option("--classes", type=FOLDER, help="File with the name of label 0, 1, ... on each line.")
+@WORKERS
+def index_command(
+    urls: tuple[str, ...],
+    out: Path | None,
+    label_key: str | None,
+    classes: Path | None,
+    workers: int,
+) -> None:
+    """Add indexes and a manifest to tars that somebody else made, and leave these as they are.
+
+    URLS are folders, files, addresses that training can read (http://, https://, s3://, gs://,
+    pipe:), or patterns of them such as in-{000000..000099}.tar.
+    Labels come from .cls files, or from a field of .json files with --label-key. Tars that are
+    damaged or cut short are refused. Killed or stopped, start it again: finished shards are kept.
+    """
+    from rwp_dist.shards.adopt import index_shards, load_class_names
+
+    names = None if classes is None else load_class_names(classes)
+    with progress_bar("shard") as progress:
+        manifest = index_shards(
+            urls, out, label_key=label_key, classes=names, workers=workers, progress=progress
+        )
+    _say(Path(manifest.location), manifest.num_samples, len(manifest.shards))
+
+
+@shards.command("verify")
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "--level",
+    type=click.Choice(("size", "sha256", "decode")),
+    default="sha256",
+    show_default=True,
+    help="Sizes and indexes; or every byte; or also decode every image.",
+)
+@WORKERS
+@click.option("--report", type=FOLDER, help="Write faults here too: shard, sample, label, fault.")
+def verify_command(folder: Path, level: str, workers: int, report: Path | None) -> None:
+    """Check the shards in FOLDER against their manifest; list every fault; exit 1 if there is one.
+
+    Samples are counted from 0 in the order of their shard.
+    """
+    from rwp_dist.shards.manifest import Manifest
+    from rwp_dist.shards.verify import verify_shards, write_report
+
+    total = len(Manifest.load(folder).shards)
+    faults, num_samples, done = [], 0, 0
+    with progress_bar("shard") as progress:
+        progress(0, total)
+        for check in verify_shards(folder, level, workers):
+            faults += check.faults
+            num_samples += check.num_samples
+            done += bool(check.num_samples)
+            progress(done, total)
+    faults.sort()
+    for fault in faults:
+        place = fault.shard if fault.sample < 0 else f"{fault.shard} sample {fault.sample}"
+        click.echo(f"{place}: {fault.what}")
+    if report is not None:
+        write_report(faults, report)
+    if faults:
+        bad = len({fault.shard for fault in faults})
+        raise DataError(
+            f"{folder}: {len(faults):,} faults in {bad:,} shards; "
+            "fetch or write these shards again."
+        )
+    click.echo(f"{folder}: {total:,} shards with {num_samples:,} samples are good ({level}).")
+
+
+@shards.command("stats")
+@click.argument("folder", type=FOLDER)
+@click.option("--contact-sheet", type=FOLDER, help="Write a PNG of random samples with labels.")
+@click.option("--samples", type=click.IntRange(1, 400), default=40, help="Images on the sheet.")
+@SEED
+def stats_command(folder: Path, contact_sheet: Path | None, samples: int, seed: int) -> None:
+    """Counts, classes and sizes of the shards in FOLDER, and a picture of random samples."""
+    from rwp_dist.shards.sheet import contact_sheet as draw_sheet
+    from rwp_dist.shards.stats import ShardSet, describe_shards
+
+    found = ShardSet(folder)
+    drawn = found.draw(400, seed) if found.is_local or contact_sheet else []
+    click.echo(describe_shards(found, drawn))
+    if contact_sheet is not None:
+        draw_sheet(drawn[:samples], found.manifest.classes, contact_sheet)
+        click.echo(f"{contact_sheet}: {min(samples, len(drawn))} random samples")
+
+
+@shards.command("digits")
+@click.option("--out", type=FOLDER, default=Path("data/digits"), show_default=True)
+@click.option("--label-noise", default=0.4, show_default=True, help="Share of labels replaced.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--folds", default=0, show_default=True, help="Also cut the training side in folds.")
+def digits_command(out: Path, label_noise: float, seed: int, folds: int) -> None:
+    """Write scikit-learn's 1,797 real handwritten digits as WebDataset shards."""
+    if not 0.0 <= label_noise <= 1.0:
+        raise ConfigError(f"--label-noise: {label_noise} is no share; give 0 to 1.")
+    from rwp_dist.data.digits import write_digits
+
+    report = write_digits(out, label_noise=label_noise, seed=seed, folds=folds)
+    click.echo(
+        f"{out}: {report.num_train:,} training images ({report.num_noisy} labels replaced) and "
+        f"{report.num_test} clean test images"
+    )
+
+
+@shards.command("synthetic")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the shards.")
+@click.option("--num", type=click.IntRange(1), required=True, help="Images.")
+@click.option("--size", default="500x375", show_default=True, help="Pixels, WIDTHxHEIGHT.")
+@click.option("--classes", type=click.IntRange(1), default=1000, show_default=True)
+@PER_SHARD
+@WORKERS
+@SEED
+def synthetic_command(
+    out: Path,
+    num: int,
+    size: str,
+    classes: int,
+    samples_per_shard: int | None,
+    workers: int,
+    seed: int,
+) -> None:
+    """Write images of no content that decode as slowly as photographs, for benchmarks."""
+    from rwp_dist.shards.synthetic import parse_size, synthetic_listing
+    from rwp_dist.shards.write import write_shards
+
+    listing = synthetic_listing(num, *parse_size(size), min(classes, num), seed)
+    with progress_bar("img") as progress:
+        report = write_shards(
+            listing,
+            out,
+            samples_per_shard=samples_per_shard,
+            seed=seed,
+            workers=workers,
+            progress=progress,
+        )
+    _say(out, report.num_samples, report.num_shards, report.num_missing)
+
+
+def _say(folder: Path, num_samples: int, num_shards: int, num_missing: int = 0) -> None:
+    """What is there now, or what is still missing."""
+    if num_missing:
+        click.echo(
+            f"{folder}: this part is finished; {num_missing:,} of {num_shards:,} shards are still "
+            "missing; the part that ends last writes the manifest (should none, repeat one)."
+        )
+    else:
+        click.echo(f"{folder}: {num_samples:,} samples in {num_shards:,} shards, with a manifest")

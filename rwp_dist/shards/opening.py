@@ -1,0 +1,102 @@
+"""Shards found, and opened for one read from start to end, wherever they are."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+from rwp_dist.data.openers import TransientError, local_path, open_stream, scheme_of
+from rwp_dist.data.source import Patience, read_chunks
+from rwp_dist.errors import DataError
+from rwp_dist.shards.tar import Stream
+
+
+@contextmanager
+def open_shard(location: str) -> Iterator[Stream]:
+    """Open a local path, or any URL that training can read, with its retries.
+
+    Raises:
+        DataError: it cannot be opened, or reading it fails inside the block.
+    """
+    path = local_path(location)
+    if path is None:
+        with contextlib.closing(read_chunks(location)) as chunks:
+            yield _Joined(chunks)
+        return
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise DataError(
+            f"{location}: cannot be read ({error.strerror}); check the path."
+        ) from error
+
+
+def shard_size(location: str) -> int | None:
+    """Bytes of a shard, without reading it; None where only reading tells.
+
+    Raises:
+        DataError: it is not there.
+    """
+    path = local_path(location)
+    if path is None and scheme_of(location) == "pipe":
+        return None
+    try:
+        if path is not None:
+            return path.stat().st_size
+        return open_stream(location, 0, None, Patience().stall_s, None).stop
+    except (OSError, TransientError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise DataError(f"{location}: cannot be read ({cause}); check that it is there.") from error
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is no local path."""
+    return local_path(location) is None
+
+
+class _Joined:
+    """Chunks as a stream that is read by size."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes; none at the end."""
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(data)
+
+
+def expand_shards(patterns: Sequence[str]) -> list[str]:
+    """Shards that folders, files, URLs and brace patterns (``{000000..000003}``) name, in order.
+
+    Raises:
+        DataError: a folder holds none, braces do not match, or a local file is missing.
+    """
+    shards: list[str] = []
+    for pattern in patterns:
+        if not is_remote(pattern) and Path(pattern).is_dir():
+            found = sorted(str(path) for path in Path(pattern).glob("*.tar"))
+            if not found:
+                raise DataError(f"{pattern}: there are no .tar files here; name another folder.")
+            shards += found
+            continue
+        try:
+            expanded = list(braceexpand(pattern))
+        except ValueError as error:
+            raise DataError(
+                f"{pattern}: the braces do not match; write {{000000..000003}}."
+            ) from error
+        missing = [path for path in expanded if not is_remote(path) and not Path(path).exists()]
+        if missing:
+            raise DataError(
+                f"{pattern}: {len(missing)} of {len(expanded)} files are missing, the first is "
+                f"{missing[0]}; check the path."
+            )
+        shards += expanded
+    return shards

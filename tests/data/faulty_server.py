@@ -1,0 +1,133 @@
+"""A real HTTP server on loopback that misbehaves as told: per path, one fault per attempt."""
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+STALL_S = 30.0  # longer than any test waits
+BLOCK_BYTES = 8192
+
+
+@dataclass
+class FaultyServer:
+    """Serves ``files``; ``faults[path]`` is used up one per request, then all is well.
+
+    A fault is an HTTP status, or one of:
+        truncate    the header promises everything, half of it comes
+        shorter     a whole, shorter answer
+        flip        one bit in the middle differs
+        stall       a quarter comes, then nothing, and the connection stays open
+        silent      not even a header comes
+        dribble     a byte now and then
+        reset       half comes, then the connection is reset
+        slow        everything comes, in about 3 s
+
+    Everything asked for stands in ``requests`` as (path, Range header or None, fault or "ok").
+    """
+
+    files: dict[str, bytes]
+    faults: dict[str, list[int | str]] = field(default_factory=dict)
+    always: dict[str, int | str] = field(default_factory=dict)
+    ranges: bool = True
+    headers: dict[str, str] = field(default_factory=dict)
+    requests: list[tuple[str, str | None, int | str]] = field(default_factory=list)
+
+    def __enter__(self):
+        self.stopping = threading.Event()
+        self.lock = threading.Lock()
+        handler = type("Bound", (_Handler,), {"site": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.server.server_port}{path}"
+
+    def asked(self, path):
+        return [(span, fault) for where, span, fault in self.requests if where == path]
+
+    def next_fault(self, path, span):
+        with self.lock:
+            planned = self.faults.get(path)
+            fault = planned.pop(0) if planned else self.always.get(path, "ok")
+            self.requests.append((path, span, fault))
+        return fault
+
+
+class _Handler(BaseHTTPRequestHandler):
+    site: FaultyServer
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        span = self.headers.get("Range")
+        fault = self.site.next_fault(path, span)
+        data = self.site.files.get(path)
+        if isinstance(fault, int) or data is None:
+            self.send_error(fault if isinstance(fault, int) else 404)
+            return
+        if fault == "silent":
+            self.site.stopping.wait(STALL_S)
+            return
+        if fault == "shorter":
+            data = data[: len(data) // 3]
+        start, stop = 0, len(data)
+        if span and self.site.ranges:
+            first, _, last = span.removeprefix("bytes=").partition("-")
+            start, stop = int(first), min(int(last) + 1 if last else stop, stop)
+            if start >= len(data):
+                self.send_error(416)
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(stop - start))
+        for name, value in self.site.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.send(data[start:stop], fault)
+
+    def send(self, body, fault):
+        half = len(body) // 2
+        if fault == "truncate":
+            self.wfile.write(body[:half])
+        elif fault == "flip":
+            self.wfile.write(body[:half] + bytes([body[half] ^ 16]) + body[half + 1 :])
+        elif fault == "stall":
+            self.wfile.write(body[: len(body) // 4])
+            self.site.stopping.wait(STALL_S)
+        elif fault == "dribble":
+            for value in body:
+                self.wfile.write(bytes([value]))
+                if self.site.stopping.wait(0.02):
+                    return
+        elif fault == "slow":
+            for start in range(0, len(body), BLOCK_BYTES):
+                self.wfile.write(body[start : start + BLOCK_BYTES])
+                time.sleep(3 * BLOCK_BYTES / len(body))
+        elif fault == "reset":
+            self.wfile.write(body[:half])
+            time.sleep(0.05)  # a reset throws away what the reader has not fetched yet
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.connection.close()
+        else:
+            self.wfile.write(body)
+        self.close_connection = True

@@ -1,0 +1,181 @@
+import http.server
+import json
+import subprocess
+import threading
+
+import pytest
+import webdataset as wds
+from shard_files import files, jpeg, run, sample_members, tar_file
+
+from rwp_dist.errors import DataError
+from rwp_dist.shards.index import load_index
+from rwp_dist.shards.manifest import Manifest
+from rwp_dist.shards.verify import verify_shards
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves ``tmp_path/www``: (its address, the list of files asked for)."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *arguments):
+            pass
+
+    def handler(*arguments):
+        return Handler(*arguments, directory=str(tmp_path / "www"))
+
+    (tmp_path / "www").mkdir()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
+        thread = threading.Thread(target=site.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{site.server_port}", asked
+        site.shutdown()
+        thread.join()
+
+
+def faults(folder):
+    return [fault for check in verify_shards(folder, "decode") for fault in check.faults]
+
+
+def test_tars_of_others_get_index_and_manifest_and_stay_as_they_are(tmp_path):
+    """GNU tar, webdataset's ShardWriter, and the layout of img2dataset, in one folder."""
+    out = tmp_path / "mixed"
+    (tmp_path / "files").mkdir()
+    for name, content in sample_members(4):
+        (tmp_path / "files" / name).write_bytes(content)
+    out.mkdir()
+    subprocess.run(
+        ["tar", "cf", out / "a.tar", "--sort=name", "-C", tmp_path / "files", "."], check=True
+    )
+    with wds.ShardWriter(str(out / "b-%d.tar"), maxcount=3, verbose=0) as writer:
+        for i in range(5):
+            writer.write({"__key__": f"s{i}", "jpg": jpeg(i), "cls": i})
+    before = files(out)
+    run("index", out)
+    assert {name: content for name, content in files(out).items() if name in before} == before
+    manifest = Manifest.load(out)
+    assert [(shard.name, shard.num_samples) for shard in manifest.shards] == [
+        ("a.tar", 4),
+        ("b-0.tar", 3),
+        ("b-1.tar", 2),
+    ]
+    assert (manifest.num_samples, manifest.num_classes) == (9, 5)
+    assert not faults(out)
+
+
+def test_labels_of_img2dataset_lie_in_json(tmp_path):
+    with wds.TarWriter(str(tmp_path / "00000.tar")) as tar:
+        for i in range(3):
+            text = json.dumps({"caption": "x", "class": i + 1, "status": "success"})
+            tar.write({"__key__": f"{i:09d}", "jpg": jpeg(i), "txt": "x", "json": text.encode()})
+    with pytest.raises(DataError, match="--label-key"):
+        run("index", tmp_path)
+    run("index", tmp_path, "--label-key", "class")
+    assert load_index(tmp_path / "00000.tar.index.npy")["label"].tolist() == [1, 2, 3]
+
+
+def test_remote_shards_are_described_by_a_local_manifest(tmp_path, server):
+    address, _ = server
+    for i in range(3):
+        tar_file(tmp_path / "www" / f"x-{i}.tar", sample_members(4, first=4 * i))
+    with pytest.raises(DataError, match="--out"):
+        run("index", address + "/x-{0..2}.tar")
+    out = tmp_path / "here"
+    run("index", address + "/x-{0..2}.tar", "--out", out, "--workers", 2)
+    assert sorted(files(out)) == ["manifest.json", *(f"x-{i}.tar.index.npy" for i in range(3))]
+    manifest = Manifest.load(out)
+    assert [shard.name for shard in manifest.shards] == [f"{address}/x-{i}.tar" for i in range(3)]
+    assert not faults(out)
+    # The same bytes give the same shas as beside the shards.
+    run("index", tmp_path / "www")
+    local = Manifest.load(tmp_path / "www")
+    assert [s.sha256 for s in local.shards] == [s.sha256 for s in manifest.shards]
+    assert [s.index_sha256 for s in local.shards] == [s.index_sha256 for s in manifest.shards]
+    # Damaged on its way or at its place: found by verify.
+    path = tmp_path / "www" / "x-1.tar"
+    data = bytearray(path.read_bytes())
+    data[int(load_index(out / "x-1.tar.index.npy")["offset"][2]) + 5] ^= 1
+    path.write_bytes(data)
+    name = manifest.shards[1].name
+    assert [(fault.shard, fault.sample) for fault in faults(out)] == [(name, 2), (name, -1)]
+
+
+def test_a_second_call_reads_only_what_is_new_or_changed(tmp_path, server):
+    address, _ = server
+    tar_file(tmp_path / "www" / "a.tar", sample_members(2))
+    (tmp_path / "www" / "b.tar").write_bytes(b"")
+    urls = [f"{address}/a.tar", f"{address}/b.tar"]
+    with pytest.raises(DataError, match=r"b\.tar: .*cut short"):
+        run("index", *urls, "--out", tmp_path / "out")
+    index = tmp_path / "out" / "a.tar.index.npy"
+    stamp = index.stat().st_mtime_ns
+    tar_file(tmp_path / "www" / "b.tar", sample_members(3))
+    run("index", *urls, "--out", tmp_path / "out")
+    assert index.stat().st_mtime_ns == stamp
+    assert Manifest.load(tmp_path / "out").num_samples == 5
+    tar_file(tmp_path / "www" / "a.tar", sample_members(20))
+    run("index", *urls, "--out", tmp_path / "out")
+    assert Manifest.load(tmp_path / "out").num_samples == 23
+
+
+def test_what_a_server_does_not_have_is_named_at_once(tmp_path, server):
+    with pytest.raises(DataError, match=r"/none\.tar: .*404"):
+        run("index", f"{server[0]}/none.tar", "--out", tmp_path / "out")
+    assert len(server[1]) == 1
+
+
+def test_a_damaged_tar_is_refused_and_no_manifest_written(tmp_path):
+    path = tar_file(tmp_path / "in" / "a.tar", sample_members(10))
+    data = path.read_bytes()
+    boundary = int_offset(data)
+    for damaged in (data[:boundary], data[:boundary] + b"\1" + data[boundary + 1 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"a\.tar: this is no complete"):
+            run("index", path)
+        assert not (tmp_path / "in" / "manifest.json").exists()
+
+
+def test_names_of_classes_are_kept_or_given(tmp_path):
+    tar_file(tmp_path / "in" / "a.tar", sample_members(3))
+    names = tmp_path / "names.txt"
+    names.write_text("ant\nbee\ncow\n")
+    run("index", tmp_path / "in", "--classes", names)
+    assert Manifest.load(tmp_path / "in").classes == ("ant", "bee", "cow")
+    run("index", tmp_path / "in")
+    assert Manifest.load(tmp_path / "in").classes == ("ant", "bee", "cow")
+    names.write_text("ant\nbee\n")
+    with pytest.raises(DataError, match="labels go up to 2, but there are only 2 class names"):
+        run("index", tmp_path / "in", "--classes", names)
+
+
+def test_shards_of_several_folders_need_a_place_and_names_of_their_own(tmp_path):
+    for name in ("x/a.tar", "y/a.tar", "y/b.tar"):
+        tar_file(tmp_path / name, sample_members(1))
+    with pytest.raises(DataError, match="several folders"):
+        run("index", tmp_path / "x", tmp_path / "y")
+    with pytest.raises(DataError, match=r"a\.tar: 2 shards have this name .*rename one"):
+        run("index", tmp_path / "x", tmp_path / "y", "--out", tmp_path / "z")
+    run("index", tmp_path / "x" / "a.tar", tmp_path / "y" / "b.tar", "--out", tmp_path / "z")
+    assert [shard.name for shard in Manifest.load(tmp_path / "z").shards] == [
+        str(tmp_path / "x" / "a.tar"),
+        str(tmp_path / "y" / "b.tar"),
+    ]
+    assert not faults(tmp_path / "z")
+
+
+@pytest.mark.parametrize("url", ["none", "none-{0..1}.tar", "braces-{0..1.tar"])
+def test_what_is_not_there_is_named(tmp_path, url):
+    with pytest.raises(DataError, match=url.split("-")[0]):
+        run("index", tmp_path / url)
+    with pytest.raises(DataError, match=r"no \.tar files here"):
+        run("index", tmp_path)
+
+
+def int_offset(data):
+    """Where the header of the fifth sample begins."""
+    return data.index(b"0004.cls")
