@@ -30,4 +30,4 @@ format: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv runs data build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

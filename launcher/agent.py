@@ -1,53 +1,215 @@
 """torchrun's agent for one machine, which says what a person needs to know when ranks end badly.
 
-    python -m launcher.agent NPROC COMMAND...      ranks run `python -m rwp_dist COMMAND...`
-
-It is torch's own elastic launch (rendezvous, monitoring, clean-up); torchrun's command line would
-bury a rank's one sentence under its own tracebacks.
+It is torch's own elastic launch (rendezvous, monitoring, clean-up) in a thread of its own, because
+signals are for the main thread: the first asks the ranks to save and stop, the second kills them.
+torchrun's command line would bury a rank's one sentence under its own tracebacks.
 """
 
 import logging
 import os
 import signal
 import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
 
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+import psutil  # type: ignore[import-untyped]
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-SAVED = 75
+from rwp_dist import ending
+
+PATIENCE_S = 600.0
+"""How long ranks that were asked to stop may take for their step and their checkpoint."""
+
+HINT_AFTER_S = 3.0
+
+STOPS = (ending.STOPPED, -signal.SIGINT, -signal.SIGTERM)
+"""Exit codes of ranks that ended because they were told to."""
 
 
-def main(nproc: int, command: list[str]) -> int:
-    """Run the ranks to their end; returns the exit code."""
+def run_ranks(nproc: int, command: list[str]) -> int:
+    """Run ``python -m rwp_dist COMMAND...`` on every rank, to the end; returns the exit code.
+
+    75 only if the ranks have said that a checkpoint is on disk, 130 if a signal ended them without.
+    """
     logging.disable(logging.ERROR)  # of the agent itself; ranks are processes of their own
     # As torchrun does: ranks that each use all cores slow each other down.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=nproc,
-        run_id=str(os.getpid()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.1,
+    with tempfile.TemporaryDirectory(prefix="rwp-launch-") as folder:
+        ranks = Ranks(nproc, command, folder)
+        with StopRequests() as stop:
+            ranks.start()
+            killed = _watch(ranks, stop)
+        if stop.count:
+            ranks.clear_up()
+    if ranks.error is not None:
+        raise ranks.error
+    if killed:
+        print(
+            "Stopped at once, without a checkpoint of the last steps; the same command goes on "
+            "from the newest one.",
+            file=sys.stderr,
+        )
+        return ending.STOPPED
+    return report(ranks.failures, asked=stop.count > 0)
+
+
+class StopRequests:
+    """Counts the signals that ask for an end. Handlers do nothing else."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> "StopRequests":
+        self._previous = {number: signal.signal(number, self._on_signal) for number in self.NUMBERS}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._previous.items():
+            # What is left to do takes a moment, and a half-said sentence helps nobody.
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+
+
+class Ranks(threading.Thread):
+    """The elastic launch of all ranks, and how they ended."""
+
+    def __init__(self, nproc: int, command: list[str], folder: str) -> None:
+        super().__init__(daemon=True)
+        self.config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=nproc,
+            run_id=str(os.getpid()),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        self.command = command
+        self.failures: dict[int, ProcessFailure] = {}
+        self.error: BaseException | None = None
+        self._told: set[int] = set()
+
+    def run(self) -> None:
+        """Start the ranks and wait for them."""
+        # Ranks inherit this, and obey once they have handlers (``ending.obey_signals``).
+        signal.pthread_sigmask(signal.SIG_BLOCK, ending.SIGNALS)
+        try:
+            elastic_launch(self.config, sys.executable)("-m", "rwp_dist", *self.command)
+        except ChildFailedError as error:
+            self.failures = error.failures
+        except BaseException as error:
+            self.error = error
+
+    def ask_to_stop(self) -> None:
+        """Once for each rank: to the rank alone, which decides about its helpers."""
+        for pid in self._children() - self._told:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+            self._told.add(pid)
+
+    def kill(self) -> None:
+        """End all ranks and their helpers now."""
+        self._told |= self._children()
+        self.clear_up()
+
+    def clear_up(self) -> None:
+        """End what ranks that were told to stop may have left, such as a compiler."""
+        for pid in self._told:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+
+    @staticmethod
+    def _children() -> set[int]:
+        """Ranks that have been started: each leads a session."""
+        found = set()
+        for child in psutil.Process().children():
+            with suppress(ProcessLookupError):
+                if os.getsid(child.pid) == child.pid:
+                    found.add(child.pid)
+        return found
+
+
+def _watch(ranks: Ranks, stop: StopRequests) -> bool:
+    """Pass requests on until the ranks are gone; whether they had to be killed."""
+    asked = hinted = None
+    while ranks.is_alive():
+        ranks.join(0.1)
+        now = time.monotonic()
+        if not stop.count:
+            continue
+        asked = asked or now
+        if stop.count > 1 or now - asked > PATIENCE_S:
+            while ranks.is_alive():
+                ranks.kill()
+                ranks.join(0.1)
+            return True
+        ranks.ask_to_stop()
+        if not hinted and now - asked > HINT_AFTER_S:
+            hinted = now
+            text = "Waiting for the ranks to finish their step and save; Ctrl-C again kills them."
+            print(text, file=sys.stderr)
+    return False
+
+
+def report(failures: dict[int, ProcessFailure], asked: bool) -> int:
+    """The exit code that the ranks' ends amount to; says what no rank has said itself.
+
+    Args:
+        failures: ranks that did not end with 0, by number.
+        asked: whether they were asked to stop.
+    """
+    if not failures:
+        return 0
+    rank, first = min(failures.items(), key=_precedence)
+    said = any(f.error_file_data.get("said") for f in failures.values())
+    calm = all(
+        f.error_file_data.get("said") or f.error_file_data.get("shared") or f.exitcode in STOPS
+        for f in failures.values()
     )
-    try:
-        elastic_launch(config, sys.executable)("-m", "rwp_dist", *command)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            hint = " (out of memory, perhaps)" if name == "SIGKILL" else ""
-            print(f"Rank {rank} was ended by {name}{hint}.", file=sys.stderr)
-            return 1
-        return int(failure.exitcode)
-    except SignalException:
-        # The ranks have had the signal too, and said what they did about it.
-        return SAVED
-    return 0
+    stopped = asked and first.exitcode in STOPS
+    if not (said and calm):
+        print(ending.nothing_lost() if stopped else _describe(rank, first), file=sys.stderr)
+    if stopped:
+        return ending.STOPPED
+    return int(first.exitcode) if first.exitcode > 0 else 1
 
 
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
+def _precedence(item: tuple[int, ProcessFailure]) -> tuple[int, float]:
+    """Ranks that failed of themselves come before those that failed because another was gone."""
+    _, failure = item
+    word = failure.error_file_data
+    if failure.exitcode in STOPS:
+        grade = 3
+    elif word.get("lost"):
+        grade = 2
+    else:
+        grade = 0 if "time" in word else 1
+    return grade, word.get("time", failure.timestamp)
+
+
+def _describe(rank: int, failure: ProcessFailure) -> str:
+    word, code = failure.error_file_data, failure.exitcode
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"Rank {rank} was ended by {name}" + (
+            " (out of memory, perhaps)." if name == "SIGKILL" else "."
+        )
+    if word.get("shared"):
+        return str(word["message"])
+    if "time" not in word:
+        return f"Rank {rank} ended with exit code {code}; what it wrote is above."
+    message = str(word["message"]).partition("\n")[0]
+    if word.get("said"):
+        return f"Rank {rank} failed: {message}"
+    return f"Rank {rank} failed with {message} (its traceback is above)."

@@ -1,16 +1,17 @@
 """``rwp-launch``: start runs. Settings are checked here first, so errors come at once."""
 
-import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-import click
+from rwp_dist import __version__, ending
 
-from rwp_dist import __version__
-from rwp_dist.cli import Commands
-from rwp_dist.config import list_variants, load_settings, split_batch
-from rwp_dist.errors import ConfigError
+with ending.at_once():
+    import click
+
+    from rwp_dist.cli import Commands
+    from rwp_dist.config import list_variants, load_settings, split_batch
+    from rwp_dist.errors import ConfigError
 
 CONFIG = click.Path(path_type=Path)
 NPROC = click.option("--nproc", default=1, show_default=True, help="Ranks on this machine.")
@@ -33,7 +34,7 @@ def run(config: Path, overrides: tuple[str, ...], nproc: int) -> None:
     Ctrl-C saves a checkpoint and stops; the same command goes on from there.
     """
     check(config, overrides, nproc)
-    become_agent(nproc, ["train", str(config), *overrides])
+    start_ranks(nproc, ["train", str(config), *overrides])
 
 
 @main.command()
@@ -52,11 +53,11 @@ def sweep(
     folder: Path,
 ) -> None:
     """Train variants x seeds one after another; `rwp-dist compare DIR` makes the table."""
-    names = variants.split(",") if variants else list_variants(config)
+    names = variants.split(",") if variants else list_variants(config) or (None,)
     for name in names:
-        check(config, [*overrides, f"variant={name}"], nproc)
+        check(config, [*overrides, *([f"variant={name}"] if name else [])], nproc)
     chosen = ["--variants", variants] if variants else []
-    become_agent(
+    start_ranks(
         nproc,
         ["sweep", str(config), *overrides, *chosen, f"--seeds={seeds}", f"--dir={folder}"],
     )
@@ -69,8 +70,11 @@ def check(config: Path, overrides: tuple[str, ...] | list[str], nproc: int) -> N
     split_batch(load_settings(config, overrides), nproc)
 
 
-def become_agent(nproc: int, command: list[str]) -> NoReturn:
-    """Replace this process by the agent that starts and watches the ranks."""
-    arguments = [sys.executable, "-m", "launcher.agent", str(nproc), *command]
+def start_ranks(nproc: int, command: list[str]) -> NoReturn:
+    """Start and watch the ranks; ends with their exit code."""
+    if click.get_current_context().find_root().params.get("debug"):
+        command = ["--debug", *command]
     sys.stdout.flush()
-    os.execv(sys.executable, arguments)
+    from launcher.agent import run_ranks
+
+    sys.exit(run_ranks(nproc, command))

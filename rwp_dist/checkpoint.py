@@ -12,16 +12,17 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from rwp_dist.distributed import from_main
+from rwp_dist.distributed import from_main, same_on_all_ranks
 from rwp_dist.engine import Engine
-from rwp_dist.errors import CheckpointError
+from rwp_dist.errors import CheckpointError, CheckpointWriteError
+from rwp_dist.perturb.batchnorm import load_statistics, tracking_layers
 from rwp_dist.perturb.perturbation import Perturbation
 
 FORMAT = 1
@@ -41,80 +42,107 @@ def save_checkpoint(
     step: int,
     progress: dict[str, Any],
     keep_last: int,
-) -> Path:
+    statistics: Tensor | None,
+) -> None:
     """Write the state after ``step`` updates; every rank calls it, rank 0 writes.
 
     Args:
         folder: ``checkpoints/`` of the run directory.
-        engine: weights and optimizer state.
+        engine: weights, buffers as they are to be evaluated, optimizer state.
         perturbation: energy of adaptive noise.
         step: updates done.
         progress: counters that the run goes on from; numbers and strings only.
         keep_last: how many checkpoints stay.
+        statistics: every rank's own BatchNorm statistics (``gather_statistics``).
 
     Raises:
-        CheckpointError: it could not be written, on a full disk for example.
+        CheckpointWriteError: it could not be written, on a full disk for example; on all ranks.
     """
+    is_main = dist.get_rank() == 0
+    weights = engine.full_weights(keep=is_main)
+    optimizer = engine.optimizer_state(keep=is_main)
     energy = perturbation.energy
-    state = {
-        "format": FORMAT,
-        "step": step,
-        "weights": engine.full_weights(),
-        "buffers": {k: v.detach().cpu().clone() for k, v in engine.module.named_buffers()},
-        "optimizer": engine.optimizer_state(),
-        "energy": {f.name: energy.value[f.rows].cpu().clone() for f in perturbation.filters}
-        if energy is not None
-        else {},
-        "progress": progress,
-    }
-    path = folder / f"step-{step:08d}.pt"
-    if dist.get_rank() == 0:
+    with same_on_all_ranks():
+        if is_main:
+            state = {
+                "format": FORMAT,
+                "step": step,
+                "weights": weights,
+                "buffers": {k: v.detach().cpu().clone() for k, v in engine.module.named_buffers()},
+                "optimizer": optimizer,
+                "energy": {f.name: energy.value[f.rows].cpu() for f in perturbation.filters}
+                if energy is not None
+                else {},
+                "statistics": statistics,
+                "progress": progress,
+            }
+            _write(folder, folder / f"step-{step:08d}.pt", state, keep_last)
+
+
+def _write(folder: Path, path: Path, state: dict[str, Any], keep_last: int) -> None:
+    part = path.with_suffix(".part")
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        try:
-            with part.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            _sync_folder(folder)
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as the latter
-            part.unlink(missing_ok=True)
-            raise CheckpointError(
-                f"{path}: the checkpoint could not be written ({error}); free space there, or set "
-                "run.dir to another disk, and start the same command again."
-            ) from error
-        for old in list_checkpoints(folder)[:-keep_last]:
-            old.unlink(missing_ok=True)
-    dist.barrier()
-    return path
+        for left in folder.glob("*.part"):  # by an attempt that was killed
+            left.unlink(missing_ok=True)
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync_folder(folder)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as the latter
+        part.unlink(missing_ok=True)
+        raise CheckpointWriteError(
+            f"{path}: the checkpoint could not be written ({error}); free space there, or set "
+            "run.dir to another disk, and start the same command again."
+        ) from error
+    others = [old for old in list_checkpoints(folder) if old != path]
+    for old in others[: max(len(others) - (keep_last - 1), 0)]:
+        old.unlink(missing_ok=True)
 
 
 def load_checkpoint(
     folder: Path, engine: Engine, perturbation: Perturbation
-) -> tuple[int, dict[str, Any]] | None:
-    """Resume from the newest whole checkpoint: its step and progress, or None if there is none.
+) -> tuple[int, dict[str, Any], list[str]] | None:
+    """Resume from the newest whole checkpoint; None if there is none.
 
-    Rank 0 chooses, so that all ranks take the same file.
+    Rank 0 chooses, so that all ranks take the same file. Unreadable ones are put aside as
+    ``.bad``.
+
+    Returns:
+        Its step, its progress, and what was wrong with newer ones.
 
     Raises:
         CheckpointError: there are checkpoints but none can be read, or it is of another network.
     """
-    path, trouble = from_main(lambda: _newest_readable(folder))
+    path, troubles = from_main(lambda: _newest_readable(folder))
     if path is None:
-        if trouble:
-            raise CheckpointError(trouble)
+        if troubles:
+            raise CheckpointError(
+                f"{folder}: none of {len(troubles)} checkpoints can be read; remove the folder to "
+                f"start anew, or put a good copy there. Newest: {troubles[0]}"
+            )
         return None
-    state = read_checkpoint(path)
-    _load_buffers(state, path, engine)
+    with same_on_all_ranks():
+        state = read_checkpoint(path)
+        _load_buffers(state, path, engine)
     engine.load(state["weights"], state["optimizer"])
+    own = state["statistics"]
+    if own is not None and len(own) == dist.get_world_size():
+        load_statistics(tracking_layers(engine.module), own[dist.get_rank()])
     if perturbation.energy is not None:
         for filter_ in perturbation.filters:
             if filter_.name in state["energy"]:
                 perturbation.energy.value[filter_.rows] = state["energy"][filter_.name].to(
                     engine.device
                 )
-    return state["step"], state["progress"]
+    dist.barrier()
+    if dist.get_rank() == 0:
+        newer = list_checkpoints(folder)
+        for bad in newer[newer.index(path) + 1 :]:
+            bad.replace(bad.with_suffix(".bad"))
+    return state["step"], state["progress"], troubles
 
 
 def check_state(saved: dict[str, Any] | None, present: dict[str, object]) -> None:
@@ -165,22 +193,17 @@ def _load_buffers(state: dict[str, Any], path: Path, engine: Engine) -> None:
         buffers[name].copy_(value)
 
 
-def _newest_readable(folder: Path) -> tuple[Path | None, str]:
-    """The newest checkpoint that can be read whole; or why there is none though files are there."""
-    problems: Sequence[str] = ()
+def _newest_readable(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that can be read whole, and what is wrong with those after it."""
+    troubles: list[str] = []
     for path in reversed(list_checkpoints(folder)):
         try:
             _check_sums(path)
             read_checkpoint(path)
-            return path, ""
+            return path, troubles
         except CheckpointError as error:
-            problems = (*problems, str(error))
-    if not problems:
-        return None, ""
-    return None, (
-        f"{folder}: none of {len(problems)} checkpoints can be read; remove the folder to start "
-        f"anew, or put a good copy there. Newest: {problems[0]}"
-    )
+            troubles.append(str(error))
+    return None, troubles
 
 
 def _check_sums(path: Path) -> None:

@@ -5,12 +5,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import click
-
-from rwp_dist import __version__, launched
-from rwp_dist.config import Settings, known_keys, list_variants, load_settings, split_batch
+from rwp_dist import __version__, ending, launched
 from rwp_dist.errors import RwpError
-from rwp_dist.shards.cli import shards
+
+with ending.at_once():
+    import click
+
+    from rwp_dist.config import Settings, known_keys, list_variants, load_settings, split_batch
+    from rwp_dist.shards.cli import shards
 
 RUN = click.Path(path_type=Path)
 
@@ -18,32 +20,60 @@ RUN = click.Path(path_type=Path)
 class Commands(click.Group):
     """Prints an error as one sentence with the right exit code; ``--debug`` adds the traceback."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command line; Ctrl-C ends it with one line, whatever it is doing."""
+        alone = not args and extra.get("args") is None  # this process is that command line
+        with ending.at_once(to_the_end=alone):
+            ending.obey_signals()
+            return super().main(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)
         except RwpError as error:
             if ctx.params.get("debug"):
-                traceback.print_exc()
-            self._say(str(error))
+                _say(traceback.format_exc())
+            said = launched.rank() == 0 or not error.shared
+            if said:
+                _say(str(error), with_rank=not error.shared)
+            ending.tell_agent(str(error), said=said, shared=error.shared)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            self._say("Stopped before the first step; nothing was lost.")
-            ctx.exit(130)
+            _say("Stopped; finished shards are kept: start the same command again.")
+            ctx.exit(ending.STOPPED)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            ending.tell_agent(f"{type(error).__name__}: {error}", lost=_lost_others(error))
+            if launched.world_size() == 1:
+                raise
+            _say(traceback.format_exc())
+            ctx.exit(1)
 
-    @staticmethod
-    def _say(text: str) -> None:
-        """Once for a run, not once for each of its ranks: all of them know the same error."""
-        if launched.rank() == 0:
-            sys.stdout.flush()
-            click.echo(text, err=True)
+
+def _say(text: str, with_rank: bool = True) -> None:
+    """In one piece, so that ranks that speak at the same time do not mix their lines."""
+    if with_rank and launched.world_size() > 1:
+        text = f"rank {launched.rank()}: {text}"
+    sys.stdout.flush()
+    click.echo(text.rstrip("\n"), err=True)
+
+
+def _lost_others(error: Exception) -> bool:
+    """Whether an error only says that another rank is gone."""
+    signs = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited")
+    return any(sign in str(error) for sign in signs)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(__version__)
-def main(debug: bool) -> None:
+@click.pass_context
+def main(ctx: click.Context, debug: bool) -> None:
     """Train vision models with random weight perturbation (RWP), and see what it does."""
+    if ctx.invoked_subcommand == "shards":
+        ending.by_exception()
 
 
 @main.command()
@@ -101,6 +131,11 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
     run_dir = RunDir(run)
     if not run_dir.config.is_file():
         raise RwpError(f"{run}: is no run directory (no config.yaml there); name one under runs/.")
+    if checkpoint is None and not any(run_dir.checkpoints.glob("step-*.pt")):
+        raise RwpError(
+            f"{run_dir.checkpoints}: there is no checkpoint yet; let the run reach its first."
+        )
+    ending.ctrl_c_says(lambda: "Stopped before the evaluation was done; nothing was changed.")
     settings = load_settings(run_dir.config, overrides)
     from rwp_dist.evaluate_run import evaluate_run
 
@@ -112,9 +147,11 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
 @click.option("--out", type=RUN, default=Path("runs"), show_default=True, help="Folder for files.")
 def compare(runs: tuple[Path, ...], out: Path) -> None:
     """Table and picture of several runs: mean and deviation over seeds, cost, step time."""
+    ending.ctrl_c_says(lambda: f"Stopped; compare again: {out} may lack files of this comparison.")
     from rwp_dist.compare import compare as make
 
     click.echo(make(runs, out))
+    click.echo(f"Written: {out / 'compare.md'}, {out / 'compare.json'}, {out / 'compare.png'}")
 
 
 @main.command("settings")

@@ -55,6 +55,9 @@ def process_group(device: torch.device) -> Iterator[None]:
     if dist.is_initialized():
         yield
         return
+    if launched.world_size() > 64:
+        # Ranks then connect to those they talk to, not each to all of a thousand others.
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     gpu = device if device.type == "cuda" else None
     backend = "nccl" if gpu else "gloo"
     if launched.by_torchrun():
@@ -93,7 +96,17 @@ def same_on_all_ranks() -> Iterator[None]:
     dist.all_gather_object(errors, error)
     first = next((e for e in errors if e is not None), None)
     if first is not None:
+        # This rank's own error knows where it comes from, a copy from elsewhere does not.
+        first = error if error is not None and first is errors[dist.get_rank()] else first
+        first.shared = True
         raise first
+
+
+def all_agree_on(flag: bool) -> bool:
+    """Whether any rank says so. Every rank calls it, and none leaves before all have come."""
+    flags: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(flags, flag)
+    return any(flags)
 
 
 T = TypeVar("T")
@@ -111,7 +124,7 @@ def check_replicas(model: nn.Module, step: int) -> None:
     """Compare the bits of all parameters between ranks.
 
     Raises:
-        ReplicaError: they differ; names the rank and the parameter.
+        ReplicaError: they differ; names the rank that most others contradict, and the parameter.
     """
     names, sums = [], []
     for name, param in model.named_parameters():
@@ -122,14 +135,21 @@ def check_replicas(model: nn.Module, step: int) -> None:
         names.append(name)
         sums.append((bits * factors).sum())
     mine = torch.stack(sums)
-    all_ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(all_ranks, mine)
-    for rank, theirs in enumerate(all_ranks):
-        wrong = (theirs != all_ranks[0]).nonzero()
-        if len(wrong):
-            raise ReplicaError(
-                f"After step {step} the weights of rank {rank} differ from those of rank 0, first "
-                f"in {names[int(wrong[0])]} ({len(wrong)} of {len(names)} parameters); a rank's "
-                "hardware or a change of weights outside the optimizer is the likely cause: "
-                "resume from the last checkpoint without that node."
-            )
+    gathered = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, mine)
+    ranks = torch.stack(gathered).cpu()
+    differs = (ranks != ranks[0]).any(0).nonzero()
+    if not len(differs):
+        return
+    column = ranks[:, int(differs[0])]
+    values, votes = column.unique(return_counts=True)
+    # Where votes are equal, as with two ranks, rank 0 counts as right.
+    right = column[0] if (column == column[0]).sum() == votes.max() else values[votes.argmax()]
+    rank = int((column != right).nonzero()[0])
+    others = "most ranks" if len(column) > 2 else f"rank {1 - rank}"
+    raise ReplicaError(
+        f"After step {step} the weights of rank {rank} differ from those of {others}, first in "
+        f"{names[int(differs[0])]} ({len(differs)} of {len(names)} parameters); a rank's hardware "
+        "or a change of weights outside the optimizer is the likely cause: leave that node out, "
+        "remove the last checkpoint, and start the same command again."
+    )

@@ -52,7 +52,8 @@ class CopyBack:
         self._saved = False
 
     def ensure_clean(self) -> None:
-        """Nothing to do: ``recover`` already has."""
+        """Copy back if the step that would have restored the weights never came."""
+        self.recover()
 
 
 class RestoredByStep:
@@ -69,7 +70,8 @@ class RestoredByStep:
         self._dirty = False
 
     def save(self) -> None:
-        """The fp32 shards are the copy."""
+        """The fp32 shards are the copy; weights are not theirs from here to the step's end."""
+        self._dirty = True
 
     def writable(self, param: nn.Parameter) -> AbstractContextManager[object]:
         """Parameters are whole on every rank."""
@@ -80,8 +82,7 @@ class RestoredByStep:
         assert last, "a pass after a perturbed one needs a copy of the clean weights"
 
     def recover(self) -> None:
-        """Remember that weights are perturbed; with one rank, bring them back at once."""
-        self._dirty = True
+        """With one rank, bring the weights back at once; else ``ensure_clean`` will."""
         if self._alone:
             self.stepped(applied=False)
 
@@ -167,11 +168,12 @@ class Engine:
             )
         self.module: nn.Module = self.ds.module
         self.params = dict(self.module.named_parameters())
+        self.trained = {name: p for name, p in self.params.items() if p.requires_grad}
         self.weights: CopyBack | RestoredByStep | Gathered
         if self.stage == 3:
             self.weights = Gathered(self.ds.optimizer)
         elif self.stage == 0 or num_perturbed > 1:
-            self.weights = CopyBack(list(self.params.values()), self.stage > 0)
+            self.weights = CopyBack(list(self.trained.values()), self.stage > 0)
         else:
             self.weights = RestoredByStep(self.ds.optimizer, split.world_size)
         self._passes = 0
@@ -214,18 +216,21 @@ class Engine:
 
     def _gradient_is_finite(self) -> bool:
         """Stage 0 in fp32 would apply any gradient. All ranks hold the same, and so agree."""
-        grads = [p.grad for p in self.params.values() if p.grad is not None]
+        grads = [p.grad for p in self.trained.values() if p.grad is not None]
         return bool(torch.stack(torch._foreach_norm(grads)).norm().isfinite())
 
-    def optimizer_state(self) -> dict[str, dict[str, Tensor]]:
-        """Whole optimizer state by parameter name, in fp32 on the CPU. A collective."""
+    def optimizer_state(self, *, keep: bool) -> dict[str, dict[str, Tensor]]:
+        """Whole optimizer state by parameter name, in fp32 on the CPU. A collective.
+
+        ``keep``: whether this rank wants it; the others only take part.
+        """
         inner = self._inner_optimizer()
         shards = [s for s in inner.state.values() if s]
-        state: dict[str, dict[str, Tensor]] = {name: {} for name in self.params}
+        state: dict[str, dict[str, Tensor]] = {name: {} for name in self.trained}
         if not shards:
             return state
         for key, example in shards[0].items():
-            for name, param in self.params.items():
+            for name, param in self.trained.items():
                 if not torch.is_tensor(example):
                     continue
                 if self.stage == 0:
@@ -234,16 +239,21 @@ class Engine:
                     value = example
                 else:
                     value = deepspeed.utils.safe_get_full_optimizer_state(param, key)
-                state[name][key] = value.detach().cpu().clone()
+                if keep:
+                    state[name][key] = value.detach().cpu().clone()
         return state
 
-    def full_weights(self) -> dict[str, Tensor]:
-        """Whole fp32 weights by name on the CPU. A collective at stage 3."""
+    def full_weights(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """Whole fp32 weights by name on the CPU; nothing for a rank that does not ``keep`` them.
+
+        A collective.
+        """
         self.weights.ensure_clean()
         weights = {}
         for name, param in self.params.items():
             value = deepspeed.utils.safe_get_full_fp32_param(param) if self.stage == 3 else param
-            weights[name] = value.detach().cpu().clone()
+            if keep:
+                weights[name] = value.detach().cpu().clone()
         return weights
 
     def load(
@@ -257,7 +267,7 @@ class Engine:
         inner = self._inner_optimizer()
         keys = {key for values in optimizer_state.values() for key in values}
         if self.stage == 0:
-            for name, param in self.params.items():
+            for name, param in self.trained.items():
                 inner.state[param] = {
                     key: value.to(param.device) if value.ndim else value.clone()
                     for key, value in optimizer_state[name].items()
@@ -274,7 +284,7 @@ class Engine:
                 key: torch.zeros_like(flat) if example[key].ndim else example[key].clone()
                 for key in keys
             }
-        for name, param in self.params.items():
+        for name, param in self.trained.items():
             mapping = param._hp_mapping
             if mapping is None:  # all of it lies in other ranks' shards
                 continue
@@ -297,7 +307,7 @@ class Engine:
                 key: torch.zeros_like(flat) if value.ndim else value.clone()
                 for key, value in example.items()
             }
-        for name, param in self.params.items():
+        for name, param in self.trained.items():
             deepspeed.utils.safe_set_local_fp32_param(param, self._shard(weights[name]))
             for key, state in optimizer_state[name].items():
                 if state.ndim:

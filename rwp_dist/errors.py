@@ -2,6 +2,9 @@
 
 A message is one sentence that names the thing and one that names the cure; the command line
 prints it without a traceback (``--debug`` shows that too).
+
+Exit codes: 1 failed, 2 wrong settings, 65 failed in a way that a restart would only repeat, so that
+a person has to act first, 75 stopped with a checkpoint on disk.
 """
 
 
@@ -9,6 +12,8 @@ class RwpError(Exception):
     """A run that failed for a reason its user can act on."""
 
     exit_code = 1
+    shared = False
+    """Whether every rank raises the same, so that one of them may speak for all."""
 
 
 class ConfigError(RwpError):
@@ -25,6 +30,7 @@ class ReplicaError(RwpError):
     """Ranks whose weights should be bit-identical and are not."""
 
     exit_code = 65
+    shared = True
 
 
 class CheckpointError(RwpError):
@@ -33,7 +39,12 @@ class CheckpointError(RwpError):
     exit_code = 65
 
 
+class CheckpointWriteError(RwpError):
+    """A checkpoint that could not be written, on a full disk for example."""
+
+
 class Interrupted(RwpError):  # noqa: N818 - no error, as KeyboardInterrupt is none
     """A signal asked the run to stop; a checkpoint is on disk."""
 
     exit_code = 75
+    shared = True

@@ -13,7 +13,7 @@ from rwp_dist.perturb.batchnorm import recalibrating, tracking_layers
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating_mode(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, without gradients; back to training afterwards."""
     model.eval()
     try:

@@ -10,7 +10,7 @@ from rwp_dist.config import Settings
 from rwp_dist.data.open import open_eval
 from rwp_dist.distributed import choose_device, process_group, same_on_all_ranks
 from rwp_dist.errors import CheckpointError
-from rwp_dist.evaluate import evaluate, evaluating
+from rwp_dist.evaluate import evaluate, evaluating_mode
 from rwp_dist.models import build_model
 from rwp_dist.rundir import RunDir
 from rwp_dist.setup import to_input
@@ -41,7 +41,7 @@ def evaluate_run(settings: Settings, run_dir: RunDir, checkpoint: Path | None) -
         val = open_eval(settings, dist.get_rank(), dist.get_world_size())
         batches = (step.batches[0] for step in val.steps())
         bf16 = settings.precision == "bf16"
-        with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with evaluating_mode(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             result = evaluate(lambda x: model(to_input(settings, x)).float(), batches, device)
     return (
         f"{path}: top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  "

@@ -1,6 +1,8 @@
 """Networks by name: torchvision's classification models, and a small one for small images."""
 
 import difflib
+from collections import OrderedDict
+from itertools import islice
 
 import torch
 from torch import nn
@@ -10,6 +12,9 @@ from rwp_dist.errors import ConfigError
 
 SMALL_CNN = "small_cnn"
 
+COMMON_SIZES = (8, 32, 64, 128, 224, 299)
+"""Images that are tried, in pixels, to tell which a network takes."""
+
 
 def small_cnn(num_classes: int, channels: int) -> nn.Module:
     """Three convolutions with BatchNorm (32, 64, 64 channels) for 8x8 to 32x32 images.
@@ -17,20 +22,17 @@ def small_cnn(num_classes: int, channels: int) -> nn.Module:
     Halves the image twice, then averages: ``[B, channels, H, W]`` to ``[B, num_classes]``.
     """
 
-    def block(inputs: int, outputs: int) -> list[nn.Module]:
-        convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-
-    return nn.Sequential(
-        *block(channels, 32),
-        nn.MaxPool2d(2),
-        *block(32, 64),
-        nn.MaxPool2d(2),
-        *block(64, 64),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(64, num_classes),
-    )
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (inputs, outputs) in enumerate(((channels, 32), (32, 64), (64, 64)), start=1):
+        if number > 1:
+            layers[f"pool{number - 1}"] = nn.MaxPool2d(2)
+        layers[f"conv{number}"] = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        layers[f"bn{number}"] = nn.BatchNorm2d(outputs)
+        layers[f"relu{number}"] = nn.ReLU(inplace=True)
+    layers["average"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["linear"] = nn.Linear(64, num_classes)
+    return nn.Sequential(layers)
 
 
 def build_model(settings: Settings) -> nn.Module:
@@ -39,30 +41,56 @@ def build_model(settings: Settings) -> nn.Module:
     Raises:
         ConfigError: there is no such model, or it does not take such images.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.run.seed)
+        model = _draw(settings)
+        size, channels = settings.data.image_size, settings.data.channels
+        trouble = _trouble(model, channels, size)
+        if trouble:
+            sizes = (n for n in COMMON_SIZES if _trouble(model, channels, n) is None)
+            cure = "".join(f"set data.image_size to {n}, or " for n in islice(sizes, 1))
+            raise ConfigError(
+                f"data.image_size: {settings.model.name} does not take images of {size} pixels "
+                f"({trouble}); {cure}choose another model.name."
+            )
+    return model
+
+
+def _draw(settings: Settings) -> nn.Module:
+    """The network, with weights from torch's generator as it stands."""
     import torchvision
 
     name, num_classes = settings.model.name, settings.model.num_classes
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.run.seed)
-        if name == SMALL_CNN:
-            return small_cnn(num_classes, settings.data.channels)
-        known = torchvision.models.list_models(module=torchvision.models)
-        if name not in known:
-            near = difflib.get_close_matches(name, [SMALL_CNN, *known], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"use {SMALL_CNN} or a torchvision name."
-            raise ConfigError(f"model.name: there is no model {name!r}; {hint}")
-        if settings.data.channels != 3:
-            raise ConfigError(f"data.channels: {name} takes RGB images; set data.channels to 3.")
-        options = {"image_size": settings.data.image_size} if name.startswith("vit_") else {}
-        if name in ("googlenet", "inception_v3"):
-            options["aux_logits"] = False
-            options["init_weights"] = True
-        try:
-            return torchvision.models.get_model(
-                name, weights=None, num_classes=num_classes, **options
-            )
-        except (ValueError, RuntimeError, AssertionError) as error:
-            raise ConfigError(
-                f"model.name: {name} cannot be built for {settings.data.image_size} pixel images "
-                f"({error}); change data.image_size."
-            ) from None
+    if name == SMALL_CNN:
+        return small_cnn(num_classes, settings.data.channels)
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        near = difflib.get_close_matches(name, [SMALL_CNN, *known], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use {SMALL_CNN} or a torchvision name."
+        raise ConfigError(f"model.name: there is no model {name!r}; {hint}")
+    if settings.data.channels != 3:
+        raise ConfigError(f"data.channels: {name} takes RGB images; set data.channels to 3.")
+    options = {"image_size": settings.data.image_size} if name.startswith("vit_") else {}
+    if name in ("googlenet", "inception_v3"):
+        options["aux_logits"] = False
+        options["init_weights"] = True
+    try:
+        return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"model.name: {name} cannot be built for {settings.data.image_size} pixel images "
+            f"({error}); change data.image_size."
+        ) from None
+
+
+def _trouble(model: nn.Module, channels: int, size: int) -> str | None:
+    """Why the network does not take such images: what a pass of shapes without numbers says."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    state = {name: tensor.detach().to("meta") for name, tensor in tensors}
+    images = torch.empty(2, channels, size, size, device="meta")
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(model, state, (images,))
+    except (ValueError, RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0].rstrip(".")
+    return None

@@ -31,9 +31,11 @@ class Progress:
         self.skipped_before = int(counters.get("skipped_steps", 0))
         # Loss, correct and counted samples since the last log step.
         self._sums = torch.zeros(3, device=parts.device)
-        self._shown = {"loss": float("nan"), "top1": float("nan")}
+        self._shown = counters.get("shown", {"loss": float("nan"), "top1": float("nan")})
+        # What an earlier attempt measured, in case this one has no step left to take.
+        self._before_s = counters.get("step_s")
         self._step_s: deque[float] = deque(maxlen=100_000)
-        self._perturb_s = 0.0
+        self._perturb_share = float(counters.get("perturb_share", 0.0))
         self._mark = time.perf_counter()
         self._start_interval()
 
@@ -51,6 +53,9 @@ class Progress:
         return {
             "samples": self.samples,
             "train_s": self.train_s,
+            "step_s": self._median_step_s(),
+            "perturb_share": self._perturb_share,
+            "shown": self._shown,
             "bad_samples": self.bad_samples,
             "skipped_steps": self.skipped_steps,
         }
@@ -119,7 +124,7 @@ class Progress:
         loss, hits, counted = self._sums.tolist()
         num_bytes, cached, fetched = read.tolist()
         step_s, wait_s, perturb_s, memory = slowest.tolist()
-        self._perturb_s = perturb_s
+        self._perturb_share = perturb_s / step_s
         self._shown = {"loss": loss / steps, "top1": 100.0 * hits / max(counted, 1.0)}
         step, total = done - 1, parts.timeline.total_steps
         record = {
@@ -147,10 +152,13 @@ class Progress:
         self._start_interval()
         return record
 
+    def _median_step_s(self) -> float | None:
+        """Of this attempt's steps; an earlier one's if this has taken none."""
+        return median(self._step_s) if self._step_s else self._before_s
+
     def summary(self, last_eval: dict[str, float], session: str) -> dict[str, Any]:
         """The run in numbers, for ``summary.json`` and ``rwp-dist compare``."""
         parts, s = self._parts, self._parts.settings
-        step_s = median(self._step_s) if self._step_s else float("nan")
         return {
             "state": "finished",
             "name": s.run.name,
@@ -168,8 +176,8 @@ class Progress:
             "passes_per_step": parts.method.passes,
             "train_s": self.train_s,
             "device_seconds": self.train_s * parts.split.world_size,
-            "step_s": step_s,
-            "perturb_share": self._perturb_s / step_s,
+            "step_s": self._median_step_s(),
+            "perturb_share": self._perturb_share,
             "train_loss": self._shown["loss"],
             "train_top1": self._shown["top1"],
             "loss": last_eval.get("loss"),

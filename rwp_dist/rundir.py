@@ -11,12 +11,15 @@
         attempts.tsv       one line for each attempt: started, state, first_step, last_step
         wandb_id           identity in W&B, the same for all attempts
         checkpoints/       what a run resumes from
+        lock               held by the process that trains here
         logs/              output of the ranks
         wandb/             W&B's own files
 
 Imports no torch, so that a launcher can read it in no time.
 """
 
+import errno
+import fcntl
 import json
 import math
 import os
@@ -27,10 +30,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from rwp_dist.errors import ConfigError
 
 PACKAGES = ("torch", "deepspeed", "torchvision", "webdataset", "wandb")
 """Packages whose versions can change a run's numbers or its record."""
@@ -64,6 +70,38 @@ class RunDir:
     def exists(self) -> bool:
         """Whether a run has left anything here that tells of it."""
         return any(p.is_file() for p in (self.status, self.summary, self.config, self.metrics))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep others from training here at the same time; the lock ends with the process.
+
+        Raises:
+            ConfigError: a living process trains here, or the place cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"run.dir: {self.path} cannot be written to ({error.strerror}); set run.dir to a "
+                "folder of yours."
+            ) from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    yield  # a file system without locks
+                    return
+                file.seek(0)
+                raise ConfigError(
+                    f"run.dir: {self.path} is being trained already ({file.read().strip()}); stop "
+                    "that, or choose another run.dir."
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
 
     # --- status and summary ---
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from rwp_dist.config import Settings
+from rwp_dist.errors import ConfigError
 from rwp_dist.perturb.methods import METHODS, sigma_at
 
 
@@ -20,7 +21,11 @@ class Timeline:
 
     @classmethod
     def of(cls, settings: Settings, steps_per_epoch: int) -> "Timeline":
-        """Convert the settings' epochs with the number of steps that an epoch has."""
+        """Convert the settings' epochs with the number of steps that an epoch has.
+
+        Raises:
+            ConfigError: a warm-up lasts longer than the run.
+        """
 
         def steps(epochs: float, given: int | None) -> int:
             return given if given is not None else round(epochs * steps_per_epoch)
@@ -29,13 +34,29 @@ class Timeline:
         decay = s.decay_steps
         if decay is None:
             decay = tuple(steps(epoch, None) for epoch in s.decay_epochs)
+        total = max(steps(s.epochs, s.steps), 1)
+
+        def warmup(section: str, epochs: float, given: int | None) -> int:
+            lasts = steps(epochs, given)
+            if lasts > total:
+                unit = "epochs" if given is None else "steps"
+                most = (
+                    total if given is not None else math.floor(1e3 * total / steps_per_epoch) / 1e3
+                )
+                raise ConfigError(
+                    f"{section}.warmup_{unit}: lasts {lasts} steps and the whole run {total} (an "
+                    f"epoch has {steps_per_epoch}); set it to {most:g} or less."
+                )
+            return lasts
+
+        m = settings.method
         return cls(
             settings=settings,
             steps_per_epoch=steps_per_epoch,
-            total_steps=max(steps(s.epochs, s.steps), 1),
-            warmup_steps=steps(s.warmup_epochs, s.warmup_steps),
+            total_steps=total,
+            warmup_steps=warmup("schedule", s.warmup_epochs, s.warmup_steps),
             decay_steps=decay,
-            noise_warmup_steps=steps(settings.method.warmup_epochs, settings.method.warmup_steps),
+            noise_warmup_steps=warmup("method", m.warmup_epochs, m.warmup_steps),
         )
 
     def lr(self, step: int) -> float:
@@ -65,8 +86,11 @@ class Timeline:
         )
 
     def is_due(self, every_epochs: float, steps_done: int) -> bool:
-        """Whether something that happens every so many epochs, and at the end, is due now."""
+        """Whether something that happens every so many epochs, and at the end, is due now.
+
+        0 epochs: at the end only. Less than a step's worth of an epoch: after every step.
+        """
         if steps_done == self.total_steps:
             return True
-        every = round(every_epochs * self.steps_per_epoch)
-        return every > 0 and steps_done % every == 0
+        every = max(round(every_epochs * self.steps_per_epoch), 1)
+        return every_epochs > 0 and steps_done % every == 0

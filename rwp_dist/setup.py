@@ -14,7 +14,7 @@ from rwp_dist.distributed import choose_device
 from rwp_dist.engine import Engine
 from rwp_dist.models import build_model
 from rwp_dist.perturb.batchnorm import broadcast_buffers
-from rwp_dist.perturb.filters import list_filters
+from rwp_dist.perturb.filters import check_patterns, list_filters
 from rwp_dist.perturb.methods import METHODS, Method
 from rwp_dist.perturb.perturbation import Perturbation
 from rwp_dist.perturb.roles import Slot, assign_slots
@@ -80,6 +80,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     rank, world_size = dist.get_rank(), dist.get_world_size()
     split = split_batch(settings, world_size)
     device = choose_device(settings.run.device)
+    torch.set_num_threads(settings.run.threads)
     method = METHODS[settings.method.name]
     model = build_model(settings)
     pin = device.type == "cuda"
@@ -98,6 +99,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     perturbed = [sum(slot.perturbed for slot in row) for row in slots]
     # Parameters are listed before ZeRO stage 3 takes them apart.
     noisy = method.direction == "noise"
+    check_patterns((name for name, _ in model.named_parameters()), settings.method.exclude)
     filters = list_filters(model.named_parameters(), settings.method.exclude if noisy else ())
     engine = Engine(model, settings, split, device, num_perturbed=max(perturbed))
     broadcast_buffers(engine.module)

@@ -8,7 +8,9 @@ for every step:
     log, evaluate, save when due
 """
 
+import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from typing import Any
 
@@ -22,10 +24,15 @@ from rwp_dist.config import Settings
 from rwp_dist.consensus import Agreed, Consensus, StopSignals
 from rwp_dist.data.bad import BadSamples
 from rwp_dist.data.batch import Batch, Step
-from rwp_dist.distributed import check_replicas, from_main, same_on_all_ranks
+from rwp_dist.distributed import all_agree_on, check_replicas, from_main, same_on_all_ranks
 from rwp_dist.errors import Interrupted
-from rwp_dist.evaluate import evaluate, evaluating, recalibrate
-from rwp_dist.perturb.batchnorm import average_statistics, tracking_layers
+from rwp_dist.evaluate import evaluate, evaluating_mode, recalibrate
+from rwp_dist.perturb.batchnorm import (
+    average_statistics,
+    gather_statistics,
+    own_statistics_kept,
+    tracking_layers,
+)
 from rwp_dist.perturb.noise import key_seed
 from rwp_dist.perturb.roles import Slot, loss_scale
 from rwp_dist.progress import Progress
@@ -35,7 +42,9 @@ from rwp_dist.start import open_run
 from rwp_dist.tracking import open_tracker
 
 
-def train(settings: Settings, session: str = "") -> dict[str, Any]:
+def train(
+    settings: Settings, session: str = "", position: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Train one run to its end, from its newest checkpoint if there is one; returns its summary.
 
     Every rank calls it, inside a process group.
@@ -44,34 +53,93 @@ def train(settings: Settings, session: str = "") -> dict[str, Any]:
         settings: everything the run depends on.
         session: runs with one session's name took turns on the same machine, so that their step
             times may be compared.
+        position: which of how many runs this is, from 1.
 
     Raises:
         RwpError: data, settings or checkpoints are not what they should be, on any rank.
         Interrupted: a signal ended the run after a checkpoint.
     """
-    with same_on_all_ranks():
-        run_dir = open_run(settings)
-    finished = from_main(run_dir.read_summary)
-    if finished:
-        return finished
-    with same_on_all_ranks():
-        parts = build_parts(settings)
+    is_main = dist.get_rank() == 0
+    run_dir = RunDir(str(settings.run.dir))
+    with ExitStack() as stack:
+        with same_on_all_ranks():
+            if is_main:
+                stack.enter_context(run_dir.locked())
+            open_run(settings)
+        finished = from_main(run_dir.read_summary)
+        if finished:
+            if is_main:
+                top1 = finished.get("top1")
+                print(f"{run_dir.path}: finished already, top-1 {top1:.2f} %", flush=True)
+            return finished
+        return _attempt(settings, run_dir, session, position)
+
+
+def _attempt(
+    settings: Settings, run_dir: RunDir, session: str, position: tuple[int, int] | None
+) -> dict[str, Any]:
+    started, state = datetime.now(timezone.utc), "failed"
+    training: Training | None = None
     try:
-        return Training(parts, run_dir).run(session)
-    finally:
-        parts.engine.close()
+        with same_on_all_ranks():
+            parts = build_parts(settings)
+        # From here on a signal asks for a checkpoint after the present step.
+        with StopSignals() as signals:
+            training = Training(parts, run_dir, position)
+            summary = training.run(signals, session)
+            state = "finished" if training.finished else "interrupted"
+            _write_end(run_dir, training, started, state, None)
+            # The first rank to leave would have the others killed.
+            asked = all_agree_on(signals.asked)
+    except BaseException as error:
+        _write_end(run_dir, training, started, "failed", error)
+        raise
+    parts.engine.close()
+    if asked or not training.finished:
+        done, total = training.done, parts.timeline.total_steps
+        cure = "" if training.finished else "; start the same command again to go on"
+        raise Interrupted(
+            f"Stopped after step {done:,} of {total:,}, saved in {run_dir.path}{cure}."
+        )
+    return summary
+
+
+def _write_end(
+    run_dir: RunDir,
+    training: "Training | None",
+    started: datetime,
+    state: str,
+    failure: BaseException | None,
+) -> None:
+    """Say in ``status.json`` and ``attempts.tsv`` how this attempt ended; rank 0 does."""
+    if dist.get_rank() != 0:
+        return
+    first, done, total = (
+        (training.first_step, training.done, training.parts.timeline.total_steps)
+        if training
+        else (0, 0, 0)
+    )
+    code = {"finished": 0, "interrupted": Interrupted.exit_code}.get(state, 1)
+    more: dict[str, Any] = {"exit_code": getattr(failure, "exit_code", code)}
+    if failure is not None:
+        more["message"] = str(failure) or type(failure).__name__
+    run_dir.write_status(state, done, total, **more)
+    run_dir.append_attempt(started, state, first, done)
 
 
 class Training:
     """One attempt at a run: where it stands, and what happens between its steps."""
 
-    def __init__(self, parts: Parts, run_dir: RunDir) -> None:
+    def __init__(
+        self, parts: Parts, run_dir: RunDir, position: tuple[int, int] | None = None
+    ) -> None:
         self.parts, self.run_dir = parts, run_dir
         self.is_main = dist.get_rank() == 0
         resumed = load_checkpoint(run_dir.checkpoints, parts.engine, parts.perturbation)
-        self.first_step, counters = resumed or (0, {})
+        self.first_step, counters, troubles = resumed or (0, {}, [])
         self.done = self.first_step
         """Updates of the weights so far."""
+        self.finished = self._warned = False
         self.last_eval: dict[str, float] = counters.get("eval", {})
         check_state(counters.get("data"), parts.train.state())
         self.bad = BadSamples(
@@ -84,37 +152,24 @@ class Training:
             total_steps=parts.timeline.total_steps,
             first_step=self.first_step,
             is_main=self.is_main,
+            position=position,
         )
+        for trouble in troubles:
+            self.tracker.say(f"{trouble} It is put aside as .bad.")
+        if resumed:
+            total = parts.timeline.total_steps
+            self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
 
-    def run(self, session: str) -> dict[str, Any]:
-        """Steps until the run is finished; returns its summary.
-
-        Raises:
-            Interrupted: a signal, or W&B's stop button, ended it after a checkpoint.
-        """
-        started, state = datetime.now(timezone.utc), "failed"
-        total = self.parts.timeline.total_steps
-        with StopSignals() as signals:
-            try:
-                with self.tracker:
-                    if self.first_step:
-                        self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
-                    finished = self._loop(signals)
-                    summary = self.progress.summary(self.last_eval, session)
-                    if finished and self.is_main:
-                        self.run_dir.write_summary(summary)
-                        self.tracker.finish(summary)
-                    state = "finished" if finished else "interrupted"
-            finally:
-                if self.is_main:
-                    self.run_dir.write_status(state, self.done, total)
-                    self.run_dir.append_attempt(started, state, self.first_step, self.done)
-            dist.barrier()  # the first rank to leave would have the others killed
-        if not finished:
-            raise Interrupted(
-                f"Stopped after step {self.done:,} of {total:,} and saved in {self.run_dir.path}; "
-                "start the same command again to go on."
-            )
+    def run(self, signals: StopSignals, session: str) -> dict[str, Any]:
+        """Steps until the run is finished, or asked to stop; returns the summary so far."""
+        with self.tracker:
+            self.finished = self._loop(signals)
+            summary = self.progress.summary(self.last_eval, session)
+            if self.finished and self.is_main:
+                self.run_dir.write_summary(summary)
+                self.tracker.finish(summary)
+            if not self.finished:
+                self.tracker.close("interrupted")
         return summary
 
     def _loop(self, signals: StopSignals) -> bool:
@@ -127,7 +182,7 @@ class Training:
         for step in range(self.first_step, total):
             batches, agreed = coming, consensus.take()
             if agreed.stop:
-                self._save()
+                self._take_stock(evaluating=False, saving=True)
                 return False
             self.bad.count(batches.bad, agreed)
             train_step(parts, step, batches, agreed, self.progress)
@@ -159,31 +214,51 @@ class Training:
         """Check, log, evaluate and save, each when it is due."""
         settings, timeline, done = self.parts.settings, self.parts.timeline, self.done
         every = settings.run.check_replicas_every
-        if every and done % every == 0:
+        if every and done % every == 0 and settings.deepspeed.zero_stage < 3:  # no replicas there
             check_replicas(self.parts.engine.module, done)
         if done % settings.tracking.log_every == 0 or done == timeline.total_steps:
-            self.tracker.log_train(self.progress.train_record(done))
+            record = self.progress.train_record(done)
+            self.tracker.log_train(record)
+            self._warn_of_divergence(record["loss"])
             if self.is_main:
                 self.run_dir.write_status("running", done, timeline.total_steps)
-        if timeline.is_due(settings.evaluation.every_epochs, done):
-            self.last_eval = evaluate_now(self.parts)
-            epoch = done / timeline.steps_per_epoch
-            self.tracker.log_eval({"step": done, "epoch": epoch} | self.last_eval)
-        if timeline.is_due(settings.checkpoint.every_epochs, done):
-            self._save()
+        evaluating = timeline.is_due(settings.evaluation.every_epochs, done)
+        saving = timeline.is_due(settings.checkpoint.every_epochs, done)
+        if evaluating or saving:
+            self._take_stock(evaluating, saving)
 
-    def _save(self) -> None:
-        refresh_statistics(self.parts)
-        self.progress.bad_samples = self.bad.total
-        save_checkpoint(
-            self.run_dir.checkpoints,
-            self.parts.engine,
-            self.parts.perturbation,
-            step=self.done,
-            progress=self.progress.counters()
-            | {"eval": self.last_eval, "data": self.parts.train.state()},
-            keep_last=self.parts.settings.checkpoint.keep_last,
-        )
+    def _warn_of_divergence(self, loss: float) -> None:
+        """Say so, once, when the loss is far above that of guessing."""
+        limit = 10 * math.log(self.parts.settings.model.num_classes)
+        if not loss < limit and not self._warned:
+            self._warned = True
+            self.tracker.say(
+                f"The loss is {loss:.3g}, far above guessing: this run diverges; lower "
+                "method.sigma, method.rho or optimizer.lr."
+            )
+
+    def _take_stock(self, evaluating: bool, saving: bool) -> None:
+        """Evaluate and save, both with statistics that belong to the clean weights."""
+        layers = tracking_layers(self.parts.engine.module)
+        own = gather_statistics(layers) if saving else None
+        with own_statistics_kept(layers):
+            refresh_statistics(self.parts, self.done)
+            if evaluating:
+                self.last_eval = evaluate_now(self.parts)
+                epoch = self.done / self.parts.timeline.steps_per_epoch
+                self.tracker.log_eval({"step": self.done, "epoch": epoch} | self.last_eval)
+            if saving:
+                self.progress.bad_samples = self.bad.total
+                save_checkpoint(
+                    self.run_dir.checkpoints,
+                    self.parts.engine,
+                    self.parts.perturbation,
+                    step=self.done,
+                    progress=self.progress.counters()
+                    | {"eval": self.last_eval, "data": self.parts.train.state()},
+                    keep_last=self.parts.settings.checkpoint.keep_last,
+                    statistics=own,
+                )
 
 
 def train_step(parts: Parts, step: int, data: Step, agreed: Agreed, progress: Progress) -> None:
@@ -254,27 +329,28 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     return torch.where(weights > 0, each * weights, 0.0)
 
 
-def refresh_statistics(parts: Parts) -> None:
+def refresh_statistics(parts: Parts, done: int) -> None:
     """BatchNorm's statistics as they belong to the clean weights, the same on all ranks.
 
     Averaged over the ranks with clean passes; methods without any learn them anew.
     """
     parts.engine.weights.ensure_clean()
     module = parts.engine.module
+    layers = tracking_layers(module)
     count = parts.settings.evaluation.recalibrate_batches
-    if not parts.method.has_clean_pass and count:
+    if layers and not parts.method.has_clean_pass and count:
+        torch.manual_seed(key_seed(parts.settings.run.seed, done, -2, dist.get_rank()))
         steps = parts.train.steps(0, min(count, parts.timeline.total_steps))
         batches = (b.to(parts.device).images for step in steps for b in step.batches)
         recalibrate(module, lambda x: parts.engine.forward_only(parts.to_input(x)), batches)
     contributes = parts.learns_statistics or not parts.method.has_clean_pass
-    average_statistics(tracking_layers(module), contributes)
+    average_statistics(layers, contributes)
 
 
 def evaluate_now(parts: Parts) -> dict[str, float]:
-    """Loss, top-1 and top-5 of the clean weights on all evaluation samples. A collective."""
-    refresh_statistics(parts)
+    """Loss, top-1 and top-5 on all evaluation samples. A collective."""
     batches = (step.batches[0] for step in parts.val.steps())
-    with evaluating(parts.engine.module):
+    with evaluating_mode(parts.engine.module):
         return evaluate(
             lambda images: parts.engine.forward_only(parts.to_input(images)),
             batches,

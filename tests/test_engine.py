@@ -64,9 +64,11 @@ def states_of_all_stages(optimizer):
     for stage in (0, 1, 2, 3):
         settings = small_settings("method.name=sgd", *optimizer, f"deepspeed.zero_stage={stage}")
         with small_parts(settings) as parts:
-            fresh = parts.engine.optimizer_state()
+            fresh = parts.engine.optimizer_state(keep=True)
             run_all(parts, 0, 2)
-            states.append((fresh, parts.engine.optimizer_state(), parts.engine.full_weights()))
+            states.append(
+                (fresh, parts.engine.optimizer_state(keep=True), parts.engine.full_weights())
+            )
     return states
 
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwp_dist.compare.table import DASH, Comparison, Row, mean_std, plus_minus, ratio, setting
+from rwp_dist.compare.experiments import related
+from rwp_dist.compare.table import (
+    DASH,
+    SMALL_TIMES,
+    Comparison,
+    Row,
+    mean_std,
+    plus_minus,
+    setting,
+    times_are_overheads,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +41,15 @@ OURS = ("m-rwp", "m-arwp", "rwp", "arwp")
 SMALL, NORMAL, LARGE = 10, 11.5, 15
 """Font sizes in points."""
 
+RIGHT_WIDTH = 0.215
+"""Of the right panel, as a share of the picture's; beside it stand two columns of numbers."""
+
+MEAN_END, TIME_END = 1.41, 1.91
+"""Right edges of these columns, in widths of the right panel."""
+
+LEADER_END = 104.0
+"""Where the line from a curve to its label ends, in percent of progress."""
+
 Curve = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -44,15 +63,16 @@ def draw(table: Comparison, path: Path) -> None:
     from matplotlib.figure import Figure
 
     # A figure of its own rather than pyplot, which keeps state for the whole process.
-    height = max(5.6, 2.3 + 0.48 * len(table.rows))
+    note = 0.3 if times_are_overheads(table.rows) else 0.0
+    height = max(5.6, 2.3 + 0.48 * len(table.rows)) + note
     figure = Figure(figsize=(14, height), dpi=150)
     FigureCanvasAgg(figure)
-    top, bottom = 1 - 1.35 / height, 0.75 / height
+    top, bottom = 1 - 1.35 / height, (0.75 + note) / height
     # Labels stand twice between the panels; the left panel gives way to long ones.
     longest = max(len(_name(row)) for row in table.rows)
     width = 0.37 - 2 * 0.0058 * max(0, longest - 8)
     left = figure.add_axes((0.055, bottom, width, top - bottom))
-    right = figure.add_axes((0.575, bottom, 0.255, top - bottom))
+    right = figure.add_axes((0.575, bottom, RIGHT_WIDTH, top - bottom))
     colours = _colours(table.rows)
     bold = _subject(table)
     _draw_curves(left, table.rows, colours, bold)
@@ -62,6 +82,8 @@ def draw(table: Comparison, path: Path) -> None:
     figure.text(0.02, 1 - 0.38 / height, main, fontsize=size, fontweight="bold", va="center")
     size = NORMAL * min(1.0, 145 / len(detail))
     figure.text(0.02, 1 - 0.74 / height, detail, fontsize=size, color="#444444", va="center")
+    if note:
+        figure.text(0.02, 0.2 / height, SMALL_TIMES, fontsize=SMALL, color="#444444", va="center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
@@ -71,14 +93,13 @@ def headline(table: Comparison) -> tuple[str, str]:
     detail = []
     best = max(table.rows, key=lambda row: mean_std(row.top1s)[0] or 0.0)
     ours = _subject(table)
-    base = _find(table, "sgd")
+    base = _baseline(table, ours)
     if ours and base and ours is not base:
         main = f"{_score(ours)} test top-1 vs {_score(base)} {_at_what_price(ours, base)}"
         if best is ours:
             detail.append(f"no other method here is higher than {ours.label}")
         else:
-            at = f" at {ratio(best.step_ratio)} sgd's step time" if best.step_ratio else ""
-            detail.append(f"highest mean: {_score(best)}{at}")
+            detail.append(f"highest mean: {_score(best)} (passes per step: {best.passes})")
     else:
         what = "the highest of these" if len(table.rows) > 1 else "the only method here"
         main = f"{_score(best)} test top-1, {what}"
@@ -94,17 +115,30 @@ def headline(table: Comparison) -> tuple[str, str]:
 
 def _subject(table: Comparison) -> Row | None:
     """The row that the headline is about and that is drawn bold."""
-    return next((row for name in OURS if (row := _find(table, name))), None)
+    return next((rows[0] for name in OURS if (rows := _rows(table, name))), None)
 
 
-def _find(table: Comparison, name: str) -> Row | None:
-    """The row of that label, else the first of that method."""
-    return table.row(name) or next((row for row in table.rows if row.method == name), None)
+def _baseline(table: Comparison, ours: Row | None) -> Row | None:
+    """The sgd row; of several, the one with most in common with ours beside the method."""
+    mine = (related(ours.runs[0]) if ours else None) or {}
+
+    def distance(row: Row) -> int:
+        theirs = related(row.runs[0]) or {}
+        return sum(theirs.get(k) != v for k, v in mine.items() if not k.startswith("method."))
+
+    return min(_rows(table, "sgd"), key=distance, default=None)
+
+
+def _rows(table: Comparison, name: str) -> list[Row]:
+    """The rows of that label, else those of that method."""
+    return [row for row in table.rows if row.experiment.label == name] or [
+        row for row in table.rows if row.method == name
+    ]
 
 
 def _name(row: Row) -> str:
-    """The label, cut to what the picture has room for."""
-    return row.label if len(row.label) <= 20 else f"{row.label[:19]}…"
+    """The label, cut in its middle to what the picture has room for."""
+    return row.label if len(row.label) <= 20 else f"{row.label[:7]}…{row.label[-12:]}"
 
 
 def _score(row: Row) -> str:
@@ -112,25 +146,26 @@ def _score(row: Row) -> str:
 
 
 def _at_what_price(row: Row, base: Row) -> str:
-    """``at equal updates, ×2.0 samples, ×1.07 step time``."""
+    """``at equal updates, ×2.0 samples``."""
     parts = []
     for key, name in (("steps", "updates"), ("samples", "samples")):
         mine, other = row.median(key), base.median(key)
         if mine and other:
             same = abs(mine / other - 1) < 0.01
             parts.append(f"equal {name}" if same else f"×{mine / other:.1f} {name}")
-    if row.step_ratio is not None:
-        parts.append(f"{ratio(row.step_ratio)} step time")
-    if parts[:2] == ["equal updates", "equal samples"]:
-        parts[:2] = ["equal updates and samples"]
+    if parts == ["equal updates", "equal samples"]:
+        parts = ["equal updates and samples"]
     return f"at {', '.join(parts)}" if parts else ""
 
 
 def _colours(rows: Sequence[Row]) -> list[str]:
-    """One colour for each row: its own by label, else one that no other row uses yet."""
-    taken = {COLOURS[row.label] for row in rows if row.label in COLOURS}
-    free = cycle([c for c in COLOURS.values() if c not in taken] or list(COLOURS.values()))
-    return [COLOURS.get(row.label) or next(free) for row in rows]
+    """One colour for each row: its label's for the first of that label, others a free one."""
+    labels = [row.experiment.label for row in rows]
+    free = cycle([c for name, c in COLOURS.items() if name not in labels] or COLOURS.values())
+    return [
+        COLOURS[label] if label in COLOURS and label not in labels[:i] else next(free)
+        for i, label in enumerate(labels)
+    ]
 
 
 def _curve(row: Row) -> Curve | None:
@@ -184,16 +219,22 @@ def _draw_curves(
     axes.set_xlim(0, 100)
     ends = [float(mean[-1]) for _, (_, mean, _), _ in curves]
     for (row, (x, mean, _), colour), y in zip(curves, _spread(axes, ends), strict=True):
-        axes.annotate(
+        # The leader ends before the text begins, at its middle, and so crosses none.
+        axes.plot(
+            [float(x[-1]), LEADER_END],
+            [float(mean[-1]), y],
+            color=colour,
+            linewidth=0.8,
+            clip_on=False,
+        )
+        axes.text(
+            LEADER_END + 0.8,
+            y,
             _name(row),
-            xy=(float(x[-1]), float(mean[-1])),
-            xytext=(105, y),
-            annotation_clip=False,
             color=colour,
             fontsize=NORMAL,
             fontweight="bold" if row is bold else "normal",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkB": 0},
+            va="center_baseline",
         )
 
 
@@ -202,20 +243,21 @@ def _spread(axes: "Axes", wanted: Sequence[float]) -> list[float]:
     low, high = axes.get_ylim()
     inches = axes.get_window_extent().height / axes.figure.dpi
     gap = (high - low) * (1.35 * NORMAL / 72) / inches
+    # Half a line stays free at the top and the bottom, so that text does not leave the axes.
+    low, high = low + gap / 2, high - gap / 2
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     # Labels that would touch form a block centred on the mean of what its members wanted.
     blocks: list[tuple[float, list[int]]] = []
     for i in order:
-        blocks.append((wanted[i], [i]))
+        blocks.append((min(max(wanted[i], low), high), [i]))
         while len(blocks) > 1:
             (below, first), (above, second) = blocks[-2:]
             if above - below >= gap * (len(first) + len(second)) / 2:
                 break
             members = first + second
-            centre = (below * len(first) + above * len(second)) / len(members)
             half = gap * (len(members) - 1) / 2
-            centre = min(max(centre, low + half), max(high - half, low + half))
-            blocks[-2:] = [(centre, members)]
+            centre = sum(wanted[i] for i in members) / len(members)
+            blocks[-2:] = [(max(min(centre, high - half), low + half), members)]
     heights = [0.0] * len(wanted)
     for centre, members in blocks:
         for place, i in enumerate(members):
@@ -248,14 +290,14 @@ def _draw_finals(
             "fontweight": weight,
             "color": "#222222",
         }
-        axes.text(1.30, place, plus_minus(row.top1s), **style)
-        axes.text(1.58, place, ratio(row.step_ratio), **style)
+        axes.text(MEAN_END, place, plus_minus(row.top1s), **style)
+        axes.text(TIME_END, place, row.step_time, **style)
     head: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
     head |= {"fontsize": SMALL, "color": "#444444"}
-    axes.text(1.30, 1.015, "mean ± std\n(%)", **head)
-    axes.text(1.58, 1.015, "step time\n× SGD", **head)
+    axes.text(MEAN_END, 1.015, "mean ± std\n(%)", **head)
+    axes.text(TIME_END, 1.015, "step time × SGD\n(range over seeds)", **head)
     if all(row.step_ratio is None for row in rows):
-        axes.text(1.58, -0.02, f"{DASH}: no sgd run\nof the session", **(head | {"va": "top"}))
+        axes.text(TIME_END, -0.02, f"{DASH}: no sgd run\nof the session", **(head | {"va": "top"}))
     axes.set_yticks(range(len(rows)), [_name(row) for row in rows], fontsize=NORMAL)
     for tick, row, colour in zip(axes.get_yticklabels(), rows, colours, strict=True):
         tick.set_color(colour)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rwp_dist.errors import RwpError
 from rwp_dist.rundir import RunDir
 
@@ -21,6 +23,9 @@ class Run:
     summary: dict[str, Any]
     curve: tuple[tuple[int, float], ...]
     """(step, test top-1 in percent) of every evaluation, steps increasing."""
+
+    settings: dict[str, Any] | None = None
+    """What ``config.yaml`` says; None if it is missing or cannot be read."""
 
     @property
     def label(self) -> str:
@@ -93,4 +98,12 @@ def _read(folder: Path) -> Run | str:
         for r in directory.read_metrics("eval")
         if r.get("step") is not None and r.get("top1") is not None
     }
-    return Run(folder, summary, tuple(sorted(points.items())))
+    return Run(folder, summary, tuple(sorted(points.items())), _read_settings(directory))
+
+
+def _read_settings(directory: RunDir) -> dict[str, Any] | None:
+    try:
+        tree = yaml.safe_load(directory.config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return tree if isinstance(tree, dict) and tree else None

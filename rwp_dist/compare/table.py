@@ -1,4 +1,4 @@
-"""From runs to rows: seeds of one label together, mean and sample standard deviation."""
+"""From runs to rows: seeds of one experiment together, mean and sample standard deviation."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,25 +6,53 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rwp_dist.compare.experiments import Experiment, group
 from rwp_dist.compare.runs import Run
+from rwp_dist.perturb.methods import METHODS
 
 ORDER = ("sgd", "sgd 2x", "sam", "asam", "rwp", "arwp", "m-rwp", "m-arwp")
 """Rows in this order; other labels follow, by their method and then by alphabet."""
 
-MIXED = ("m-rwp", "m-arwp")
+MIXED = {name for name, method in METHODS.items() if method.mixed}
 
 DASH = "—"
+
+SMALL_NETWORK = 1_000_000
+"""Parameters below which overheads decide a step's time."""
+
+SMALL_TIMES = (
+    "For networks this small, overheads and the machine's other work decide step times, which "
+    "change from one comparison to the next; benchmarks/step.py times a real one."
+)
+
+HEADER = (
+    ("", "method"),
+    ("passes", "per step"),
+    ("", "updates"),
+    ("", "samples"),
+    ("device", "s"),
+    ("step time", "× SGD"),
+    ("test", "top-1 %"),
+    ("", "n"),
+    ("train", "top-1 %"),
+)
+"""Names of the columns; a terminal shows them on two lines, so that the table stays narrow."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """All seeds of one label."""
+    """All seeds of one experiment."""
 
-    label: str
+    experiment: Experiment
     method: str
     runs: tuple[Run, ...]
     step_ratios: tuple[float, ...]
     """Step time over that of sgd with the same seed in the same session, where there is one."""
+
+    @property
+    def label(self) -> str:
+        """What a table calls it."""
+        return self.experiment.name
 
     @property
     def n(self) -> int:
@@ -40,6 +68,14 @@ class Row:
     def step_ratio(self) -> float | None:
         """Median of ``step_ratios``."""
         return statistics.median(self.step_ratios) if self.step_ratios else None
+
+    @property
+    def step_time(self) -> str:
+        """``×1.3 (1.2–1.5)``: median and range over the seeds, the range unless it is nothing."""
+        if self.step_ratio is None:
+            return DASH
+        low, high = f"{min(self.step_ratios):.1f}", f"{max(self.step_ratios):.1f}"
+        return f"×{self.step_ratio:.1f}" + (f" ({low}–{high})" if low != high else "")
 
     @property
     def passes(self) -> str:
@@ -63,6 +99,8 @@ class Row:
         train_mean, train_std = mean_std(self.values("train_top1"))
         return {
             "label": self.label,
+            "run_label": self.experiment.label,
+            "differs": self.experiment.differs,
             "method": self.method,
             "passes_per_step": self.passes,
             "n": self.n,
@@ -94,20 +132,6 @@ class Comparison:
         """The row of a label."""
         return next((row for row in self.rows if row.label == label), None)
 
-    def header(self) -> list[str]:
-        """Names of the columns."""
-        return [
-            "method",
-            "passes per step",
-            "updates",
-            "samples",
-            "device-s",
-            "step time × SGD",
-            "test top-1 (%)",
-            "n",
-            "train top-1 (%)",
-        ]
-
     def cells(self, row: Row) -> list[str]:
         """A row as text."""
         return [
@@ -116,7 +140,7 @@ class Comparison:
             whole(row.median("steps")),
             whole(row.median("samples")),
             seconds(row.median("device_seconds")),
-            ratio(row.step_ratio),
+            row.step_time,
             plus_minus(row.top1s),
             str(row.n),
             plus_minus(row.values("train_top1")),
@@ -124,7 +148,7 @@ class Comparison:
 
     def text(self) -> str:
         """The table for a terminal."""
-        table = [self.header(), *map(self.cells, self.rows)]
+        table = [*map(list, zip(*HEADER, strict=True)), *map(self.cells, self.rows)]
         widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
         lines = [
             "  ".join(
@@ -133,7 +157,7 @@ class Comparison:
             ).rstrip()
             for line in table
         ]
-        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines.insert(2, "  ".join("-" * width for width in widths))
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
 
     def markdown(self) -> str:
@@ -141,8 +165,8 @@ class Comparison:
         lines = [
             "# Comparison",
             "",
-            _bars(self.header()),
-            _bars(["---"] * 2 + ["---:"] * (len(self.header()) - 2)),
+            _bars([" ".join(filter(None, name)) for name in HEADER]),
+            _bars(["---"] * 2 + ["---:"] * (len(HEADER) - 2)),
             *(_bars(self.cells(row)) for row in self.rows),
             "",
             *(f"- {note}" for note in self.notes),
@@ -161,22 +185,26 @@ class Comparison:
 
 
 def build(runs: Sequence[Run], left_out: Sequence[tuple[Path, str]] = ()) -> Comparison:
-    """Group runs by label into ordered rows with their footnotes."""
-    method_of = {run.label: str(run.summary["method"]) for run in runs}
-    ordered = sorted(method_of, key=lambda label: (_place(label), _place(method_of[label]), label))
+    """Group runs by experiment into ordered rows with their footnotes."""
     baseline = _baseline_steps(runs)
     rows = []
-    for label in ordered:
-        own = sorted(
-            (run for run in runs if run.label == label), key=lambda run: (str(run.seed), run.path)
-        )
+    for experiment in group(runs):
+        own = sorted(experiment.runs, key=lambda run: (str(run.seed), run.path))
         ratios = []
         for run in own:
             sgd_step_s = baseline.get(_circumstances(run))
             if sgd_step_s:
                 ratios.append(float(run.summary["step_s"]) / sgd_step_s)
         methods = " / ".join(dict.fromkeys(str(run.summary["method"]) for run in own))
-        rows.append(Row(label, methods, tuple(own), tuple(ratios)))
+        rows.append(Row(experiment, methods, tuple(own), tuple(ratios)))
+    rows.sort(
+        key=lambda row: (
+            _place(row.experiment.label),
+            _place(row.method),
+            row.experiment.label,
+            row.label,
+        )
+    )
     return Comparison(tuple(rows), tuple(_notes(rows, left_out)), tuple(left_out))
 
 
@@ -197,11 +225,6 @@ def plus_minus(values: Sequence[float]) -> str:
     if mean is None:
         return DASH
     return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
-
-
-def ratio(value: float | None) -> str:
-    """``×1.07``."""
-    return DASH if value is None else f"×{value:.2f}"
 
 
 def whole(value: float | None) -> str:
@@ -228,7 +251,7 @@ def _baseline_steps(runs: Sequence[Run]) -> dict[tuple[Any, ...], float]:
             return {}
     times: dict[tuple[Any, ...], list[float]] = {}
     for run in sgd:
-        if run.summary.get("session") is not None:
+        if run.summary.get("session"):  # "" is a run that was trained alone
             times.setdefault(_circumstances(run), []).append(float(run.summary["step_s"]))
     return {key: statistics.median(values) for key, values in times.items()}
 
@@ -238,16 +261,23 @@ def _notes(rows: Sequence[Row], left_out: Sequence[tuple[Path, str]]) -> list[st
     notes = [f"Trained with {setting(runs)}."]
     if any(row.n > 1 for row in rows):
         notes.append("± is the sample standard deviation over n runs; other columns are medians.")
-    notes.append("Device-s: wall-clock seconds of training × devices.")
+    notes.append("Device s: wall-clock seconds of training × devices.")
     if any(row.step_ratio is not None for row in rows):
         notes.append(
             "Step time × SGD: median time of one update over that of the sgd run of the same seed "
-            "and session, on as many devices; median over seeds. It is time, not work: a method "
-            "with more passes on parallel devices can be near ×1."
+            "and session, on as many devices; median over seeds, and their range. It is time, not "
+            "work: a method with more passes on parallel devices can be near ×1."
         )
+    if times_are_overheads(rows):
+        notes.append(SMALL_TIMES)
     if any(row.step_ratio is None for row in rows):
         missing = ", ".join(row.label for row in rows if row.step_ratio is None)
         notes.append(f"No step-time ratio for {missing}: no sgd run of the same seed and session.")
+    if any(row.values("train_top1") for row in rows):
+        notes.append(
+            "Train top-1: counted while training, on the training labels (noisy where they are), "
+            "at the weights the method trains with: perturbed for rwp, arwp, sam and asam."
+        )
     if any(row.method in MIXED for row in rows):
         notes.append(
             "One update of m-rwp or m-arwp consumes two mini-batches, one clean and one "
@@ -257,6 +287,7 @@ def _notes(rows: Sequence[Row], left_out: Sequence[tuple[Path, str]]) -> list[st
     if any(skipped.values()):
         text = ", ".join(f"{label} {n:.0f}" for label, n in skipped.items() if n)
         notes.append(f"Updates skipped because of non-finite gradients: {text}.")
+    notes += _splits(rows)
     notes += _doubts(rows)
     if left_out:
         text = "; ".join(f"{path} ({reason})" for path, reason in left_out)
@@ -276,6 +307,32 @@ def setting(runs: Sequence[Run]) -> str:
         + f" on {' or '.join(devices) or 'unknown devices'}"
         + (f", model {' or '.join(models)}" if models else "")
     )
+
+
+def times_are_overheads(rows: Sequence[Row]) -> bool:
+    """Whether step times are shown of a network too small for them to mean much."""
+    sizes = [n for row in rows if row.step_ratios for n in row.values("num_parameters")]
+    return bool(sizes) and min(sizes) < SMALL_NETWORK
+
+
+def _splits(rows: Sequence[Row]) -> list[str]:
+    """Why a label has several rows."""
+    notes = []
+    for label in dict.fromkeys(row.experiment.label for row in rows):
+        own = [row for row in rows if row.experiment.label == label]
+        if len(own) == 1:
+            continue
+        columns = [row.experiment.differs for row in own if row.runs[0].settings is not None]
+        keys = list(columns[0]) if columns else []
+        texts = [f"{key} ({' | '.join(c[key] for c in columns)})" for key in keys[:8]]
+        if len(keys) > 8:
+            texts.append(f"{len(keys) - 8} more")
+        what = f"settings differ: {', '.join(texts)}" if texts else "settings differ"
+        unread = [row for row in own if row.runs[0].settings is None]
+        if unread:
+            what += f"; {sum(row.n for row in unread)} of them without a readable config.yaml"
+        notes.append(f"Runs of {label} stand in {len(own)} rows, because their {what}.")
+    return notes
 
 
 def _doubts(rows: Sequence[Row]) -> list[str]:

@@ -1,6 +1,6 @@
 """The one tree of settings. Imports no torch."""
 
-from rwp_dist.config.derive import MIXED, Split, deepspeed_config, split_batch
+from rwp_dist.config.derive import Split, deepspeed_config, split_batch
 from rwp_dist.config.load import (
     differences,
     dump_settings,
@@ -11,7 +11,6 @@ from rwp_dist.config.load import (
 from rwp_dist.config.tree import Settings
 
 __all__ = [
-    "MIXED",
     "Settings",
     "Split",
     "deepspeed_config",

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from math import gcd
 
-from rwp_dist.config.derive import MIXED, contradictions
+from rwp_dist.config.derive import contradictions
 from rwp_dist.config.tree import Settings
+from rwp_dist.perturb.methods import METHODS
 
 Problem = tuple[tuple[str, ...], str]
 """The keys that a check read, and its message."""
@@ -68,7 +69,10 @@ def _schedule(s: Settings) -> Iterator[Problem]:
 
 
 def _in_same_unit(s: Settings, epochs: float, steps: int | None) -> tuple[float, float]:
-    """The run's length and a duration in one unit; a duration of 0 where units differ."""
+    """The run's length and a duration in one unit; a duration of 0 where units differ.
+
+    How many steps an epoch has is known once the shards are open; ``Timeline.of`` checks the rest.
+    """
     if s.schedule.steps is not None:
         return s.schedule.steps, steps or 0
     return s.schedule.epochs, 0 if steps is not None else epochs
@@ -83,13 +87,14 @@ def _method(s: Settings) -> Iterator[Problem]:
             f"method.warmup: noise would start after {warmup:g} and the run ends at {length:g}; "
             "make it shorter.",
         )
-    if m.name in ("sam", "asam") and s.deepspeed.zero_stage == 3:
+    direction = METHODS[m.name].direction
+    if direction == "ascent" and s.deepspeed.zero_stage == 3:
         yield (
             ("method.name", "deepspeed.zero_stage"),
             f"deepspeed.zero_stage: {m.name}'s ascent needs whole gradients and whole weights on "
             "every rank, which stage 3 does not keep; set deepspeed.zero_stage to 2.",
         )
-    if m.antithetic and m.name not in ("rwp", "arwp", *MIXED):
+    if m.antithetic and direction != "noise":
         yield (
             ("method.antithetic", "method.name"),
             f"method.antithetic: {m.name} draws no noise; set method.antithetic to false.",

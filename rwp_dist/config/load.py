@@ -5,6 +5,7 @@ Precedence: defaults < file < the file's chosen variant < command line.
 
 import difflib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +23,33 @@ def load_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> Set
     Raises:
         ConfigError: everything wrong with them, each with its cure, in one message.
     """
-    raw = _read_yaml(path) if path else {}
-    variants = raw.pop("variants", {})
+    source = str(path) if path else "the defaults"
     problems: list[str] = []
-    given: dict[str, Any] = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            problems.append(f"{text!r} is no setting; write section.key=value.")
-            continue
-        try:
-            given[key] = yaml.safe_load(value) if value else None
-        except yaml.YAMLError:
-            problems.append(f"{text!r}: the value is no valid YAML; quote it.")
+    raw = _text_keys(_read_yaml(path) if path else {}, "", problems)
+    variants = _read_variants(raw.pop("variants", None), problems)
+    given, wrong = _read_overrides(overrides, problems)
 
     variant = given.get("variant", raw.get("variant"))
     if variant is not None:
-        if not isinstance(variants, dict) or variant not in variants:
-            known = ", ".join(variants) if isinstance(variants, dict) else ""
+        if not isinstance(variant, str) or variant not in variants:
+            known = ", ".join(variants)
             problems.append(
-                f"variant: {path or 'the defaults'} has no variant {variant!r}; "
+                f"variant: {source} has no variant {variant!r}; "
                 + (f"choose one of {known}." if known else "it lists none.")
             )
+            raw.pop("variant", None)
+            given.pop("variant", None)
         else:
-            for key, value in _flatten(variants[variant] or {}):
+            for key, value in _flatten(variants[variant]):
                 problems += _set(raw, key, value)
-    for key, value in given.items():
+    for key, value in _flatten(given):
         problems += _set(raw, key, value)
-    return _validate(raw, problems, str(path) if path else "the defaults")
+    return _validate(raw, problems, wrong, source)
 
 
 def list_variants(path: str | Path) -> tuple[str, ...]:
     """Names of the variants that a settings file offers, in its order."""
-    return tuple(_read_yaml(path).get("variants", {}))
+    return tuple(_read_variants(_text_keys(_read_yaml(path), "", []).get("variants"), []))
 
 
 def dump_settings(settings: Settings) -> str:
@@ -90,10 +85,68 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
     return raw
 
 
+def _text_keys(value: Any, key: str, problems: list[str]) -> Any:
+    """A copy of what a file or an override says, less the keys that are no text."""
+    if isinstance(value, list):
+        return [_text_keys(item, key, problems) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tree = {}
+    for name, item in value.items():
+        path = f"{key}.{name}" if key else str(name)
+        if isinstance(name, str):
+            tree[name] = _text_keys(item, path, problems)
+        else:
+            problems.append(f"{path}: the key {name!r} is no text; name a setting, or quote it.")
+    return tree
+
+
+def _read_variants(value: Any, problems: list[str]) -> dict[str, dict[str, Any]]:
+    """Settings by the variant's name; what is none of that counts as empty."""
+    if not isinstance(value, dict | None):
+        problems.append(f"variants: {value!r} will not do; write name: {{section.key: value}}.")
+    variants = {}
+    for name, settings in value.items() if isinstance(value, dict) else ():
+        if not isinstance(settings, dict | None):
+            problems.append(
+                f"variants.{name}: {settings!r} will not do; write {name}: {{section.key: value}}."
+            )
+        variants[name] = settings if isinstance(settings, dict) else {}
+    return variants
+
+
+def _read_overrides(
+    overrides: Sequence[str], problems: list[str]
+) -> tuple[dict[str, Any], set[str]]:
+    """Values by key, the last one counts; and the keys whose values cannot be read."""
+    given: dict[str, Any] = {}
+    wrong: set[str] = set()
+    for text in overrides:
+        key, equals, words = text.partition("=")
+        if not equals or not key:
+            problems.append(f"{text!r} is no setting; write section.key=value.")
+            continue
+        try:
+            value = yaml.safe_load(words)
+        except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
+            problems.append(f"{text!r}: the value is no valid YAML; quote it.")
+            wrong.add(key)
+            continue
+        if key in _sections() and (not value or not isinstance(value, dict)):
+            problems.append(_is_section(key, value))
+            wrong.add(key)
+        elif key == "variant" and value is not None:
+            given[key] = value if isinstance(value, str) else words  # 2 and off are names, too
+        else:
+            given[key] = _text_keys(value, key, problems)
+    return given, wrong
+
+
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; a setting that is a mapping is one value."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and value and not name.startswith("deepspeed.extra"):
+        if isinstance(value, dict) and value and not _within_leaf(name):
             yield from _flatten(value, f"{name}.")
         else:
             yield name, value
@@ -101,6 +154,8 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def _set(raw: dict[str, Any], key: str, value: Any) -> list[str]:
     """Put one dotted key into the tree; a list with what was wrong with it."""
+    if key in _sections():  # not a mapping with something in it, or it were flat
+        return [] if value is None or value == {} else [_is_section(key, value)]
     *sections, last = key.split(".")
     branch = raw
     for section in sections:
@@ -113,9 +168,8 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> list[str]:
     return []
 
 
-def _validate(raw: dict[str, Any], problems: list[str], source: str) -> Settings:
-    raw = {key: {} if value is None and key != "variant" else value for key, value in raw.items()}
-    wrong: set[str] = set()
+def _validate(raw: dict[str, Any], problems: list[str], wrong: set[str], source: str) -> Settings:
+    raw = {k: {} if v is None and k in _sections() else v for k, v in raw.items()}
     settings: Settings | None = None
     # Wrong values are reported and left out, until the rest makes a tree: combinations are then
     # checked on that, so that one message holds every error.
@@ -123,21 +177,27 @@ def _validate(raw: dict[str, Any], problems: list[str], source: str) -> Settings
         try:
             settings = Settings.model_validate(raw)
         except ValidationError as error:
+            # Two elements of a list may be wrong, and it is left out as a whole: the first counts.
+            found: dict[tuple[str, ...], dict[str, Any]] = {}
             for item in error.errors():
-                location = _in_tree(raw, item["loc"])
+                found.setdefault(_in_tree(raw, item["loc"]), dict(item))
+            for location, about in found.items():
                 key = ".".join(location)
-                if key in wrong:
-                    continue
                 wrong.add(key)
-                problems.append(_explain(key, dict(item)))
+                problems.append(_explain(key, about))
                 _drop(raw, location)
     for keys, message in combinations(settings):
-        if not wrong.intersection(keys):
+        if not any(_overlap(key, other) for key in keys for other in wrong):
             problems.append(message)
     if problems:
         count = f"{len(problems)} errors" if len(problems) > 1 else "1 error"
         raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  - {p}" for p in problems))
     return _name(settings)
+
+
+def _overlap(key: str, other: str) -> bool:
+    """Whether one key is the other, or a section around it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def _name(settings: Settings) -> Settings:
@@ -175,10 +235,14 @@ def _explain(key: str, item: dict[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown setting{_suggest(key)}."
     if item["type"] == "model_type":
-        return f"{key}: is a section; write {key}.<key>, not {key}: {value!r}."
+        return _is_section(key, value)
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{key}: {value!r} will not do: {message}{_meaning(key)}"
+
+
+def _is_section(key: str, value: Any) -> str:
+    return f"{key}: is a section; write {key}.<key>, not {key}: {value!r}."
 
 
 def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -192,14 +256,30 @@ def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[
             yield key, " ".join((field.description or "").split())
 
 
+@cache
+def _meanings() -> dict[str, str]:
+    return dict(known_keys())
+
+
+@cache
+def _sections() -> frozenset[str]:
+    return frozenset(key.rpartition(".")[0] for key in _meanings()) - {""}
+
+
+def _within_leaf(name: str) -> bool:
+    """Whether a dotted name is a setting, or something inside a setting that is a mapping."""
+    parts = name.split(".")
+    return any(".".join(parts[:n]) in _meanings() for n in range(1, len(parts) + 1))
+
+
 def _meaning(key: str) -> str:
-    text = dict(known_keys()).get(key, "")
+    text = _meanings().get(key, "")
     return f" ({text.rstrip('.')})." if text else "."
 
 
 def _suggest(key: str) -> str:
     """The nearest right key: the same section first, then the same last word anywhere."""
-    keys = [name for name, _ in known_keys()]
+    keys = list(_meanings())
     last = key.rpartition(".")[2]
     same = [name for name in keys if name.rpartition(".")[2] == last]
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)

@@ -6,11 +6,8 @@ the weights.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveFloat
-from pydantic import NonNegativeInt as Count
-from pydantic import PositiveInt as Size
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Finite = ConfigDict(
     extra="forbid",
     frozen=True,
@@ -30,7 +27,15 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value  # what YAML makes of a bare off
 
 
-Seed = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=0, lt=2**63)]
+Integer = Annotated[int, BeforeValidator(_refuse_bool)]
+Count = Annotated[Integer, Field(ge=0)]
+Size = Annotated[Integer, Field(gt=0)]
+Seed = Annotated[Integer, Field(ge=0, lt=2**63)]
+Number = Annotated[float, BeforeValidator(_refuse_bool)]
+NonNegativeFloat = Annotated[Number, Field(ge=0.0)]
+PositiveFloat = Annotated[Number, Field(gt=0.0)]
+Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
+BelowOne = Annotated[Number, Field(ge=0.0, lt=1.0)]
 
 
 class Section(BaseModel):
@@ -57,6 +62,9 @@ class Run(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where ranks compute. auto: cuda if there is one, else cpu."""
 
+    threads: Size = 1
+    """Threads that a rank computes with on the CPU. More pay for large networks on idle cores."""
+
     check_replicas_every: Count = 0
     """Hash the weights of all ranks every so many steps and stop if they differ. 0: never."""
 
@@ -67,7 +75,7 @@ class Model(Section):
     name: str = "small_cnn"
     """``small_cnn`` (8x8 to 32x32 images) or a classification model of torchvision."""
 
-    num_classes: Annotated[int, Field(ge=2)] = 10
+    num_classes: Annotated[Integer, Field(ge=2)] = 10
     """Number of classes; labels are 0 .. num_classes - 1."""
 
 
@@ -86,10 +94,10 @@ class Data(Section):
     image_size: Size = 8
     """Height and width of the images given to the model, in pixels."""
 
-    channels: Literal[1, 3] = 1
+    channels: Annotated[Literal[1, 3], BeforeValidator(_refuse_bool)] = 1
     """Channels of the images given to the model: 1 grey, 3 RGB."""
 
-    mean: tuple[float, ...] = (0.5,)
+    mean: tuple[Number, ...] = (0.5,)
     """Subtracted from pixels in [0, 1]; one value, or one for each channel."""
 
     std: tuple[PositiveFloat, ...] = (0.5,)
@@ -121,7 +129,7 @@ class Data(Section):
     interpolation: Literal["antialias", "fast"] = "antialias"
     """How images are resized. fast: OpenCV's linear, other pixels, not verified for accuracy."""
 
-    eval_crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.875
+    eval_crop_ratio: Annotated[Number, Field(gt=0.0, le=1.0)] = 0.875
     """Evaluation resizes the shorter side to image_size / this, and takes the centre."""
 
     max_bad_samples: Count = 100
@@ -164,7 +172,7 @@ class Augment(Section):
     num_ops: Size = 2
     """Operations of RandAugment."""
 
-    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    magnitude: Annotated[Integer, Field(ge=0, le=30)] = 9
     """Their strength."""
 
     cutout: Count = 0
@@ -179,7 +187,7 @@ class Augment(Section):
     cutmix: NonNegativeFloat = 0.0
     """Alpha of CutMix. 0: off."""
 
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    label_smoothing: BelowOne = 0.0
     """Share of a target that is spread evenly over all classes."""
 
 
@@ -228,7 +236,7 @@ class Method(Section):
     eta: NonNegativeFloat = 0.1
     """How strongly arwp and m-arwp shrink the noise of filters with large gradients."""
 
-    beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    beta: BelowOne = 0.99
     """Decay of the sum of squared gradients in arwp and m-arwp."""
 
     power: PositiveFloat = 0.5
@@ -239,8 +247,8 @@ class Method(Section):
     tensor: rms of the whole tensor. element: the element itself."""
 
     exclude: tuple[str, ...] = ()
-    """Parameters without noise, as patterns of names: ``*.bias``, ``bn*``. ``ndim<2`` names every
-    bias and normalisation parameter."""
+    """Parameters without noise, as patterns of names: ``*.bias``, ``*bn*``. ``ndim<2`` names every
+    bias and normalisation parameter. A pattern that matches nothing is an error."""
 
     antithetic: bool = False
     """Perturbed slots in pairs use +noise and -noise, which cancels its first-order effect."""
@@ -255,13 +263,13 @@ class Optimizer(Section):
     lr: PositiveFloat = 0.1
     """Peak learning rate."""
 
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    momentum: BelowOne = 0.9
     """Momentum of sgd."""
 
     nesterov: bool = False
     """Nesterov momentum (sgd)."""
 
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     """Decay of adamw's two moments."""
 
     eps: PositiveFloat = 1e-8
@@ -305,7 +313,7 @@ class Schedule(Section):
 class DeepSpeed(Section):
     """What DeepSpeed is told beside what follows from the other settings."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    zero_stage: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_refuse_bool)] = 1
     """What ranks share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
 
     overlap_comm: bool = False

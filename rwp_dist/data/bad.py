@@ -23,15 +23,21 @@ class BadSamples:
         self._limit = limit
         self._folder = run_dir / "bad_samples"
         self._path = self._folder / f"rank-{dist.get_rank()}.tsv"
+        # Steps between the checkpoint and a crash come again, perhaps on other ranks.
+        self._listed = _listed(self._folder)
 
     def count(self, records: Sequence[BadRecord], agreed: Agreed) -> None:
         """Take up the bad samples of the step that begins now: this rank's list, all ranks' sum.
 
         Raises:
-            DataError: there are more than the limit; on all ranks at the same step.
+            DataError: there are more than the limit, or a rank cannot have a shard; on all ranks
+                at the same step.
         """
-        if records:
-            self._list(records)
+        samples = [record for record in records if not record.fatal]
+        if samples:
+            self._list(samples)
+        if agreed.bad:
+            _raise_fatal([record.reason for record in records if record.fatal])
         self.total += agreed.bad
         if agreed.bad and self.total > self._limit:
             raise DataError(
@@ -44,5 +50,27 @@ class BadSamples:
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             for record in records:
+                if (record.step, record.sample) in self._listed:
+                    continue
                 reason = " ".join(record.reason.split())
                 file.write(f"{record.step}\t{record.sample}\t{reason}\n")
+
+
+def _listed(folder: Path) -> set[tuple[int, int]]:
+    """Step and sample of all lines of all ranks."""
+    found = set()
+    for path in folder.glob("rank-*.tsv"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            fields = line.split("\t")
+            if len(fields) == 3:  # the last line of a crash may be cut
+                found.add((int(fields[0]), int(fields[1])))
+    return found
+
+
+def _raise_fatal(reasons: list[str]) -> None:
+    """End all ranks with the error of the lowest one that has any. A collective."""
+    everybody: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everybody, reasons)
+    for found in everybody:
+        if found:
+            raise DataError(found[0])

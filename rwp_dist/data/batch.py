@@ -1,6 +1,6 @@
 """What the loop gets: batches of uint8 images, and what reading them cost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rwp_dist.data.cache import CacheStats
+from rwp_dist.errors import RwpError
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,25 @@ class BadRecord:
 
     step: int
     sample: int
+    """-1: all of the step's, because a shard cannot be had."""
     reason: str
+
+    @property
+    def fatal(self) -> bool:
+        """Whether training cannot go on: no sample is bad, a shard is missing."""
+        return self.sample < 0
+
+
+class Unreadable(list[Batch]):
+    """Batches that could not be read: whoever takes one gets the error."""
+
+    def __init__(self, error: RwpError) -> None:
+        super().__init__()
+        self._error = error
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises the error."""
+        raise self._error
 
 
 @dataclass(frozen=True)

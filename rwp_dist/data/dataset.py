@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rwp_dist.data.cache import NodeCache, Wanted
 from rwp_dist.data.openers import local_path
-from rwp_dist.data.source import open_url
+from rwp_dist.data.source import Attempts, Patience, read_chunks
 from rwp_dist.errors import DataError
 from rwp_dist.shards.index import INDEX_DTYPE, Index, load_index
 from rwp_dist.shards.manifest import MANIFEST_NAME, Manifest
@@ -67,18 +67,19 @@ class Dataset:
         return f"{posixpath.basename(self.shards[shard].url)}, sample {row}"
 
 
-def load_dataset(sources: Sequence[str], num_classes: int, cache: NodeCache | None) -> Dataset:
-    """Manifests and indexes of folders or URLs.
+def load_dataset(
+    manifests: Sequence[Manifest], num_classes: int, cache: NodeCache | None
+) -> Dataset:
+    """The shards and indexes that manifests name.
 
     Args:
-        sources: folders, ``manifest.json`` files, or URLs of either.
+        manifests: of one or of several data sets.
         num_classes: labels must be below.
         cache: keeps the index files of remote shards; needed if there are such.
 
     Raises:
         DataError: something is missing, does not fit together, or a label is out of range.
     """
-    manifests = [load_manifest(source) for source in sources]
     shards: list[Wanted] = []
     indexes: list[Index] = []
     origin: list[int] = []
@@ -102,27 +103,56 @@ def load_dataset(sources: Sequence[str], num_classes: int, cache: NodeCache | No
     return dataset
 
 
-def load_manifest(source: str) -> Manifest:
-    """The manifest of a folder or URL.
+def load_manifest(
+    source: str, patience: Patience | None = None, opener: str | None = None
+) -> Manifest:
+    """The manifest of a folder, of a ``manifest.json``, or of a URL of either.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, it is not whole, or the folder cannot be read.
     """
     path = local_path(source)
     if path is None:
         url = source if source.endswith(".json") else posixpath.join(source, MANIFEST_NAME)
-        text = open_url(url).decode(errors="replace")
-        return Manifest.from_json(text, posixpath.dirname(url))
-    if path.is_dir() and not any(path.iterdir()) or not path.exists():
-        raise DataError(f"{source}: there are no shards here; {_cure(path)}")
-    if path.is_dir() and not (path / MANIFEST_NAME).exists():
-        if not any(path.glob("*.tar")):
-            raise DataError(f"{source}: there are no shards here; {_cure(path)}")
+        return _fetch_manifest(url, Attempts(url, patience or Patience()), opener)
+    try:
+        names = [entry.name for entry in path.iterdir()] if path.is_dir() else None
+        missing = names is None and not path.exists()
+    except OSError as error:
         raise DataError(
-            f"{source}: there are shards but no manifest; make it with "
-            f"`rwp-dist shards index {source}`."
-        )
+            f"{source}: this folder cannot be read ({error.strerror}); check its permissions, or "
+            "set data.train and data.val to other folders."
+        ) from None
+    if names is not None and MANIFEST_NAME not in names:
+        if any(name.endswith(".tar") for name in names):
+            raise DataError(
+                f"{source}: there are shards but no manifest; make it with "
+                f"`rwp-dist shards index {source}`."
+            )
+        missing = True
+    if missing:
+        raise DataError(f"{source}: there are no shards here; {_cure(path)}")
     return Manifest.load(path)
+
+
+def is_local(manifest: Manifest) -> bool:
+    """Whether manifest and shards all lie on disks."""
+    locations = [manifest.location, *map(manifest.shard_location, manifest.shards)]
+    return all(local_path(location) is not None for location in locations)
+
+
+def _fetch_manifest(url: str, attempts: Attempts, opener: str | None) -> Manifest:
+    """Its own id tells whether it came whole; what comes twice the same is what is there."""
+    before = None
+    while True:
+        data = b"".join(read_chunks(url, opener=opener, attempts=attempts))
+        try:
+            return Manifest.from_json(data.decode(errors="replace"), posixpath.dirname(url))
+        except DataError as error:
+            if data == before:
+                raise
+            before = data
+            attempts.failed(str(error))
 
 
 def _cure(path: Path) -> str:
@@ -138,6 +168,7 @@ def _load_indexes(manifest: Manifest, cache: NodeCache | None) -> list[Index]:
         entry = manifest.shards[number]
         location = manifest.index_location(entry)
         path = local_path(location)
+        _check_shard(manifest.shard_location(entry), entry.num_bytes)
         if path is not None:
             data = _read(path, location)
         elif cache is None:
@@ -165,6 +196,25 @@ def _load_indexes(manifest: Manifest, cache: NodeCache | None) -> list[Index]:
 
     with ThreadPoolExecutor(INDEX_REQUESTS) as pool:
         return list(pool.map(load, range(len(manifest.shards))))
+
+
+def _check_shard(location: str, num_bytes: int) -> None:
+    """A local shard that is missing or cut is found before training, not in the middle of it."""
+    path = local_path(location)
+    if path is None:
+        return
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(
+            f"{location}: the manifest lists this shard and it cannot be read ({error.strerror}); "
+            "write it again, or run `rwp-dist shards index` for those that are there."
+        ) from None
+    if size != num_bytes:
+        raise DataError(
+            f"{location}: has {size} bytes where its manifest says {num_bytes}; write the shard "
+            "again, or its manifest with `rwp-dist shards index`."
+        )
 
 
 def _read(path: Path, location: str) -> bytes:

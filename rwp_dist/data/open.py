@@ -9,13 +9,16 @@ from rwp_dist.config import Settings, Split
 from rwp_dist.data.augment import EvalTransform, TrainTransform
 from rwp_dist.data.batch import Step
 from rwp_dist.data.cache import NodeCache
-from rwp_dist.data.dataset import Dataset, load_dataset
+from rwp_dist.data.dataset import Dataset, is_local, load_dataset, load_manifest
 from rwp_dist.data.decode import Decoder
-from rwp_dist.data.openers import local_path
 from rwp_dist.data.plan import Plan
 from rwp_dist.data.selection import Balanced, Everything, Mixture, Selection
+from rwp_dist.data.source import Patience
 from rwp_dist.data.stream import EvalStream, Reading, TrainStream
 from rwp_dist.errors import ConfigError
+
+LOOK_AHEAD_SHARDS = 32
+"""Most that a process downloads before they are needed."""
 
 
 class Train(Protocol):
@@ -48,8 +51,7 @@ def open_train(settings: Settings, split: Split, rank: int, *, pin: bool = False
     """
     d, a = settings.data, settings.augment
     sources = tuple(d.mix) or (d.train,)
-    cache = open_cache(settings, sources)
-    dataset = load_dataset(sources, settings.model.num_classes, cache)
+    cache, dataset = open_dataset(settings, sources)
     try:
         plan = Plan(
             choose_selection(settings, dataset),
@@ -96,9 +98,9 @@ def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = Fal
         DataError: shards are missing or not what their manifest says.
     """
     d = settings.data
-    cache = open_cache(settings, (d.val,))
+    cache, dataset = open_dataset(settings, (d.val,))
     return EvalStream(
-        load_dataset((d.val,), settings.model.num_classes, cache),
+        dataset,
         EvalTransform(
             d.image_size,
             d.channels,
@@ -114,14 +116,28 @@ def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = Fal
     )
 
 
-def open_cache(settings: Settings, sources: tuple[str, ...]) -> NodeCache | None:
-    """The node's cache, if one of the sources is remote or lists remote shards."""
+def open_dataset(settings: Settings, sources: tuple[str, ...]) -> tuple[NodeCache | None, Dataset]:
+    """The data sets as one; with the node's cache if one of them is remote or has remote shards.
+
+    Raises:
+        DataError: shards are missing or not what their manifest says.
+    """
     d = settings.data
-    if all(_is_local(source) for source in sources):
-        return None
-    limit = None if d.cache_gb is None else int(d.cache_gb * 1e9)
-    folder = Path(d.cache_dir).expanduser()
-    return NodeCache(folder, limit, retries=d.retries, stall_s=d.stall_s, opener=d.opener)
+    patience = Patience(d.retries, stall_s=d.stall_s)
+    manifests = [load_manifest(source, patience, d.opener) for source in sources]
+    cache = None
+    if not all(is_local(manifest) for manifest in manifests):
+        limit = None if d.cache_gb is None else int(d.cache_gb * 1e9)
+        folder = Path(d.cache_dir).expanduser()
+        cache = NodeCache(
+            folder,
+            limit,
+            retries=d.retries,
+            stall_s=d.stall_s,
+            opener=d.opener,
+            look_ahead=LOOK_AHEAD_SHARDS,
+        )
+    return cache, load_dataset(manifests, settings.model.num_classes, cache)
 
 
 def choose_selection(settings: Settings, dataset: Dataset) -> Selection:
@@ -138,15 +154,6 @@ def reading_of(settings: Settings, pin: bool) -> Reading:
     """How this rank reads."""
     d = settings.data
     return Reading(d.image_size, d.channels, d.workers, d.prefetch, pin)
-
-
-def _is_local(source: str) -> bool:
-    from rwp_dist.data.dataset import load_manifest
-
-    if local_path(source) is None:
-        return False
-    manifest = load_manifest(source)
-    return all(local_path(manifest.shard_location(s)) is not None for s in manifest.shards)
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

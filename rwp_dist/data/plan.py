@@ -105,10 +105,15 @@ class Plan:
     def upcoming_shards(
         self, epoch: int, index: int, start: int, stop: int, num_steps: int
     ) -> list[int]:
-        """Shards that rows ``start`` to ``stop`` of the next steps need, soonest first."""
+        """Shards that rows ``start`` to ``stop`` of the next steps need, soonest first.
+
+        At the end of an epoch these are the next one's.
+        """
         found: dict[int, None] = {}
-        for ahead in range(index, min(index + num_steps, self.steps_per_epoch)):
-            found.update(dict.fromkeys(self.step(epoch, ahead, start, stop).shards.tolist()))
+        for ahead in range(index, index + num_steps):
+            later, own = divmod(ahead, self.steps_per_epoch)
+            rows = self.step(epoch + later, own, start, stop)
+            found.update(dict.fromkeys(rows.shards.tolist()))
         return list(found)
 
     def _lane_length(self) -> int:
@@ -118,7 +123,9 @@ class Plan:
 
     def _line(self, epoch: int) -> Line:
         if epoch not in self._lines:
-            self._lines.clear()
+            # Two, because at the end of an epoch the next one is looked at too.
+            while len(self._lines) > 1:
+                del self._lines[next(iter(self._lines))]
             self._lines[epoch] = self.selection.line(self.seed, epoch)
         return self._lines[epoch]
 

@@ -42,6 +42,10 @@ class Selection(Protocol):
         """Whether an epoch may hold a sample several times."""
 
     @property
+    def recipe(self) -> str:
+        """What a checkpoint remembers: selections of another recipe take other samples."""
+
+    @property
     def num_samples(self) -> int:
         """Samples of an epoch, the same in all epochs."""
 
@@ -60,6 +64,11 @@ class Everything:
     def repeats(self) -> bool:
         """Never."""
         return False
+
+    @property
+    def recipe(self) -> str:
+        """The same for all."""
+        return "every sample once"
 
     @property
     def num_samples(self) -> int:
@@ -91,6 +100,11 @@ class Mixture:
     def repeats(self) -> bool:
         """Where a share is larger than what there is."""
         return True
+
+    @property
+    def recipe(self) -> str:
+        """With the weights."""
+        return f"a mixture {':'.join(f'{weight:g}' for weight in self.weights)}"
 
     @property
     def num_samples(self) -> int:
@@ -141,6 +155,11 @@ class Balanced:
     def repeats(self) -> bool:
         """Where a share is larger than what there is."""
         return True
+
+    @property
+    def recipe(self) -> str:
+        """The same for all."""
+        return "every class equally often"
 
     @property
     def num_samples(self) -> int:

@@ -5,7 +5,9 @@ neither ranks nor workers change what a step holds, and a run starts at any step
 that cannot be read is replaced by a copy of a good one with weight 0 and reported.
 """
 
+import ctypes
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,15 +19,19 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from rwp_dist.data.augment import EvalTransform, TrainTransform
-from rwp_dist.data.batch import BadRecord, Batch, Step
+from rwp_dist.data.batch import BadRecord, Batch, Step, Unreadable
 from rwp_dist.data.cache import CacheStats, NodeCache
 from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.decode import UndecodableImage
 from rwp_dist.data.plan import Plan, evaluation_rows
 from rwp_dist.data.shard_reader import BadSample, ShardFiles, ShardReader
+from rwp_dist.errors import RwpError
 
 LOOK_AHEAD_STEPS = 64
 """How far ahead of a worker its node's cache fetches shards."""
+
+PR_SET_PDEATHSIG = 1
+"""From Linux's ``sys/prctl.h``."""
 
 Decode = Callable[[bytes, tuple[int, ...]], NDArray[np.uint8]]
 
@@ -41,6 +47,7 @@ class Reading:
     """Steps that each worker keeps ready."""
     pin: bool = False
     max_open_shards: int = 128
+    """Local ones; of the cache a process holds one at a time."""
 
 
 class Request(NamedTuple):
@@ -72,7 +79,8 @@ class _Work(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        files = ShardFiles(self._reading.max_open_shards, self._cache)
+        # Of the cache one at a time: whoever waits for a shard must hold none that others wait for.
+        files = ShardFiles(1 if self._cache else self._reading.max_open_shards, self._cache)
         firsts, counts, index = self._dataset.firsts, self._dataset.counts, self._dataset.index
         readers: dict[int, ShardReader] = {}
 
@@ -83,12 +91,20 @@ class _Work(IterableDataset[dict[str, Any]]):
             return readers[shard].read(row)
 
         before = CacheStats()
-        for turn, request in enumerate(self._requests(worker, workers)):
-            if self._cache and self._upcoming and turn % LOOK_AHEAD_STEPS == 0:
+        look_at = -1
+        for request in self._requests(worker, workers):
+            if self._cache and self._upcoming and request.step >= look_at:
+                look_at = request.step + LOOK_AHEAD_STEPS // 2
                 soon = self._upcoming(request.step)
                 self._cache.prefetch(self._dataset.shards[shard] for shard in soon)
-            item = self._fill(request, read)
+            try:
+                item = self._fill(request, read)
+            except RwpError as error:
+                # As an item: an exception would come out of a worker with its traceback as text.
+                yield {"step": request.step, "error": error}
+                return
             if self._cache:
+                files.close()
                 now = self._cache.stats()
                 item["cache"], before = _since(before, now), now
             yield item
@@ -102,9 +118,10 @@ class _Work(IterableDataset[dict[str, Any]]):
         bad: list[tuple[int, int, str]] = []
         failed: list[int] = []
         num_bytes = 0
-        for position, (shard, row) in enumerate(
-            zip(request.shards.tolist(), request.rows.tolist(), strict=True)
-        ):
+        # Shard by shard, in the order in which the samples lie there.
+        order = np.lexsort((request.rows, request.shards))
+        for position in order.tolist():
+            shard, row = int(request.shards[position]), int(request.rows[position])
             try:
                 data = read(shard, row)
                 images[position] = self._decode(data, request.keys[position])
@@ -151,7 +168,7 @@ class TrainStream:
         self.dataset, self.plan = dataset, plan
         self._transform, self._reading, self._cache = transform, reading, cache
         self._start = rank * micro_batches * micro_batch_size
-        self._size = micro_batch_size
+        self._size, self._micro_batches = micro_batch_size, micro_batches
         self._stop = self._start + micro_batches * micro_batch_size
 
     @property
@@ -160,7 +177,11 @@ class TrainStream:
         return self.plan.steps_per_epoch
 
     def steps(self, first: int, last: int) -> Iterator[Step]:
-        """Steps ``first`` up to, not including, ``last`` of the run, over its epochs."""
+        """Steps ``first`` up to, not including, ``last`` of the run, over its epochs.
+
+        If a shard cannot be had, the last step is one whose ``bad`` says so, so that all ranks may
+        end together; taking its batches raises the error.
+        """
 
         def requests(worker: int, workers: int) -> Iterator[Request]:
             for step in range(first + worker, last, workers):
@@ -169,14 +190,29 @@ class TrainStream:
         def upcoming(step: int) -> list[int]:
             epoch, index = divmod(step, self.steps_per_epoch)
             return self.plan.upcoming_shards(
-                epoch, index, self._start, self._stop, LOOK_AHEAD_STEPS
+                epoch, index, self._start, self._stop, min(LOOK_AHEAD_STEPS, last - step)
             )
 
-        work = _Work(
-            self.dataset, requests, self._transform, self._reading, self._cache, upcoming
-        )
+        work = _Work(self.dataset, requests, self._transform, self._reading, self._cache, upcoming)
         for item in _load(work, self._reading, last - first):
+            if "error" in item:
+                failed = BadRecord(item["step"], -1, str(item["error"]))
+                yield Step(Unreadable(item["error"]), [0] * self._micro_batches, [failed])
+                return
             yield _step(item, self._size)
+
+    def state(self) -> dict[str, object]:
+        """What the order of samples depends on, beside epoch and step."""
+        plan = self.plan
+        return {
+            "manifest id": self.dataset.id,
+            "run.seed": plan.seed,
+            "batch.global": plan.batch,
+            "data.lanes": plan.lanes,
+            "data.window": plan.window,
+            "data.pad_last": plan.pad,
+            "sampling": plan.selection.recipe,
+        }
 
     def request(self, step: int) -> Request:
         """Rows of this rank in one step of the run."""
@@ -184,16 +220,14 @@ class TrainStream:
         rows = self.plan.step(epoch, index, self._start, self._stop)
         samples = (self.dataset.firsts[rows.shards] + rows.rows).tolist()
         seed = self.plan.seed
+        keys: list[tuple[int, ...]]
         if self.plan.selection.repeats:
             # The same sample several times in an epoch: augmented differently by its place.
-            places = range(index * self.plan.batch + self._start, 2**62)
-            keys = [
-                (seed, epoch, sample, place)
-                for sample, place in zip(samples, places, strict=False)
-            ]
+            first = index * self.plan.batch + self._start
+            keys = [(seed, epoch, sample, place) for place, sample in enumerate(samples, first)]
         else:
             keys = [(seed, epoch, sample) for sample in samples]
-        return Request(step, rows.shards, rows.rows, rows.weights, list(keys))
+        return Request(step, rows.shards, rows.rows, rows.weights, keys)
 
 
 class EvalStream:
@@ -216,7 +250,11 @@ class EvalStream:
         self._batch = batch
 
     def steps(self) -> Iterator[Step]:
-        """All batches, as steps of one batch each."""
+        """All batches, as steps of one batch each.
+
+        Raises:
+            DataError: a shard cannot be had.
+        """
         shares = list(evaluation_rows(self.dataset.num_samples, *self._share))
 
         def requests(worker: int, workers: int) -> Iterator[Request]:
@@ -232,6 +270,8 @@ class EvalStream:
 
         work = _Work(self.dataset, requests, decode, self._reading, self._cache)
         for item in _load(work, self._reading, len(shares)):
+            if "error" in item:
+                raise item["error"]
             yield _step(item, self._batch)
 
 
@@ -239,7 +279,7 @@ def _load(work: _Work, reading: Reading, count: int) -> Iterator[dict[str, Any]]
     workers = min(reading.workers, count)
     options: dict[str, Any] = {}
     if workers:
-        options = {"prefetch_factor": reading.prefetch, "worker_init_fn": _leave_signals_to_rank}
+        options = {"prefetch_factor": reading.prefetch, "worker_init_fn": _obey_rank_alone}
         # The loader's processes are forked: index and plan are shared, not copied.
         options["multiprocessing_context"] = "fork"
     return iter(
@@ -258,11 +298,16 @@ def _as_it_is(item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-def _leave_signals_to_rank(worker: int) -> None:
-    """Ctrl-C and Slurm's signals reach workers too: the rank decides when to stop."""
+def _obey_rank_alone(worker: int) -> None:
+    """Ctrl-C and Slurm's signals reach workers too: the rank decides when to stop.
+
+    A rank that is killed takes its workers along, also those that wait for a server just then.
+    """
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _step(item: dict[str, Any], size: int) -> Step:

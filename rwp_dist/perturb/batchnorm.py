@@ -37,16 +37,12 @@ def average_statistics(layers: list[_NormBase], contributes: bool) -> None:
 
     One all-reduce. ``contributes``: whether this rank had one; at least one rank must.
     """
-    floats: list[Tensor] = []
-    counts: list[Tensor] = []
-    for layer in layers:
-        floats += [b for b in (layer.running_mean, layer.running_var) if b is not None]
-        counts += [layer.num_batches_tracked] if layer.num_batches_tracked is not None else []
+    floats, counts = _statistics(layers)
     if not floats or dist.get_world_size() == 1:
         return
     share = floats[0].new_tensor([float(contributes)])
-    # where, not a product: a rank without clean passes may hold anything, also NaN.
     flat = torch.cat([b.flatten().float() for b in floats] + [share])
+    # zeros, not a product: a rank without clean passes may hold anything, also NaN.
     flat = flat if contributes else torch.zeros_like(flat)
     dist.all_reduce(flat)
     flat /= flat[-1].clone()
@@ -57,6 +53,50 @@ def average_statistics(layers: list[_NormBase], contributes: bool) -> None:
         dist.all_reduce(most, dist.ReduceOp.MAX)
         for count, value in zip(counts, most, strict=True):
             count.copy_(value)
+
+
+@contextmanager
+def own_statistics_kept(layers: list[_NormBase]) -> Iterator[None]:
+    """Whatever happens to running statistics inside, this rank goes on with its own afterwards.
+
+    So it makes no difference to training when it is evaluated, saved or interrupted.
+    """
+    floats, counts = _statistics(layers)
+    buffers = floats + counts
+    kept = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, own in zip(buffers, kept, strict=True):
+            buffer.copy_(own)
+
+
+def gather_statistics(layers: list[_NormBase]) -> Tensor | None:
+    """Every rank's own statistics, ``[world_size, values]`` in float64 on the CPU. A collective."""
+    floats, counts = _statistics(layers)
+    if not floats:
+        return None
+    mine = torch.cat([b.flatten().double() for b in floats + counts])
+    ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(ranks, mine)
+    return torch.stack(ranks).cpu()
+
+
+def load_statistics(layers: list[_NormBase], own: Tensor) -> None:
+    """Take over one row of ``gather_statistics``."""
+    floats, counts = _statistics(layers)
+    buffers = floats + counts
+    for buffer, value in zip(buffers, own.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(value.view_as(buffer))
+
+
+def _statistics(layers: list[_NormBase]) -> tuple[list[Tensor], list[Tensor]]:
+    floats: list[Tensor] = []
+    counts: list[Tensor] = []
+    for layer in layers:
+        floats += [b for b in (layer.running_mean, layer.running_var) if b is not None]
+        counts += [layer.num_batches_tracked] if layer.num_batches_tracked is not None else []
+    return floats, counts
 
 
 @contextmanager

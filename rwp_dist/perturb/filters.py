@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rwp_dist.errors import ConfigError
+
 
 class Filter:
     """One perturbed parameter and where its filters lie in the flat table of all."""
@@ -58,6 +60,21 @@ def list_filters(
         filters.append(Filter(index, name, param, start))
         start = filters[-1].rows.stop
     return filters
+
+
+def check_patterns(names: Iterable[str], exclude: Sequence[str]) -> None:
+    """Refuse patterns that name no parameter.
+
+    Raises:
+        ConfigError: lists them, with names as the network has them.
+    """
+    known = list(names)
+    idle = [p for p in exclude if p != "ndim<2" and not any(fnmatchcase(n, p) for n in known)]
+    if idle:
+        raise ConfigError(
+            f"method.exclude: no parameter is named {' or '.join(map(repr, idle))}; they are named "
+            f"as in {', '.join(known[:4])}, and * stands for anything."
+        )
 
 
 Scale = Literal["filter", "rms", "tensor", "element"]

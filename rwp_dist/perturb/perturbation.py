@@ -130,8 +130,10 @@ class Perturbation:
 
     def _ascend(self, loss: Tensor) -> None:
         """``w + rho g / |g|`` (SAM), or ``w + rho w^2 g / | |w| g |`` (ASAM, element-wise)."""
-        params: list[Tensor] = [f.param for f in self.filters]
-        grads = list(torch.autograd.grad(loss, params))
+        found = torch.autograd.grad(loss, [f.param for f in self.filters], allow_unused=True)
+        pairs = [(f.param, g) for f, g in zip(self.filters, found, strict=True) if g is not None]
+        params: list[Tensor] = [param for param, _ in pairs]
+        grads = [grad for _, grad in pairs]
         with torch.no_grad():
             if self.method.elementwise:
                 grads = list(torch._foreach_mul(grads, torch._foreach_abs(params)))

@@ -77,4 +77,6 @@ def loss_scale(slot: Slot, num_slots: int, clean: float, perturbed: float) -> fl
         perturbed: samples of all perturbed slots that count.
     """
     samples = perturbed if slot.perturbed else clean
-    return slot.share * num_slots / samples if samples else 0.0
+    # A last batch may be too small for both roles: the one that is there then counts alone.
+    share = slot.share if (clean and perturbed) or slot.share == 0 else 1.0
+    return share * num_slots / samples if samples else 0.0

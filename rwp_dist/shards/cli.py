@@ -1,6 +1,8 @@
 """``rwp-dist shards ...``: make data, describe it, check it, look at it."""
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,12 +27,53 @@ PART = click.option(
 PER_SHARD = click.option("--samples-per-shard", type=click.IntRange(1), help="At most; or 1,000.")
 
 
-@click.group()
+CURES = {
+    errno.EACCES: "name a place that you may read and write, or have its permissions changed",
+    errno.EPERM: "name a place that you may read and write, or have its permissions changed",
+    errno.EROFS: "name a place that can be written to",
+    errno.ENOENT: "check the name",
+    errno.ENOTDIR: "name a folder, or remove the file that stands in its place",
+    errno.EEXIST: "name another place, or remove what is there",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOSPC: "make room there and start the same command again, or name another place",
+    errno.EDQUOT: "make room there and start the same command again, or name another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer --workers",
+}
+"""What to do about an error of the operating system."""
+
+
+class ShardCommands(click.Group):
+    """Commands whose errors of the operating system are one sentence, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command.
+
+        Raises:
+            DataError: a file or a connection failed where no step of the command said more of it.
+        """
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno == errno.EPIPE and error.filename is None:
+                raise  # whoever read the output has gone: click ends quietly
+            name = error.filename or f"rwp-dist shards {ctx.invoked_subcommand}"
+            cure = CURES.get(error.errno or 0, "see to that and start the same command again")
+            raise DataError(f"{name}: {error.strerror or error}; {cure}.") from error
+
+
+@click.group(
+    cls=ShardCommands, short_help="Make data as shards; describe them, check them, look at them."
+)
 def shards() -> None:
-    """Make data, describe it, check it, look at it."""
+    """Everything about shards: the tar files, with a manifest, that training reads.
+
+    Make them from your images (write), or index tars that you have (index). Find out whether
+    they are whole (verify) and what is in them (stats). Without data of your own: digits is small
+    and real, synthetic is as large as you like, for benchmarks.
+    """
 
 
-@shards.command("write")
+@shards.command("write", short_help="Write images (folders, a list, tars) as shuffled shards.")
 @click.argument("source")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the shards.")
 @PER_SHARD
@@ -94,7 +137,7 @@ def write_command(
     _say(out, report.num_samples, report.num_shards, report.num_missing)
 
 
-@shards.command("index")
+@shards.command("index", short_help="Add indexes and a manifest to tars that you have.")
 @click.argument("urls", nargs=-1, required=True, metavar="URLS...")
 @click.option("--out", type=FOLDER, help="Folder for the indexes; beside the shards unless given.")
 @LABEL_KEY
@@ -124,7 +167,7 @@ def index_command(
     _say(Path(manifest.location), manifest.num_samples, len(manifest.shards))
 
 
-@shards.command("verify")
+@shards.command("verify", short_help="Check shards against their manifest; list every fault.")
 @click.argument("folder", type=FOLDER)
 @click.option(
     "--level",
@@ -167,7 +210,7 @@ def verify_command(folder: Path, level: str, workers: int, report: Path | None) 
     click.echo(f"{folder}: {total:,} shards with {num_samples:,} samples are good ({level}).")
 
 
-@shards.command("stats")
+@shards.command("stats", short_help="Count classes and sizes; draw a picture of samples.")
 @click.argument("folder", type=FOLDER)
 @click.option("--contact-sheet", type=FOLDER, help="Write a PNG of random samples with labels.")
 @click.option("--samples", type=click.IntRange(1, 400), default=40, help="Images on the sheet.")
@@ -185,7 +228,7 @@ def stats_command(folder: Path, contact_sheet: Path | None, samples: int, seed: 
         click.echo(f"{contact_sheet}: {min(samples, len(drawn))} random samples")
 
 
-@shards.command("digits")
+@shards.command("digits", short_help="Write 1,797 real handwritten digits as shards.")
 @click.option("--out", type=FOLDER, default=Path("data/digits"), show_default=True)
 @click.option("--label-noise", default=0.4, show_default=True, help="Share of labels replaced.")
 @click.option("--seed", default=0, show_default=True)
@@ -203,7 +246,7 @@ def digits_command(out: Path, label_noise: float, seed: int, folds: int) -> None
     )
 
 
-@shards.command("synthetic")
+@shards.command("synthetic", short_help="Write images without content, for benchmarks.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the shards.")
 @click.option("--num", type=click.IntRange(1), required=True, help="Images.")
 @click.option("--size", default="500x375", show_default=True, help="Pixels, WIDTHxHEIGHT.")

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from rwp_dist.config.tree import Settings
 from rwp_dist.errors import Interrupted
 from rwp_dist.rundir import RunDir, finite
-from rwp_dist.tracking.console import Console, duration
+from rwp_dist.tracking.console import Console, duration, head_line
 from rwp_dist.tracking.wandb import WandbRun, open_wandb
 
 
@@ -28,8 +28,9 @@ class Tracker:
 
         Args:
             record: step, total_steps, epoch, loss, top1 (percent or None), lr, sigma, step_s,
-                images_per_s, data_wait_s, data_wait_share, perturb_s, perturb_share,
-                memory_bytes, skipped_steps, adaptation (mean of sqrt(1 + eta F), or None),
+                images_per_s, data_wait_s, data_wait_share, bytes_per_s, cache_hits (a share, or
+                None without a cache), bad_samples, perturb_s, perturb_share, memory_bytes,
+                skipped_steps, adaptation (mean of sqrt(1 + eta F), or None),
                 eta_s (seconds left). Shares lie in [0, 1].
         """
 
@@ -129,7 +130,14 @@ class RunTracker(Tracker):
 
 
 def open_tracker(
-    settings: Settings, run_dir: RunDir, *, total_steps: int, first_step: int, is_main: bool
+    settings: Settings,
+    run_dir: RunDir,
+    *,
+    total_steps: int,
+    first_step: int,
+    is_main: bool,
+    title: str | None = None,
+    position: tuple[int, int] | None = None,
 ) -> Tracker:
     """A tracker for this rank; only the main one writes anything.
 
@@ -140,11 +148,15 @@ def open_tracker(
         first_step: updates already done; records of later steps are cut out of
             ``metrics.jsonl``, because they are about to be written again.
         is_main: whether this is rank 0.
+        title: the line that a run begins with; None: its label and its seed.
+        position: which of how many runs this is, from 1, to be told in that line.
     """
     if not is_main:
         return Tracker()
     run_dir.path.mkdir(parents=True, exist_ok=True)
     run_dir.cut_metrics(first_step)
+    title = title or f"{settings.run.label or settings.method.name}, seed {settings.run.seed}"
+    print(head_line(title, position), flush=True)
     # W&B says its line before there is a bar that it could break; later ones go around the bar.
     wandb = open_wandb(settings, run_dir, say=lambda text: print(text, flush=True))
     name = settings.run.name or run_dir.path.name

@@ -1,11 +1,13 @@
 """Settings: precedence, one message with every error, nothing of torch."""
 
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from rwp_dist.config import (
     Settings,
@@ -59,6 +61,14 @@ def test_three_errors_come_in_one_message_each_with_its_cure(tmp_path: Path) -> 
         ("lr=0.1", "did you mean optimizer.lr?"),
         ("method.lamda=0.1", "did you mean method.lambda?"),
         ("method=3", "is a section"),
+        ("method=", "is a section; write method.<key>"),
+        ("method={}", "is a section; write method.<key>"),
+        ("method={1: 2}", "method.1: the key 1 is no text"),
+        ("optimizer.betas=[2,3]", "optimizer.betas: 2 will not do: input should be less than 1"),
+        ("optimizer.betas=[0.9,1.0]", "optimizer.betas: 1.0 will not do"),
+        ("data.mix={a: 0, b: -1}", "data.mix.a: 0 will not do"),
+        ("schedule.epochs=2024-13-45", "no valid YAML"),
+        ("variant=[1]", "no variant '[1]'"),
         ("method.lambda=1.5", "less than or equal to 1"),
         ("method.name=m-rpw", "'m-rwp'"),
         ("run.seed=true", "not true or false"),
@@ -71,12 +81,99 @@ def test_three_errors_come_in_one_message_each_with_its_cure(tmp_path: Path) -> 
         ("deepspeed.extra.bf16={enabled: true}", "use precision instead"),
         ("deepspeed.extra.train_batch_size=3", "follows from batch.global"),
         ("deepspeed.extra.zero_optimization={stage: 2}", "zero_optimization.stage is 2"),
+        ("deepspeed.extra.bogus=1", "DeepSpeed has no such key; remove it."),
+        ("deepspeed.extra.wall_clock_brakedown=true", "did you mean wall_clock_breakdown?"),
+        ("deepspeed.extra.bfloat16={enabled: true}", "use precision instead"),
     ],
 )
 def test_an_error_names_the_key_and_the_cure(override: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=r"1 error") as caught:
+    with pytest.raises(ConfigError) as caught:
         load_settings(None, [override])
     assert words in str(caught.value)
+    assert ("2 errors" if override.startswith("data.mix") else "1 error") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("1: 2\n", ["1: the key 1 is no text"]),
+        ("method: {1: 2, sigma: -1}\n", ["method.1: the key 1", "method.sigma: -1"]),
+        ("method: 3\nbatch: {global: 0}\n", ["batch.global: 0", "method: is a section"]),
+        ("precision:\n", ["precision: None"]),
+        ("variants: [1]\n", ["variants: [1] will not do"]),
+        ("variants: {a: [1]}\n", ["variants.a: [1] will not do"]),
+        ("variants: {2: {method.sigma: 1}}\n", ["variants.2: the key 2 is no text"]),
+        ("variant: [1]\n", ["variant: "]),
+        ("variants: {a: {method: 3}}\nvariant: a\n", ["method: is a section"]),
+    ],
+)
+def test_a_file_of_the_wrong_shape_is_a_list_of_errors(
+    tmp_path: Path, text: str, lines: list[str]
+) -> None:
+    config = write(tmp_path / "c.yaml", text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(config)
+    found = str(caught.value).splitlines()[1:]
+    assert len(found) == len(lines), caught.value
+    for line, words in zip(found, lines, strict=True):
+        assert line.startswith(f"  - {words}")
+    list_variants(config)  # raises nothing else
+
+
+def test_wrong_elements_of_a_list_are_one_error_and_hide_no_other() -> None:
+    with pytest.raises(ConfigError, match="2 errors") as caught:
+        load_settings(None, ["optimizer.betas=[2,3]", "optimizer.weight_decay=-1"])
+    assert "optimizer.betas: 2" in str(caught.value)
+    assert "optimizer.weight_decay: -1" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["variants:\n", "method:\nvariants: {}\n"])
+def test_an_empty_section_of_a_file_says_nothing(tmp_path: Path, text: str) -> None:
+    config = write(tmp_path / "c.yaml", text)
+    assert load_settings(config).method == Settings().method
+    assert list_variants(config) == ()
+
+
+def test_a_section_is_added_to_and_never_reset(tmp_path: Path) -> None:
+    config = write(
+        tmp_path / "c.yaml",
+        "method: {sigma: 0.3, rho: 0.4}\n"
+        "variants: {a: {method: }, b: {method: {rho: 1}}, 'off': }\n",
+    )
+    for variant in ("a", "off"):
+        assert load_settings(config, [f"variant={variant}"]).method.sigma == 0.3
+    assert load_settings(config, ["variant=b"]).method.sigma == 0.3
+    method = load_settings(config, ["method={rho: 2}"]).method
+    assert (method.sigma, method.rho) == (0.3, 2)
+    mix = load_settings(config, ["data.mix={data/a.b: 1}"]).data.mix
+    assert mix == {"data/a.b": 1}  # a folder, not keys
+
+
+def numbers() -> list[str]:
+    """Every setting that is a number, or several."""
+    kinds: dict[str, object] = {}
+    for name, field in Settings.model_fields.items():
+        if isinstance(section := field.annotation, type) and issubclass(section, BaseModel):
+            for key, each in section.model_fields.items():
+                kinds[f"{name}.{each.alias or key}"] = each.annotation
+    return [
+        key
+        for key, kind in kinds.items()
+        if re.search(r"\b(int|float)\b|Literal\[\d", str(kind)) or kind in (int, float)
+    ]
+
+
+@pytest.mark.parametrize("key", numbers())
+def test_true_is_no_number(key: str) -> None:
+    key, value = ("data.mix.a", "true") if key == "data.mix" else (key, "true")
+    for given in (value, f"[{value}, {value}]"):
+        with pytest.raises(ConfigError, match="1 error"):
+            load_settings(None, [f"{key}={given}"])
+
+
+def test_there_are_many_numbers() -> None:
+    assert len(numbers()) > 40
+    assert {"batch.global", "data.mean", "deepspeed.zero_stage", "optimizer.betas"} <= {*numbers()}
 
 
 def test_sam_on_stage_3_is_refused_with_the_reason_and_the_cure() -> None:
@@ -110,6 +207,16 @@ def test_every_setting_has_a_docstring() -> None:
 def test_every_config_and_variant_of_the_project_is_valid(path: Path) -> None:
     for overrides in ([], *([f"variant={name}"] for name in list_variants(path))):
         load_settings(path, overrides)
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys\nfrom rwp_dist.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert not {'torch', 'deepspeed'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_settings_error_comes_within_a_second_and_without_torch() -> None:

@@ -135,9 +135,7 @@ def test_the_shard_used_longest_ago_goes_first_and_never_one_that_is_held(server
     others.pop().close()
     fetch(4).close()
     assert os.pread(first.fd, SIZE, 0) == first.path.read_bytes() == content(0)
-    refused(
-        lambda: cache.fetch("http://127.0.0.1:1/x", 4 * SIZE), "does not fit", "data.cache_gb"
-    )
+    refused(lambda: cache.fetch("http://127.0.0.1:1/x", 4 * SIZE), "does not fit", "data.cache_gb")
 
 
 def test_a_full_disk(server, tmp_path, monkeypatch):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rwp_dist.data.reader import load_shards
 from sklearn.datasets import load_digits
 
 from rwp_dist.data.digits import write_digits
-from rwp_dist.data.reader import load_shards
 from rwp_dist.errors import DataError
 
 

@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from rwp_dist.data.batch import normalise
 from rwp_dist.data.mix import Mixer
-from rwp_dist.data.reader import normalise
 
 BATCH, CLASSES = 6, 10
 MIXUP, CUTMIX, BOTH = (1.0, 0.0), (0.0, 1.0), (0.8, 1.0)

@@ -50,6 +50,7 @@ def buffers_before_and_after_evaluation(overrides):
     with small_parts(small_settings(*overrides)) as parts:
         run_all(parts, stop=4)
         before = buffers_of(parts)
+        refresh_statistics(parts, 3)
         evaluate_now(parts)
         return before, buffers_of(parts)
 
@@ -96,7 +97,7 @@ def recalibrate_after_some_steps(recalibrate_batches):
     with small_parts(settings) as parts:
         run_all(parts, stop=3)
         before = buffers_of(parts)
-        refresh_statistics(parts)
+        refresh_statistics(parts, 3)
         momenta = [layer.momentum for layer in tracking_layers(parts.engine.module)]
         steps = parts.train.steps(0, recalibrate_batches)
         images = [batch.images for step in steps for batch in step.batches]

@@ -100,3 +100,30 @@ def fail_at_stage_3():
 
 def test_stage_3_computes_with_clean_weights_after_an_exception():
     assert run_ranks(fail_at_stage_3, 2) == [(True, True, True)] * 2
+
+
+def fail_after_the_last_pass(stage, micro_batches):
+    """The network is left perturbed by the pass that the optimizer's step never followed."""
+    settings = small_settings(
+        "method.name=rwp", f"deepspeed.zero_stage={stage}", split_over(2, micro_batches)
+    )
+    with small_parts(settings) as parts:
+        run_all(parts, stop=2)
+        before = parts.engine.full_weights()
+        batch = next(parts.train.steps(2, 3))
+        agreed = agree(parts, batch)
+
+        class Failing(FakeProgress):
+            def observe(self, slot, *args):
+                if slot is parts.my_slots[-1]:
+                    raise RuntimeError("after the pass")
+
+        with pytest.raises(RuntimeError, match="after the pass"):
+            train_step(parts, 2, batch, agreed, progress=Failing())
+        return same_bits(before, parts.engine.full_weights())
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_an_error_between_the_last_pass_and_the_step_leaves_clean_weights_too(stage, micro_batches):
+    assert run_ranks(fail_after_the_last_pass, 2, stage, micro_batches) == [True, True]

@@ -29,8 +29,8 @@ def _run_poisoned(overrides, poisoned_rank, poisoned_pass):
         energy = parts.perturbation.energy
         history, progress = [], Progress(parts, {"skipped_steps": 2})
 
-        def poison(logits, batch):
-            losses = cross_entropy(logits, batch)
+        def poison(logits, *targets):
+            losses = cross_entropy(logits, *targets)
             here = dist.get_rank() == poisoned_rank and len(history) == POISONED_STEP
             this_pass = poisoned_pass in (None, parts.engine._passes - 1)
             return losses * float("inf") if here and this_pass else losses
@@ -39,7 +39,7 @@ def _run_poisoned(overrides, poisoned_rank, poisoned_pass):
             for _ in run_steps(parts, 0, STEPS, progress):
                 full = parts.engine.full_weights()
                 weights = weights_of(parts) if parts.engine.stage < 3 else full
-                state = parts.engine.optimizer_state()
+                state = parts.engine.optimizer_state(keep=True)
                 momentum = {n: s["momentum_buffer"] for n, s in state.items()}
                 value = energy.value.clone() if energy else torch.zeros(1)
                 skipped = parts.engine.skipped_steps

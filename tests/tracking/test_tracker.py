@@ -90,8 +90,22 @@ def test_state_at_the_end_of_the_context(
     assert states == [state]
 
 
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [({}, "m-rwp, seed 3"), ({"position": (5, 18)}, "[5/18] m-rwp, seed 3"),
+     ({"position": (5, 18), "title": "wide"}, "[5/18] wide"), ({"is_main": False}, "")],
+)  # fmt: skip
+def test_a_run_begins_with_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, Any], line: str
+) -> None:
+    asked: dict[str, Any] = {"total_steps": 100, "first_step": 0, "is_main": True} | more
+    open_tracker(SETTINGS, RunDir(tmp_path), **asked).close("finished")
+    assert capsys.readouterr().out.strip() == line
+
+
 def test_closing_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with start(tmp_path) as run:
+        capsys.readouterr()
         run.finish({"label": "m-rwp", "top1": 93.94, "steps": 1260, "train_s": 45.4})
     assert capsys.readouterr().out == (
         "finished m-rwp, top-1 93.94 %, 1,260 updates, 45 s of training; "

@@ -14,6 +14,8 @@ from rwp_dist.config.tree import Settings
 from rwp_dist.rundir import RunDir
 from rwp_dist.tracking import open_tracker
 from rwp_dist.tracking import wandb as guest
+from rwp_dist.tracking.console import Console
+from rwp_dist.tracking.tracker import RunTracker
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -65,7 +67,8 @@ def test_without_a_login_auto_goes_offline_and_says_how_to_sync(
     tracker.finish({"top1": 71.0, "label": "m-rwp"})
     tracker.close("finished")
     out, err = capsys.readouterr()
-    first = out.splitlines()[0]
+    head, first = out.splitlines()[:2]
+    assert head == "m-rwp, seed 3"
     assert first.startswith("W&B is offline (no login found)")
     folder = Path(first.partition("wandb sync ")[2])
     assert folder.parent == run.path / "wandb"
@@ -102,7 +105,7 @@ def test_unreachable_server_falls_back_with_the_same_id_and_the_key_stays_secret
     tracker.close("interrupted")
     assert time.monotonic() - before < 8
     out, err = capsys.readouterr()
-    assert out.splitlines()[0].startswith("W&B is offline (Failed to get")
+    assert out.splitlines()[1].startswith("W&B is offline (Failed to get")
     assert KEY not in out + err
     summary, records = inspect(run)
     assert summary["run_id"] == run.wandb_id()
@@ -146,7 +149,7 @@ def test_wandb_that_cannot_start_is_left_out(
     asked = settings("tracking.wandb=online")
     with open_tracker(asked, RunDir(tmp_path), total_steps=20, first_step=0, is_main=True) as run:
         run.log_train({"step": 10, "loss": 2.0})
-    assert capsys.readouterr().out.splitlines()[0] == (
+    assert capsys.readouterr().out.splitlines()[1] == (
         "W&B is off (broken at http://host/x); metrics.jsonl holds every number."
     )
     assert len(RunDir(tmp_path).read_metrics()) == 1
@@ -162,7 +165,7 @@ def test_off_imports_nothing(tmp_path: Path) -> None:
         "print('wandb' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False False"
+    assert done.stdout.splitlines()[-1] == "False False"
 
 
 def test_stop_button_and_failing_calls() -> None:
@@ -183,6 +186,31 @@ def test_stop_button_and_failing_calls() -> None:
     run.close("finished")
     assert len(said) == 1
     assert said[0].startswith("W&B is off from here (gone)")
+
+
+@pytest.mark.parametrize(
+    ("state", "calls"),
+    [("interrupted", ["preempting", "finish 1"]), ("failed", ["finish 1"]),
+     ("finished", ["finish 0"])],
+)  # fmt: skip
+def test_the_end_of_the_context_does_not_overwrite_how_the_run_ended(
+    tmp_path: Path, state: str, calls: list[str]
+) -> None:
+    made: list[str] = []
+
+    class Run:
+        dir = "/nowhere/run/files"
+
+        def mark_preempting(self) -> None:
+            made.append("preempting")
+
+        def finish(self, exit_code: int) -> None:
+            made.append(f"finish {exit_code}")
+
+    open_run = guest.WandbRun(Run(), print, threading.Event())
+    with RunTracker(RunDir(tmp_path), Console(total_steps=1, first_step=0), open_run) as tracker:
+        tracker.close(state)
+    assert made == calls
 
 
 def test_a_login_in_netrc_is_found_without_asking(

@@ -1,0 +1,110 @@
+"""How a process of the command line ends: in one line that is true, and what its agent hears of it.
+
+A KeyboardInterrupt that meets one of the imports, which take seconds, may come out as another error
+or be lost. So where no step is being trained Ctrl-C ends the process from within the handler.
+Training has handlers of its own (``StopSignals``). Imports nothing that takes time.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from rwp_dist import launched
+
+STOPPED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""The agent starts its ranks with these blocked, so that none meets a half-started interpreter."""
+
+
+def nothing_lost() -> str:
+    """What is true until a command has begun its work."""
+    training = {"run", "train", "sweep"} & set(sys.argv[1:3])
+    return f"Stopped before {'the first step' if training else 'it began'}; nothing was lost."
+
+
+_say: Callable[[], str | None] = nothing_lost
+_process = 0
+
+
+def ctrl_c_says(say: Callable[[], str | None]) -> None:
+    """From now on Ctrl-C says this; None: the process is at its end anyway and may reach it."""
+    global _say
+    _say = say
+
+
+@contextmanager
+def at_once(*, to_the_end: bool = False) -> Iterator[None]:
+    """Ctrl-C prints one line and ends the process at once, with exit code 130.
+
+    Args:
+        to_the_end: nothing follows but the end of the interpreter, which Ctrl-C leaves alone.
+    """
+    global _process
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _process = os.getpid()
+    ctrl_c_says(nothing_lost)
+    previous = {number: signal.signal(number, _end) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if to_the_end:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def obey_signals() -> None:
+    """Let signals through that the agent held back, now that there is a handler for them."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def by_exception() -> None:
+    """Ctrl-C raises KeyboardInterrupt again, for commands that have something to clear up."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def tell_agent(message: str, **more: bool) -> None:
+    """Leave word where torch's elastic agent looks for it, if there is one.
+
+    Args:
+        message: what went wrong.
+        **more: for ``launcher.agent``: ``said`` (this process printed it), ``shared`` (every rank
+            ends with it), ``lost`` (it only says that another rank is gone).
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return
+    now = time.time()
+    text = json.dumps({"message": message, "timestamp": int(now), "time": now} | more)
+    with suppress(OSError):
+        part = Path(f"{path}.part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    if os.getpid() != _process:  # forked, and not told otherwise
+        os._exit(128 + number)
+    text = _say()
+    if text is None:
+        return
+    if number == signal.SIGINT:
+        said = launched.rank() == 0
+        if said:
+            # Not print: the handler may have interrupted one. A terminal has shown ^C before.
+            line = "\n" if sys.stderr and sys.stderr.isatty() else ""
+            os.write(2, f"{line}{text}\n".encode())
+        tell_agent(text, said=said, shared=True)
+        os._exit(STOPPED)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

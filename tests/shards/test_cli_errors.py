@@ -1,0 +1,85 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from rwp_dist.cli import main
+from rwp_dist.data import digits
+from rwp_dist.shards.cli import shards
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["shards", *map(str, arguments)], terminal_width=80)
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.EACCES, "name a place that you may read and write, or have its permissions changed"),
+        (errno.ENOSPC, "make room there and start the same command again, or name another place"),
+        (errno.EIO, "see to that and start the same command again"),
+    ],
+)
+def test_an_error_of_the_system_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, number: int, cure: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "runs/ro/train")
+
+    monkeypatch.setattr(digits, "write_digits", refuse)
+    assert call("digits", "--out", "runs/ro") == (
+        1,
+        f"runs/ro/train: {os.strerror(number)}; {cure}.\n",
+    )
+
+
+def test_an_error_without_a_file_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(digits, "write_digits", refuse)
+    code, text = call("digits")
+    assert (code, text.split(";")[0]) == (1, "rwp-dist shards digits: timed out")
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, text = call("digits", "--out", tmp_path / "file" / "digits")
+    assert code == 1
+    assert text.count("\n") == 1
+    assert "Not a directory; name a folder" in text
+
+
+@pytest.mark.parametrize("name", sorted(shards.commands))
+def test_every_command_fails_in_one_sentence_on_a_closed_folder(tmp_path: Path, name: str) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("nothing is closed to root")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    here = closed / "x"
+    arguments = {
+        "digits": ["--out", here],
+        "index": [here],
+        "stats": [here],
+        "synthetic": ["--num", 1, "--size", "8x8", "--out", here],
+        "verify": [here],
+        "write": [here, "--out", here],
+    }[name]
+    code, text = call(name, *arguments)
+    assert code == 1
+    assert str(closed) in text
+    assert "Permission denied" in text
+    assert "Traceback" not in text
+
+
+def test_help_says_all_of_what_commands_are_for() -> None:
+    code, text = call("--help")
+    assert code == 0
+    for name, command in shards.commands.items():
+        assert f"{name:<9}  {command.short_help}" in text
+        assert not command.get_short_help_str(20).endswith("...")
+    assert not shards.get_short_help_str(20).endswith("...")

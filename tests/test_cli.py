@@ -1,0 +1,234 @@
+"""The command line of ``rwp-dist``: what it says when something ends, and with which code."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from click.testing import CliRunner
+from ranks import run_ranks
+
+from rwp_dist import ending, sweep
+from rwp_dist import train as train_module
+from rwp_dist.cli import main
+from rwp_dist.config import load_settings
+from rwp_dist.distributed import same_on_all_ranks
+from rwp_dist.errors import CheckpointWriteError, DataError, Interrupted, RwpError
+from rwp_dist.rundir import RunDir
+
+ROOT = Path(__file__).parents[1]
+CONFIG = str(ROOT / "configs" / "digits.yaml")
+COMMAND = [sys.executable, "-m", "rwp_dist"]
+
+
+def start(*arguments: str, rank: int | None = None, world_size: int = 2) -> subprocess.Popen:
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size} if rank is not None else {}
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=ROOT,
+        env=os.environ | {key: str(value) for key, value in told.items()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+# --- errors of ranks ---
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_before_there_is_a_group_is_said_by_its_rank(rank: int, tmp_path: Path) -> None:
+    process = start(
+        "train", CONFIG, "batch.global=64", "run.device=cuda", f"run.dir={tmp_path}", rank=rank
+    )
+    _, errors = process.communicate(timeout=60)
+    if "cuda" not in errors and process.returncode == 0:
+        pytest.skip("this machine has a GPU for each rank")
+    assert process.returncode == 2
+    assert errors.startswith(f"rank {rank}: run.device: ")
+
+
+def end_together() -> tuple[bool, bool]:
+    import torch.distributed as dist
+
+    try:
+        with same_on_all_ranks(), same_on_all_ranks():
+            if dist.get_rank() == 1:
+                raise DataError("a shard is gone")
+    except DataError as error:
+        return error.shared, pickle.loads(pickle.dumps(error)).shared
+    return False, False
+
+
+def test_an_error_that_ranks_agreed_upon_says_so_even_after_pickling() -> None:
+    assert not DataError("alone").shared
+    assert run_ranks(end_together, 2) == [(True, True), (True, True)]
+
+
+def invoke(error: Exception, rank: int, *, shared: bool, tmp_path: Path) -> tuple[str, dict]:
+    """What rank ``rank`` of 2 prints and tells its agent when training ends so."""
+    if isinstance(error, RwpError):
+        error.shared = shared
+    word = tmp_path / "error.json"
+    told = {"RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_ERROR_FILE": str(word)}
+    with (
+        patch.dict(os.environ, told),
+        patch.object(sweep, "run_all", side_effect=error),
+    ):
+        result = CliRunner().invoke(main, ["train", CONFIG, "batch.global=64"])
+    assert result.exit_code == getattr(error, "exit_code", 1)
+    return result.stderr, json.loads(word.read_text())
+
+
+def test_a_shared_error_is_said_once_and_any_other_with_its_rank(tmp_path: Path) -> None:
+    said, word = invoke(DataError("Gone."), 0, shared=True, tmp_path=tmp_path)
+    assert said == "Gone.\n" and word["said"]
+    said, word = invoke(DataError("Gone."), 1, shared=True, tmp_path=tmp_path)
+    assert said == "" and not word["said"] and word["message"] == "Gone."
+    for rank in (0, 1):
+        said, word = invoke(DataError("Gone."), rank, shared=False, tmp_path=tmp_path)
+        assert said == f"rank {rank}: Gone.\n" and word["said"]
+
+
+def test_a_traceback_begins_with_its_rank(tmp_path: Path) -> None:
+    said, word = invoke(ZeroDivisionError("oh"), 1, shared=False, tmp_path=tmp_path)
+    assert said.startswith("rank 1: Traceback") and said.endswith("ZeroDivisionError: oh\n")
+    assert word["message"] == "ZeroDivisionError: oh" and not word["lost"]
+    error = RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:39172")
+    _, word = invoke(error, 0, shared=False, tmp_path=tmp_path)
+    assert word["lost"]
+
+
+# --- Ctrl-C ---
+
+
+@pytest.mark.parametrize("after_s", [0.25, 1.0, 2.0, 3.0])
+def test_ctrl_c_while_a_run_starts_is_one_line(after_s: float, tmp_path: Path) -> None:
+    process = start("train", CONFIG, f"run.dir={tmp_path}/run", f"data.train={tmp_path}/none")
+    time.sleep(after_s)
+    if process.poll() is not None:
+        pytest.skip("a machine so fast that the run has ended")
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    if process.returncode == 1 and "there are no shards here" in errors:
+        pytest.skip("a machine so fast that the run was at its end")
+    assert (process.returncode, output) == (130, "")
+    assert errors == "Stopped before the first step; nothing was lost.\n"
+
+
+def test_ctrl_c_while_something_is_evaluated_does_not_speak_of_steps(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.create()
+    run.write_config("")
+    (run.checkpoints / "step-00000001.pt").touch()
+    code = (
+        "import sys, time, types; from rwp_dist.cli import main\n"
+        "def wait(*args): print('now', flush=True); time.sleep(60)\n"
+        "sys.modules['rwp_dist.evaluate_run'] = types.SimpleNamespace(evaluate_run=wait)\n"
+        "main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "evaluate", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "now\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == "Stopped before the evaluation was done; nothing was changed.\n"
+
+
+def test_shards_clear_up_after_ctrl_c(tmp_path: Path) -> None:
+    with patch("rwp_dist.data.digits.write_digits", side_effect=KeyboardInterrupt):
+        result = CliRunner().invoke(main, ["shards", "digits", "--out", str(tmp_path)])
+    assert result.exit_code == 130
+    assert result.stderr == "Stopped; finished shards are kept: start the same command again.\n"
+
+
+def test_handlers_are_as_before_when_a_command_line_was_called_from_python() -> None:
+    before = [signal.getsignal(number) for number in ending.SIGNALS]
+    CliRunner().invoke(main, ["settings"])
+    assert [signal.getsignal(number) for number in ending.SIGNALS] == before
+
+
+# --- sweeps ---
+
+
+def runs_of(folder: Path, count: int = 3) -> list:
+    more = ["run.device=cpu", "tracking.wandb=off"]
+    return [load_settings(None, [f"run.dir={folder}/run-{n}", *more]) for n in range(count)]
+
+
+def test_a_sweep_stops_with_its_first_interrupted_run(tmp_path: Path) -> None:
+    begun = []
+
+    def train(settings, session):
+        run = RunDir(settings.run.dir)
+        begun.append(run.path.name)
+        if len(begun) == 2:
+            raise Interrupted("Stopped after step 3.")
+        run.write_summary({"top1": 1.0})
+
+    with patch.object(train_module, "train", train), pytest.raises(Interrupted) as stop:
+        sweep.run_all(runs_of(tmp_path), session="x")
+    assert begun == ["run-0", "run-1"] and stop.value.shared
+    assert str(stop.value).splitlines() == [
+        "Stopped after step 3.",
+        "1 of 3 runs are finished; start the same command again to go on with the rest.",
+    ]
+
+
+def test_what_a_stopped_series_says_is_true(tmp_path: Path) -> None:
+    standing = sweep.Standing(runs_of(tmp_path, 2), is_sweep=True)
+    first, second = standing.dirs
+    assert standing.when_stopped().startswith("Stopped between steps. 0 of 2 runs are finished; ")
+    first.write_status("finished", 5, 5)
+    first.write_summary({})
+    assert "1 of 2 runs are finished" in standing.when_stopped()
+    standing.current = 1
+    second.write_status("running", 1, 5)
+    assert "1 of 2 runs are finished" in standing.when_stopped()
+    second.write_status("interrupted", 2, 5)
+    assert standing.when_stopped() is None
+    single = sweep.Standing(runs_of(tmp_path, 2)[1:], is_sweep=False)
+    assert single.when_stopped() == ending.nothing_lost()  # the status is of an earlier attempt
+
+
+# --- results ---
+
+
+def test_evaluation_without_a_checkpoint_has_simply_failed(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.create()
+    run.write_config("")
+    result = CliRunner().invoke(main, ["evaluate", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr.endswith("there is no checkpoint yet; let the run reach its first.\n")
+
+
+def test_a_full_disk_is_not_for_good() -> None:
+    assert CheckpointWriteError.exit_code == 1
+
+
+def test_compare_names_its_files_last(tmp_path: Path) -> None:
+    with patch("rwp_dist.compare.compare", return_value="the table"):
+        result = CliRunner().invoke(main, ["compare", "somewhere", "--out", str(tmp_path)])
+    assert result.stdout.splitlines() == [
+        "the table",
+        f"Written: {tmp_path}/compare.md, {tmp_path}/compare.json, {tmp_path}/compare.png",
+    ]
+
+
+def test_make_clean_keeps_what_cannot_be_rebuilt() -> None:
+    recipe = (ROOT / "Makefile").read_text().partition("\nclean:")[2]
+    assert recipe.split()[:2] == ["rm", "-rf"]
+    assert not {"runs", "data"} & set(recipe.split())
