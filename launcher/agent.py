@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 import psutil  # type: ignore[import-untyped]
@@ -26,6 +27,9 @@ PATIENCE_S = 600.0
 """How long ranks that were asked to stop may take for their step and their checkpoint."""
 
 HINT_AFTER_S = 3.0
+
+GRACE_S = 2.0
+"""How long ranks may go on after another has been stopped: they may wait for it for ever."""
 
 STOPS = (ending.STOPPED, -signal.SIGINT, -signal.SIGTERM)
 """Exit codes of ranks that ended because they were told to."""
@@ -48,7 +52,7 @@ def run_ranks(nproc: int, command: list[str]) -> int:
             ranks.clear_up()
     if ranks.error is not None:
         raise ranks.error
-    if killed:
+    if killed and not any("time" in f.error_file_data for f in ranks.failures.values()):
         print(
             "Stopped at once, without a checkpoint of the last steps; the same command goes on "
             "from the newest one.",
@@ -98,6 +102,7 @@ class Ranks(threading.Thread):
         self.command = command
         self.failures: dict[int, ProcessFailure] = {}
         self.error: BaseException | None = None
+        self._folder = Path(folder)
         self._told: set[int] = set()
 
     def run(self) -> None:
@@ -110,6 +115,10 @@ class Ranks(threading.Thread):
             self.failures = error.failures
         except BaseException as error:
             self.error = error
+
+    def exit_codes(self) -> list[int]:
+        """Of ranks that have left their last word."""
+        return ending.exit_codes(self._folder)
 
     def ask_to_stop(self) -> None:
         """Once for each rank: to the rank alone, which decides about its helpers."""
@@ -142,21 +151,26 @@ class Ranks(threading.Thread):
 
 def _watch(ranks: Ranks, stop: StopRequests) -> bool:
     """Pass requests on until the ranks are gone; whether they had to be killed."""
-    asked = hinted = None
+    asked = stopped = 0.0
+    hinted = False
     while ranks.is_alive():
         ranks.join(0.1)
         now = time.monotonic()
         if not stop.count:
             continue
         asked = asked or now
-        if stop.count > 1 or now - asked > PATIENCE_S:
+        codes = ranks.exit_codes()
+        if ending.STOPPED in codes:
+            stopped = stopped or now
+        late = now - asked > PATIENCE_S or (stopped and now - stopped > GRACE_S)
+        if stop.count > 1 or late:
             while ranks.is_alive():
                 ranks.kill()
                 ranks.join(0.1)
             return True
         ranks.ask_to_stop()
-        if not hinted and now - asked > HINT_AFTER_S:
-            hinted = now
+        if not hinted and now - asked > HINT_AFTER_S and not codes:
+            hinted = True
             text = "Waiting for the ranks to finish their step and save; Ctrl-C again kills them."
             print(text, file=sys.stderr)
     return False
@@ -171,25 +185,34 @@ def report(failures: dict[int, ProcessFailure], asked: bool) -> int:
     """
     if not failures:
         return 0
+    if asked and any(_exit_code(f) == ending.STOPPED for f in failures.values()):
+        # Ranks that waited for a stopped one were killed, and that is no news.
+        failures = {r: f for r, f in failures.items() if f.exitcode != -signal.SIGKILL}
     rank, first = min(failures.items(), key=_precedence)
     said = any(f.error_file_data.get("said") for f in failures.values())
     calm = all(
         f.error_file_data.get("said") or f.error_file_data.get("shared") or f.exitcode in STOPS
         for f in failures.values()
     )
-    stopped = asked and first.exitcode in STOPS
+    code = _exit_code(first)
+    stopped = asked and code in STOPS
     if not (said and calm):
         print(ending.nothing_lost() if stopped else _describe(rank, first), file=sys.stderr)
     if stopped:
         return ending.STOPPED
-    return int(first.exitcode) if first.exitcode > 0 else 1
+    return code if code > 0 else 1
+
+
+def _exit_code(failure: ProcessFailure) -> int:
+    """What the rank meant to end with: torch's agent may have killed it on its last metres."""
+    return int(failure.error_file_data.get("exit_code", failure.exitcode))
 
 
 def _precedence(item: tuple[int, ProcessFailure]) -> tuple[int, float]:
     """Ranks that failed of themselves come before those that failed because another was gone."""
     _, failure = item
     word = failure.error_file_data
-    if failure.exitcode in STOPS:
+    if _exit_code(failure) in STOPS:
         grade = 3
     elif word.get("lost"):
         grade = 2
@@ -199,7 +222,7 @@ def _precedence(item: tuple[int, ProcessFailure]) -> tuple[int, float]:
 
 
 def _describe(rank: int, failure: ProcessFailure) -> str:
-    word, code = failure.error_file_data, failure.exitcode
+    word, code = failure.error_file_data, _exit_code(failure)
     if code < 0:
         name = signal.Signals(-code).name
         return f"Rank {rank} was ended by {name}" + (

@@ -37,7 +37,7 @@ class Commands(click.Group):
             said = launched.rank() == 0 or not error.shared
             if said:
                 _say(str(error), with_rank=not error.shared)
-            ending.tell_agent(str(error), said=said, shared=error.shared)
+            ending.tell_agent(str(error), error.exit_code, said=said, shared=error.shared)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             _say("Stopped; finished shards are kept: start the same command again.")
@@ -45,7 +45,9 @@ class Commands(click.Group):
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
-            ending.tell_agent(f"{type(error).__name__}: {error}", lost=_lost_others(error))
+            if ending.others_stopped():
+                ctx.exit(ending.STOPPED)
+            ending.tell_agent(f"{type(error).__name__}: {error}", 1, lost=_lost_others(error))
             if launched.world_size() == 1:
                 raise
             _say(traceback.format_exc())

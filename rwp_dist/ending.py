@@ -73,11 +73,12 @@ def by_exception() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def tell_agent(message: str, **more: bool) -> None:
+def tell_agent(message: str, exit_code: int, **more: bool) -> None:
     """Leave word where torch's elastic agent looks for it, if there is one.
 
     Args:
         message: what went wrong.
+        exit_code: what this process is about to end with.
         **more: for ``launcher.agent``: ``said`` (this process printed it), ``shared`` (every rank
             ends with it), ``lost`` (it only says that another rank is gone).
     """
@@ -85,11 +86,23 @@ def tell_agent(message: str, **more: bool) -> None:
     if not path:
         return
     now = time.time()
-    text = json.dumps({"message": message, "timestamp": int(now), "time": now} | more)
+    word = {"message": message, "exit_code": exit_code, "timestamp": int(now), "time": now}
     with suppress(OSError):
         part = Path(f"{path}.part")
-        part.write_text(text, encoding="utf-8")
+        part.write_text(json.dumps(word | more), encoding="utf-8")
         part.replace(path)
+
+
+def others_stopped() -> bool:
+    """Whether another rank of this machine has been stopped, so that this one cannot go on."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    return bool(path) and STOPPED in exit_codes(Path(str(path)).parents[1])
+
+
+def exit_codes(folder: Path) -> list[int]:
+    """What ranks have told their agent, in any depth below ``folder``."""
+    words = [json.loads(path.read_text()) for path in folder.rglob("error.json")]
+    return [int(word.get("exit_code", 1)) for word in words]
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -104,7 +117,7 @@ def _end(number: int, frame: FrameType | None) -> None:
             # Not print: the handler may have interrupted one. A terminal has shown ^C before.
             line = "\n" if sys.stderr and sys.stderr.isatty() else ""
             os.write(2, f"{line}{text}\n".encode())
-        tell_agent(text, said=said, shared=True)
+        tell_agent(text, STOPPED, said=said, shared=True)
         os._exit(STOPPED)
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

@@ -2,7 +2,6 @@
 
 import difflib
 from collections import OrderedDict
-from itertools import islice
 
 import torch
 from torch import nn
@@ -21,7 +20,6 @@ def small_cnn(num_classes: int, channels: int) -> nn.Module:
 
     Halves the image twice, then averages: ``[B, channels, H, W]`` to ``[B, num_classes]``.
     """
-
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, (inputs, outputs) in enumerate(((channels, 32), (32, 64), (64, 64)), start=1):
         if number > 1:
@@ -47,8 +45,8 @@ def build_model(settings: Settings) -> nn.Module:
         size, channels = settings.data.image_size, settings.data.channels
         trouble = _trouble(model, channels, size)
         if trouble:
-            sizes = (n for n in COMMON_SIZES if _trouble(model, channels, n) is None)
-            cure = "".join(f"set data.image_size to {n}, or " for n in islice(sizes, 1))
+            fits = next((n for n in COMMON_SIZES if _trouble(model, channels, n) is None), None)
+            cure = f"set data.image_size to {fits}, or " if fits else ""
             raise ConfigError(
                 f"data.image_size: {settings.model.name} does not take images of {size} pixels "
                 f"({trouble}); {cure}choose another model.name."

@@ -123,8 +123,9 @@ class Data(Section):
     prefetch: Size = 2
     """Steps that each worker keeps ready."""
 
-    decoder: Literal["auto", "simplejpeg", "torchvision", "pil"] = "auto"
-    """JPEG library. auto: the fastest that is installed; all give the same pixels."""
+    decoder: Literal["auto", "simplejpeg", "torchvision", "pil", "cuda"] = "auto"
+    """JPEG library. auto: the fastest that is installed; these give the same pixels. cuda: nvJPEG
+    on the rank's GPU, pixels within a few levels."""
 
     interpolation: Literal["antialias", "fast"] = "antialias"
     """How images are resized. fast: OpenCV's linear, other pixels, not verified for accuracy."""

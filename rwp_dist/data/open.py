@@ -11,6 +11,7 @@ from rwp_dist.data.batch import Step
 from rwp_dist.data.cache import NodeCache
 from rwp_dist.data.dataset import Dataset, is_local, load_dataset, load_manifest
 from rwp_dist.data.decode import Decoder
+from rwp_dist.data.decode_cuda import require_cuda
 from rwp_dist.data.plan import Plan
 from rwp_dist.data.selection import Balanced, Everything, Mixture, Selection
 from rwp_dist.data.source import Patience
@@ -49,9 +50,8 @@ def open_train(settings: Settings, split: Split, rank: int, *, pin: bool = False
         ConfigError: plan and batch do not fit each other.
         DataError: shards are missing or not what their manifest says.
     """
-    d, a = settings.data, settings.augment
-    sources = tuple(d.mix) or (d.train,)
-    cache, dataset = open_dataset(settings, sources)
+    d = settings.data
+    cache, dataset = open_dataset(settings, sources_of(settings))
     try:
         plan = Plan(
             choose_selection(settings, dataset),
@@ -63,7 +63,39 @@ def open_train(settings: Settings, split: Split, rank: int, *, pin: bool = False
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    transform = TrainTransform(
+    return TrainStream(
+        dataset,
+        plan,
+        transform_of(settings),
+        reading_of(settings, pin),
+        rank=rank,
+        micro_batches=split.micro_batches,
+        micro_batch_size=split.size,
+        cache=cache,
+    )
+
+
+def decoder_of(settings: Settings) -> Decoder:
+    """What decodes on the CPU: for ``cuda`` what nvJPEG refuses.
+
+    Raises:
+        ConfigError: the library is not installed, or there is no GPU.
+    """
+    d = settings.data
+    if d.decoder == "cuda":
+        require_cuda()
+    return Decoder("auto" if d.decoder == "cuda" else d.decoder, d.channels)
+
+
+def sources_of(settings: Settings) -> tuple[str, ...]:
+    """Folders or URLs of the training data."""
+    return tuple(settings.data.mix) or (settings.data.train,)
+
+
+def transform_of(settings: Settings) -> TrainTransform:
+    """From encoded training images to pixels."""
+    d, a = settings.data, settings.augment
+    return TrainTransform(
         d.image_size,
         d.channels,
         a.crop,
@@ -76,18 +108,8 @@ def open_train(settings: Settings, split: Split, rank: int, *, pin: bool = False
         erase=a.erase,
         cutout=a.cutout,
         fill=[round(255 * m) for m in _per_channel(d.mean, d.channels)],
-        decoder=Decoder(d.decoder, d.channels),
+        decoder=decoder_of(settings),
         interpolation=d.interpolation,
-    )
-    return TrainStream(
-        dataset,
-        plan,
-        transform,
-        reading_of(settings, pin),
-        rank=rank,
-        micro_batches=split.micro_batches,
-        micro_batch_size=split.size,
-        cache=cache,
     )
 
 
@@ -105,7 +127,7 @@ def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = Fal
             d.image_size,
             d.channels,
             d.eval_crop_ratio,
-            Decoder(d.decoder, d.channels),
+            decoder_of(settings),
             d.interpolation,
         ),
         reading_of(settings, pin),
@@ -153,7 +175,14 @@ def choose_selection(settings: Settings, dataset: Dataset) -> Selection:
 def reading_of(settings: Settings, pin: bool) -> Reading:
     """How this rank reads."""
     d = settings.data
-    return Reading(d.image_size, d.channels, d.workers, d.prefetch, pin)
+    return Reading(
+        d.image_size,
+        d.channels,
+        d.workers,
+        d.prefetch,
+        pin,
+        decode_on_gpu=d.decoder == "cuda",
+    )
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -137,7 +137,7 @@ class Plan:
             size = min(self.window, length - begin)
             order = _permutation(self.seed, epoch, lane, block, size)
             pieces.append(begin + order[max(first - begin, 0) : last - begin])
-        return np.concatenate(pieces)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def evaluation_rows(

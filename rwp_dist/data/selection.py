@@ -7,6 +7,7 @@ says which samples lie on an epoch's line and how often, so everything that hold
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -29,9 +30,16 @@ class Line:
     def locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Shard and row of every position."""
         stretch = np.searchsorted(self.ends, positions, side="right")
-        before = np.where(stretch > 0, self.ends[stretch - 1], 0)
-        rows = self.starts[stretch] + positions - before
+        rows = positions + self._shifts[stretch]
         return self.shards[stretch], rows if self.table is None else self.table[rows]
+
+
+    @cached_property
+    def _shifts(self) -> NDArray[np.int64]:
+        """From positions to rows, for each stretch."""
+        shifts: NDArray[np.int64] = self.starts.copy()
+        shifts[1:] -= self.ends[:-1]
+        return shifts
 
 
 class Selection(Protocol):

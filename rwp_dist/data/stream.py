@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from rwp_dist.data.decode import UndecodableImage
 from rwp_dist.data.plan import Plan, evaluation_rows
 from rwp_dist.data.shard_reader import BadSample, ShardFiles, ShardReader
 from rwp_dist.errors import RwpError
+
+if TYPE_CHECKING:
+    from rwp_dist.data.gpu import GpuTransform
 
 LOOK_AHEAD_STEPS = 64
 """How far ahead of a worker its node's cache fetches shards."""
@@ -47,6 +50,8 @@ class Reading:
     """Steps that each worker keeps ready."""
     pin: bool = False
     max_open_shards: int = 128
+    decode_on_gpu: bool = False
+    """Workers hand on encoded bytes, and the rank's GPU decodes."""
     """Local ones; of the cache a process holds one at a time."""
 
 
@@ -68,7 +73,7 @@ class _Work(IterableDataset[dict[str, Any]]):
         self,
         dataset: Dataset,
         requests: Callable[[int, int], Iterator[Request]],
-        decode: Decode,
+        decode: Decode | None,
         reading: Reading,
         cache: NodeCache | None,
         upcoming: Callable[[int], list[int]] | None = None,
@@ -112,7 +117,9 @@ class _Work(IterableDataset[dict[str, Any]]):
     def _fill(self, request: Request, read: Callable[[int, int], bytes]) -> dict[str, Any]:
         size, channels = self._reading.size, self._reading.channels
         count = len(request.rows)
-        images = np.empty((count, size, size, channels), dtype=np.uint8)
+        on_gpu = self._decode is None
+        images = np.empty((0 if on_gpu else count, size, size, channels), dtype=np.uint8)
+        encoded: list[bytes | None] = [None] * count
         samples = self._dataset.firsts[request.shards] + request.rows
         weights = request.weights.copy()
         bad: list[tuple[int, int, str]] = []
@@ -124,7 +131,10 @@ class _Work(IterableDataset[dict[str, Any]]):
             shard, row = int(request.shards[position]), int(request.rows[position])
             try:
                 data = read(shard, row)
-                images[position] = self._decode(data, request.keys[position])
+                if self._decode is None:
+                    encoded[position] = data
+                else:
+                    images[position] = self._decode(data, request.keys[position])
                 num_bytes += len(data)
             except (BadSample, UndecodableImage) as error:
                 failed.append(position)
@@ -133,21 +143,22 @@ class _Work(IterableDataset[dict[str, Any]]):
                     reason = str(error) if name.split(",")[0] in str(error) else f"{name}: {error}"
                     bad.append((request.step, int(samples[position]), reason))
         labels = self._dataset.labels_of(samples)
-        if failed:
-            # Copies of a good row, so that BatchNorm sees images; black if there is none.
-            good = next((i for i in range(count) if i not in set(failed)), None)
-            images[failed] = 0 if good is None else images[good]
-            labels[failed] = 0 if good is None else labels[good]
-            weights[failed] = 0.0
-        return {
-            "images": torch.from_numpy(images),
+        item = {
+            "step": request.step,
+            "images": torch.from_numpy(images).permute(0, 3, 1, 2),  # a view: channels last
             "labels": torch.from_numpy(labels),
             "weights": torch.from_numpy(weights),
-            "valid": weights,
             "bad": bad,
             "bytes": num_bytes,
             "cache": CacheStats(),
         }
+        if on_gpu:
+            names = [
+                (int(sample), self._dataset.name(int(shard), int(row)))
+                for sample, shard, row in zip(samples, request.shards, request.rows, strict=True)
+            ]
+            return item | {"encoded": encoded, "keys": request.keys, "names": names}
+        return _replaced(item, failed)
 
 
 class TrainStream:
@@ -193,13 +204,15 @@ class TrainStream:
                 epoch, index, self._start, self._stop, min(LOOK_AHEAD_STEPS, last - step)
             )
 
-        work = _Work(self.dataset, requests, self._transform, self._reading, self._cache, upcoming)
+        gpu = _gpu_transform(self._transform, self._reading)
+        decode = None if gpu else self._transform
+        work = _Work(self.dataset, requests, decode, self._reading, self._cache, upcoming)
         for item in _load(work, self._reading, last - first):
             if "error" in item:
                 failed = BadRecord(item["step"], -1, str(item["error"]))
                 yield Step(Unreadable(item["error"]), [0] * self._micro_batches, [failed])
                 return
-            yield _step(item, self._size)
+            yield _step(_decoded(item, gpu), self._size)
 
     def state(self) -> dict[str, object]:
         """What the order of samples depends on, beside epoch and step."""
@@ -268,11 +281,12 @@ class EvalStream:
         def decode(data: bytes, key: tuple[int, ...]) -> NDArray[np.uint8]:
             return transform(data)
 
-        work = _Work(self.dataset, requests, decode, self._reading, self._cache)
+        gpu = _gpu_transform(transform, self._reading)
+        work = _Work(self.dataset, requests, None if gpu else decode, self._reading, self._cache)
         for item in _load(work, self._reading, len(shares)):
             if "error" in item:
                 raise item["error"]
-            yield _step(item, self._batch)
+            yield _step(_decoded(item, gpu), self._batch)
 
 
 def _load(work: _Work, reading: Reading, count: int) -> Iterator[dict[str, Any]]:
@@ -310,16 +324,44 @@ def _obey_rank_alone(worker: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _gpu_transform(
+    transform: TrainTransform | EvalTransform, reading: Reading
+) -> "GpuTransform | None":
+    if not reading.decode_on_gpu:
+        return None
+    from rwp_dist.data.gpu import GpuTransform
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    return GpuTransform(transform, reading.channels, device)
+
+
+def _decoded(item: dict[str, Any], gpu: "GpuTransform | None") -> dict[str, Any]:
+    """The item with its pixels, where these are left to the GPU."""
+    if gpu is None:
+        return item
+    item["images"], failed = gpu(item["encoded"], item["keys"])
+    for position in failed:
+        if item["encoded"][position] is not None and item["weights"][position]:
+            sample, name = item["names"][position]
+            item["bad"].append((item["step"], sample, f"{name}: cannot be decoded"))
+    return _replaced(item, failed)
+
+
+def _replaced(item: dict[str, Any], failed: list[int]) -> dict[str, Any]:
+    """Copies of a good row, so that BatchNorm sees images, with weight 0; black without any."""
+    if failed:
+        images, labels = item["images"], item["labels"]
+        good = next((i for i in range(len(labels)) if i not in set(failed)), None)
+        images[failed] = 0 if good is None else images[good].clone()
+        labels[failed] = 0 if good is None else labels[good].clone()
+        item["weights"][failed] = 0.0
+    return item
+
+
 def _step(item: dict[str, Any], size: int) -> Step:
-    # [N, H, W, C] in memory is [N, C, H, W] channels last: a view, not a copy.
-    images = item["images"].permute(0, 3, 1, 2).split(size)
-    batches = [
-        Batch(*parts)
-        for parts in zip(
-            images, item["labels"].split(size), item["weights"].split(size), strict=True
-        )
-    ]
-    valid = [int(part.sum()) for part in np.split(item["valid"], len(batches))]
+    tensors = (item[name].split(size) for name in ("images", "labels", "weights"))
+    batches = [Batch(*parts) for parts in zip(*tensors, strict=True)]
+    valid = [int(batch.weights.sum()) for batch in batches]
     bad = [BadRecord(*record) for record in item["bad"]]
     return Step(batches, valid, bad, item["bytes"], item["cache"])
 

@@ -14,6 +14,7 @@ from rwp_dist.config import load_settings, split_batch
 from rwp_dist.data.dataset import load_manifest
 from rwp_dist.data.open import open_dataset, open_train
 from rwp_dist.data.source import Patience
+from rwp_dist.data.speed import images_per_second
 from rwp_dist.errors import ConfigError, DataError
 from rwp_dist.shards.manifest import Manifest
 
@@ -254,3 +255,24 @@ def test_the_settings_patience_and_cache_reach_all_that_is_fetched(written, tmp_
         cache, dataset = open_dataset(chosen, (chosen.data.train,))
     assert dataset.num_samples == NUM
     assert cache.max_bytes == 500_000_000 and len(list((tmp_path / "here/shards").iterdir())) == 7
+
+
+# --- speed ---
+
+
+def test_the_speed_of_one_shard_is_that_of_its_good_images(folder):
+    dataset = load(folder)
+    flip_bit(folder, 0, 4, dataset.index)
+    chosen = settings(folder, "augment.crop=random_resized")
+    speed = images_per_second(chosen, seconds=0.3)
+    assert speed["shard"] == dataset.shards[0].url
+    assert (speed["images"], speed["bad"]) == (dataset.counts[0], 1)
+    assert speed["cores"] == len(os.sched_getaffinity(0))
+    # One small image takes 50 µs to some ms.
+    assert 100 < speed["images_per_s_core"] < 50_000
+    assert 0 < speed["images_per_s"] < 2 * speed["cores"] * speed["images_per_s_core"]
+
+
+def test_the_speed_of_a_shard_without_any_good_image(tmp_path):
+    folder = write_set(tmp_path / "train", num=5, undecodable=range(5))
+    refused("train-000000.tar", "verify", call=lambda: images_per_second(settings(folder)))

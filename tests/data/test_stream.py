@@ -363,3 +363,58 @@ def test_a_shard_that_is_gone_ends_the_stream_with_its_name(folder, tmp_path, wo
         with pytest.raises(DataError, match="404"):
             list(steps[-1].batches)
         assert not [r for step in steps[:-1] for r in step.bad]
+
+
+# --- memory ---
+
+EPOCHS, WARM_EPOCHS = 20, 4
+GROWTH_BYTES = 1 << 20
+MOST_FILES = 64
+
+
+def memory_over_epochs(source, cache_folder, connection):
+    """Resident bytes and open files of this process and its workers, after every epoch."""
+    cache = None
+    if cache_folder is not None:
+        cache = cache_in(cache_folder, max_bytes=250_000)
+    dataset = load(source, cache=cache)
+    (stream,) = train_streams(dataset, workers=2, cache=cache)
+    per_epoch = stream.steps_per_epoch
+    for number, step in enumerate(stream.steps(0, EPOCHS * per_epoch), 1):
+        del step
+        if number % per_epoch == 0:
+            time.sleep(0.05)  # both workers wait, their next steps done
+            pids = [os.getpid(), *sorted(p.pid for p in multiprocessing.active_children())]
+            connection.send([(resident_bytes(pid), open_files(pid)) for pid in pids])
+
+
+def resident_bytes(pid):
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_files(pid):
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_memory_and_open_files_do_not_grow_over_20_epochs(folder, tmp_path, remote):
+    """Measured: less than 0.1 MB a rank and 0.6 MB a worker over these 15 epochs, less than 0.2 MB
+    over the next 270. Keeping one batch each step would be 1.3 MB.
+    """
+    with FaultyServer(served(folder)) as server:
+        source = server.url("/train") if remote else folder
+        ours, theirs = multiprocessing.Pipe()
+        rank = FORK.Process(
+            target=memory_over_epochs, args=(source, tmp_path if remote else None, theirs)
+        )
+        rank.start()
+        epochs = [ours.recv() for _ in range(EPOCHS)]
+        rank.join()
+    # The last epoch's workers may have ended when it is measured.
+    first, last = epochs[WARM_EPOCHS], epochs[EPOCHS - 2]
+    assert len(first) == len(last) == 3
+    for process, (before, after) in enumerate(zip(first, last, strict=True)):
+        grown = after[0] - before[0]
+        assert grown < GROWTH_BYTES, f"process {process} of rank and workers: {grown} bytes"
+        assert after[1] < MOST_FILES

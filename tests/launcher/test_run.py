@@ -99,3 +99,150 @@ def test_a_killed_rank_is_named(tmp_path: Path, digits: list[str]) -> None:
     assert process.returncode == 1
     assert "was ended by SIGKILL (out of memory, perhaps)." in errors
     assert processes_of(str(run)) == []
+
+
+# --- Ctrl-C at any time ---
+
+
+@pytest.mark.parametrize("after_s", [0.3, 1.5, 3.0, 4.5])
+def test_ctrl_c_while_ranks_start_is_one_line(after_s: float, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    # No shards there: a machine so fast that it comes to that says so, and nothing is trained.
+    process = subprocess.Popen(
+        launch("run", CONFIG, "--nproc", "2", f"data.train={tmp_path}", f"run.dir={run}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(after_s)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert processes_of(str(run)) == []
+    if process.returncode == 1 and "there are no shards here" in output:
+        pytest.skip("a machine so fast that the run was at its end")
+    assert process.returncode == 130
+    assert output == "Stopped before the first step; nothing was lost.\n"
+
+
+def write_package(folder: Path, body: str) -> dict[str, str]:
+    """An environment in which ranks find this instead of ``rwp_dist.__main__``."""
+    (folder / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'RANK' in os.environ:\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    )
+    return os.environ | {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+def agent(code: str, tmp_path: Path) -> subprocess.Popen:
+    """Two ranks under the agent; ``rwp_dist.sweep.run_all`` is replaced by ``code``."""
+    body = (
+        "import types\n"
+        "fake = types.ModuleType('rwp_dist.sweep')\n"
+        f"exec({code!r}, fake.__dict__)\n"
+        "sys.modules['rwp_dist.sweep'] = fake"
+    )
+    return subprocess.Popen(
+        launch("run", CONFIG, "--nproc", "2", f"run.dir={tmp_path}/run"),
+        env=write_package(tmp_path, body),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+DEAF = """
+import os, signal, sys, time
+def run_all(runs, session):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    print("deaf", file=sys.stderr, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_ctrl_c_ends_ranks_that_do_not_stop(tmp_path: Path) -> None:
+    process = agent(DEAF, tmp_path)
+    assert process.stderr is not None
+    assert [process.stderr.readline() for _ in range(2)] == ["deaf\n", "deaf\n"]
+    os.killpg(process.pid, signal.SIGINT)
+    assert "Ctrl-C again" in process.stderr.readline()
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.startswith("Stopped at once, ") and errors.count("\n") == 1
+    assert processes_of(f"{tmp_path}/run") == []
+
+
+ONE_SAVES_ONE_DOES_NOT = """
+import os, signal, sys, time
+def run_all(runs, session):
+    if os.environ["RANK"] == "1":
+        asked = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: asked.append(1))
+    print("here", file=sys.stderr, flush=True)
+    while os.environ["RANK"] == "0" or not asked:
+        time.sleep(0.1)
+    time.sleep(LOST_AFTER_S)
+    raise RuntimeError("Connection closed by peer")
+"""
+
+
+@pytest.mark.parametrize("after_s", [0.3, 600.0])
+def test_ranks_that_wait_for_a_stopped_one_end_with_it(after_s: float, tmp_path: Path) -> None:
+    process = agent(ONE_SAVES_ONE_DOES_NOT.replace("LOST_AFTER_S", str(after_s)), tmp_path)
+    assert process.stderr is not None
+    assert [process.stderr.readline() for _ in range(2)] == ["here\n", "here\n"]
+    begin = time.perf_counter()
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "Stopped before the first step; nothing was lost.\n"
+    assert time.perf_counter() - begin < 15
+    assert processes_of(f"{tmp_path}/run") == []
+
+
+FAILING = """
+import os, pathlib, time
+def run_all(runs, session):
+    if os.environ["RANK"] == "1":
+        raise ZeroDivisionError("of weights")
+    words = pathlib.Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parents[1]
+    while not any(words.glob("1/error.json")):
+        time.sleep(0.01)
+    raise RuntimeError("Connection closed by peer [127.0.0.1]:1234")
+"""
+
+
+def test_a_rank_that_failed_with_a_traceback_is_named_last(tmp_path: Path) -> None:
+    process = agent(FAILING, tmp_path)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "rank 1: Traceback" in errors
+    assert errors.splitlines()[-1] == (
+        "Rank 1 failed with ZeroDivisionError: of weights (its traceback is above)."
+    )
+
+
+def test_debug_reaches_the_ranks(tmp_path: Path) -> None:
+    done = subprocess.run(
+        launch("--debug", "run", CONFIG, f"data.train={tmp_path}", f"run.dir={tmp_path}/run"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "DataError" in done.stderr
+
+
+def test_help_comes_at_once_and_without_torch() -> None:
+    code = (
+        "import sys\nfrom launcher.cli import main\n"
+        "try: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    )
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    assert time.perf_counter() - begin < 2.0  # 0.4 s on a machine that does nothing else

@@ -1,0 +1,196 @@
+"""Whole runs of two ranks on real shards: over a bad connection, and with bad samples."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch.distributed as dist
+from ranks import run_ranks
+
+sys.path.insert(0, str(Path(__file__).parent / "data"))
+from faulty_server import FaultyServer
+from stream_sets import BATCH, CLASSES, NUM, SIZE, flip_bit, load, served, write_set
+
+from rwp_dist import train as train_module
+from rwp_dist.config import load_settings
+from rwp_dist.data.source import Patience
+from rwp_dist.errors import DataError, Interrupted
+from rwp_dist.rundir import RunDir
+from rwp_dist.train import train, train_step
+
+EPOCHS = 2
+PER_EPOCH = -(-NUM // BATCH)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("set") / "train")
+
+
+@pytest.fixture(scope="module")
+def damaged(folder, tmp_path_factory):
+    """Four samples of this copy are damaged."""
+    copy = Path(shutil.copytree(folder, tmp_path_factory.mktemp("damaged") / "train"))
+    dataset = load(copy)
+    for shard, row in ((0, 3), (1, 0), (4, 7), (6, 2)):
+        flip_bit(copy, shard, int(dataset.firsts[shard]) + row, dataset.index)
+    return copy
+
+
+def overrides(train_on, run_dir, *more):
+    return [
+        f"data.train={train_on}",
+        f"data.val={train_on}",
+        f"data.image_size={SIZE}",
+        "data.channels=3",
+        "data.lanes=4",
+        "data.window=16",
+        "data.pad_last=true",
+        "data.workers=1",
+        "data.stall_s=1",
+        f"data.cache_dir={run_dir}/cache",
+        f"model.num_classes={CLASSES}",
+        "augment.crop=random_resized",
+        f"batch.global={BATCH}",
+        "method.name=m-rwp",
+        f"schedule.epochs={EPOCHS}",
+        "evaluation.every_epochs=0",
+        "checkpoint.every_epochs=0",
+        "run.device=cpu",
+        "run.seed=5",
+        f"run.dir={run_dir}/run",
+        "tracking.wandb=off",
+        "tracking.log_every=1",
+        *more,
+    ]
+
+
+def run(settings, interrupt_at=None, crash_at=None):
+    """Train; what came of it: the summary, or the error's name, message and exit code."""
+    # A rank of the tests is a daemon, which may have no workers; those of a run may.
+    multiprocessing.current_process()._config["daemon"] = False
+    seen = []
+
+    def looking(parts, step, *args):
+        seen.append(step)
+        if step == interrupt_at and dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if step == crash_at:
+            raise RuntimeError("a crash")
+        return train_step(parts, step, *args)
+
+    with (
+        patch.object(train_module, "train_step", looking),
+        patch.object(Patience, "wait_s", lambda self, failures, chance: 0.02 * chance),
+    ):
+        try:
+            return train(load_settings(None, settings)), seen
+        except (DataError, Interrupted, RuntimeError) as error:
+            return (type(error).__name__, str(error), getattr(error, "exit_code", 1)), seen
+
+
+def listed(run_dir):
+    """(step, sample) of all ranks' lists."""
+    return sorted(
+        tuple(int(field) for field in line.split("\t")[:2])
+        for path in RunDir(run_dir).path.glob("bad_samples/*.tsv")
+        for line in path.read_text().splitlines()
+    )
+
+
+# --- connections ---
+
+
+FAULTS = [["truncate", "flip"], [500, "reset"], ["stall", 503], [502], ["shorter"], ["silent"]]
+
+
+def test_two_epochs_over_a_bad_connection_end_as_from_the_disk(folder, tmp_path):
+    (expected, _), _ = run_ranks(run, 2, overrides(folder, tmp_path / "disk"))
+    with FaultyServer(served(folder)) as server:
+        for kind in (".tar", ".npy"):
+            names = sorted(path for path in server.files if path.endswith(kind))
+            for path, faults in zip(names, FAULTS, strict=False):
+                server.faults[path] = list(faults)
+        server.faults["/train/manifest.json"] = [503, "flip", "truncate"]
+        settings = overrides(server.url("/train"), tmp_path / "net")
+        (summary, steps), _ = run_ranks(run, 2, settings)
+        assert not any(server.faults.values())
+    assert steps == list(range(EPOCHS * PER_EPOCH))
+    assert summary["samples"] == EPOCHS * NUM and summary["bad_samples"] == 0
+    for name in ("train_loss", "loss", "top1"):
+        assert summary[name] == expected[name], name
+
+
+@pytest.mark.parametrize("fault", [404, 500, "stall"])
+def test_a_shard_that_never_comes_stops_all_ranks_at_one_step_with_one_message(
+    folder, tmp_path, fault
+):
+    with FaultyServer(served(folder)) as server:
+        lost = sorted(path for path in server.files if path.endswith(".tar"))[2]
+        server.always[lost] = fault
+        settings = overrides(server.url("/train"), tmp_path, "data.retries=1", "data.stall_s=0.5")
+        (first, steps), (second, others) = run_ranks(run, 2, settings)
+    kind, message, code = first
+    assert first == second and steps == others
+    assert (kind, code) == ("DataError", 1)
+    assert lost in message and "\n" not in message and message.endswith(".")
+    assert RunDir(tmp_path / "run").read_status()["state"] == "failed"
+
+
+# --- bad samples ---
+
+
+def test_bad_samples_are_counted_exactly_across_an_interruption(damaged, tmp_path):
+    (whole, _), _ = run_ranks(run, 2, overrides(damaged, tmp_path / "whole"))
+    assert whole["bad_samples"] == 4 * EPOCHS
+    expected = listed(tmp_path / "whole/run")
+    assert len(expected) == 4 * EPOCHS and len({sample for _, sample in expected}) == 4
+    assert whole["samples"] == EPOCHS * (NUM - 4)
+
+    settings = overrides(damaged, tmp_path / "parts")
+    (stopped, steps), _ = run_ranks(run, 2, settings, 4)
+    assert stopped[0] == "Interrupted" and steps == list(range(5))
+    assert 0 < len(listed(tmp_path / "parts/run")) < len(expected)
+    (summary, steps), _ = run_ranks(run, 2, settings)
+    assert steps == list(range(5, EPOCHS * PER_EPOCH))
+    assert summary["bad_samples"] == whole["bad_samples"]
+    assert summary["samples"] == whole["samples"]
+    assert listed(tmp_path / "parts/run") == expected
+
+
+def test_after_a_crash_samples_that_come_again_on_other_ranks_are_counted_and_listed_once(
+    damaged, tmp_path
+):
+    settings = overrides(damaged, tmp_path, "checkpoint.every_epochs=1")
+    for (kind, *_), steps in run_ranks(run, 2, settings, None, 8):
+        assert kind == "RuntimeError" and steps == list(range(9))
+    before = listed(tmp_path / "run")
+    assert before[-1][0] > PER_EPOCH  # some came after the checkpoint
+    ((summary, steps),) = run_ranks(run, 1, settings)
+    assert steps == list(range(PER_EPOCH, EPOCHS * PER_EPOCH))
+    assert summary["bad_samples"] == 4 * EPOCHS
+    assert len(listed(tmp_path / "run")) == 4 * EPOCHS == len(set(listed(tmp_path / "run")))
+
+
+@pytest.mark.parametrize("limit", [0, 2, 5])
+def test_above_the_limit_all_ranks_stop_at_the_same_step_with_a_list(damaged, tmp_path, limit):
+    settings = overrides(damaged, tmp_path, f"data.max_bad_samples={limit}")
+    (first, steps), (second, others) = run_ranks(run, 2, settings)
+    assert first == second and steps == others
+    kind, message, code = first
+    assert (kind, code) == ("DataError", 1)
+    assert f"data.max_bad_samples = {limit}" in message and str(tmp_path) in message
+    assert "\n" not in message and message.endswith(".")
+    found = listed(tmp_path / "run")
+    # Up to the step that was not trained any more.
+    assert len(found) > limit and found[-1][0] == len(steps)
+    assert sum(step < len(steps) for step, _ in found) <= limit
+    lists = sorted(p.name for p in (tmp_path / "run/bad_samples").iterdir())
+    assert lists and set(lists) <= {"rank-0.tsv", "rank-1.tsv"}
+    line = (tmp_path / "run/bad_samples" / lists[0]).read_text().splitlines()[0]
+    assert "train-0000" in line and "crc32" in line and line.count("\t") == 2
