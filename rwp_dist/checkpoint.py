@@ -117,14 +117,14 @@ def load_checkpoint(
         CheckpointError: there are checkpoints but none can be read, or it is of another network.
     """
     path, troubles = from_main(lambda: _newest_readable(folder))
-    if path is None:
-        if troubles:
+    if path is None and not troubles:
+        return None
+    with same_on_all_ranks():
+        if path is None:
             raise CheckpointError(
                 f"{folder}: none of {len(troubles)} checkpoints can be read; remove the folder to "
                 f"start anew, or put a good copy there. Newest: {troubles[0]}"
             )
-        return None
-    with same_on_all_ranks():
         state = read_checkpoint(path)
         _load_buffers(state, path, engine)
     engine.load(state["weights"], state["optimizer"])

@@ -30,7 +30,7 @@ def run_all(runs: Sequence[Settings], session: str) -> None:
     with process_group(device):
         for standing.current, settings in enumerate(runs):
             try:
-                train(settings, session)
+                train(settings, session, (standing.current + 1, len(runs)) if session else None)
             except Interrupted as stop:
                 if not session:
                     raise

@@ -95,7 +95,8 @@ def _attempt(
         _write_end(run_dir, training, started, "failed", error)
         raise
     parts.engine.close()
-    if asked or not training.finished:
+    more_to_come = position is not None and position[0] < position[1]
+    if not training.finished or (asked and more_to_come):
         done, total = training.done, parts.timeline.total_steps
         cure = "" if training.finished else "; start the same command again to go on"
         raise Interrupted(
@@ -141,7 +142,8 @@ class Training:
         """Updates of the weights so far."""
         self.finished = self._warned = False
         self.last_eval: dict[str, float] = counters.get("eval", {})
-        check_state(counters.get("data"), parts.train.state())
+        with same_on_all_ranks():
+            check_state(counters.get("data"), parts.train.state())
         self.bad = BadSamples(
             run_dir.path, parts.settings.data.max_bad_samples, counters.get("bad_samples", 0)
         )

@@ -33,7 +33,6 @@ class Line:
         rows = positions + self._shifts[stretch]
         return self.shards[stretch], rows if self.table is None else self.table[rows]
 
-
     @cached_property
     def _shifts(self) -> NDArray[np.int64]:
         """From positions to rows, for each stretch."""

@@ -134,6 +134,7 @@ def test_two_sets_with_shards_of_the_same_basename_are_told_apart(tmp_path):
         for ours, theirs in zip(stream.steps(0, 3), local.steps(0, 3), strict=True):
             assert (ours.batches[0].images == theirs.batches[0].images).all()
             assert not ours.bad
+        cache.close()
 
 
 @pytest.mark.parametrize("make", ["nothing", "empty", "file"])

@@ -345,6 +345,7 @@ def test_an_epoch_over_a_bad_connection_is_the_same_as_from_the_disk(
         cache = cache_in(tmp_path, max_bytes=sum(len(server.files[p]) for p in tars) // 2)
         dataset = load(server.url("/train"), cache=cache)
         assert digests(dataset, 0, STEPS, 2, workers, cache=cache) == reference
+        cache.close()
         assert not any(server.faults.values())
 
 
@@ -356,6 +357,7 @@ def test_a_shard_that_is_gone_ends_the_stream_with_its_name(folder, tmp_path, wo
         cache = cache_in(tmp_path)
         (stream,) = train_streams(load(server.url("/train"), cache=cache), 1, workers, cache=cache)
         steps = list(stream.steps(0, STEPS))
+        cache.close()
         (record,) = steps[-1].bad
         assert record.fatal and record.step == len(steps) - 1 and steps[-1].valid == [0]
         assert lost in record.reason and "404" in record.reason and "\n" not in record.reason
