@@ -1,5 +1,6 @@
 """The command line. Settings are checked before torch is imported, so errors come at once."""
 
+import json
 import sys
 import traceback
 from pathlib import Path
@@ -94,7 +95,7 @@ def train(config: Path, overrides: tuple[str, ...]) -> None:
     run_all([settings], session="")
 
 
-@main.command()
+@main.command(short_help="Train several variants and seeds, one after another.")
 @click.argument("config", type=RUN)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
 @click.option("--variants", help="Comma-separated variants of CONFIG; all, unless given.")
@@ -122,7 +123,7 @@ def sweep(
     run_all(runs, session=str(folder))
 
 
-@main.command()
+@main.command(short_help="Top-1, top-5 and loss of a run's checkpoint.")
 @click.argument("run", type=RUN)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
 @click.option("--checkpoint", type=RUN, help="A checkpoint file; the run's newest, unless given.")
@@ -144,7 +145,7 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
     click.echo(evaluate_run(settings, run_dir, checkpoint))
 
 
-@main.command()
+@main.command(short_help="Table and picture of several runs.")
 @click.argument("runs", nargs=-1, required=True, type=RUN)
 @click.option("--out", type=RUN, default=Path("runs"), show_default=True, help="Folder for files.")
 def compare(runs: tuple[Path, ...], out: Path) -> None:
@@ -154,6 +155,33 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 
     click.echo(make(runs, out))
     click.echo(f"Written: {out / 'compare.md'}, {out / 'compare.json'}, {out / 'compare.png'}")
+
+
+@main.command(short_help="How many images/s this machine can feed to a run.")
+@click.argument("config", type=RUN)
+@click.argument("overrides", nargs=-1, metavar="[key=value]...")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Read one shard of the run's data: is all of it there, and how fast can this machine go?
+
+    Takes about five seconds.
+    """
+    settings = load_settings(config, overrides)
+    from rwp_dist.data.speed import images_per_second
+
+    found = images_per_second(settings)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    size = found["bytes_per_image"] / 1e3
+    click.echo(
+        f"{found['shard']}: {found['images']:,} images of {size:,.1f} kB, {found['bad']} of them "
+        "unreadable\n"
+        f"decoder {found['decoder']}: {found['images_per_s_core']:,.0f} images/s on one core, "
+        f"{found['images_per_s']:,.0f} images/s on this machine's {found['cores']}"
+    )
+    if found["bad"]:
+        click.echo("`rwp-dist shards verify` lists the unreadable ones.")
 
 
 @main.command("settings")
