@@ -187,6 +187,7 @@ class Training:
                 self._take_stock(evaluating=False, saving=True)
                 return False
             self.bad.count(batches.bad, agreed)
+            self.progress.bad_samples = self.bad.total
             train_step(parts, step, batches, agreed, self.progress)
             # While a GPU still computes, the next step's samples are fetched and agreed upon.
             if step + 1 < total:
@@ -250,7 +251,6 @@ class Training:
                 epoch = self.done / self.parts.timeline.steps_per_epoch
                 self.tracker.log_eval({"step": self.done, "epoch": epoch} | self.last_eval)
             if saving:
-                self.progress.bad_samples = self.bad.total
                 save_checkpoint(
                     self.run_dir.checkpoints,
                     self.parts.engine,

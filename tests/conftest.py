@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 # Before torch is imported anywhere: tests share few cores, and DeepSpeed must not look for GPUs.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -10,5 +12,12 @@ import torch
 torch.set_num_threads(1)
 
 
+COMPILE = "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
+
+
 def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        # DeepSpeed compiles its CPU collective at first use, for up to a minute: not within the
+        # time-out of the first test that happens to need it.
+        subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, check=True)
     ranks.start_server()

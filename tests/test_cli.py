@@ -172,7 +172,7 @@ def runs_of(folder: Path, count: int = 3) -> list:
 def test_a_sweep_stops_with_its_first_interrupted_run(tmp_path: Path) -> None:
     begun = []
 
-    def train(settings, session):
+    def train(settings, session, position):
         run = RunDir(settings.run.dir)
         begun.append(run.path.name)
         if len(begun) == 2:

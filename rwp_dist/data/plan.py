@@ -11,7 +11,6 @@ and the plan knows which shards come next.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,10 @@ from rwp_dist.data.selection import Line, Selection
 
 Positions = NDArray[np.int64]
 Weights = NDArray[np.float32]
+
+
+BLOCKS_PER_LANE = 4
+"""Blocks that a plan remembers: 20 bytes a sample, 10 MB for 8 lanes and the usual window."""
 
 
 class Rows(NamedTuple):
@@ -53,6 +56,9 @@ class Plan:
     seed: int
     pad: bool = False
     _lines: dict[int, Line] = field(default_factory=dict, repr=False, compare=False)
+    _blocks: dict[tuple[int, int, int], Rows] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.batch % self.lanes:
@@ -88,19 +94,17 @@ class Plan:
             raise IndexError(f"step {index} of an epoch of {self.steps_per_epoch} steps.")
         stop = self.batch if stop is None else stop
         share = self.batch // self.lanes
-        length = self._lane_length()
-        pieces = []
+        pieces: list[Rows] = []
         for lane in range(start // share, -(-stop // share)):
             first = max(start - lane * share, 0) + index * share
             last = min(stop - lane * share, share) + index * share
-            pieces.append(lane * length + self._shuffled(epoch, lane, length, first, last))
-        positions = np.concatenate(pieces)
-        weights = np.ones(len(positions), dtype=np.float32)
-        if self.pad:
-            weights[positions >= self.num_samples] = 0.0
-            positions %= self.num_samples
-        shards, rows = self._line(epoch).locate(positions)
-        return Rows(shards, rows, weights)
+            for number in range(first // self.window, -(-last // self.window)):
+                begin = number * self.window
+                cut = slice(max(first - begin, 0), last - begin)
+                pieces.append(Rows._make(part[cut] for part in self._block(epoch, lane, number)))
+        if len(pieces) == 1:
+            return Rows._make(part.copy() for part in pieces[0])
+        return Rows._make(map(np.concatenate, zip(*pieces, strict=True)))
 
     def upcoming_shards(
         self, epoch: int, index: int, start: int, stop: int, num_steps: int
@@ -129,15 +133,28 @@ class Plan:
             self._lines[epoch] = self.selection.line(self.seed, epoch)
         return self._lines[epoch]
 
-    def _shuffled(self, epoch: int, lane: int, length: int, first: int, last: int) -> Positions:
-        """Positions ``first`` to ``last`` of a lane after its blocks are shuffled."""
-        pieces = []
-        for block in range(first // self.window, -(-last // self.window)):
-            begin = block * self.window
-            size = min(self.window, length - begin)
-            order = _permutation(self.seed, epoch, lane, block, size)
-            pieces.append(begin + order[max(first - begin, 0) : last - begin])
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    def _block(self, epoch: int, lane: int, number: int) -> Rows:
+        """The samples of a block of a lane, shuffled."""
+        key = (epoch, lane, number)
+        if key not in self._blocks:
+            # Those of this step, and those of the steps that are looked at ahead.
+            while len(self._blocks) >= BLOCKS_PER_LANE * self.lanes:
+                del self._blocks[next(iter(self._blocks))]
+            self._blocks[key] = self._shuffled(*key)
+        return self._blocks[key]
+
+    def _shuffled(self, epoch: int, lane: int, number: int) -> Rows:
+        length = self._lane_length()
+        begin = number * self.window
+        size = min(self.window, length - begin)
+        order = generator(self.seed, 1, epoch, lane, number).permutation(size)
+        positions = np.arange(size) + (lane * length + begin)
+        weights = np.ones(size, dtype=np.float32)
+        if self.pad:
+            weights[positions >= self.num_samples] = 0.0
+            positions %= self.num_samples
+        shards, rows = self._line(epoch).locate(positions)
+        return Rows(shards[order], rows[order], weights[order])
 
 
 def evaluation_rows(
@@ -152,13 +169,6 @@ def evaluation_rows(
     for start in range(0, num_samples, batch * world_size):
         positions = start + rank * batch + np.arange(batch, dtype=np.int64)
         yield positions % num_samples, (positions < num_samples).astype(np.float32)
-
-
-@lru_cache(maxsize=64)
-def _permutation(seed: int, epoch: int, lane: int, block: int, size: int) -> Positions:
-    order = generator(seed, 1, epoch, lane, block).permutation(size)
-    order.setflags(write=False)
-    return order
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:

@@ -74,10 +74,10 @@ def test_random_resized_crop_has_torchvisions_distribution(width, height):
 
 @pytest.mark.parametrize(("width", "height"), [(500, 10), (10, 500), (30, 31), (1, 1)])
 def test_random_resized_crop_falls_back_to_torchvisions_centre(width, height):
-    # A share of 1 hardly ever fits with a random ratio, so the fallback is what nearly all take.
+    # The whole area never fits with such a ratio, so that both take the fallback.
     image = torch.empty(3, height, width)
-    params = v2.RandomResizedCrop(10, (1.0, 1.0), (0.9, 0.95)).make_params([image])
-    region = random_resized_crop(width, height, (1.0, 1.0), (0.9, 0.95), Keyed(0, 0, 1))
+    params = v2.RandomResizedCrop(10, (1.0, 1.0), (0.5, 0.55)).make_params([image])
+    region = random_resized_crop(width, height, (1.0, 1.0), (0.5, 0.55), Keyed(0, 0, 1))
     assert region == (params["left"], params["top"], params["width"], params["height"])
 
 

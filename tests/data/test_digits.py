@@ -1,10 +1,12 @@
+import io
 import os
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rwp_dist.data.reader import load_shards
+import webdataset as wds
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from rwp_dist.data.digits import write_digits
@@ -19,8 +21,10 @@ def written(tmp_path_factory):
 
 
 def load(folder):
-    samples = load_shards(str(folder), image_size=8, channels=1, num_classes=10)
-    return samples.images.numpy()[:, 0], samples.labels.numpy()
+    shards = sorted(str(path) for path in folder.glob("*.tar"))
+    samples = list(wds.WebDataset(shards, shardshuffle=False))  # as any other reader would
+    images = [np.array(Image.open(io.BytesIO(sample["png"]))) for sample in samples]
+    return np.stack(images), np.array([int(sample["cls"]) for sample in samples])
 
 
 def keys(folder):

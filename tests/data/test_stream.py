@@ -349,6 +349,15 @@ def test_an_epoch_over_a_bad_connection_is_the_same_as_from_the_disk(
         assert not any(server.faults.values())
 
 
+def test_at_the_end_of_an_epoch_the_next_ones_shards_are_known(dataset):
+    plan = train_streams(dataset)[0].plan
+    last = plan.steps_per_epoch - 1
+    soon = plan.upcoming_shards(0, last, 0, 6, 2)
+    needed = [plan.step(0, last, 0, 6).shards, plan.step(1, 0, 0, 6).shards]
+    assert set(soon) == set(np.concatenate(needed).tolist())
+    assert set(soon[: len(set(needed[0].tolist()))]) == set(needed[0].tolist())
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_shard_that_is_gone_ends_the_stream_with_its_name(folder, tmp_path, workers):
     with FaultyServer(served(folder)) as server:
