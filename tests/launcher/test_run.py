@@ -186,7 +186,7 @@ def run_all(runs, session):
         asked = []
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: asked.append(1))
-    print("here", file=sys.stderr, flush=True)
+    os.write(2, b"here\\n")  # in one piece: two ranks write at the same time
     while os.environ["RANK"] == "0" or not asked:
         time.sleep(0.1)
     time.sleep(LOST_AFTER_S)
