@@ -140,6 +140,9 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
         )
     ending.ctrl_c_says(lambda: "Stopped before the evaluation was done; nothing was changed.")
     settings = load_settings(run_dir.config, overrides)
+    from rwp_dist.distributed import choose_device
+
+    choose_device(settings.run.device)  # before DeepSpeed is imported, which warns otherwise
     from rwp_dist.evaluate_run import evaluate_run
 
     click.echo(evaluate_run(settings, run_dir, checkpoint))
