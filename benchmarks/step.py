@@ -1,4 +1,4 @@
-"""Time of one training step of every method on two ranks, side by side in one interleaved run.
+"""Time of a training step of sgd, m-rwp, m-arwp and sam on two ranks, in one interleaved run.
 
     torchrun --nproc-per-node 2 benchmarks/step.py
 
@@ -10,7 +10,6 @@ backward pass and subtracted afterwards.
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -34,6 +33,16 @@ from rwp_dist.train import train_step
 METHODS = ("sgd", "m-rwp", "m-arwp", "sam")
 
 
+def network(options: dict[str, object]) -> list[str]:
+    """Settings of the network and its images."""
+    return [
+        f"model.name={options['model']}",
+        "model.num_classes=1000",
+        f"data.image_size={options['size']}",
+        "data.channels=3",
+    ]
+
+
 def ours(method: str, options: dict[str, object]) -> tuple[Parts, Callable[[int], None]]:
     """One step of a method on this project's engine."""
     world = dist.get_world_size()
@@ -41,10 +50,7 @@ def ours(method: str, options: dict[str, object]) -> tuple[Parts, Callable[[int]
     settings = load_settings(
         None,
         [
-            f"model.name={options['model']}",
-            "model.num_classes=1000",
-            f"data.image_size={size}",
-            "data.channels=3",
+            *network(options),
             f"batch.global={batch * world}",
             f"batch.per_rank={batch}",
             f"method.name={method}",
@@ -84,15 +90,7 @@ class SameStep:
 def plain(options: dict[str, object], *, noise: bool) -> Callable[[int], None]:
     """SGD under DistributedDataParallel, or on odd ranks the authors' operations around it."""
     batch, size = int(str(options["batch"])), int(str(options["size"]))
-    settings = load_settings(
-        None,
-        [
-            f"model.name={options['model']}",
-            "model.num_classes=1000",
-            f"data.image_size={size}",
-            "data.channels=3",
-        ],
-    )
+    settings = load_settings(None, network(options))
     device = choose_device("auto")
     model = DistributedDataParallel(build_model(settings).to(device))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
@@ -143,7 +141,7 @@ def main(**options: object) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(0)
     device = choose_device("auto")
-    with process_group(device), tempfile.TemporaryDirectory():
+    with process_group(device):
         built = {name: ours(name, options) for name in METHODS}
         steps = {name: step for name, (_, step) in built.items()}
         steps["sgd, DDP"] = plain(options, noise=False)

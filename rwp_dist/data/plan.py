@@ -9,7 +9,7 @@ every lane, one lane after another. So a rank reads from few shards at a time, a
 and the plan knows which shards come next.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -174,9 +174,3 @@ def evaluation_rows(
 def generator(seed: int, *key: int) -> np.random.Generator:
     """Random numbers by key. As a spawn key it cannot be taken for high bits of a long seed."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
-
-
-def shares(rank: int, micro_batches: int, size: int) -> Sequence[range]:
-    """Rows of the global batch of each micro-batch of a rank, ``[micro_batches]``."""
-    slots = range(rank * micro_batches, (rank + 1) * micro_batches)
-    return [range(slot * size, (slot + 1) * size) for slot in slots]

@@ -57,13 +57,18 @@ CURE = re.compile(
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
-@pytest.mark.parametrize("method", ["sgd", "rwp", "m-arwp"])
-@pytest.mark.parametrize("more", [(), ("method.antithetic=true",), ("deepspeed.zero_stage=3",)])
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        (method, more)
+        for method in ("sgd", "rwp", "m-arwp")
+        for more in ((), ("method.antithetic=true",), ("deepspeed.zero_stage=3",))
+        if (method, more) != ("sgd", ("method.antithetic=true",))  # refused by the loader
+    ],
+)
 def test_every_printed_cure_of_a_refused_batch_works(
     world_size: int, method: str, more: tuple[str, ...]
 ) -> None:
-    if method == "sgd" and "method.antithetic=true" in more:
-        pytest.skip("refused by the loader")
     num_refused = 0
     for total in (1, 2, 3, 5, 7, 16, 33, 37, 48, 64, 65, 66, 96, 127, 254, 1009):
         for per_rank in (1, 2, 7, 16, 64, 100):
