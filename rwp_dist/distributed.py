@@ -14,6 +14,8 @@ from torch import nn
 from rwp_dist import launched
 from rwp_dist.errors import ConfigError, ReplicaError, RwpError
 
+T = TypeVar("T")
+
 
 def choose_device(name: str) -> torch.device:
     """The device of this rank: ``auto``, ``cpu`` or ``cuda``. Call it before DeepSpeed is imported.
@@ -92,8 +94,7 @@ def same_on_all_ranks() -> Iterator[None]:
         if error:
             raise error
         return
-    errors: list[RwpError | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(errors, error)
+    errors = gathered(error)
     first = next((e for e in errors if e is not None), None)
     if first is not None:
         # This rank's own error knows where it comes from, a copy from elsewhere does not.
@@ -104,12 +105,14 @@ def same_on_all_ranks() -> Iterator[None]:
 
 def all_agree_on(flag: bool) -> bool:
     """Whether any rank says so. Every rank calls it, and none leaves before all have come."""
-    flags: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(flags, flag)
-    return any(flags)
+    return any(gathered(flag))
 
 
-T = TypeVar("T")
+def gathered(mine: T) -> list[T]:
+    """What every rank has, by rank. A collective."""
+    everybody: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everybody, mine)
+    return everybody
 
 
 def from_main(make: Callable[[], T]) -> T:

@@ -17,7 +17,7 @@ from rwp_dist.setup import to_input
 
 
 def evaluate_run(settings: Settings, run_dir: RunDir, checkpoint: Path | None) -> str:
-    """One line with top-1, top-5 and loss.
+    """One line with top-1, top-5 and loss; another one if there are images that cannot be read.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is not of this network.
@@ -39,11 +39,15 @@ def evaluate_run(settings: Settings, run_dir: RunDir, checkpoint: Path | None) -
             raise CheckpointError(f"{path}: is not of this network ({error}).") from None
         model.to(device)
         val = open_eval(settings, dist.get_rank(), dist.get_world_size())
-        batches = (step.batches[0] for step in val.steps())
         bf16 = settings.precision == "bf16"
         with evaluating_mode(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            result = evaluate(lambda x: model(to_input(settings, x)).float(), batches, device)
-    return (
+            result, bad = evaluate(
+                lambda x: model(to_input(settings, x)).float(), val.steps(), device
+            )
+    line = (
         f"{path}: top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  "
         f"loss {result['loss']:.4f}  ({result['num_samples']:,} images)"
     )
+    if bad:
+        line += f"\n{len(bad):,} more could not be read. The first: {bad[0].reason}"
+    return line

@@ -184,6 +184,7 @@ class Progress:
             "top1": last_eval.get("top1"),
             "top5": last_eval.get("top5"),
             "bad_samples": self.bad_samples,
+            "eval_bad_samples": last_eval.get("bad_samples", 0),
             "skipped_steps": self.skipped_steps,
             "method_settings": s.method.model_dump(by_alias=True, mode="json"),
         }

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from rwp_dist.checkpoint import check_state, load_checkpoint, save_checkpoint
 from rwp_dist.config import Settings
 from rwp_dist.consensus import Agreed, Consensus, StopSignals
-from rwp_dist.data.bad import BadSamples
-from rwp_dist.data.batch import Batch, Step
+from rwp_dist.data.bad import BadSamples, list_evaluation
+from rwp_dist.data.batch import BadRecord, Batch, Step
 from rwp_dist.distributed import all_agree_on, check_replicas, from_main, same_on_all_ranks
 from rwp_dist.errors import Interrupted
 from rwp_dist.evaluate import evaluate, evaluating_mode, recalibrate
@@ -247,7 +247,9 @@ class Training:
         with own_statistics_kept(layers):
             refresh_statistics(self.parts, self.done)
             if evaluating:
-                self.last_eval = evaluate_now(self.parts)
+                self.last_eval, bad = evaluate_now(self.parts)
+                if self.is_main:
+                    list_evaluation(self.run_dir.path, bad)
                 epoch = self.done / self.parts.timeline.steps_per_epoch
                 self.tracker.log_eval({"step": self.done, "epoch": epoch} | self.last_eval)
             if saving:
@@ -349,12 +351,11 @@ def refresh_statistics(parts: Parts, done: int) -> None:
     average_statistics(layers, contributes)
 
 
-def evaluate_now(parts: Parts) -> dict[str, float]:
-    """Loss, top-1 and top-5 on all evaluation samples. A collective."""
-    batches = (step.batches[0] for step in parts.val.steps())
+def evaluate_now(parts: Parts) -> tuple[dict[str, float], list[BadRecord]]:
+    """``evaluate`` on all evaluation samples. A collective."""
     with evaluating_mode(parts.engine.module):
         return evaluate(
             lambda images: parts.engine.forward_only(parts.to_input(images)),
-            batches,
+            parts.val.steps(),
             parts.device,
         )

@@ -5,22 +5,30 @@ import os
 import shutil
 import signal
 import sys
+import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
 from ranks import run_ranks
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 from faulty_server import FaultyServer
-from stream_sets import BATCH, CLASSES, NUM, SIZE, flip_bit, load, served, write_set
+from stream_sets import BATCH, CLASSES, NUM, SIZE, flip_bit, load, read_source, served, write_set
 
 from rwp_dist import train as train_module
 from rwp_dist.config import load_settings
+from rwp_dist.data.batch import Batch, Step
 from rwp_dist.data.source import Patience
 from rwp_dist.errors import DataError, Interrupted
+from rwp_dist.evaluate import evaluate
+from rwp_dist.evaluate_run import evaluate_run
 from rwp_dist.rundir import RunDir
+from rwp_dist.shards.sources import Source
 from rwp_dist.train import train, train_step
 
 # Processes, signals and time-outs: on a busy machine one may lose a race.
@@ -197,3 +205,75 @@ def test_above_the_limit_all_ranks_stop_at_the_same_step_with_a_list(damaged, tm
     assert lists and set(lists) <= {"rank-0.tsv", "rank-1.tsv"}
     line = (tmp_path / "run/bad_samples" / lists[0]).read_text().splitlines()[0]
     assert "train-0000" in line and "crc32" in line and line.count("\t") == 2
+
+
+# --- evaluation ---
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_images_that_evaluation_cannot_read_are_counted_listed_and_left_out_of_top1(
+    folder, tmp_path, world_size
+):
+    undecodable, damaged = {5, 60}, {3, 40, 99}
+    val = write_set(tmp_path / "val", undecodable=undecodable)
+    dataset = load(val)
+    lost = {n: position_of(n, dataset.index, undecodable) for n in undecodable | damaged}
+    for number in damaged:
+        (shard,), _ = dataset.locate(np.array([lost[number]]))
+        flip_bit(val, shard, lost[number], dataset.index)
+    settings = overrides(folder, tmp_path, "data.max_bad_samples=0", "schedule.epochs=1")
+    settings.append(f"data.val={val}")
+    (summary, steps), *_ = run_ranks(run, world_size, settings)
+    assert len(steps) == PER_EPOCH and summary["bad_samples"] == 0  # those of training
+    assert summary["eval_bad_samples"] == len(lost)
+    run_dir = RunDir(tmp_path / "run")
+    (record,) = run_dir.read_metrics("eval")
+    assert (record["num_samples"], record["bad_samples"]) == (NUM - len(lost), len(lost))
+    (path,) = (run_dir.path / "bad_samples").iterdir()
+    assert path.name == "evaluation.tsv"
+    assert sorted(sample for _, sample in listed(run_dir.path)) == sorted(lost.values())
+
+    found, more = run_ranks(evaluated, world_size, settings)[0].splitlines()
+    assert more.startswith(f"{len(lost)} more could not be read. The first: ")
+    readable = write_set(tmp_path / "readable", without=lost)
+    settings.append(f"data.val={readable}")
+    assert found == run_ranks(evaluated, world_size, settings)[0]
+    assert f"({NUM - len(lost)} images)" in found
+
+
+def evaluated(settings):
+    """What ``rwp-dist evaluate`` says; a rank of the tests is in a group already."""
+    multiprocessing.current_process()._config["daemon"] = False
+    loaded = load_settings(None, settings)
+    with patch("rwp_dist.evaluate_run.process_group", lambda device: nullcontext()):
+        return evaluate_run(loaded, RunDir(loaded.run.dir), None)
+
+
+def position_of(number, index, undecodable):
+    """Where the writer's permutation has put an image of the set."""
+    source = Source(f"{number:04d}.jpg", "jpg", number % CLASSES, "", number)
+    crc32 = zlib.crc32(read_source(source, undecodable))
+    # Undecodable ones are all alike: by their order.
+    found = np.flatnonzero(index["crc32"] == crc32)
+    return int(found[sorted(undecodable).index(number) if number in undecodable else 0])
+
+
+def with_a_lost_shard(lost_by):
+    batch = Batch(torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64), torch.ones(2))
+
+    def steps():
+        yield Step([batch], [2])
+        if dist.get_rank() == lost_by:
+            raise DataError(f"shard of rank {lost_by} is lost.")
+        yield Step([batch], [2])
+
+    try:
+        return evaluate(lambda images: images.flatten(1), steps(), torch.device("cpu"))
+    except DataError as error:
+        return str(error)
+
+
+def test_an_evaluation_shard_that_one_rank_cannot_have_ends_all_with_one_message():
+    assert run_ranks(with_a_lost_shard, 2, 1) == ["shard of rank 1 is lost."] * 2
+    (result, bad), other = run_ranks(with_a_lost_shard, 2, None)
+    assert (result["num_samples"], bad) == (8, []) and other == (result, bad)

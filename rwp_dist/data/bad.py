@@ -1,4 +1,4 @@
-"""Samples that could not be read: listed by every rank, counted by all together."""
+"""Samples that could not be read: listed in the run's directory, counted over all ranks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +7,16 @@ import torch.distributed as dist
 
 from rwp_dist.consensus import Agreed
 from rwp_dist.data.batch import BadRecord
+from rwp_dist.distributed import gathered
 from rwp_dist.errors import DataError
+from rwp_dist.rundir import write_text
+
+FOLDER = "bad_samples"
+"""In the run's directory."""
 
 
 class BadSamples:
-    """The run's list, ``bad_samples/rank-<rank>.tsv``, and its total.
+    """Those of training: every rank's list, ``bad_samples/rank-<rank>.tsv``, and their total.
 
     Counted when the trainer takes a step, not when a worker reads ahead, so that the total goes on
     exactly across a resume.
@@ -21,7 +26,7 @@ class BadSamples:
         """``total``: what the checkpoint counted."""
         self.total = total
         self._limit = limit
-        self._folder = run_dir / "bad_samples"
+        self._folder = run_dir / FOLDER
         self._path = self._folder / f"rank-{dist.get_rank()}.tsv"
         # Steps between the checkpoint and a crash come again, perhaps on other ranks.
         self._listed = _listed(self._folder)
@@ -52,8 +57,20 @@ class BadSamples:
             for record in records:
                 if (record.step, record.sample) in self._listed:
                     continue
-                reason = " ".join(record.reason.split())
-                file.write(f"{record.step}\t{record.sample}\t{reason}\n")
+                file.write(_line(record))
+
+
+def list_evaluation(run_dir: Path, records: Sequence[BadRecord]) -> None:
+    """``bad_samples/evaluation.tsv``: what the last evaluation left out; no file if nothing."""
+    path = run_dir / FOLDER / "evaluation.tsv"
+    if records:
+        write_text(path, "".join(map(_line, records)))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _line(record: BadRecord) -> str:
+    return f"{record.step}\t{record.sample}\t{' '.join(record.reason.split())}\n"
 
 
 def _listed(folder: Path) -> set[tuple[int, int]]:
@@ -69,8 +86,6 @@ def _listed(folder: Path) -> set[tuple[int, int]]:
 
 def _raise_fatal(reasons: list[str]) -> None:
     """End all ranks with the error of the lowest one that has any. A collective."""
-    everybody: list[list[str]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everybody, reasons)
-    for found in everybody:
+    for found in gathered(reasons):
         if found:
             raise DataError(found[0])

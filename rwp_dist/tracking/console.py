@@ -127,10 +127,14 @@ def train_postfix(record: dict[str, Any], room: int) -> str:
 
 def eval_line(record: dict[str, Any]) -> str:
     """An evaluation as one line."""
-    return (
-        f"eval at step {record['step']:,}:  top-1 {_number(record.get('top1'), 0, 2)} %"
-        f"  top-5 {_number(record.get('top5'), 0, 2)} %  loss {loss_text(record.get('loss'))}"
-    )
+    parts = [
+        f"eval at step {record['step']:,}:",
+        f"top-1 {_number(record.get('top1'), 0, 2)} %",
+        f"top-5 {_number(record.get('top5'), 0, 2)} %",
+        f"loss {loss_text(record.get('loss'))}",
+        *_troubles(record),
+    ]
+    return "  ".join(parts)
 
 
 def loss_text(value: float | None, digits: int = 4) -> str:

@@ -35,7 +35,11 @@ class Tracker:
         """
 
     def log_eval(self, record: dict[str, Any]) -> None:
-        """Write down an evaluation: step, epoch, loss, top1, top5 (percent), num_samples."""
+        """Write down an evaluation.
+
+        Args:
+            record: step, epoch, loss, top1, top5 (percent), num_samples, bad_samples.
+        """
 
     def advance(self, step: int) -> None:
         """Tick the progress bar; cheap enough for every step."""

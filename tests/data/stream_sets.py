@@ -24,11 +24,13 @@ def read_source(sample, undecodable=()):
     return make_jpeg(sample, width=40, height=32, seed=0)
 
 
-def write_set(out, *, num=NUM, per_shard=15, first=0, undecodable=(), labels=None):
-    """Shards of ``num`` different images; labels in turn, or as given."""
+def write_set(out, *, num=NUM, per_shard=15, first=0, undecodable=(), labels=None, without=()):
+    """Shards of ``num`` different images, some left out; labels in turn, or as given."""
     labels = [i % CLASSES for i in range(num)] if labels is None else labels
     samples = [
-        Source(f"{i:04d}.jpg", "jpg", labels[i - first], "", i) for i in range(first, first + num)
+        Source(f"{i:04d}.jpg", "jpg", labels[i - first], "", i)
+        for i in range(first, first + num)
+        if i not in without
     ]
     classes = tuple(f"class-{i}" for i in range(max(labels) + 1))
     reader = partial(read_source, undecodable=undecodable)

@@ -21,7 +21,8 @@ TRAIN = {
     "data_wait_share": 0.0025, "perturb_s": 0.00046, "perturb_share": 0.0115,
     "memory_bytes": 3_400_000_000, "skipped_steps": 0, "adaptation": None, "eta_s": 700.0,
 }  # fmt: skip
-EVAL = {"step": 50, "epoch": 1.25, "loss": 1.5, "top1": 71.234, "top5": 99.0, "num_samples": 797}
+EVAL = {"step": 50, "epoch": 1.25, "loss": 1.5, "top1": 71.234, "top5": 99.0, "num_samples": 797,
+        "bad_samples": 0}  # fmt: skip
 
 
 class Terminal(io.StringIO):
@@ -91,6 +92,7 @@ def test_loss(loss: float | None, text: str) -> None:
 
 def test_eval_line() -> None:
     assert eval_line(EVAL) == "eval at step 50:  top-1 71.23 %  top-5 99.00 %  loss 1.5000"
+    assert eval_line(EVAL | {"bad_samples": 2}).endswith("  loss 1.5000  2 bad samples")
 
 
 def test_head_line() -> None:
