@@ -1,15 +1,15 @@
-"""Networks by name: torchvision's classification models, and a small one for small images."""
+"""Networks by name: torchvision's classification models, and four that it lacks."""
 
 import difflib
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
 from rwp_dist.config import Settings
 from rwp_dist.errors import ConfigError
-
-SMALL_CNN = "small_cnn"
 
 COMMON_SIZES = (8, 32, 64, 128, 224, 299)
 """Images that are tried, in pixels, to tell which a network takes."""
@@ -33,6 +33,35 @@ def small_cnn(num_classes: int, channels: int) -> nn.Module:
     return nn.Sequential(layers)
 
 
+def cifar_resnet18(num_classes: int) -> nn.Module:
+    """ResNet-18 for 32x32 images: a 3x3 stem of stride 1 and no max-pooling, else torchvision's."""
+    from torchvision.models import resnet18
+
+    model = resnet18(weights=None, num_classes=num_classes)
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    return model
+
+
+def vit_s(num_classes: int, image_size: int, patch_size: int) -> nn.Module:
+    """ViT-S, half as wide as ViT-B: 12 layers of 6 heads and 384 channels, an MLP of 1,536."""
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(
+        image_size, patch_size, 12, 6, hidden_dim=384, mlp_dim=1536, num_classes=num_classes
+    )
+
+
+OWN: dict[str, Callable[..., nn.Module]] = {
+    "small_cnn": small_cnn,
+    "cifar_resnet18": cifar_resnet18,
+    "vit_s_16": partial(vit_s, patch_size=16),
+    "vit_s_32": partial(vit_s, patch_size=32),
+}
+"""Networks of this project."""
+
+
 def build_model(settings: Settings) -> nn.Module:
     """The settings' network with weights drawn from ``run.seed``, the same on every rank.
 
@@ -41,7 +70,7 @@ def build_model(settings: Settings) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.run.seed)
-        model = _draw(settings)
+        model = draw_model(settings)
         size, channels = settings.data.image_size, settings.data.channels
         trouble = _trouble(model, channels, size)
         if trouble:
@@ -54,29 +83,36 @@ def build_model(settings: Settings) -> nn.Module:
     return model
 
 
-def _draw(settings: Settings) -> nn.Module:
-    """The network, with weights from torch's generator as it stands."""
+def draw_model(settings: Settings) -> nn.Module:
+    """The network, with weights from torch's generator, on torch's device, as they stand.
+
+    Raises:
+        ConfigError: there is no such model, or it cannot be built for such images.
+    """
     import torchvision
 
-    name, num_classes = settings.model.name, settings.model.num_classes
-    if name == SMALL_CNN:
-        return small_cnn(num_classes, settings.data.channels)
-    known = torchvision.models.list_models(module=torchvision.models)
+    name, data = settings.model.name, settings.data
+    known = (*OWN, *torchvision.models.list_models(module=torchvision.models))
     if name not in known:
-        near = difflib.get_close_matches(name, [SMALL_CNN, *known], n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use {SMALL_CNN} or a torchvision name."
+        near = difflib.get_close_matches(name, known, n=1)
+        own = ", ".join(OWN)
+        hint = f"did you mean {near[0]}?" if near else f"use {own} or a torchvision name."
         raise ConfigError(f"model.name: there is no model {name!r}; {hint}")
-    if settings.data.channels != 3:
+    options: dict[str, object] = {"num_classes": settings.model.num_classes}
+    if name == "small_cnn":
+        options["channels"] = data.channels
+    elif data.channels != 3:
         raise ConfigError(f"data.channels: {name} takes RGB images; set data.channels to 3.")
-    options = {"image_size": settings.data.image_size} if name.startswith("vit_") else {}
+    if name.startswith("vit_"):
+        options["image_size"] = data.image_size
     if name in ("googlenet", "inception_v3"):
-        options["aux_logits"] = False
-        options["init_weights"] = True
+        options |= {"aux_logits": False, "init_weights": True}
+    build = OWN.get(name) or partial(torchvision.models.get_model, name, weights=None)
     try:
-        return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+        return build(**options)
     except (ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"model.name: {name} cannot be built for {settings.data.image_size} pixel images "
+            f"model.name: {name} cannot be built for {data.image_size} pixel images "
             f"({error}); change data.image_size."
         ) from None
 

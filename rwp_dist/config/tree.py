@@ -73,7 +73,8 @@ class Model(Section):
     """The network."""
 
     name: str = "small_cnn"
-    """``small_cnn`` (8x8 to 32x32 images) or a classification model of torchvision."""
+    """``small_cnn`` (8x8 to 32x32 images), ``cifar_resnet18``, ``vit_s_16``, ``vit_s_32``, or a
+    classification model of torchvision."""
 
     num_classes: Annotated[Integer, Field(ge=2)] = 10
     """Number of classes; labels are 0 .. num_classes - 1."""

@@ -69,7 +69,7 @@ def shards() -> None:
 
     Make them from your images (write), or index tars that you have (index). Find out whether
     they are whole (verify) and what is in them (stats). Without data of your own: digits is small
-    and real, synthetic is as large as you like, for benchmarks.
+    and real, cifar100 is read from its archive, synthetic is as large as you like, for benchmarks.
     """
 
 
@@ -244,6 +244,24 @@ def digits_command(out: Path, label_noise: float, seed: int, folds: int) -> None
         f"{out}: {report.num_train:,} training images ({report.num_noisy} labels replaced) and "
         f"{report.num_test} clean test images"
     )
+
+
+@shards.command("cifar100", short_help="Write CIFAR-100 from its archive as shards.")
+@click.argument("archive", type=FOLDER)
+@click.option("--out", type=FOLDER, default=Path("data/cifar100"), show_default=True)
+@WORKERS
+@SEED
+def cifar100_command(archive: Path, out: Path, workers: int, seed: int) -> None:
+    """Write ARCHIVE, cifar-100-python.tar.gz, as shards in OUT/train and OUT/test."""
+    from rwp_dist.shards.cifar import SPLITS, cifar100_listing
+    from rwp_dist.shards.write import write_shards
+
+    for split in SPLITS:
+        folder = out / split
+        listing = cifar100_listing(archive, split)
+        with progress_bar("img") as progress:
+            report = write_shards(listing, folder, seed=seed, workers=workers, progress=progress)
+        _say(folder, report.num_samples, report.num_shards)
 
 
 @shards.command("synthetic", short_help="Write images without content, for benchmarks.")

@@ -1,0 +1,98 @@
+"""CIFAR-100 as a source of shards, from the one archive that the data set comes as."""
+
+import io
+import pickle
+import tarfile
+import zlib
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rwp_dist.errors import DataError
+from rwp_dist.shards.sources import Listing, Source
+
+FOLDER = "cifar-100-python"
+SPLITS = ("train", "test")
+
+_HARMLESS = {
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("_codecs", "encode"),
+}
+"""All that a pickled array needs. A pickle may otherwise run any program that it likes."""
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads arrays, numbers and texts, and refuses everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """One of the functions that arrays are made with."""
+        module = module.replace("numpy.core.", "numpy._core.")  # numpy 1's name of the same
+        if (module, name) not in _HARMLESS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def cifar100_listing(archive: Path, split: str) -> Listing:
+    """The images of one split, class by fine label, in the archive's order.
+
+    Args:
+        archive: ``cifar-100-python.tar.gz`` as its authors offer it.
+        split: one of ``SPLITS``: 50,000 images to train on, 10,000 to test on.
+
+    Raises:
+        DataError: the archive is something else, or damaged.
+    """
+    content = _member(archive, split)
+    names = tuple(str(name) for name in _member(archive, "meta")["fine_label_names"])
+    try:
+        labels = [int(label) for label in content["fine_labels"]]
+        samples = [
+            Source(f"{split}/{row:05d}", "png", label, str(archive), row)
+            for row, label in enumerate(labels)
+        ]
+        if not samples or len(_pixels(archive, split)) != len(samples):
+            raise ValueError("there are not as many images as labels")
+        if not set(labels) <= set(range(len(names))):
+            raise ValueError("a label has no name")
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(archive, error) from error
+    return Listing(samples, names, partial(_read_png, split=split))
+
+
+def _read_png(sample: Source, split: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(_pixels(Path(sample.path), split)[sample.offset]).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+@lru_cache(maxsize=2)
+def _pixels(archive: Path, split: str) -> NDArray[np.uint8]:
+    """``[N, 32, 32, 3]``; each process that writes shards reads them once."""
+    rows = np.asarray(_member(archive, split)["data"], dtype=np.uint8)
+    return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+
+
+def _member(archive: Path, name: str) -> dict[str, Any]:
+    """One pickled dictionary of the archive."""
+    try:
+        with tarfile.open(archive) as tar:
+            file = tar.extractfile(f"{FOLDER}/{name}")
+            content = None if file is None else _Arrays(file, encoding="latin1").load()
+    except (tarfile.TarError, zlib.error, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise _damaged(archive, error) from error
+    if not isinstance(content, dict):
+        raise _damaged(archive, f"{FOLDER}/{name} holds no dictionary")
+    return content
+
+
+def _damaged(archive: Path, why: object) -> DataError:
+    return DataError(
+        f"{archive}: is not the CIFAR-100 archive, or is damaged ({why}); fetch "
+        "cifar-100-python.tar.gz again."
+    )

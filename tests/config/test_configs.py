@@ -1,0 +1,173 @@
+"""The files in configs/: their models, batches, headers and first steps are what they say."""
+
+import math
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import run_ranks
+from torch.utils.flop_counter import FlopCounterMode
+
+from rwp_dist.config import list_variants, load_settings, split_batch
+from rwp_dist.models import draw_model
+from rwp_dist.shards.synthetic import synthetic_listing
+from rwp_dist.shards.write import write_shards
+from rwp_dist.train import train
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "digits")
+VARIANTS = ("sgd", "sam", "rwp", "arwp", "m-rwp", "m-arwp")
+
+PARAMETERS = {  # of the published networks
+    "cifar100_resnet18": 11_220_132,
+    "imagenet_resnet18": 11_689_512,
+    "imagenet_resnet50": 25_557_032,
+    "imagenet_vit_s16": 22_050_664,
+    "imagenet_vit_s32": 22_878_952,
+}
+SAMPLES = {"cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)}
+
+each_config = pytest.mark.parametrize("name", NAMES)
+
+
+def header(name):
+    lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
+    return "\n".join(line for line in lines if line.startswith("#"))
+
+
+def settings_of(name, variant, *overrides):
+    return load_settings(CONFIGS / f"{name}.yaml", [f"variant={variant}", *overrides])
+
+
+def samples_of(name):
+    return SAMPLES[name.partition("_")[0]]
+
+
+def steps(settings, num_samples):
+    """Updates of a run, by the plan's rule: as many as whole slices of every lane."""
+    batch = settings.batch.global_
+    lanes = settings.data.lanes or math.gcd(8, batch)
+    return num_samples // lanes // (batch // lanes) * settings.schedule.epochs
+
+
+@cache
+def built(name):
+    """The network without numbers, and FLOP of a forward and backward pass of one image."""
+    settings = settings_of(name, "sgd")
+    with torch.device("meta"):
+        model = draw_model(settings)
+        images = torch.empty(2, 3, settings.data.image_size, settings.data.image_size)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        logits = model(images)
+        logits.sum().backward()
+    assert logits.shape == (2, settings.model.num_classes)
+    return model, counter.get_total_flops() / 2
+
+
+def test_every_recipe_is_there():
+    assert set(NAMES) == set(PARAMETERS)
+
+
+@each_config
+def test_a_recipe_has_every_method_as_a_variant(name):
+    assert list_variants(CONFIGS / f"{name}.yaml") == VARIANTS
+    for variant in VARIANTS:
+        settings = settings_of(name, variant)
+        assert settings.method.name == settings.run.label == variant
+
+
+@each_config
+def test_its_network_has_the_published_number_of_parameters(name):
+    model, _ = built(name)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+
+
+@each_config
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_its_batch_splits_on_the_hardware_that_it_names(name, variant):
+    world_size = int(re.search(r"Hardware: (\d+) GPUs", header(name))[1])
+    assert f"--nproc {world_size} " in header(name)
+    settings = settings_of(name, variant)
+    split = split_batch(settings, world_size)
+    assert split.micro_batches == 1 and split.size <= settings.batch.per_rank
+    for other in (1, 2, 4, 8, 16):
+        split_batch(settings, other)
+
+
+@each_config
+def test_mixed_variants_take_as_many_updates_and_twice_the_samples(name):
+    num_train, _ = samples_of(name)
+    plain, mixed = settings_of(name, "sgd"), settings_of(name, "m-arwp")
+    assert mixed.batch.global_ == 2 * plain.batch.global_
+    counts = [int(steps(settings, num_train)) for settings in (plain, mixed)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.01)
+    for count in counts:
+        assert f"{count:,}" in header(name)
+    for key in ("warmup_epochs", "epochs"):
+        assert getattr(mixed.schedule, key) == 2 * getattr(plain.schedule, key)
+    assert mixed.method.warmup_epochs == 2 * plain.method.warmup_epochs
+
+
+@each_config
+def test_its_header_says_what_one_needs_to_know(name):
+    text = header(name)
+    for number in samples_of(name):
+        assert f"{number:,}" in text
+    assert "No result of this file has been verified yet." in text
+    commands = [f"configs/{name}.yaml", "rwp-dist shards", "rwp-launch run", "rwp-launch submit"]
+    for part in (*commands, "sbatch --nodes=1 slurm/imagenet_rwp.sh", "estimate"):
+        assert part in text
+
+
+@each_config
+def test_the_cost_in_its_header_follows_from_the_network_and_the_schedule(name):
+    text, (_, flop) = header(name), built(name)
+    rate = float(re.search(r"assumed (\d+) TFLOP/s", text)[1]) * 1e12
+    images = float(re.search(r"about ([\d,]+) images/s", text)[1].replace(",", ""))
+    assert images == pytest.approx(rate / flop, rel=0.05)
+    lines = re.findall(
+        r"#   ([a-z, -]+?) +([\d.]+) M passes x ([\d.]+) GFLOP = ([\d.]+) GPU-hours", text
+    )
+    priced = [variant for variants, *_ in lines for variant in variants.split(", ")]
+    assert sorted(priced) == sorted(VARIANTS)
+    for variants, passes, gflop, hours in lines:
+        for variant in variants.split(", "):
+            settings = settings_of(name, variant)
+            count = settings.schedule.epochs * samples_of(name)[0] * (1 + (variant == "sam"))
+            assert float(passes) == pytest.approx(count / 1e6, rel=0.001)
+            assert float(gflop) == pytest.approx(flop / 1e9, rel=0.01)
+            assert float(hours) == pytest.approx(count * flop / rate / 3600, rel=0.05)
+
+
+def small_colour_shards(folder, num_classes):
+    for split, num in (("train", 24), ("val", 6)):
+        write_shards(synthetic_listing(num, 48, 40, num_classes, seed=0), folder / split)
+
+
+@pytest.mark.parametrize(("name", "size"), [("cifar100_resnet18", 32), ("imagenet_vit_s32", 64)])
+def test_a_recipe_trains_a_step_on_two_ranks(tmp_path, name, size):
+    small_colour_shards(tmp_path, num_classes=4)
+    settings = settings_of(
+        name,
+        "m-arwp",
+        f"data.train={tmp_path}/train",
+        f"data.val={tmp_path}/val",
+        f"data.image_size={size}",
+        "data.workers=0",
+        "model.num_classes=4",
+        "batch.global=8",
+        "batch.per_rank=4",
+        "schedule.steps=2",
+        "schedule.warmup_steps=0",
+        "method.warmup_steps=0",
+        "run.device=cpu",
+        f"run.dir={tmp_path}/run",
+        "tracking.wandb=off",
+        "tracking.log_every=1",
+    )
+    summary, _ = run_ranks(train, 2, settings)
+    assert summary["steps"] == 2 and summary["skipped_steps"] == 0
+    assert math.isfinite(summary["loss"]) and summary["samples"] == 16
