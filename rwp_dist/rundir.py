@@ -8,6 +8,7 @@
         metrics.jsonl      one record a line: {"kind": "train" | "eval", "time", "step", ...}
         status.json        state and step, replaced at once; what a launcher trusts
         summary.json       final numbers, written once a run is finished
+        bad_samples/       what could not be read: rank-<rank>.tsv, evaluation.tsv
         attempts.tsv       one line for each attempt: started, state, first_step, last_step
         wandb_id           identity in W&B, the same for all attempts
         checkpoints/       what a run resumes from

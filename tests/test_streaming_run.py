@@ -105,11 +105,11 @@ def run(settings, interrupt_at=None, crash_at=None):
             return (type(error).__name__, str(error), getattr(error, "exit_code", 1)), seen
 
 
-def listed(run_dir):
-    """(step, sample) of all ranks' lists."""
+def listed(run_dir, lists="rank-*"):
+    """(step, sample) of all ranks' lists, or of evaluation's."""
     return sorted(
         tuple(int(field) for field in line.split("\t")[:2])
-        for path in RunDir(run_dir).path.glob("bad_samples/*.tsv")
+        for path in RunDir(run_dir).path.glob(f"bad_samples/{lists}.tsv")
         for line in path.read_text().splitlines()
     )
 
@@ -231,7 +231,7 @@ def test_images_that_evaluation_cannot_read_are_counted_listed_and_left_out_of_t
     assert (record["num_samples"], record["bad_samples"]) == (NUM - len(lost), len(lost))
     (path,) = (run_dir.path / "bad_samples").iterdir()
     assert path.name == "evaluation.tsv"
-    assert sorted(sample for _, sample in listed(run_dir.path)) == sorted(lost.values())
+    assert sorted(sample for _, sample in listed(run_dir.path, "evaluation")) == sorted(lost.values())
 
     found, more = run_ranks(evaluated, world_size, settings)[0].splitlines()
     assert more.startswith(f"{len(lost)} more could not be read. The first: ")
