@@ -1,7 +1,7 @@
 """The only file that knows DeepSpeed: gradients, updates, and how clean weights come back."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import Any
 
@@ -14,6 +14,8 @@ from rwp_dist.config import Settings, Split, deepspeed_config
 
 class CopyBack:
     """Clean weights as one copy: written back after every perturbed pass."""
+
+    whole = True
 
     def __init__(self, params: Sequence[Tensor], restored_by_step: bool) -> None:
         self._params = list(params)
@@ -30,7 +32,7 @@ class CopyBack:
                 torch._foreach_copy_(self._copies, self._params)
                 self._saved = True
 
-    def writable(self, param: nn.Parameter) -> AbstractContextManager[object]:
+    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
         """Parameters are whole on every rank."""
         return nullcontext()
 
@@ -64,6 +66,8 @@ class RestoredByStep:
     for ``ensure_clean``, which all ranks call.
     """
 
+    whole = True
+
     def __init__(self, optimizer: Any, world_size: int) -> None:
         self._optimizer = optimizer
         self._alone = world_size == 1
@@ -73,7 +77,7 @@ class RestoredByStep:
         """The fp32 shards are the copy; weights are not theirs from here to the step's end."""
         self._dirty = True
 
-    def writable(self, param: nn.Parameter) -> AbstractContextManager[object]:
+    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
         """Parameters are whole on every rank."""
         return nullcontext()
 
@@ -108,15 +112,17 @@ class Gathered:
     All ranks write the same noise, one whole parameter at a time.
     """
 
+    whole = False
+
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
 
     def save(self) -> None:
         """The fp32 shards are the copy."""
 
-    def writable(self, param: nn.Parameter) -> AbstractContextManager[object]:
-        """Gather the parameter, and share out what was written when the context ends."""
-        return deepspeed.zero.GatheredParameters([param], modifier_rank=0)
+    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        """Gather the parameters, and share out what was written when the context ends."""
+        return deepspeed.zero.GatheredParameters(list(params), modifier_rank=0)
 
     def restore(self, *, last: bool) -> None:
         """Copy this rank's fp32 shards over its shards of the weights: no communication."""
@@ -199,6 +205,26 @@ class Engine:
         """
         self.ds.backward(loss)
 
+    def when_reducing(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called whenever gradients begin to be reduced over the ranks.
+
+        DeepSpeed has no hook for that; these are the methods in which it happens.
+        """
+        if self.stage == 0:
+            owner, name = self.ds, "allreduce_gradients"
+        elif self.stage < 3:
+            owner, name = self.ds.optimizer, "reduce_ipg_grads"
+        else:
+            owner = self.ds.optimizer
+            name = "_DeepSpeedZeroOptimizer_Stage3__reduce_and_partition_ipg_grads"
+        reduce = getattr(owner, name)
+
+        def call_and_reduce(*args: Any, **options: Any) -> Any:
+            callback()
+            return reduce(*args, **options)
+
+        setattr(owner, name, call_and_reduce)
+
     def step(self, lr: float) -> bool:
         """Update the weights; False if the gradient was not finite and the step was skipped."""
         for group in self.ds.optimizer.param_groups:
@@ -262,7 +288,7 @@ class Engine:
         """Take over whole weights and optimizer state, whatever ranks and stage wrote them."""
         with torch.no_grad():
             for name, param in self.params.items():
-                with self.weights.writable(param):
+                with self.weights.writable([param]):
                     param.copy_(weights[name])
         inner = self._inner_optimizer()
         keys = {key for values in optimizer_state.values() for key in values}

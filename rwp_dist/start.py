@@ -22,6 +22,7 @@ MAY_CHANGE = (
     "data.stall_s",
     "data.opener",
     "data.max_bad_samples",
+    "noise.",
     "evaluation.",
     "checkpoint.",
     "tracking.",
