@@ -17,8 +17,9 @@ class CopyBack:
 
     whole = True
 
-    def __init__(self, params: Sequence[Tensor], restored_by_step: bool) -> None:
-        self._params = list(params)
+    def __init__(self, flats: Sequence[Tensor], restored_by_step: bool) -> None:
+        """``flats``: the memory that all weights lie in."""
+        self._flats = list(flats)
         self._copies: list[Tensor] | None = None
         self._saved = False
         self._restored_by_step = restored_by_step
@@ -27,9 +28,9 @@ class CopyBack:
         """Copy the weights, unless this update's earlier pass has done it."""
         with torch.no_grad():
             if self._copies is None:
-                self._copies = [torch.empty_like(p) for p in self._params]
+                self._copies = [torch.empty_like(f) for f in self._flats]
             if not self._saved:
-                torch._foreach_copy_(self._copies, self._params)
+                torch._foreach_copy_(self._copies, self._flats)
                 self._saved = True
 
     def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
@@ -45,7 +46,7 @@ class CopyBack:
         """Copy back."""
         if self._copies is not None and self._saved:
             with torch.no_grad():
-                torch._foreach_copy_(self._params, self._copies)
+                torch._foreach_copy_(self._flats, self._copies)
 
     def stepped(self, applied: bool) -> None:
         """The optimizer has been asked for its step; without one, the copy is still the truth."""
@@ -165,9 +166,11 @@ class Engine:
         self._num_passes = split.micro_batches
         # Stage 3 empties parameters, so what is asked of their shapes is asked before.
         self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        model.to(device)
+        flats = flatten(model) if self.stage == 0 else []
         with redirect_stdout(io.StringIO()):  # what it compiles, it says on stdout
             self.ds, *_ = deepspeed.initialize(
-                model=model.to(device),
+                model=model,
                 optimizer=build_optimizer(model.parameters(), settings),
                 config=deepspeed_config(settings, split),
                 dist_init_required=False,
@@ -179,7 +182,10 @@ class Engine:
         if self.stage == 3:
             self.weights = Gathered(self.ds.optimizer)
         elif self.stage == 0 or num_perturbed > 1:
-            self.weights = CopyBack(list(self.trained.values()), self.stage > 0)
+            # ZeRO 1 and 2 have laid the weights out flat themselves.
+            self.weights = CopyBack(
+                flats or self.ds.optimizer.bit16_groups_flat, restored_by_step=self.stage > 0
+            )
         else:
             self.weights = RestoredByStep(self.ds.optimizer, split.world_size)
         self._passes = 0
@@ -354,6 +360,23 @@ class Engine:
     def close(self) -> None:
         """Let go of DeepSpeed's hooks and buffers, so that a process can run another engine."""
         self.ds.destroy()
+
+
+@torch.no_grad()
+def flatten(model: nn.Module) -> list[Tensor]:
+    """Move all trainable parameters into one piece of memory for each type; returns these.
+
+    What is done to all of them, such as a copy, is then one operation.
+    """
+    flats = []
+    params = [p for p in model.parameters() if p.requires_grad]
+    for dtype in dict.fromkeys(p.dtype for p in params):
+        same = [p for p in params if p.dtype == dtype]
+        flat = torch.cat([p.flatten() for p in same])
+        for param, piece in zip(same, flat.split([p.numel() for p in same]), strict=True):
+            param.data = piece.view_as(param)
+        flats.append(flat)
+    return flats
 
 
 def build_optimizer(params: Iterable[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rwp_dist.perturb.filters import Filter
 from rwp_dist.perturb.noise import Noise
@@ -26,7 +26,8 @@ class Deviations:
 
     def __init__(self, filters: Sequence[Filter], scale: Scale, device: torch.device) -> None:
         """``filters``: neighbours in the table of all filters."""
-        self.params = [f.param for f in filters]
+        self.params: list[nn.Parameter] = [f.param for f in filters]
+        self._weights: list[Tensor] = list(self.params)
         self.rows = slice(filters[0].rows.start, filters[-1].rows.stop)
         """Their filters in the table of energies."""
         self._scale = scale
@@ -41,7 +42,7 @@ class Deviations:
         # Norms of parameters that are one filter, or are asked for as a whole, come from one call;
         # the others' are written to their place in the table.
         whole = [scale == "tensor" or not f.many for f in filters]
-        self._whole = [f.param for f, one in zip(filters, whole, strict=True) if one]
+        self._whole: list[Tensor] = [f.param for f, one in zip(filters, whole, strict=True) if one]
         self._by_row = [
             (f.param, r) for f, r, one in zip(filters, rows, whole, strict=True) if not one
         ]
@@ -88,7 +89,7 @@ class Deviations:
             for param, unit, std in zip(self.params, units, self._spread, strict=True):
                 param.addcmul_(unit, param.abs().mul_(std))
         else:
-            torch._foreach_addcmul_(self.params, units, self._spread)
+            torch._foreach_addcmul_(self._weights, list(units), self._spread)
 
     def draw_noise(self, filters: Sequence[Filter], noise: Noise, step: int, draw: int) -> None:
         """The same with noise drawn now, in a buffer no larger than the largest parameter."""

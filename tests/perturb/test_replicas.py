@@ -140,7 +140,7 @@ def subtract_noise_again():
 
     def restore(self, *, last):
         with torch.no_grad():
-            for param, copy in zip(self._params, self._copies, strict=True):
+            for param, copy in zip(self._flats, self._copies, strict=True):
                 noise = param - copy
                 param.sub_(noise)
         self._saved = False
