@@ -17,7 +17,7 @@ from contextlib import nullcontext
 import click
 import torch
 import torch.distributed as dist
-from torch import nn
+from authors import add_expanded_noise, subtract_noise
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -104,30 +104,11 @@ def plain(options: dict[str, object], *, noise: bool) -> Callable[[int], None]:
         with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
             loss = F.cross_entropy(model(images), labels)
         loss.backward()
-        with torch.no_grad():
-            for param, epsilon in kept:
-                param.sub_(epsilon)
+        subtract_noise(kept)
         optimizer.step()
         optimizer.zero_grad()
 
     return step
-
-
-@torch.no_grad()
-def add_expanded_noise(model: nn.Module, sigma: float) -> list[tuple[nn.Parameter, torch.Tensor]]:
-    """Filter-wise noise as the released scheme makes it: full-size deviations, one by one."""
-    kept = []
-    for param in model.parameters():
-        if param.ndim > 1:
-            rows = param.view(param.shape[0], -1)
-            deviation = rows.norm(dim=1, keepdim=True).repeat(1, rows.shape[1]).view_as(param)
-            epsilon = torch.normal(0.0, sigma * deviation)
-        else:
-            deviation = torch.empty_like(param).fill_(sigma * (param.norm().item() + 1e-16))
-            epsilon = torch.normal(0.0, deviation)
-        param.add_(epsilon)
-        kept.append((param, epsilon))
-    return kept
 
 
 @click.command()

@@ -231,7 +231,9 @@ def test_images_that_evaluation_cannot_read_are_counted_listed_and_left_out_of_t
     assert (record["num_samples"], record["bad_samples"]) == (NUM - len(lost), len(lost))
     (path,) = (run_dir.path / "bad_samples").iterdir()
     assert path.name == "evaluation.tsv"
-    assert sorted(sample for _, sample in listed(run_dir.path, "evaluation")) == sorted(lost.values())
+    assert sorted(sample for _, sample in listed(run_dir.path, "evaluation")) == sorted(
+        lost.values()
+    )
 
     found, more = run_ranks(evaluated, world_size, settings)[0].splitlines()
     assert more.startswith(f"{len(lost)} more could not be read. The first: ")
