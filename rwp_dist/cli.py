@@ -12,7 +12,15 @@ from rwp_dist.errors import RwpError
 with ending.at_once():
     import click
 
-    from rwp_dist.config import Settings, known_keys, list_variants, load_settings, split_batch
+    from rwp_dist.config import (
+        Settings,
+        dump_settings,
+        get_setting,
+        known_keys,
+        list_variants,
+        load_settings,
+        split_batch,
+    )
     from rwp_dist.shards.cli import shards
 
 RUN = click.Path(path_type=Path)
@@ -187,11 +195,22 @@ def doctor(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         click.echo("`rwp-dist shards verify` lists the unreadable ones.")
 
 
-@main.command("settings")
-def show_settings() -> None:
-    """List every setting with its meaning."""
-    for key, meaning in known_keys():
-        click.echo(f"{key}\n    {meaning}")
+@main.command("settings", short_help="Every setting with its meaning, or the values of a run.")
+@click.argument("config", type=RUN, required=False)
+@click.argument("overrides", nargs=-1, metavar="[key=value]...")
+@click.option("--ranks", default=1, show_default=True, help="Check that so many can share a batch.")
+@click.option("--get", "key", metavar="KEY", help="Print one value alone, such as run.dir.")
+def show_settings(
+    config: Path | None, overrides: tuple[str, ...], ranks: int, key: str | None
+) -> None:
+    """List every setting with its meaning; with CONFIG, check a run's and print them as YAML."""
+    if config is None:
+        for name, meaning in known_keys():
+            click.echo(f"{name}\n    {meaning}")
+        return
+    settings = load_settings(config, overrides)
+    split_batch(settings, ranks)
+    click.echo(get_setting(settings, key) if key else dump_settings(settings).rstrip())
 
 
 main.add_command(shards)

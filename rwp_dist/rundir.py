@@ -9,11 +9,11 @@
         status.json        state and step, replaced at once; what a launcher trusts
         summary.json       final numbers, written once a run is finished
         bad_samples/       what could not be read: rank-<rank>.tsv, evaluation.tsv
-        attempts.tsv       one line for each attempt: started, state, first_step, last_step
+        attempts.tsv       one line for each attempt: when, where, from and to which step
         wandb_id           identity in W&B, the same for all attempts
         checkpoints/       what a run resumes from
         lock               held by the process that trains here
-        logs/              output of the ranks
+        logs/              output of the ranks, a folder for each attempt
         wandb/             W&B's own files
 
 Imports no torch, so that a launcher can read it in no time.
@@ -42,7 +42,8 @@ from rwp_dist.errors import ConfigError
 PACKAGES = ("torch", "deepspeed", "torchvision", "webdataset", "wandb")
 """Packages whose versions can change a run's numbers or its record."""
 
-ATTEMPT_COLUMNS = ("started", "state", "first_step", "last_step")
+ATTEMPT_COLUMNS = ("started", "state", "first_step", "last_step", "job", "nodes")
+"""Of ``attempts.tsv``. The Slurm job script adds those whose rank 0 could not: as ``lost``."""
 
 
 class RunDir:
@@ -206,7 +207,9 @@ class RunDir:
         with self.attempts.open("a", encoding="utf-8") as file:
             if file.tell() == 0:
                 file.write("\t".join(ATTEMPT_COLUMNS) + "\n")
-            file.write(f"{when}\t{state}\t{first_step}\t{last_step}\n")
+            job, nodes = os.environ.get("RWP_ATTEMPT", "-"), os.environ.get("SLURM_JOB_NODELIST")
+            fields = (when, state, first_step, last_step, job, nodes or socket.gethostname())
+            file.write("\t".join(map(str, fields)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 

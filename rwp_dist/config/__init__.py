@@ -4,6 +4,7 @@ from rwp_dist.config.derive import Split, deepspeed_config, split_batch
 from rwp_dist.config.load import (
     differences,
     dump_settings,
+    get_setting,
     known_keys,
     list_variants,
     load_settings,
@@ -16,6 +17,7 @@ __all__ = [
     "deepspeed_config",
     "differences",
     "dump_settings",
+    "get_setting",
     "known_keys",
     "list_variants",
     "load_settings",
