@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rwp_dist.errors import ConfigError
 from rwp_dist.perturb import kernels
-from rwp_dist.perturb.filters import Filter, Scale
+from rwp_dist.perturb.deviations import Scale
+from rwp_dist.perturb.filters import Filter
 from rwp_dist.perturb.philox import noise_key
 
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -119,6 +120,7 @@ class FusedNoise:
                 scale=self._scale,
                 adaptive=energies is not None,
                 dtype=_TYPES[dtype],
+                enable_fp_fusion=True,
             )
 
 
@@ -169,6 +171,7 @@ class FusedEnergy:
                 self._energies,
                 self._factor,
                 dtype=_TYPES[dtype],
+                enable_fp_fusion=True,
             )
 
     def _table(self, filters: list[Filter]) -> RowTable:
