@@ -15,9 +15,9 @@ with ending.at_once():
     from rwp_dist.config import (
         Settings,
         dump_settings,
+        expand,
         get_setting,
         known_keys,
-        list_variants,
         load_settings,
         split_batch,
     )
@@ -107,25 +107,24 @@ def train(config: Path, overrides: tuple[str, ...]) -> None:
 @click.argument("config", type=RUN)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
 @click.option("--variants", help="Comma-separated variants of CONFIG; all, unless given.")
+@click.option("--grid", multiple=True, metavar="KEY=V,V", help="Values to combine; repeatable.")
 @click.option("--seeds", default=3, show_default=True, help="Seeds 0, 1, ... of each variant.")
 @click.option("--dir", "folder", type=RUN, required=True, help="Where the runs go.")
 def sweep(
-    config: Path, overrides: tuple[str, ...], variants: str | None, seeds: int, folder: Path
+    config: Path,
+    overrides: tuple[str, ...],
+    variants: str | None,
+    grid: tuple[str, ...],
+    seeds: int,
+    folder: Path,
 ) -> None:
-    """Train variants x seeds, one after another, in one group of ranks.
+    """Train variants x grid x seeds, one after another, in one group of ranks.
 
     Variants take turns seed by seed, so that their step times may be compared.
     """
-    names = variants.split(",") if variants else list_variants(config) or (None,)
-    runs = []
-    for seed in range(seeds):
-        for name in names:
-            chosen = [] if name is None else [f"variant={name}"]
-            settings = load_settings(config, [*overrides, *chosen, f"run.seed={seed}"])
-            label = settings.run.label
-            run = settings.run.model_copy(update={"dir": str(folder / f"{label}-s{seed}")})
-            runs.append(settings.model_copy(update={"run": run}))
-            _check_world(settings)
+    runs = expand(config, overrides, variants=variants, grid=grid, seeds=seeds, folder=folder)
+    for settings in runs:
+        _check_world(settings)
     from rwp_dist.sweep import run_all
 
     run_all(runs, session=str(folder))
