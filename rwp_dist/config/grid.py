@@ -40,24 +40,28 @@ def expand(
         for name in names:
             chosen = [] if name is None else [f"variant={name}"]
             for point in product(*axes):
-                given = [*overrides, *chosen, *point, f"run.seed={seed}"]
+                axis = [f"{key}={value}" for key, value in point]
+                given = [*overrides, *chosen, *axis, f"run.seed={seed}"]
                 settings = load_settings(config, given)
-                at = "".join(f"-{setting.rpartition('.')[2]}" for setting in point)
+                at = "".join(f"-{key.rpartition('.')[2]}={value}" for key, value in point)
                 own = f"{settings.run.label}{at}-s{seed}".replace("/", "_")
                 place = {"name": own, "dir": str(folder / own)}
                 run = settings.run.model_copy(update=place)
                 runs.setdefault(_identity(settings), settings.model_copy(update={"run": run}))
+    places = [str(settings.run.dir) for settings in runs.values()]
+    if shared := next((place for place in places if places.count(place) > 1), None):
+        raise ConfigError(f"run.label: {shared} would hold two runs; leave run.label to the sweep.")
     if not runs:
         raise ConfigError("--seeds: 0 seeds are no run; give 1 or more.")
     return list(runs.values())
 
 
-def _axis(text: str) -> list[str]:
-    """``a.b=1``, ``a.b=2`` of ``a.b=1,2``."""
+def _axis(text: str) -> list[tuple[str, str]]:
+    """``(a.b, 1)`` and ``(a.b, 2)`` of ``a.b=1,2``."""
     key, equals, values = text.partition("=")
     if not equals or not key or not values:
         raise ConfigError(f"--grid: {text!r} is no axis; write section.key=value,value.")
-    return [f"{key}={value}" for value in values.split(",")]
+    return [(key, value) for value in values.split(",")]
 
 
 def _identity(settings: Settings) -> str:
