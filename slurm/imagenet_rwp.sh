@@ -135,7 +135,7 @@ code=0 why='' after=$(saved)
 if grep -qs '"state": "finished"' "$RUN_DIR/status.json"; then
   outcome="finished"
 elif [ -n "$cancelled" ]; then
-  outcome="cancelled" code=143
+  outcome="terminated" code=143
 else
   why=$("${once[@]}" python -m launcher.failure "$RWP_LOGS") || code=$?
   if [ "$code" = 2 ] || [ "$code" = 65 ]; then

@@ -120,17 +120,26 @@ class Cluster:
             time.sleep(0.2)
         raise TimeoutError(f"job {job} is {about['JobState']}, not {states}: {about}")
 
-    def start_now(self, job: int) -> None:
-        """Start a requeued job, which Slurm holds for two minutes."""
-        self.wait(job, "PENDING", restarts=1)
+    def start_again(self, job: int, restarts: int) -> None:
+        """Start a job that was requeued so many times; Slurm would hold it for two minutes."""
+        self.wait(job, "PENDING", restarts=restarts)
         time.sleep(3)
         self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
+        self.wait(job, "RUNNING")
+
+    def back_to_service(self, node: str) -> None:
+        """After it was said to be down; with slurmd alive it may come back by itself."""
+        command = ["scontrol", "update", f"node={node}", "state=resume"]
+        self._until(lambda: node in self._idle(), node, every=lambda: self._call(*command))
 
     def run(self, *command: str) -> str:
         """A command of Slurm's; what it prints."""
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True)
+        done = self._call(*command)
         assert done.returncode == 0, (command, done.stderr)
         return done.stdout
+
+    def _call(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=self.env, capture_output=True, text=True)
 
     @staticmethod
     def processes_of(text: str) -> list[int]:
@@ -201,17 +210,14 @@ class Cluster:
         )
 
     def _idle(self) -> set[str]:
-        done = subprocess.run(
-            ["sinfo", "--noheader", "--Node", "--states=idle", "--format=%N"],
-            env=self.env,
-            capture_output=True,
-            text=True,
-        )
-        return set(done.stdout.split())
+        states = ("sinfo", "--noheader", "--Node", "--states=idle", "--format=%N")
+        return set(self._call(*states).stdout.split())
 
-    def _until(self, condition, what: str) -> None:
+    def _until(self, condition, what: str, every=None) -> None:
         deadline = time.monotonic() + 30
         while not condition():
+            if every is not None:
+                every()
             if time.monotonic() > deadline:
                 logs = "\n".join(p.read_text()[-2000:] for p in self.folder.glob("*.log"))
                 raise TimeoutError(f"{what} did not start:\n{logs}")
