@@ -1,6 +1,5 @@
 """The command line. Settings are checked before torch is imported, so errors come at once."""
 
-import json
 import sys
 import traceback
 from pathlib import Path
@@ -167,31 +166,30 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
     click.echo(f"Written: {out / 'compare.md'}, {out / 'compare.json'}, {out / 'compare.png'}")
 
 
-@main.command(short_help="How many images/s this machine can feed to a run.")
-@click.argument("config", type=RUN)
+@main.command(short_help="What on this machine would stop a run, and the cure.")
+@click.argument("config", type=RUN, required=False)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Read one shard of the run's data: is all of it there, and how fast can this machine go?
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON document.")
+@click.option(
+    "--node", "quick", is_flag=True, help="Only this machine's own health, in some seconds."
+)
+def doctor(config: Path | None, overrides: tuple[str, ...], as_json: bool, quick: bool) -> None:
+    """What on this machine would stop a run, and the cure; exit code 1 if there is a problem.
 
-    Takes about five seconds.
+    Software, GPUs, compiler, limits, disks, W&B, an all-reduce between two processes and clocks;
+    with CONFIG also memory, the data, and how many images/s this machine can feed. Takes half a
+    minute, with --node some seconds. Started by torchrun, all ranks examine their machines, and
+    the network and the clocks between them.
     """
-    settings = load_settings(config, overrides)
-    from rwp_dist.data.speed import images_per_second
+    from rwp_dist.doctor.command import run
 
-    found = images_per_second(settings)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    size = found["bytes_per_image"] / 1e3
-    click.echo(
-        f"{found['shard']}: {found['images']:,} images of {size:,.1f} kB, {found['bad']} of them "
-        "unreadable\n"
-        f"decoder {found['decoder']}: {found['images_per_s_core']:,.0f} images/s on one core, "
-        f"{found['images_per_s']:,.0f} images/s on this machine's {found['cores']}"
-    )
-    if found["bad"]:
-        click.echo("`rwp-dist shards verify` lists the unreadable ones.")
+    settings = None
+    if config is not None:
+        if "=" in config.name and not config.exists():
+            config, overrides = None, (str(config), *overrides)
+        settings = load_settings(config, overrides)
+    ending.ctrl_c_says(lambda: "Stopped; nothing was changed.")
+    run(settings, quick=quick, as_json=as_json)
 
 
 @main.command("settings", short_help="Every setting with its meaning, or the values of a run.")
