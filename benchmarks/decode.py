@@ -111,6 +111,8 @@ def paths() -> dict[str, Path]:
         "ours torchvision fast": ours("torchvision", fast=True),
         "ours simplejpeg antialias": ours("simplejpeg", fast=False),
         "ours simplejpeg fast": ours("simplejpeg", fast=True),
+        "ours libjpeg antialias": ours("libjpeg", fast=False),
+        "ours libjpeg fast": ours("libjpeg", fast=True),
         "decode alone: pil": whole["pil"].decode,
         "decode alone: torchvision": whole["torchvision"].decode,
         "decode alone: simplejpeg": whole["simplejpeg"].decode,

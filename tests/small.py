@@ -164,7 +164,7 @@ def small_parts(
     try:
         yield parts
     finally:
-        parts.close()
+        parts.engine.close()
 
 
 def run_steps(

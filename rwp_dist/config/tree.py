@@ -124,9 +124,10 @@ class Data(Section):
     prefetch: Size = 2
     """Steps that each worker keeps ready."""
 
-    decoder: Literal["auto", "simplejpeg", "torchvision", "pil", "cuda"] = "auto"
-    """JPEG library. auto: the fastest that is installed; these give the same pixels. cuda: nvJPEG
-    on the rank's GPU, pixels within a few levels."""
+    decoder: Literal["auto", "libjpeg", "simplejpeg", "torchvision", "pil", "cuda"] = "auto"
+    """JPEG library. auto: the fastest that is installed; these give the same pixels. libjpeg
+    decodes the crop only, by a C file that is compiled at its first use. cuda: nvJPEG on the
+    rank's GPU, pixels within a few levels."""
 
     interpolation: Literal["antialias", "fast"] = "antialias"
     """How images are resized. fast: OpenCV's linear, other pixels, not verified for accuracy."""
@@ -256,14 +257,6 @@ class Method(Section):
     """Perturbed slots in pairs use +noise and -noise, which cancels its first-order effect."""
 
 
-class Noise(Section):
-    """How noise is made; never which noise."""
-
-    prefetch: bool = True
-    """Draw the next step's noise while gradients are reduced. It takes one buffer of the size of
-    the parameters on perturbed ranks; false: none, and the drawing shows in the step's time."""
-
-
 class Optimizer(Section):
     """What turns the gradient into an update."""
 
@@ -385,7 +378,6 @@ class Settings(Section):
     augment: Augment = Augment()
     batch: Batch = Batch()
     method: Method = Method()
-    noise: Noise = Noise()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     precision: Literal["fp32", "bf16"] = "fp32"

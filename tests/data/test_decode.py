@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from rwp_dist.data import decode as module
-from rwp_dist.data import decode_cuda
+from rwp_dist.data import decode_cuda, libjpeg
 from rwp_dist.data.decode import Decoder, Region, UndecodableImage, jpeg_header, resize
 from rwp_dist.errors import ConfigError
 
@@ -17,7 +17,13 @@ HAS_SIMPLEJPEG = importlib.util.find_spec("simplejpeg") is not None
 HAS_CV2 = importlib.util.find_spec("cv2") is not None
 needs_simplejpeg = pytest.mark.skipif(not HAS_SIMPLEJPEG, reason="simplejpeg is an extra")
 needs_cv2 = pytest.mark.skipif(not HAS_CV2, reason="OpenCV is an extra")
-TIERS = [pytest.param("simplejpeg", marks=needs_simplejpeg), "torchvision", "pil"]
+needs_libjpeg = pytest.mark.skipif(not libjpeg.available(), reason="libjpeg-turbo is optional")
+TIERS = [
+    pytest.param("libjpeg", marks=needs_libjpeg),
+    pytest.param("simplejpeg", marks=needs_simplejpeg),
+    "torchvision",
+    "pil",
+]
 
 
 def picture(height=61, width=83, channels=3, seed=0):
@@ -97,6 +103,39 @@ def test_a_region_is_that_part_of_the_whole(tier, options):
             assert np.array_equal(decoder.decode(data, region), whole[top : top + height, 5:45]), (
                 region
             )
+
+
+@needs_libjpeg
+@needs_simplejpeg
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411", "Gray"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_region_is_that_part_of_the_whole_to_the_last_bit(subsampling, channels):
+    import simplejpeg
+
+    space = "GRAY" if subsampling == "Gray" else "RGB"
+    pixels = np.array(picture(channels=1 if space == "GRAY" else 3)).reshape(61, 83, -1)
+    data = simplejpeg.encode_jpeg(pixels, 92, space, "444" if space == "GRAY" else subsampling)
+    decoder, whole = Decoder("libjpeg", channels), Decoder("simplejpeg", channels).decode(data)
+    assert np.array_equal(decoder.decode(data), whole)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        left, top = rng.integers(83), rng.integers(61)
+        region = Region(left, top, rng.integers(1, 84 - left), rng.integers(1, 62 - top))
+        found = libjpeg.decode_region(data, channels, *map(int, region))
+        assert np.array_equal(found, module._crop(whole, region)), region
+
+
+@needs_libjpeg
+def test_a_rectangle_that_the_image_does_not_hold_is_refused_by_the_c_code():
+    data = encoded(picture())
+    for region in (
+        (0, 0, 84, 1),
+        (83, 0, 1, 1),
+        (0, 61, 1, 1),
+        (0, 60, 1, 2),
+        (2**32 - 1, 0, 2, 1),
+    ):
+        assert libjpeg.decode_region(data, 3, *region) is None
 
 
 @needs_simplejpeg
@@ -189,17 +228,20 @@ def test_size_and_memory_are_not_taken_on_trust(tier):
             Decoder(tier, 3).decode(claiming(b"\xff\xff\xff\xff"))
 
 
-def test_every_cut_and_flip_ends_in_pixels_or_the_one_error():
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("region", [None, Region(3, 5, 9, 11)])
+def test_every_cut_and_flip_ends_in_pixels_or_the_one_error(tier, region):
     rng = np.random.default_rng(0)
-    decoder, data = Decoder("auto", 3), encoded(picture(24, 24))
+    decoder, data = Decoder(tier, 3), encoded(picture(24, 24))
     outcomes = {"decoded": 0, "bad": 0}
     for _ in range(300):
         broken = bytearray(data[: rng.integers(len(data))] if rng.random() < 0.3 else data)
         for _ in range(min(4, len(broken))):
             broken[rng.integers(len(broken))] = rng.integers(256)
         try:
-            decoder.size(bytes(broken))
-            decoder.decode(bytes(broken))
+            width, height = decoder.size(bytes(broken))
+            fits = region is None or (width >= 12 and height >= 16)
+            decoder.decode(bytes(broken), region if fits else None)
             outcomes["decoded"] += 1
         except UndecodableImage:
             outcomes["bad"] += 1
@@ -237,7 +279,8 @@ def test_without_the_extra(monkeypatch):
 
     module.optional_module.cache_clear()
     monkeypatch.setattr(module.importlib, "import_module", absent)
-    monkeypatch.setattr(module, "_available", lambda name: name != "simplejpeg")
+    missing = ("libjpeg", "simplejpeg")
+    monkeypatch.setattr(module, "_available", lambda name: name not in missing)
     assert Decoder("auto", 3).tier == "torchvision"
     with pytest.raises(ConfigError, match=r"pip install 'rwp-dist\[fast\]'"):
         Decoder("simplejpeg", 3)
@@ -245,8 +288,11 @@ def test_without_the_extra(monkeypatch):
         resize(np.zeros((4, 4, 3), np.uint8), 2, 2, antialias=False)
 
 
+@needs_libjpeg
 @needs_simplejpeg
-def test_auto_takes_the_fastest():
+def test_auto_takes_the_fastest(monkeypatch):
+    assert Decoder("auto", 3).tier == "libjpeg"
+    monkeypatch.setattr(libjpeg, "available", lambda: False)
     assert Decoder("auto", 3).tier == "simplejpeg"
 
 

@@ -81,8 +81,6 @@ def test_neighbouring_elements_are_independent():
 class Remember:
     """A keeper of clean weights that only needs to put them back."""
 
-    whole = True
-
     def __init__(self, model):
         self.params = list(model.parameters())
         self.copies = [p.detach().clone() for p in self.params]
@@ -90,7 +88,7 @@ class Remember:
     def save(self):
         pass
 
-    def writable(self, params):
+    def writable(self, param):
         return torch.no_grad()
 
     def restore(self, *, last):

@@ -1,1 +1,0 @@
-../slurm/imagenet_rwp.sh

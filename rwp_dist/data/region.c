@@ -1,0 +1,75 @@
+/* A rectangle of a JPEG, and nothing around it: crop before decode.
+ *
+ * Entropy coding has to be read from the first row on; inverse DCT, upsampling of chroma and
+ * colours are done for the rectangle only, and nothing at all for rows below it. The pixels are
+ * those of the whole image to the last bit.
+ */
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <jpeglib.h>
+
+enum {
+    CHROMA = 2, /* columns beside the rectangle that upsampling looks at */
+    ROWS = 4    /* most that one call hands out */
+};
+
+struct errors {
+    struct jpeg_error_mgr manager; /* first, because libjpeg knows only this */
+    jmp_buf leave;
+};
+
+static void on_error(j_common_ptr info) { longjmp(((struct errors *)info->err)->leave, 1); }
+
+/* Warnings have level -1: what libjpeg goes on after is left to the caller's other decoders. */
+static void on_message(j_common_ptr info, int level) {
+    if (level < 0) on_error(info);
+}
+
+/* Decode data[size] into out[height][width][channels], channels being 1 or 3.
+ *
+ * Returns 0, or 1 if the image is damaged, is no JPEG or does not hold the rectangle. Damage below
+ * the rectangle is not seen; what follows the last row is, if the rectangle reaches it.
+ */
+int decode_region(const uint8_t *data, size_t size, int channels, unsigned left, unsigned top,
+                  unsigned width, unsigned height, uint8_t *out) {
+    struct jpeg_decompress_struct info;
+    struct errors errors;
+    info.err = jpeg_std_error(&errors.manager);
+    errors.manager.error_exit = on_error;
+    errors.manager.emit_message = on_message;
+    if (setjmp(errors.leave)) {
+        jpeg_destroy_decompress(&info);
+        return 1;
+    }
+    jpeg_create_decompress(&info);
+    jpeg_mem_src(&info, (unsigned char *)data, size);
+    jpeg_read_header(&info, TRUE);
+    info.out_color_space = channels == 3 ? JCS_RGB : JCS_GRAYSCALE;
+    jpeg_start_decompress(&info);
+
+    size_t right = (size_t)left + width, bottom = (size_t)top + height;
+    if (right > info.output_width || bottom > info.output_height) on_error((j_common_ptr)&info);
+    JDIMENSION first = left > CHROMA ? left - CHROMA : 0;
+    JDIMENSION columns = right + CHROMA < info.output_width ? right + CHROMA - first
+                                                            : info.output_width - first;
+    if (columns < info.output_width) jpeg_crop_scanline(&info, &first, &columns);
+    if (top) jpeg_skip_scanlines(&info, top);
+
+    size_t stride = (size_t)columns * channels, wanted = (size_t)width * channels;
+    JSAMPROW rows[ROWS];
+    rows[0] = info.mem->alloc_large((j_common_ptr)&info, JPOOL_IMAGE, ROWS * stride);
+    for (int row = 1; row < ROWS; row++) rows[row] = rows[0] + row * stride;
+    for (unsigned y = 0; y < height;) {
+        unsigned asked = height - y < ROWS ? height - y : ROWS;
+        unsigned found = jpeg_read_scanlines(&info, rows, asked);
+        for (unsigned row = 0; row < found; row++, y++)
+            memcpy(out + y * wanted, rows[row] + (size_t)(left - first) * channels, wanted);
+    }
+    if (bottom == info.output_height) jpeg_finish_decompress(&info);
+    jpeg_destroy_decompress(&info);
+    return 0;
+}
