@@ -1,6 +1,12 @@
-"""``rwp-launch``: start runs. Settings are checked here first, so errors come at once."""
+"""``rwp-launch``: start runs, here or on a cluster, and look after them.
+
+Settings are checked first, so errors come at once. No command imports torch, but for ``run`` and a
+local ``sweep`` once they start ranks.
+"""
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,68 +15,162 @@ from rwp_dist import __version__, ending
 with ending.at_once():
     import click
 
+    from launcher.job import Job, Resources
+    from launcher.look_after import COMMANDS
+    from launcher.options import asks_for_resources
     from rwp_dist.cli import Commands
-    from rwp_dist.config import list_variants, load_settings, split_batch
+    from rwp_dist.config import Settings, expand, load_settings, split_batch
     from rwp_dist.errors import ConfigError
 
 CONFIG = click.Path(path_type=Path)
-NPROC = click.option("--nproc", default=1, show_default=True, help="Ranks on this machine.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(__version__)
 def main(debug: bool) -> None:
-    """Start runs on this machine."""
+    """Start runs, on this machine or a cluster, and look after them."""
 
 
-@main.command()
+@main.command(short_help="Train one run on this machine.")
 @click.argument("config", type=CONFIG)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
-@NPROC
+@click.option("--nproc", default=1, show_default=True, help="Ranks on this machine.")
 def run(config: Path, overrides: tuple[str, ...], nproc: int) -> None:
     """Train one run on --nproc ranks of this machine, with torchrun's agent.
 
     Ctrl-C saves a checkpoint and stops; the same command goes on from there.
     """
-    check(config, overrides, nproc)
-    start_ranks(nproc, ["train", str(config), *overrides])
+    _check_nproc(nproc)
+    split_batch(load_settings(config, overrides), nproc)
+    _start_ranks(nproc, ["train", str(config), *overrides])
 
 
-@main.command()
+@main.command(short_help="Queue one run on a cluster.")
 @click.argument("config", type=CONFIG)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
-@NPROC
+@click.option(
+    "--backend",
+    type=click.Choice(["slurm", "docker", "local"]),
+    default="slurm",
+    show_default=True,
+    help="Where to run; local: here, in the background.",
+)
+@asks_for_resources
+@click.option("--dry-run", is_flag=True, help="Print what would be submitted, and do nothing.")
+def submit(
+    config: Path, overrides: tuple[str, ...], backend: str, wants: Resources, dry_run: bool
+) -> None:
+    """Queue one run, with its code and settings as they are now.
+
+    Later edits do not change it. Submitted again, it goes on from its newest checkpoint.
+    """
+    from launcher.submit import plan
+
+    source = (str(config), *overrides)
+    job, settings = plan(load_settings(config, overrides), wants, backend, source)
+    _submit([job], [settings], dry_run)
+
+
+@main.command(short_help="Train variants x grid x seeds.")
+@click.argument("config", type=CONFIG)
+@click.argument("overrides", nargs=-1, metavar="[key=value]...")
 @click.option("--variants", help="Comma-separated variants of CONFIG; all, unless given.")
+@click.option("--grid", multiple=True, metavar="KEY=V,V", help="Values to combine; repeatable.")
 @click.option("--seeds", default=3, show_default=True, help="Seeds 0, 1, ... of each variant.")
 @click.option("--dir", "folder", type=CONFIG, required=True, help="Where the runs go.")
+@click.option(
+    "--backend", type=click.Choice(["local", "slurm"]), default="local", show_default=True
+)
+@click.option("--nproc", default=1, show_default=True, help="local: ranks on this machine.")
+@click.option("--parallel", type=int, help="slurm: so many runs at the same time.")
+@asks_for_resources
+@click.option("--dry-run", is_flag=True, help="slurm: print what would be submitted.")
 def sweep(
     config: Path,
     overrides: tuple[str, ...],
-    nproc: int,
     variants: str | None,
+    grid: tuple[str, ...],
     seeds: int,
     folder: Path,
+    backend: str,
+    nproc: int,
+    wants: Resources,
+    dry_run: bool,
 ) -> None:
-    """Train variants x seeds one after another; `rwp-dist compare DIR` makes the table."""
-    names = variants.split(",") if variants else list_variants(config) or (None,)
-    for name in names:
-        check(config, [*overrides, *([f"variant={name}"] if name else [])], nproc)
-    chosen = ["--variants", variants] if variants else []
-    start_ranks(
-        nproc,
-        ["sweep", str(config), *overrides, *chosen, f"--seeds={seeds}", f"--dir={folder}"],
-    )
+    """Train variants x grid x seeds: here one after another, on Slurm as one job array.
+
+    Runs with equal settings are trained once, finished ones not again. `rwp-dist compare DIR` makes
+    the table.
+    """
+    runs = expand(config, overrides, variants=variants, grid=grid, seeds=seeds, folder=folder)
+    if backend == "local":
+        _check_nproc(nproc)
+        for settings in runs:
+            split_batch(settings, nproc)
+        chosen = ["--variants", variants] if variants else []
+        axes = [f"--grid={axis}" for axis in grid]
+        command = ["sweep", str(config), *overrides, *chosen, *axes, f"--seeds={seeds}"]
+        _start_ranks(nproc, [*command, f"--dir={folder}"])
+    from launcher.submit import plan, used
+
+    source = (str(config), *overrides)
+    place = folder.absolute()
+    planned = [plan(settings, wants, backend, source, place) for settings in runs]
+    taken = used([job.run_dir for job, _ in planned])
+    for path, why in taken.items():
+        click.echo(f"{path} {why.partition(';')[0]}: left out.", err=True)
+    left = [(job, settings) for job, settings in planned if job.run_dir not in taken]
+    if not left:
+        raise ConfigError(f"{folder}: every run of the sweep is finished or has a job already.")
+    jobs = [replace(job, task=task) for task, (job, _) in enumerate(left)]
+    _submit(jobs, [settings for _, settings in left], dry_run)
 
 
-def check(config: Path, overrides: tuple[str, ...] | list[str], nproc: int) -> None:
-    """Raise everything that is wrong with the settings before anything is started."""
+@main.group()
+def export() -> None:
+    """Write a run down for another launcher."""
+
+
+@export.command(short_help="A SkyPilot task, as YAML.")
+@click.argument("config", type=CONFIG)
+@click.argument("overrides", nargs=-1, metavar="[key=value]...")
+@click.option("--nodes", default=1, show_default=True)
+@click.option("--accelerators", default="H100:8", show_default=True, help="Of each node.")
+@click.option("--spot", is_flag=True, help="Nodes that may be taken away; the run goes on.")
+def skypilot(
+    config: Path, overrides: tuple[str, ...], nodes: int, accelerators: str, spot: bool
+) -> None:
+    """Print a SkyPilot task, for `sky jobs launch`."""
+    from launcher.skypilot import task
+
+    click.echo(task(config, overrides, nodes, accelerators, spot), nl=False)
+
+
+for command in COMMANDS:
+    main.add_command(command)
+
+
+def _submit(jobs: Sequence[Job], settings: Sequence[Settings], dry_run: bool) -> None:
+    from launcher import submit as steps
+    from launcher.backends import backend
+
+    if dry_run:
+        click.echo(backend(jobs[0].backend).render(jobs), nl=False)
+        return
+    submitted = steps.submit(jobs, settings)
+    for job in submitted:
+        click.echo(f"{job.backend} {job.full_id}: {job.run_dir}")
+    where = submitted[0].folder
+    click.echo(f"`rwp-launch status {where}` shows how far it is.", err=True)
+
+
+def _check_nproc(nproc: int) -> None:
     if nproc < 1:
         raise ConfigError(f"--nproc: {nproc} ranks cannot train; give 1 or more.")
-    split_batch(load_settings(config, overrides), nproc)
 
 
-def start_ranks(nproc: int, command: list[str]) -> NoReturn:
+def _start_ranks(nproc: int, command: list[str]) -> NoReturn:
     """Start and watch the ranks; ends with their exit code."""
     if click.get_current_context().find_root().params.get("debug"):
         command = ["--debug", *command]

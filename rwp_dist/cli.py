@@ -1,6 +1,5 @@
 """The command line. Settings are checked before torch is imported, so errors come at once."""
 
-import json
 import sys
 import traceback
 from pathlib import Path
@@ -12,7 +11,15 @@ from rwp_dist.errors import RwpError
 with ending.at_once():
     import click
 
-    from rwp_dist.config import Settings, known_keys, list_variants, load_settings, split_batch
+    from rwp_dist.config import (
+        Settings,
+        dump_settings,
+        expand,
+        get_setting,
+        known_keys,
+        load_settings,
+        split_batch,
+    )
     from rwp_dist.shards.cli import shards
 
 RUN = click.Path(path_type=Path)
@@ -99,25 +106,24 @@ def train(config: Path, overrides: tuple[str, ...]) -> None:
 @click.argument("config", type=RUN)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
 @click.option("--variants", help="Comma-separated variants of CONFIG; all, unless given.")
+@click.option("--grid", multiple=True, metavar="KEY=V,V", help="Values to combine; repeatable.")
 @click.option("--seeds", default=3, show_default=True, help="Seeds 0, 1, ... of each variant.")
 @click.option("--dir", "folder", type=RUN, required=True, help="Where the runs go.")
 def sweep(
-    config: Path, overrides: tuple[str, ...], variants: str | None, seeds: int, folder: Path
+    config: Path,
+    overrides: tuple[str, ...],
+    variants: str | None,
+    grid: tuple[str, ...],
+    seeds: int,
+    folder: Path,
 ) -> None:
-    """Train variants x seeds, one after another, in one group of ranks.
+    """Train variants x grid x seeds, one after another, in one group of ranks.
 
     Variants take turns seed by seed, so that their step times may be compared.
     """
-    names = variants.split(",") if variants else list_variants(config) or (None,)
-    runs = []
-    for seed in range(seeds):
-        for name in names:
-            chosen = [] if name is None else [f"variant={name}"]
-            settings = load_settings(config, [*overrides, *chosen, f"run.seed={seed}"])
-            label = settings.run.label
-            run = settings.run.model_copy(update={"dir": str(folder / f"{label}-s{seed}")})
-            runs.append(settings.model_copy(update={"run": run}))
-            _check_world(settings)
+    runs = expand(config, overrides, variants=variants, grid=grid, seeds=seeds, folder=folder)
+    for settings in runs:
+        _check_world(settings)
     from rwp_dist.sweep import run_all
 
     run_all(runs, session=str(folder))
@@ -160,38 +166,48 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
     click.echo(f"Written: {out / 'compare.md'}, {out / 'compare.json'}, {out / 'compare.png'}")
 
 
-@main.command(short_help="How many images/s this machine can feed to a run.")
-@click.argument("config", type=RUN)
+@main.command(short_help="What on this machine would stop a run, and the cure.")
+@click.argument("config", type=RUN, required=False)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Read one shard of the run's data: is all of it there, and how fast can this machine go?
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON document.")
+@click.option(
+    "--node", "quick", is_flag=True, help="Only this machine's own health, in some seconds."
+)
+def doctor(config: Path | None, overrides: tuple[str, ...], as_json: bool, quick: bool) -> None:
+    """What on this machine would stop a run, and the cure; exit code 1 if there is a problem.
 
-    Takes about five seconds.
+    Software, GPUs, compiler, limits, disks, W&B, an all-reduce between two processes and clocks;
+    with CONFIG also memory, the data, and how many images/s this machine can feed. Takes half a
+    minute, with --node some seconds. Started by torchrun, all ranks examine their machines, and
+    the network and the clocks between them.
     """
-    settings = load_settings(config, overrides)
-    from rwp_dist.data.speed import images_per_second
+    from rwp_dist.doctor.command import run
 
-    found = images_per_second(settings)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
+    settings = None
+    if config is not None:
+        if "=" in config.name and not config.exists():
+            config, overrides = None, (str(config), *overrides)
+        settings = load_settings(config, overrides)
+    ending.ctrl_c_says(lambda: "Stopped; nothing was changed.")
+    run(settings, quick=quick, as_json=as_json)
+
+
+@main.command("settings", short_help="Every setting with its meaning, or the values of a run.")
+@click.argument("config", type=RUN, required=False)
+@click.argument("overrides", nargs=-1, metavar="[key=value]...")
+@click.option("--ranks", default=1, show_default=True, help="Check that so many can share a batch.")
+@click.option("--get", "key", metavar="KEY", help="Print one value alone, such as run.dir.")
+def show_settings(
+    config: Path | None, overrides: tuple[str, ...], ranks: int, key: str | None
+) -> None:
+    """List every setting with its meaning; with CONFIG, check a run's and print them as YAML."""
+    if config is None:
+        for name, meaning in known_keys():
+            click.echo(f"{name}\n    {meaning}")
         return
-    size = found["bytes_per_image"] / 1e3
-    click.echo(
-        f"{found['shard']}: {found['images']:,} images of {size:,.1f} kB, {found['bad']} of them "
-        "unreadable\n"
-        f"decoder {found['decoder']}: {found['images_per_s_core']:,.0f} images/s on one core, "
-        f"{found['images_per_s']:,.0f} images/s on this machine's {found['cores']}"
-    )
-    if found["bad"]:
-        click.echo("`rwp-dist shards verify` lists the unreadable ones.")
-
-
-@main.command("settings")
-def show_settings() -> None:
-    """List every setting with its meaning."""
-    for key, meaning in known_keys():
-        click.echo(f"{key}\n    {meaning}")
+    settings = load_settings(config, overrides)
+    split_batch(settings, ranks)
+    click.echo(get_setting(settings, key) if key else dump_settings(settings).rstrip())
 
 
 main.add_command(shards)

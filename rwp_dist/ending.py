@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from socket import gethostname
 from types import FrameType
 
 from rwp_dist import launched
@@ -86,10 +87,11 @@ def tell_agent(message: str, exit_code: int, **more: bool) -> None:
     if not path:
         return
     now = time.time()
-    word = {"message": message, "exit_code": exit_code, "timestamp": int(now), "time": now}
+    where = {"rank": launched.rank(), "host": os.environ.get("SLURMD_NODENAME") or gethostname()}
+    what = {"message": message, "exit_code": exit_code, "timestamp": int(now), "time": now}
     with suppress(OSError):
         part = Path(f"{path}.part")
-        part.write_text(json.dumps(word | more), encoding="utf-8")
+        part.write_text(json.dumps(where | what | more), encoding="utf-8")
         part.replace(path)
 
 

@@ -1,7 +1,7 @@
 """The only file that knows DeepSpeed: gradients, updates, and how clean weights come back."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import Any
 
@@ -15,8 +15,11 @@ from rwp_dist.config import Settings, Split, deepspeed_config
 class CopyBack:
     """Clean weights as one copy: written back after every perturbed pass."""
 
-    def __init__(self, params: Sequence[Tensor], restored_by_step: bool) -> None:
-        self._params = list(params)
+    whole = True
+
+    def __init__(self, flats: Sequence[Tensor], restored_by_step: bool) -> None:
+        """``flats``: the memory that all weights lie in."""
+        self._flats = list(flats)
         self._copies: list[Tensor] | None = None
         self._saved = False
         self._restored_by_step = restored_by_step
@@ -25,12 +28,12 @@ class CopyBack:
         """Copy the weights, unless this update's earlier pass has done it."""
         with torch.no_grad():
             if self._copies is None:
-                self._copies = [torch.empty_like(p) for p in self._params]
+                self._copies = [torch.empty_like(f) for f in self._flats]
             if not self._saved:
-                torch._foreach_copy_(self._copies, self._params)
+                torch._foreach_copy_(self._copies, self._flats)
                 self._saved = True
 
-    def writable(self, param: nn.Parameter) -> AbstractContextManager[object]:
+    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
         """Parameters are whole on every rank."""
         return nullcontext()
 
@@ -43,7 +46,7 @@ class CopyBack:
         """Copy back."""
         if self._copies is not None and self._saved:
             with torch.no_grad():
-                torch._foreach_copy_(self._params, self._copies)
+                torch._foreach_copy_(self._flats, self._copies)
 
     def stepped(self, applied: bool) -> None:
         """The optimizer has been asked for its step; without one, the copy is still the truth."""
@@ -64,6 +67,8 @@ class RestoredByStep:
     for ``ensure_clean``, which all ranks call.
     """
 
+    whole = True
+
     def __init__(self, optimizer: Any, world_size: int) -> None:
         self._optimizer = optimizer
         self._alone = world_size == 1
@@ -73,7 +78,7 @@ class RestoredByStep:
         """The fp32 shards are the copy; weights are not theirs from here to the step's end."""
         self._dirty = True
 
-    def writable(self, param: nn.Parameter) -> AbstractContextManager[object]:
+    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
         """Parameters are whole on every rank."""
         return nullcontext()
 
@@ -108,15 +113,17 @@ class Gathered:
     All ranks write the same noise, one whole parameter at a time.
     """
 
+    whole = False
+
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
 
     def save(self) -> None:
         """The fp32 shards are the copy."""
 
-    def writable(self, param: nn.Parameter) -> AbstractContextManager[object]:
-        """Gather the parameter, and share out what was written when the context ends."""
-        return deepspeed.zero.GatheredParameters([param], modifier_rank=0)
+    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        """Gather the parameters, and share out what was written when the context ends."""
+        return deepspeed.zero.GatheredParameters(list(params), modifier_rank=0)
 
     def restore(self, *, last: bool) -> None:
         """Copy this rank's fp32 shards over its shards of the weights: no communication."""
@@ -159,9 +166,11 @@ class Engine:
         self._num_passes = split.micro_batches
         # Stage 3 empties parameters, so what is asked of their shapes is asked before.
         self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        model.to(device)
+        flats = flatten(model) if self.stage == 0 else []
         with redirect_stdout(io.StringIO()):  # what it compiles, it says on stdout
             self.ds, *_ = deepspeed.initialize(
-                model=model.to(device),
+                model=model,
                 optimizer=build_optimizer(model.parameters(), settings),
                 config=deepspeed_config(settings, split),
                 dist_init_required=False,
@@ -173,7 +182,10 @@ class Engine:
         if self.stage == 3:
             self.weights = Gathered(self.ds.optimizer)
         elif self.stage == 0 or num_perturbed > 1:
-            self.weights = CopyBack(list(self.trained.values()), self.stage > 0)
+            # ZeRO 1 and 2 have laid the weights out flat themselves.
+            self.weights = CopyBack(
+                flats or self.ds.optimizer.bit16_groups_flat, restored_by_step=self.stage > 0
+            )
         else:
             self.weights = RestoredByStep(self.ds.optimizer, split.world_size)
         self._passes = 0
@@ -198,6 +210,26 @@ class Engine:
         The last pass of an update reduces the gradient over all ranks.
         """
         self.ds.backward(loss)
+
+    def when_reducing(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called whenever gradients begin to be reduced over the ranks.
+
+        DeepSpeed has no hook for that; these are the methods in which it happens.
+        """
+        if self.stage == 0:
+            owner, name = self.ds, "allreduce_gradients"
+        elif self.stage < 3:
+            owner, name = self.ds.optimizer, "reduce_ipg_grads"
+        else:
+            owner = self.ds.optimizer
+            name = "_DeepSpeedZeroOptimizer_Stage3__reduce_and_partition_ipg_grads"
+        reduce = getattr(owner, name)
+
+        def call_and_reduce(*args: Any, **options: Any) -> Any:
+            callback()
+            return reduce(*args, **options)
+
+        setattr(owner, name, call_and_reduce)
 
     def step(self, lr: float) -> bool:
         """Update the weights; False if the gradient was not finite and the step was skipped."""
@@ -262,7 +294,7 @@ class Engine:
         """Take over whole weights and optimizer state, whatever ranks and stage wrote them."""
         with torch.no_grad():
             for name, param in self.params.items():
-                with self.weights.writable(param):
+                with self.weights.writable([param]):
                     param.copy_(weights[name])
         inner = self._inner_optimizer()
         keys = {key for values in optimizer_state.values() for key in values}
@@ -328,6 +360,23 @@ class Engine:
     def close(self) -> None:
         """Let go of DeepSpeed's hooks and buffers, so that a process can run another engine."""
         self.ds.destroy()
+
+
+@torch.no_grad()
+def flatten(model: nn.Module) -> list[Tensor]:
+    """Move all trainable parameters into one piece of memory for each type; returns these.
+
+    What is done to all of them, such as a copy, is then one operation.
+    """
+    flats = []
+    params = [p for p in model.parameters() if p.requires_grad]
+    for dtype in dict.fromkeys(p.dtype for p in params):
+        same = [p for p in params if p.dtype == dtype]
+        flat = torch.cat([p.flatten() for p in same])
+        for param, piece in zip(same, flat.split([p.numel() for p in same]), strict=True):
+            param.data = piece.view_as(param)
+        flats.append(flat)
+    return flats
 
 
 def build_optimizer(params: Iterable[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:

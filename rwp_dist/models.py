@@ -4,9 +4,11 @@ import difflib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from rwp_dist.config import Settings
 from rwp_dist.errors import ConfigError
@@ -128,3 +130,22 @@ def _trouble(model: nn.Module, channels: int, size: int) -> str | None:
     except (ValueError, RuntimeError, AssertionError) as error:
         return str(error).partition("\n")[0].rstrip(".")
     return None
+
+
+class _NoValues(TorchFunctionMode):
+    """Drawing weights that have no values: a loop that redraws some of them has nothing to do."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return False if func is torch.Tensor.__bool__ else func(*args, **(kwargs or {}))
+
+
+def build_shapes(settings: Settings) -> nn.Module:
+    """The settings' network on the meta device: shapes without values, at no cost.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    with torch.device("meta"), _NoValues():
+        return draw_model(settings)

@@ -107,23 +107,32 @@ class Progress:
         parts, steps = self._parts, max(self._interval_steps, 1)
         energy = parts.perturbation.energy
         adaptation = energy.adaptation(parts.settings.method.eta) if energy else None
-        perturb_s = parts.perturbation.watch.take() / steps
+        perturbation = parts.perturbation
+        perturb_s = perturbation.watch.take() / steps
+        drawn_s, waited_s = perturbation.take_noise_times()
         dist.all_reduce(self._sums)
         read = torch.tensor(
-            [self._interval_bytes, self._cache.hits, self._cache.misses],
+            [self._interval_bytes, self._cache.hits, self._cache.misses, drawn_s, waited_s],
             dtype=torch.float64,
             device=parts.device,
         )
         dist.all_reduce(read)
         slowest = torch.tensor(
-            [self._interval_s / steps, self._wait_s / steps, perturb_s, memory_bytes(parts.device)],
+            [
+                self._interval_s / steps,
+                self._wait_s / steps,
+                perturb_s,
+                drawn_s / steps,
+                perturbation.noise_bytes,
+                memory_bytes(parts.device),
+            ],
             dtype=torch.float64,
             device=parts.device,
         )
         dist.all_reduce(slowest, dist.ReduceOp.MAX)
         loss, hits, counted = self._sums.tolist()
-        num_bytes, cached, fetched = read.tolist()
-        step_s, wait_s, perturb_s, memory = slowest.tolist()
+        num_bytes, cached, fetched, drawn_s, waited_s = read.tolist()
+        step_s, wait_s, perturb_s, noise_s, noise_bytes, memory = slowest.tolist()
         self._perturb_share = perturb_s / step_s
         self._shown = {"loss": loss / steps, "top1": 100.0 * hits / max(counted, 1.0)}
         step, total = done - 1, parts.timeline.total_steps
@@ -143,6 +152,9 @@ class Progress:
             "bad_samples": self.bad_samples,
             "perturb_s": perturb_s,
             "perturb_share": perturb_s / step_s,
+            "noise_s": noise_s,
+            "noise_hidden": max(1.0 - waited_s / drawn_s, 0.0) if drawn_s else None,
+            "noise_bytes": int(noise_bytes),
             "memory_bytes": int(memory),
             "skipped_steps": self.skipped_steps,
             "adaptation": float(adaptation) if adaptation is not None else None,

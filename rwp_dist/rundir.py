@@ -9,12 +9,19 @@
         status.json        state and step, replaced at once; what a launcher trusts
         summary.json       final numbers, written once a run is finished
         bad_samples/       what could not be read: rank-<rank>.tsv, evaluation.tsv
-        attempts.tsv       one line for each attempt: started, state, first_step, last_step
+        attempts.tsv       one line for each attempt: when, where, from and to which step
         wandb_id           identity in W&B, the same for all attempts
         checkpoints/       what a run resumes from
         lock               held by the process that trains here
-        logs/              output of the ranks
+        logs/              output of the job, and of the ranks in a folder for each attempt
         wandb/             W&B's own files
+
+    what ``rwp-launch submit`` adds:
+        job.json           the job that trains here, and where
+        job.sh             what was submitted
+        submitted.yaml     the settings that it runs
+        code/              the code that it runs
+        code.diff          changes since the commit that ``job.json`` names
 
 Imports no torch, so that a launcher can read it in no time.
 """
@@ -35,14 +42,27 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rwp_dist.errors import ConfigError
 
 PACKAGES = ("torch", "deepspeed", "torchvision", "webdataset", "wandb")
 """Packages whose versions can change a run's numbers or its record."""
 
-ATTEMPT_COLUMNS = ("started", "state", "first_step", "last_step")
+ATTEMPT_COLUMNS = ("started", "state", "first_step", "last_step", "job", "nodes")
+"""Of ``attempts.tsv``. The Slurm job script adds those whose rank 0 could not: as ``lost``."""
+
+LOOKING_S = 0.5
+"""How long somebody may look at a lock, or write a submission down."""
+
+
+def run_directories(path: Path) -> Iterator[Path]:
+    """``path`` if it is one, otherwise those below it, at any depth."""
+    for folder, below, _ in os.walk(path):
+        if RunDir(folder).exists():
+            below.clear()
+            yield Path(folder)
+        below.sort()
 
 
 class RunDir:
@@ -58,6 +78,7 @@ class RunDir:
         self.attempts = self.path / "attempts.tsv"
         self.checkpoints = self.path / "checkpoints"
         self.logs = self.path / "logs"
+        self.job = self.path / "job.json"
 
     def create(self) -> None:
         """Make the folders.
@@ -69,8 +90,25 @@ class RunDir:
             folder.mkdir(parents=True, exist_ok=True)
 
     def exists(self) -> bool:
-        """Whether a run has left anything here that tells of it."""
-        return any(p.is_file() for p in (self.status, self.summary, self.config, self.metrics))
+        """Whether a run has left anything here that tells of it, or waits to begin."""
+        files = (self.status, self.summary, self.config, self.metrics, self.job)
+        return any(path.is_file() for path in files)
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to resume from."""
+        return any(self.checkpoints.glob("step-*.pt"))
+
+    def holder(self) -> str | None:
+        """Who trains here now; None if nobody does, whatever a dead process has left."""
+        try:
+            with (self.path / "lock").open(encoding="utf-8") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return file.read().strip()
+        except OSError:  # no lock, or a file system without any
+            pass
+        return None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -89,7 +127,7 @@ class RunDir:
             ) from None
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(file)
             except OSError as error:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     yield  # a file system without locks
@@ -206,7 +244,9 @@ class RunDir:
         with self.attempts.open("a", encoding="utf-8") as file:
             if file.tell() == 0:
                 file.write("\t".join(ATTEMPT_COLUMNS) + "\n")
-            file.write(f"{when}\t{state}\t{first_step}\t{last_step}\n")
+            job, nodes = os.environ.get("RWP_ATTEMPT", "-"), os.environ.get("SLURM_JOB_NODELIST")
+            fields = (when, state, first_step, last_step, job, nodes or socket.gethostname())
+            file.write("\t".join(map(str, fields)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -228,6 +268,18 @@ class RunDir:
         fresh = secrets.token_hex(8)
         write_text(path, f"{fresh}\n")
         return fresh
+
+
+def _lock(file: IO[str]) -> None:
+    """Lock a file; waits for somebody who only looked whether it is locked (``holder``)."""
+    end = time.monotonic() + LOOKING_S
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 def environment(
@@ -259,12 +311,12 @@ def git_state(source: Path) -> dict[str, Any] | None:
 
     Only the top counts: a package installed below some other checkout is not part of it.
     """
-    top = _git(source, "rev-parse", "--show-toplevel")
+    top = git(source, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != source.resolve():
         return None
-    changes = _git(source, "status", "--porcelain")
+    changes = git(source, "status", "--porcelain")
     return {
-        "commit": _git(source, "rev-parse", "--verify", "--quiet", "HEAD"),
+        "commit": git(source, "rev-parse", "--verify", "--quiet", "HEAD"),
         "dirty": None if changes is None else bool(changes),
     }
 
@@ -314,12 +366,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(folder: Path, *command: str) -> str | None:
+def git(folder: Path, *command: str) -> str | None:
+    """What git prints, less the space around it; None if it fails or is not there."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *command],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=10,
             check=True,
         )

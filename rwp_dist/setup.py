@@ -54,6 +54,11 @@ class Parts:
         """uint8 images ``[B, C, H, W]`` on the device to what the network takes."""
         return to_input(self.settings, images)
 
+    def close(self) -> None:
+        """Let go of threads, hooks and buffers, so that a process can build other parts."""
+        self.perturbation.close()
+        self.engine.close()
+
 
 def to_input(settings: Settings, images: Tensor) -> Tensor:
     """uint8 images ``[B, C, H, W]``, or mixed ones in 0..255, to normalised ones.
@@ -112,12 +117,14 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         device=device,
         seed=settings.run.seed,
         num_perturbed_slots=sum(perturbed),
+        ahead=slots[rank] if settings.noise.prefetch else (),
         scale=m.scale,
         rho=m.rho,
         eta=m.eta,
         beta=m.beta,
         power=m.power,
     )
+    engine.when_reducing(perturbation.reducing)
     engine.module.train()
     return Parts(
         settings=settings,

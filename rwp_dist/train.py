@@ -94,7 +94,7 @@ def _attempt(
     except BaseException as error:
         _write_end(run_dir, training, started, "failed", error)
         raise
-    parts.engine.close()
+    parts.close()
     more_to_come = position is not None and position[0] < position[1]
     if not training.finished or (asked and more_to_come):
         done, total = training.done, parts.timeline.total_steps

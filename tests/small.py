@@ -164,7 +164,7 @@ def small_parts(
     try:
         yield parts
     finally:
-        parts.engine.close()
+        parts.close()
 
 
 def run_steps(

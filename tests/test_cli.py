@@ -18,7 +18,6 @@ from rwp_dist import ending, sweep
 from rwp_dist import train as train_module
 from rwp_dist.cli import main
 from rwp_dist.config import load_settings
-from rwp_dist.data.digits import write_digits
 from rwp_dist.distributed import same_on_all_ranks
 from rwp_dist.errors import CheckpointWriteError, DataError, Interrupted, RwpError
 from rwp_dist.rundir import RunDir
@@ -236,13 +235,3 @@ def test_make_clean_keeps_what_cannot_be_rebuilt() -> None:
     recipe = (ROOT / "Makefile").read_text().partition("\nclean:")[2]
     assert recipe.split()[:2] == ["rm", "-rf"]
     assert not {"runs", "data"} & set(recipe.split())
-
-
-def test_doctor_says_how_many_images_a_second_this_machine_can_feed(tmp_path: Path) -> None:
-    write_digits(tmp_path)
-    doctor = start("doctor", CONFIG, f"data.train={tmp_path}/train", "--json")
-    output, errors = doctor.communicate(timeout=120)
-    assert doctor.returncode == 0, errors
-    found = json.loads(output)
-    assert found["images"] == 250 and found["bad"] == 0
-    assert found["images_per_s"] > 0 and found["images_per_s_core"] > 0

@@ -83,15 +83,19 @@ def test_cut_of_a_whole_file_does_not_touch_it(tmp_path: Path) -> None:
     assert run.metrics.stat().st_ino == before
 
 
-def test_attempts_are_in_utc_below_one_header(tmp_path: Path) -> None:
+def test_attempts_are_in_utc_below_one_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RWP_ATTEMPT", "17.1")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
     run = RunDir(tmp_path)
     east = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=2)))
     run.append_attempt(east, "interrupted", 0, 40)
     run.append_attempt(east, "finished", 40, 100)
     assert run.attempts.read_text().splitlines() == [
-        "started\tstate\tfirst_step\tlast_step",
-        "2026-01-02T01:04:05+00:00\tinterrupted\t0\t40",
-        "2026-01-02T01:04:05+00:00\tfinished\t40\t100",
+        "started\tstate\tfirst_step\tlast_step\tjob\tnodes",
+        "2026-01-02T01:04:05+00:00\tinterrupted\t0\t40\t17.1\tn[1-2]",
+        "2026-01-02T01:04:05+00:00\tfinished\t40\t100\t17.1\tn[1-2]",
     ]
     with run.attempts.open("a") as file:
         file.write("2026-01-02T0")

@@ -1,7 +1,6 @@
 """Finding runs on disk and reading what a comparison needs of them."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import yaml
 
 from rwp_dist.errors import RwpError
-from rwp_dist.rundir import RunDir
+from rwp_dist.rundir import RunDir, run_directories
 
 NEEDED = ("label", "method", "steps", "samples", "device_seconds", "step_s", "top1")
 """Keys of a summary without which a run cannot be a row."""
@@ -55,7 +54,7 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[tuple[Path, str]]]:
     for path in paths:
         if not path.is_dir():
             raise RwpError(f"{path}: there is no such folder; name run directories.")
-        for folder in _run_directories(path):
+        for folder in run_directories(path):
             if folder.resolve() in seen:
                 continue
             seen.add(folder.resolve())
@@ -65,14 +64,6 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[tuple[Path, str]]]:
             else:
                 left_out.append((folder, found))
     return runs, left_out
-
-
-def _run_directories(path: Path) -> Iterator[Path]:
-    for folder, below, _ in os.walk(path):
-        if RunDir(folder).exists():
-            below.clear()
-            yield Path(folder)
-        below.sort()
 
 
 def _read(folder: Path) -> Run | str:

@@ -148,16 +148,11 @@ class Comparison:
 
     def text(self) -> str:
         """The table for a terminal."""
-        table = [*map(list, zip(*HEADER, strict=True)), *map(self.cells, self.rows)]
-        widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in table
-        ]
-        lines.insert(2, "  ".join("-" * width for width in widths))
+        lines = columns(
+            [*map(list, zip(*HEADER, strict=True)), *map(self.cells, self.rows)],
+            num_left=2,
+            num_heads=2,
+        )
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
 
     def markdown(self) -> str:
@@ -182,6 +177,26 @@ class Comparison:
             "notes": list(self.notes),
             "left_out": [{"run": str(path), "reason": reason} for path, reason in self.left_out],
         }
+
+
+def columns(table: Sequence[Sequence[str]], num_left: int, num_heads: int) -> list[str]:
+    """A table's lines with aligned columns.
+
+    Args:
+        table: cells by row, all rows of one length.
+        num_left: columns that are aligned on their left, from the first.
+        num_heads: rows above the rule.
+    """
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < num_left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+    lines.insert(num_heads, "  ".join("-" * width for width in widths))
+    return lines
 
 
 def build(runs: Sequence[Run], left_out: Sequence[tuple[Path, str]] = ()) -> Comparison:

@@ -1,9 +1,11 @@
 """The one tree of settings. Imports no torch."""
 
 from rwp_dist.config.derive import Split, deepspeed_config, split_batch
+from rwp_dist.config.grid import expand
 from rwp_dist.config.load import (
     differences,
     dump_settings,
+    get_setting,
     known_keys,
     list_variants,
     load_settings,
@@ -16,6 +18,8 @@ __all__ = [
     "deepspeed_config",
     "differences",
     "dump_settings",
+    "expand",
+    "get_setting",
     "known_keys",
     "list_variants",
     "load_settings",

@@ -58,6 +58,19 @@ def dump_settings(settings: Settings) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
+def get_setting(settings: Settings, key: str) -> Any:
+    """The value of a dotted key.
+
+    Raises:
+        ConfigError: there is no such setting.
+    """
+    tree = settings.model_dump(by_alias=True, mode="json")
+    for name, value in _flatten(tree):
+        if name == key:
+            return value
+    raise ConfigError(f"{key}: unknown setting{_suggest(key)}.")
+
+
 def differences(old: Settings, new: Settings) -> Iterator[str]:
     """``section.key: old -> new`` for every value that differs."""
     a, b = (

@@ -257,6 +257,14 @@ class Method(Section):
     """Perturbed slots in pairs use +noise and -noise, which cancels its first-order effect."""
 
 
+class Noise(Section):
+    """How noise is made; never which noise."""
+
+    prefetch: bool = True
+    """Draw the next step's noise while gradients are reduced. It takes one buffer of the size of
+    the parameters on perturbed ranks; false: none, and the drawing shows in the step's time."""
+
+
 class Optimizer(Section):
     """What turns the gradient into an update."""
 
@@ -378,6 +386,7 @@ class Settings(Section):
     augment: Augment = Augment()
     batch: Batch = Batch()
     method: Method = Method()
+    noise: Noise = Noise()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -5,9 +5,10 @@ neither ranks nor workers change what a step holds, and a run starts at any step
 that cannot be read is replaced by a copy of a good one with weight 0 and reported.
 """
 
-import ctypes
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,15 +27,13 @@ from rwp_dist.data.decode import UndecodableImage
 from rwp_dist.data.plan import Plan, evaluation_rows
 from rwp_dist.data.shard_reader import BadSample, ShardFiles, ShardReader
 from rwp_dist.errors import RwpError
+from rwp_dist.rank import end_with_parent
 
 if TYPE_CHECKING:
     from rwp_dist.data.gpu import GpuTransform
 
 LOOK_AHEAD_STEPS = 64
 """How far ahead of a worker its node's cache fetches shards."""
-
-PR_SET_PDEATHSIG = 1
-"""From Linux's ``sys/prctl.h``."""
 
 Decode = Callable[[bytes, tuple[int, ...]], NDArray[np.uint8]]
 
@@ -319,9 +318,21 @@ def _obey_rank_alone(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # torch ends its workers with SIGTERM. scancel sends it to every process of a job, and a worker
+    # that is lost would fail the rank while it saves.
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_sigterm_of, args=(os.getppid(),), daemon=True).start()
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
+
+
+def _obey_sigterm_of(rank: int) -> None:
+    if sys.platform == "linux":
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != rank:
+            pass
+        os._exit(128 + signal.SIGTERM)
 
 
 def _gpu_transform(

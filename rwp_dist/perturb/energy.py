@@ -69,9 +69,9 @@ class FilterEnergy:
             self.value.mul_(self.beta).add_(seen, alpha=1.0 / max(self.num_slots, 1))
         self._observed.zero_()
 
-    def divisor(self, filter_: Filter, eta: float, power: float) -> Tensor:
-        """``(1 + eta F)^power``, broadcastable over the parameter."""
-        return filter_.spread((1.0 + eta * self.value[filter_.rows]).pow_(power))
+    def divisor(self, rows: slice, eta: float, power: float) -> Tensor:
+        """``(1 + eta F)^power`` of some filters, ``[rows]``."""
+        return (1.0 + eta * self.value[rows]).pow_(power)
 
     def adaptation(self, eta: float) -> Tensor:
         """Mean of ``sqrt(1 + eta F)``: 1 as long as adaptation does nothing."""

@@ -6,9 +6,7 @@ shift of a normalisation) is one filter as far as its norm goes.
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from rwp_dist.errors import ConfigError
@@ -31,12 +29,6 @@ class Filter:
     def spread(self, rows: Tensor) -> Tensor:
         """Values of filters, ``[rows]``, in a shape that broadcasts over the parameter."""
         return rows.view(-1, *([1] * (len(self.shape) - 1))) if self.many else rows
-
-    def norm(self) -> Tensor:
-        """Norm of each filter, broadcastable over the parameter."""
-        dims = tuple(range(1, len(self.shape))) if self.many else None
-        norms = torch.linalg.vector_norm(self.param, dim=dims)
-        return self.spread(norms) if self.many else norms
 
     @property
     def size(self) -> int:
@@ -75,20 +67,3 @@ def check_patterns(names: Iterable[str], exclude: Sequence[str]) -> None:
             f"method.exclude: no parameter is named {' or '.join(map(repr, idle))}; they are named "
             f"as in {', '.join(known[:4])}, and * stands for anything."
         )
-
-
-Scale = Literal["filter", "rms", "tensor", "element"]
-
-
-def noise_scale(filter_: Filter, scale: Scale) -> Tensor:
-    """Standard deviation of the noise at sigma 1, broadcastable over the parameter.
-
-    ``filter``: norm of the filter (Li et al., eq. of filter-wise noise). ``rms``: that over
-    sqrt(n). ``tensor``: root mean square of the whole tensor. ``element``: absolute value.
-    """
-    if scale == "element":
-        return filter_.param.abs()
-    if scale == "tensor":
-        return torch.linalg.vector_norm(filter_.param) / filter_.shape.numel() ** 0.5
-    norm = filter_.norm()
-    return norm / filter_.size**0.5 if scale == "rms" else norm

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from rwp_dist.perturb.batchnorm import frozen_statistics, tracking_layers
+from rwp_dist.perturb.deviations import Deviations, Scale
 from rwp_dist.perturb.energy import FilterEnergy
-from rwp_dist.perturb.filters import Filter, Scale, noise_scale
+from rwp_dist.perturb.filters import Filter
 from rwp_dist.perturb.methods import Method
 from rwp_dist.perturb.noise import Noise
+from rwp_dist.perturb.prefetch import Prefetch
 from rwp_dist.perturb.roles import Slot
 from rwp_dist.timing import Stopwatch
 
@@ -23,11 +25,14 @@ from rwp_dist.timing import Stopwatch
 class CleanWeights(Protocol):
     """Remembers the clean weights, by a copy or because something else will bring them back."""
 
+    whole: bool
+    """Every rank holds all parameters; otherwise they are had one at a time."""
+
     def save(self) -> None:
         """Called before weights are perturbed."""
 
-    def writable(self, param: nn.Parameter) -> AbstractContextManager[object]:
-        """The whole parameter is there inside, and what is written to it stays."""
+    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        """The whole parameters are there inside, and what is written to them stays."""
 
     def restore(self, *, last: bool) -> None:
         """Called after the pass. ``last``: the optimizer's step is next."""
@@ -49,17 +54,19 @@ class Perturbation:
         device: torch.device,
         seed: int,
         num_perturbed_slots: int,
+        ahead: Sequence[Slot] = (),
         scale: Scale = "filter",
         rho: float = 0.05,
         eta: float = 0.1,
         beta: float = 0.99,
         power: float = 0.5,
     ) -> None:
+        """``ahead``: this rank's slots in an update, if their noise shall be drawn ahead."""
         self.method = method
         self.weights = weights
         self.filters = filters
         self.energy: FilterEnergy | None = None
-        self._scale, self._rho, self._eta, self._power = scale, rho, eta, power
+        self._rho, self._eta, self._power = rho, eta, power
         self._norm_layers = tracking_layers(model)
         if method.adaptive:
             self.energy = FilterEnergy(filters, beta, num_perturbed_slots, device)
@@ -67,6 +74,15 @@ class Perturbation:
         self.watch = Stopwatch(device)
         """Time that perturbing and restoring take: what a step without them would not."""
         self._noise = Noise(seed, device)
+        self._parts: list[tuple[Sequence[Filter], Deviations]] = []
+        """What is perturbed in one go: everything, or one parameter after the other."""
+        self._ahead = [slot for slot in ahead if slot.perturbed]
+        self._prefetch: Prefetch | None = None
+        if method.direction == "noise" and filters:
+            groups = [filters] if weights.whole else [[f] for f in filters]
+            self._parts = [(group, Deviations(group, scale, device)) for group in groups]
+            if self._ahead:
+                self._prefetch = Prefetch(seed, filters, device)
 
     @contextmanager
     def around(
@@ -119,14 +135,49 @@ class Perturbation:
 
     @torch.no_grad()
     def _add_noise(self, slot: Slot, step: int, sigma: float) -> None:
-        for filter_ in self.filters:
-            unit = torch.empty(filter_.shape, device=self._device)
-            self._noise.fill(unit, step, slot.draw, filter_.index)
-            with self.weights.writable(filter_.param):
-                std = noise_scale(filter_, self._scale) * (sigma * slot.sign)
-                if self.energy is not None:
-                    std = std / self.energy.divisor(filter_, self._eta, self._power)
-                filter_.param.addcmul_(unit, std)
+        units = self._prefetch.take(step, slot.draw) if self._prefetch is not None else None
+        for filters, deviations in self._parts:
+            divisor = None
+            if self.energy is not None:
+                divisor = self.energy.divisor(deviations.rows, self._eta, self._power)
+            with self.weights.writable(deviations.params):
+                deviations.measure(sigma * slot.sign, divisor)
+                if units is not None:
+                    deviations.add_noise(units[: len(filters)])
+                    units = units[len(filters) :]
+                else:
+                    deviations.draw_noise(filters, self._noise, step, slot.draw)
+        if self._prefetch is not None:
+            self._want_next(self._prefetch, slot, step)
+
+    def _want_next(self, prefetch: Prefetch, slot: Slot, step: int) -> None:
+        """Announce the noise that this rank needs after this slot's."""
+        number = self._ahead.index(slot) + 1
+        if number < len(self._ahead):
+            # The gradients of this pass are not reduced yet, but the next pass will not wait.
+            prefetch.want(step, self._ahead[number].draw)
+            prefetch.start()
+        else:
+            prefetch.want(step + 1, self._ahead[0].draw)
+
+    def reducing(self) -> None:
+        """To be called when gradients begin to be reduced: time in which noise can be drawn."""
+        if self._prefetch is not None:
+            self._prefetch.start()
+
+    def take_noise_times(self) -> tuple[float, float]:
+        """Seconds of drawing noise ahead, and of waiting for it, since the last call."""
+        return self._prefetch.times() if self._prefetch is not None else (0.0, 0.0)
+
+    @property
+    def noise_bytes(self) -> int:
+        """Size of the buffer that noise is drawn into ahead."""
+        return self._prefetch.num_bytes if self._prefetch is not None else 0
+
+    def close(self) -> None:
+        """End what draws noise."""
+        if self._prefetch is not None:
+            self._prefetch.close()
 
     def _ascend(self, loss: Tensor) -> None:
         """``w + rho g / |g|`` (SAM), or ``w + rho w^2 g / | |w| g |`` (ASAM, element-wise)."""

@@ -93,6 +93,8 @@ def train_line(record: dict[str, Any]) -> str:
     if record.get("perturb_s"):
         cost = duration(record["perturb_s"])
         parts.append(f"perturb {cost:>7} ({percent(record.get('perturb_share'))})")
+    if record.get("noise_hidden") is not None:
+        parts.append(f"noise hidden {percent(record['noise_hidden']):>7}")
     if record.get("adaptation") is not None:
         parts.append(f"adapt ×{record['adaptation']:.3f}")
     if record.get("memory_bytes"):

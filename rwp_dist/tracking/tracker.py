@@ -29,7 +29,9 @@ class Tracker:
         Args:
             record: step, total_steps, epoch, loss, top1 (percent or None), lr, sigma, step_s,
                 images_per_s, data_wait_s, data_wait_share, bytes_per_s, cache_hits (a share, or
-                None without a cache), bad_samples, perturb_s, perturb_share, memory_bytes,
+                None without a cache), bad_samples, perturb_s, perturb_share, noise_s
+                (drawing ahead), noise_hidden (share of it that no step waited for, or None),
+                noise_bytes (the buffer it is drawn into), memory_bytes,
                 skipped_steps, adaptation (mean of sqrt(1 + eta F), or None),
                 eta_s (seconds left). Shares lie in [0, 1].
         """

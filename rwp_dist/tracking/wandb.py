@@ -73,23 +73,14 @@ class WandbRun:
 
 def open_wandb(settings: Settings, run_dir: RunDir, say: Callable[[str], None]) -> WandbRun | None:
     """Start or continue this run in W&B; None if that is not wanted or not possible."""
-    mode = settings.tracking.wandb
-    if mode == "off":
-        return None
     try:
+        mode, why = choose_mode(settings)
+        if mode == "off":
+            return None
+        if mode == "offline":
+            return _open(settings, run_dir, mode, say, why)
         import wandb
 
-        # For the whole process: looking for a login prints otherwise.
-        site = wandb.setup(settings=wandb.Settings(silent=True)).settings.mode
-        if mode == "auto" and site == "disabled":
-            return None
-        if mode == "auto":
-            mode = "online" if site in ("online", "run", "shared") and _has_login() else "offline"
-            if mode == "offline":
-                why = "no login found" if site == "online" else f"WANDB_MODE is {site}"
-                return _open(settings, run_dir, "offline", say, why)
-        if mode == "offline":
-            return _open(settings, run_dir, mode, say, "as set by tracking.wandb")
         try:
             return _open(settings, run_dir, "online", say, "")
         except Exception as error:
@@ -100,6 +91,26 @@ def open_wandb(settings: Settings, run_dir: RunDir, say: Callable[[str], None]) 
     except Exception as error:
         say(f"W&B is off ({_short(error)}); metrics.jsonl holds every number.")
         return None
+
+
+def choose_mode(settings: Settings) -> tuple[Literal["online", "offline", "off"], str]:
+    """What a run will do, and why if it is neither the settings' wish nor online."""
+    mode = settings.tracking.wandb
+    if mode == "off":
+        return "off", "as set by tracking.wandb"
+    import wandb
+
+    # For the whole process: looking for a login prints otherwise.
+    site = wandb.setup(settings=wandb.Settings(silent=True)).settings.mode
+    if mode != "auto":
+        return mode, "as set by tracking.wandb"
+    if site == "disabled":
+        return "off", "WANDB_MODE is disabled"
+    if site not in ("online", "run", "shared"):
+        return "offline", f"WANDB_MODE is {site}"
+    if has_login():
+        return "online", ""
+    return "offline", "no login found"
 
 
 def config_of(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
@@ -119,7 +130,7 @@ def tags_of(settings: Settings) -> list[str]:
     return list(dict.fromkeys((settings.method.name, settings.model.name, *settings.tracking.tags)))
 
 
-def _has_login() -> bool:
+def has_login() -> bool:
     """Whether W&B finds an API key or an identity token, without asking anyone."""
     import wandb
 

@@ -81,6 +81,8 @@ def test_neighbouring_elements_are_independent():
 class Remember:
     """A keeper of clean weights that only needs to put them back."""
 
+    whole = True
+
     def __init__(self, model):
         self.params = list(model.parameters())
         self.copies = [p.detach().clone() for p in self.params]
@@ -88,7 +90,7 @@ class Remember:
     def save(self):
         pass
 
-    def writable(self, param):
+    def writable(self, params):
         return torch.no_grad()
 
     def restore(self, *, last):

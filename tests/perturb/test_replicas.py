@@ -11,8 +11,8 @@ from torch import nn
 from torch.func import functional_call
 
 from rwp_dist.distributed import check_replicas
+from rwp_dist.perturb.deviations import Deviations
 from rwp_dist.perturb.filters import Filter
-from rwp_dist.perturb.perturbation import Perturbation
 
 STEPS = 50
 
@@ -70,17 +70,21 @@ class NeverPerturbed:
 
 def perturb_a_copy(parts, model):
     """Let noise go to a copy of the weights; the network's own stay clean throughout."""
-    perturbation, original = parts.perturbation, Perturbation._add_noise
+    perturbation, original = parts.perturbation, parts.perturbation._add_noise
     model.on_a_copy = True
     perturbation.weights = parts.engine.weights = keeper = NeverPerturbed(model)
-    keeper.writable = lambda param: torch.no_grad()
+    keeper.writable = lambda params: torch.no_grad()
 
     def add_noise(slot, step, sigma):
-        own = perturbation.filters
-        copies = [Filter(f.index, f.name, f.param.detach().clone(), f.rows.start) for f in own]
-        perturbation.filters = copies
-        original(perturbation, slot, step, sigma)
-        perturbation.filters = own
+        own = perturbation._parts
+        copies = [
+            Filter(f.index, f.name, f.param.detach().clone(), f.rows.start)
+            for f in perturbation.filters
+        ]
+        scale = parts.settings.method.scale
+        perturbation._parts = [(copies, Deviations(copies, scale, parts.device))]
+        original(slot, step, sigma)
+        perturbation._parts = own
         model.noisy = {f.name: f.param for f in copies}
 
     perturbation._add_noise = add_noise
@@ -136,7 +140,7 @@ def subtract_noise_again():
 
     def restore(self, *, last):
         with torch.no_grad():
-            for param, copy in zip(self._params, self._copies, strict=True):
+            for param, copy in zip(self._flats, self._copies, strict=True):
                 noise = param - copy
                 param.sub_(noise)
         self._saved = False

@@ -220,9 +220,9 @@ def test_a_login_in_netrc_is_found_without_asking(
 
     monkeypatch.setattr(wandb, "run", None)  # another test's, whose service was killed
     wandb.setup(settings=wandb.Settings(silent=True))
-    assert not guest._has_login()
+    assert not guest.has_login()
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine 127.0.0.1:9\n  login user\n  password {KEY}\n")
     netrc.chmod(0o600)
-    assert guest._has_login()
+    assert guest.has_login()
     assert KEY not in "".join(capsys.readouterr())

@@ -1,0 +1,67 @@
+"""Training steps on this project's engine with data that costs nothing, for the benchmarks."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+
+from rwp_dist.config import load_settings
+from rwp_dist.consensus import Agreed
+from rwp_dist.data.batch import Batch, Step
+from rwp_dist.progress import Progress
+from rwp_dist.setup import Parts, build_parts
+from rwp_dist.train import train_step
+
+
+def network(model: str, size: int) -> list[str]:
+    """Settings of a network and its images."""
+    return [
+        f"model.name={model}",
+        "model.num_classes=1000",
+        f"data.image_size={size}",
+        "data.channels=3",
+    ]
+
+
+def engine_step(
+    method: str, model: str, size: int, batch: int, overrides: Sequence[str] = ()
+) -> tuple[Parts, Callable[[int], None]]:
+    """One step of a method with ``batch`` images of ``size`` pixels on every rank."""
+    world_size = dist.get_world_size()
+    settings = load_settings(
+        None,
+        [
+            *network(model, size),
+            f"batch.global={batch * world_size}",
+            f"batch.per_rank={batch}",
+            f"method.name={method}",
+            "schedule.steps=100000",
+            "optimizer.lr=0.001",
+            *overrides,
+        ],
+    )
+    same = SameStep(batch, size)
+    parts = build_parts(settings, (same, same))
+    share = batch * world_size / (2 if parts.method.mixed else 1)
+    agreed = Agreed(clean=share, perturbed=share, bad=0, stop=False)
+    progress = Progress(parts, {})
+    return parts, lambda step: train_step(parts, step, same.step, agreed, progress)
+
+
+class SameStep:
+    """One step of random images again and again: what is timed is not the reading."""
+
+    steps_per_epoch = 1000
+
+    def __init__(self, batch: int, size: int) -> None:
+        images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
+        labels = torch.randint(0, 1000, (batch,))
+        self.step = Step([Batch(images, labels, torch.ones(batch))], [batch])
+
+    def steps(self, first: int = 0, last: int = 1) -> Iterator[Step]:
+        """The same step."""
+        return iter([self.step] * (last - first))
+
+    def state(self) -> dict[str, object]:
+        """Nothing to go on with."""
+        return {}

@@ -1,0 +1,117 @@
+"""A container of this machine's Docker engine."""
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher.backends import Found, LaunchError
+from launcher.job import Job
+from rwp_dist.errors import ConfigError
+
+LABEL = "rwp.token"
+
+STOP_S = 600
+"""What a container may take for its checkpoint before the engine kills it."""
+
+
+class Docker:
+    """``docker run``, detached."""
+
+    def render(self, jobs: Sequence[Job]) -> str:
+        """A script with one ``docker run``: paths inside are those outside."""
+        (job,) = jobs
+        wants = job.resources
+        if not wants.container:
+            raise ConfigError("--container: name the image that docker is to run.")
+        if wants.nodes != 1:
+            raise ConfigError(
+                "--nodes: an engine is one node; docker/README.md shows torchrun over several."
+            )
+        # The token is in a file, so that this script is the same before and after it is drawn.
+        run: list[list[str]] = [
+            ["docker", "run", "--detach", "--init"],
+            ["--label-file", str(job.folder / "job.labels")],
+            ["--stop-timeout", str(STOP_S)],
+            ["--user", f"{os.getuid()}:{os.getgid()}"],
+            ["--ipc", "host", "--ulimit", "memlock=-1"],
+            ["--volume", f"{job.run_dir}:{job.run_dir}"],
+            *(["--volume", f"{folder}:{folder}:ro"] for folder in job.data),
+            ["--workdir", str(job.run_dir)],
+            ["--env", f"PYTHONPATH={job.code}", "--env", f"HOME={job.run_dir}"],
+            # By name alone: their values are in nobody's list of processes.
+            ["--env", "WANDB_API_KEY", "--env", "WANDB_MODE"],
+        ]
+        if wants.gpus:
+            run.append(["--gpus", str(wants.gpus)])
+        if wants.cpus:
+            run.append(["--cpus", str(wants.cpus)])
+        if wants.secrets:
+            run.append(["--env-file", wants.secrets])
+        run += [[f"--{option}"] for option in wants.options]
+        run += [
+            ["--entrypoint", "rwp-launch", wants.container],
+            ["run", f"--nproc={wants.ranks_per_node}", str(job.settings)],
+        ]
+        return "#!/bin/sh\nexec " + " \\\n    ".join(map(shlex.join, run)) + "\n"
+
+    def command(self, jobs: Sequence[Job]) -> list[str]:
+        """A shell."""
+        return ["sh", "-s"]
+
+    def submit(self, jobs: Sequence[Job], script: str) -> str:
+        """Start the container; returns its id."""
+        (job,) = jobs
+        (job.folder / "job.labels").write_text(f"{LABEL}={job.token}\n", encoding="utf-8")
+        return _docker(self.command(jobs), script)[:12]
+
+    def find(self, jobs: Sequence[Job]) -> list[Found | None]:
+        """Containers by their label."""
+        line = "{{json .}}"
+        listed = _docker(
+            ["docker", "ps", "--all", "--no-trunc", "--filter", f"label={LABEL}", "--format", line]
+        )
+        known = [json.loads(text) for text in listed.splitlines()]
+        by_token = {
+            text.partition("=")[2]: container
+            for container in known
+            for text in str(container["Labels"]).split(",")
+            if text.startswith(f"{LABEL}=")
+        }
+        return [_found(by_token.get(job.token)) for job in jobs]
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """The signal of ``docker stop``, without waiting for the checkpoint."""
+        for found in self.find(jobs):
+            if found is not None and found.state != "ended":
+                _docker(["docker", "kill", "--signal", "TERM", found.id])
+
+    def output(self, job: Job) -> list[Path]:
+        """The ranks' own logs: what the engine keeps goes with the container."""
+        return sorted(job.run_dir.glob("logs/attempt-*/rank-0.log"))
+
+
+def _found(container: dict[str, str] | None) -> Found | None:
+    if container is None:
+        return None
+    state = {"running": "running", "created": "queued", "paused": "queued"}
+    return Found(
+        container["ID"][:12],
+        state.get(container["State"], "ended"),  # type: ignore[arg-type]
+        socket.gethostname(),
+        container.get("Status", ""),
+    )
+
+
+def _docker(command: list[str], script: str | None = None) -> str:
+    try:
+        done = subprocess.run(command, input=script, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise LaunchError("docker: there is no such program here; install Docker.") from None
+    if done.returncode:
+        words = done.stderr.strip().splitlines()
+        raise LaunchError(f"docker: {words[-1] if words else done.returncode}")
+    return done.stdout.strip()

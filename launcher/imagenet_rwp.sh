@@ -1,0 +1,1 @@
+../slurm/imagenet_rwp.sh

@@ -1,0 +1,55 @@
+"""What a run printed, and prints."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from launcher.backends import backend
+from launcher.job import read_job
+from rwp_dist.errors import RwpError
+from rwp_dist.rundir import RunDir
+
+POLL_S = 0.5
+
+
+def log_files(run_dir: RunDir, rank: int | None) -> list[Path]:
+    """Files with the output of a job, or of one of its ranks by attempt, oldest first."""
+    job = read_job(run_dir)
+    if not rank and job is not None:  # rank 0 speaks for all
+        return backend(job.backend).output(job)
+    files = run_dir.logs.glob(f"*/rank-{rank or 0}.log")
+    return sorted(files, key=lambda path: path.stat().st_mtime)
+
+
+def read(run_dir: RunDir, rank: int | None) -> str:
+    """All of the newest log.
+
+    Raises:
+        RwpError: there is none yet.
+    """
+    files = [path for path in log_files(run_dir, rank) if path.is_file()]
+    if not files:
+        whose = "It" if rank is None else f"Rank {rank}"
+        raise RwpError(f"{run_dir.path}: {whose} has not printed anything yet; see its status.")
+    return files[-1].read_text(encoding="utf-8", errors="replace")
+
+
+def follow(run_dir: RunDir, rank: int | None, living: Callable[[], bool]) -> Iterator[str]:
+    """The newest log and what comes, through further attempts, to the end of the run."""
+    path: Path | None = None
+    read_to = 0
+    while True:
+        goes_on = living()  # before reading: what was written before its end is not missed
+        for newest in log_files(run_dir, rank)[-1:]:
+            if newest.is_file():
+                if newest != path:
+                    path, read_to = newest, 0
+                with newest.open("rb") as file:
+                    file.seek(read_to)
+                    fresh = file.read()
+                read_to += len(fresh)
+                if fresh:
+                    yield fresh.decode("utf-8", errors="replace")
+        if not goes_on:
+            return
+        time.sleep(POLL_S)

@@ -1,0 +1,59 @@
+"""A run as a SkyPilot task, for whichever cloud has room."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from rwp_dist.config import load_settings
+
+RUNS = "/runs"
+"""A bucket, so that a run outlives its nodes."""
+
+SETUP = "pip install --quiet -c constraints.txt '.[fast,cloud]'\n"
+
+RUN = """\
+torchrun --nnodes "$SKYPILOT_NUM_NODES" --node-rank "$SKYPILOT_NODE_RANK" \\
+  --nproc-per-node "$SKYPILOT_NUM_GPUS_PER_NODE" \\
+  --master-addr "$(head -n1 <<<"$SKYPILOT_NODE_IPS")" --master-port 29500 \\
+  -m rwp_dist train {arguments}
+"""
+
+
+def task(config: Path, overrides: Sequence[str], nodes: int, accelerators: str, spot: bool) -> str:
+    """The task's YAML: this checkout as working directory, run directories in a bucket.
+
+    Raises:
+        ConfigError: the settings are wrong.
+    """
+    settings = load_settings(config, overrides)
+    place = f"run.dir={RUNS}/{settings.run.name}"
+    resources: dict[str, object] = {"accelerators": accelerators}
+    if spot:
+        resources["use_spot"] = True
+    known = {
+        "name": re.sub(r"[^a-z0-9-]", "-", str(settings.run.name).lower()),
+        "num_nodes": nodes,
+        "resources": resources,
+        "workdir": ".",
+        "file_mounts": {RUNS: {"name": "rwp-runs", "mode": "MOUNT"}},
+        # Given at launch (`sky launch --secret WANDB_API_KEY`), so never in this file.
+        "secrets": {"WANDB_API_KEY": None},
+        "setup": SETUP,
+        "run": RUN.format(arguments=shlex.join([str(config), *overrides, place])),
+    }
+    return yaml.dump(known, Dumper=_Blocks, sort_keys=False)
+
+
+class _Blocks(yaml.SafeDumper):
+    """Commands of several lines as they are read, not in one quoted line."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    style = "|" if "\n" in value else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Blocks.add_representer(str, _text)

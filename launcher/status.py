@@ -1,0 +1,173 @@
+"""Where runs stand: from their directories, and from the backend that runs them."""
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from launcher.backends import Found, LaunchError, backend
+from launcher.job import Job, read_job
+from launcher.submit import locate
+from rwp_dist.compare.table import DASH, columns, whole
+from rwp_dist.errors import RwpError
+from rwp_dist.rundir import RunDir, run_directories
+from rwp_dist.tracking.console import duration
+
+TAIL_BYTES = 1 << 16
+"""Of ``metrics.jsonl``: some hundred of its last records."""
+
+HEADS = ("run", "state", "step", "images/s", "top-1 %", "left", "attempts", "nodes")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, its job if it has one, and what was found out about that."""
+
+    directory: RunDir
+    job: Job | None
+    found: Found | None
+    state: str
+    """queued, starting, running, finished, interrupted, failed, cancelled, or lost: its process
+    or job is gone and left no word."""
+
+    @property
+    def living(self) -> bool:
+        """Whether it goes on by itself."""
+        return self.state in ("queued", "starting", "running")
+
+
+def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Runs below the paths, each once, and what could not be found out about them.
+
+    Raises:
+        RwpError: a path does not exist.
+    """
+    folders: dict[Path, RunDir] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise RwpError(f"{path}: there is no such folder; name run directories.")
+        for folder in run_directories(path):
+            folders.setdefault(folder.resolve(), RunDir(folder))
+    jobs = {key: job for key, run_dir in folders.items() if (job := read_job(run_dir))}
+    found: dict[Path, Found | None] = {}
+    troubles = []
+    for name in dict.fromkeys(job.backend for job in jobs.values()):
+        own = {key: job for key, job in jobs.items() if job.backend == name}
+        try:
+            found |= dict(zip(own, locate(list(own.values())), strict=True))
+        except LaunchError as error:
+            troubles.append(f"What {name} says is not known: {error}")
+    runs = []
+    for key, run_dir in folders.items():
+        job, known = read_job(run_dir), found.get(key)
+        runs.append(Run(run_dir, job, known, state_of(run_dir, job, known)))
+    return runs, troubles
+
+
+def state_of(run_dir: RunDir, job: Job | None, found: Found | None) -> str:
+    """One word for where a run stands (see ``Run.state``)."""
+    word = str((run_dir.read_status() or {}).get("state", ""))
+    if word == "finished":
+        return word
+    if found is not None and found.state == "queued":
+        return "queued"
+    if found is not None and found.state == "running":
+        return "running" if word == "running" else "starting"
+    if run_dir.holder() is not None:
+        return "running" if word == "running" else "starting"
+    if job is not None and job.cancelled:
+        return "cancelled"
+    return word if word not in ("", "running") else "lost"
+
+
+def stop(runs: Sequence[Run]) -> None:
+    """Ask for a checkpoint and an end, for good, of all jobs of a backend at once.
+
+    Raises:
+        RwpError: a run was started by hand on another machine.
+    """
+    jobs = [run.job for run in runs if run.job is not None and run.found is not None]
+    for job in jobs:
+        replace(job, cancelled=True).write()
+    for name in dict.fromkeys(job.backend for job in jobs):
+        backend(name).cancel([job for job in jobs if job.backend == name])
+    for run in runs:
+        if run.found is None:
+            _stop_holder(run.directory)
+
+
+def _stop_holder(run_dir: RunDir) -> None:
+    """As Ctrl-C would, a run that was started by hand."""
+    holder = run_dir.holder() or ""
+    match = re.fullmatch(r"process (\d+) on (\S+)", holder)
+    if not match or match[2] != socket.gethostname():
+        raise RwpError(f"{run_dir.path}: is trained by {holder}; press Ctrl-C there.")
+    os.kill(int(match[1]), signal.SIGINT)
+
+
+def table(runs: Sequence[Run]) -> str:
+    """One line for each run."""
+    return "\n".join(columns([HEADS, *map(_cells, runs)], num_left=2, num_heads=1))
+
+
+def _cells(run: Run) -> list[str]:
+    status = run.directory.read_status() or {}
+    train, evaluated = _newest(run.directory.metrics)
+    running = run.state == "running"
+    step, total = status.get("step"), status.get("total_steps")
+    if running and train.get("step", 0) > (step or 0):
+        step = train["step"]
+    left = train.get("eta_s") if running else None
+    if left is not None:
+        left = max(1.0, left - (time.time() - train["time"]))
+    top1 = evaluated.get("top1")
+    speed = train.get("images_per_s") if running else None
+    attempts = len(run.directory.read_attempts()) + running
+    return [
+        run.directory.path.name,
+        run.state,
+        f"{whole(step)} of {whole(total)}" if total else DASH,
+        whole(speed),
+        DASH if top1 is None else f"{top1:.1f}",
+        duration(left),
+        str(attempts),
+        _nodes(run),
+    ]
+
+
+def _nodes(run: Run) -> str:
+    """Where it runs, or why it does not yet."""
+    if run.found is not None and run.found.state == "queued" and run.found.reason:
+        return f"({run.found.reason})"
+    if run.found is not None and run.found.nodes:
+        return run.found.nodes
+    attempts = run.directory.read_attempts()
+    if attempts and not run.living:
+        return attempts[-1]["nodes"]
+    machine = (run.directory.read_environment() or {}).get("hostname")
+    return str(machine or DASH)
+
+
+def _newest(metrics: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last train and the last eval record, from the end of the file."""
+    newest: dict[str, dict[str, Any]] = {"train": {}, "eval": {}}
+    try:
+        with metrics.open("rb") as file:
+            file.seek(max(0, metrics.stat().st_size - TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the file's beginning was cut off, or a torn last line
+        if isinstance(record, dict) and record.get("kind") in newest:
+            newest[record["kind"]] = record
+    return newest["train"], newest["eval"]

@@ -1,0 +1,164 @@
+"""From settings to a queued job: check, refuse, snapshot, hand over, write down."""
+
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from launcher.backends import Found, backend
+from launcher.job import Job, Resources, new_jobs, read_job
+from launcher.snapshot import PROJECT, snapshot_code
+from rwp_dist.config import Settings, dump_settings, split_batch
+from rwp_dist.data.openers import scheme_of
+from rwp_dist.errors import ConfigError
+from rwp_dist.resume import changed_settings
+from rwp_dist.rundir import RunDir, git_state, write_text
+
+
+def plan(
+    settings: Settings,
+    wants: Resources,
+    backend_name: str,
+    source: Sequence[str],
+    folder: Path | None = None,
+) -> tuple[Job, Settings]:
+    """The job of a run, and its settings with paths that mean the same from everywhere.
+
+    Args:
+        settings: of the run.
+        wants: nodes, ranks and the like.
+        backend_name: where it is to run.
+        source: configuration and overrides as they were given.
+        folder: of the sweep that it is part of.
+
+    Raises:
+        ConfigError: its batch cannot be shared out, a file is missing or secrets are open to all.
+    """
+    split_batch(settings, wants.world_size)
+    for file, option in ((wants.secrets, "--secrets"), (wants.site, "--site")):
+        if file is not None and not Path(file).is_file():
+            raise ConfigError(f"{option}: {file} is no file; name one, or leave {option} out.")
+    if wants.secrets and stat.S_IMODE(Path(wants.secrets).stat().st_mode) != 0o600:
+        raise ConfigError(f"--secrets: others may read {wants.secrets}; chmod 600 it.")
+    settings = _absolute(settings)
+    run_dir = Path(str(settings.run.dir))
+    job = Job(
+        run_dir=run_dir,
+        name=str(settings.run.name),
+        backend=backend_name,
+        resources=wants,
+        folder=folder or run_dir,
+        source=tuple(source),
+        data=tuple(dict.fromkeys(_local_data(settings))),
+    )
+    return job, settings
+
+
+def submit(jobs: Sequence[Job], settings: Sequence[Settings]) -> list[Job]:
+    """Submit one run, or the runs of a sweep as one array; returns them with their id.
+
+    Raises:
+        ConfigError: a run directory is in use, finished, or holds a run with other settings.
+        LaunchError: the backend refused.
+    """
+    git = git_state(PROJECT)
+    jobs = [replace(job, git=git) for job in new_jobs(jobs)]
+    script = backend(jobs[0].backend).render(jobs)
+    with ExitStack() as locks:
+        for job, own in zip(jobs, settings, strict=True):
+            run_dir = RunDir(job.run_dir)
+            locks.enter_context(run_dir.locked())
+            changed_settings(run_dir, own, job.resources.world_size)
+        for folder, why in used([job.run_dir for job in jobs]).items():
+            raise ConfigError(f"run.dir: {folder} {why}.")
+        for job, own in zip(jobs, settings, strict=True):
+            write_text(job.settings, dump_settings(own))
+        snapshot_code(jobs[0])
+        return _hand_over(jobs, script)
+
+
+def resubmit(run_dir: RunDir) -> Job:
+    """Submit a run again as it was: the same settings, code and resources.
+
+    Raises:
+        ConfigError: it was never submitted, is finished, or still has a job.
+        LaunchError: the backend refused.
+    """
+    job = read_job(run_dir)
+    if job is None:
+        raise ConfigError(
+            f"{run_dir.path}: was not submitted from here; start the command again that began it."
+        )
+    with run_dir.locked():
+        for folder, why in used([run_dir.path]).items():
+            raise ConfigError(f"{folder} {why}.")
+        (job,) = new_jobs([job])
+        return _hand_over([job], backend(job.backend).render([job]))[0]
+
+
+def used(folders: Sequence[Path]) -> dict[Path, str]:
+    """Run directories that cannot be submitted, and why; every backend is asked once."""
+    reasons: dict[Path, str] = {}
+    jobs: dict[str, list[Job]] = {}
+    for folder in folders:
+        if RunDir(folder).summary.is_file():
+            reasons[folder] = "is finished; choose another run.dir, or remove that folder"
+        elif job := read_job(RunDir(folder)):
+            jobs.setdefault(job.backend, []).append(job)
+    for name, own in jobs.items():
+        for job, found in zip(own, backend(name).find(own), strict=True):
+            if found is not None and found.state != "ended":
+                known = job.with_id(found.id)
+                reasons[job.run_dir] = (
+                    f"has a job already ({name} {known.full_id}, {found.state}); "
+                    f"`rwp-launch cancel {job.run_dir}` ends it"
+                )
+    return reasons
+
+
+def locate(jobs: Sequence[Job]) -> list[Found | None]:
+    """What their backends say; ids that were not written down are."""
+    found: dict[Path, Found | None] = {}
+    for name in dict.fromkeys(job.backend for job in jobs):
+        own = [job for job in jobs if job.backend == name]
+        found |= {job.run_dir: f for job, f in zip(own, backend(name).find(own), strict=True)}
+    for job in jobs:
+        known = found[job.run_dir]
+        if known is not None and job.id is None:
+            job.with_id(known.id)
+    return [found[job.run_dir] for job in jobs]
+
+
+def _hand_over(jobs: Sequence[Job], script: str) -> list[Job]:
+    """Write the token, submit, write the id: whatever happens in between can be found again."""
+    for job in jobs:
+        job.output.mkdir(parents=True, exist_ok=True)
+        job.write()
+    write_text(jobs[0].script, script)
+    known = backend(jobs[0].backend).submit(jobs, script)
+    return [job.with_id(known) for job in jobs]
+
+
+def _absolute(settings: Settings) -> Settings:
+    """The settings with every local path from the root."""
+    data = settings.data
+    paths = {
+        "train": _full(data.train),
+        "val": _full(data.val),
+        "mix": {_full(path): weight for path, weight in data.mix.items()},
+    }
+    run = settings.run.model_copy(update={"dir": _full(str(settings.run.dir))})
+    return settings.model_copy(update={"run": run, "data": data.model_copy(update=paths)})
+
+
+def _full(path: str) -> str:
+    return path if scheme_of(path) else str(Path(path).absolute())
+
+
+def _local_data(settings: Settings) -> Iterator[str]:
+    data = settings.data
+    for path in (*(data.mix or (data.train,)), data.val):
+        if not scheme_of(path):
+            # What cannot be a folder is a pattern of files.
+            yield str(Path(path).parent if "{" in path or path.endswith(".tar") else path)

@@ -1,0 +1,70 @@
+"""The runs of a sweep: variants x a grid of settings x seeds."""
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+from rwp_dist.config.load import dump_settings, list_variants, load_settings
+from rwp_dist.config.tree import Settings
+from rwp_dist.errors import ConfigError
+
+
+def expand(
+    config: Path,
+    overrides: Sequence[str],
+    *,
+    variants: str | None,
+    grid: Sequence[str],
+    seeds: int,
+    folder: Path,
+) -> list[Settings]:
+    """Settings of every run, each in a folder of its own; those that are equal once.
+
+    Seeds go on the outside, so that runs of one seed stand side by side.
+
+    Args:
+        config: settings file.
+        overrides: for all runs.
+        variants: names with commas between; None: all that the file has.
+        grid: ``section.key=value,value,...``, of which every combination is taken.
+        seeds: how many, from 0.
+        folder: where the runs' folders are.
+
+    Raises:
+        ConfigError: settings are wrong, or no run is left.
+    """
+    axes = [_axis(text) for text in grid]
+    names = variants.split(",") if variants else list_variants(config) or (None,)
+    runs: dict[str, Settings] = {}
+    for seed in range(seeds):
+        for name in names:
+            chosen = [] if name is None else [f"variant={name}"]
+            for point in product(*axes):
+                axis = [f"{key}={value}" for key, value in point]
+                given = [*overrides, *chosen, *axis, f"run.seed={seed}"]
+                settings = load_settings(config, given)
+                at = "".join(f"-{key.rpartition('.')[2]}={value}" for key, value in point)
+                own = f"{settings.run.label}{at}-s{seed}".replace("/", "_")
+                place = {"name": own, "dir": str(folder / own)}
+                run = settings.run.model_copy(update=place)
+                runs.setdefault(_identity(settings), settings.model_copy(update={"run": run}))
+    places = [str(settings.run.dir) for settings in runs.values()]
+    if shared := next((place for place in places if places.count(place) > 1), None):
+        raise ConfigError(f"run.label: {shared} would hold two runs; leave run.label to the sweep.")
+    if not runs:
+        raise ConfigError("--seeds: 0 seeds are no run; give 1 or more.")
+    return list(runs.values())
+
+
+def _axis(text: str) -> list[tuple[str, str]]:
+    """``(a.b, 1)`` and ``(a.b, 2)`` of ``a.b=1,2``."""
+    key, equals, values = text.partition("=")
+    if not equals or not key or not values:
+        raise ConfigError(f"--grid: {text!r} is no axis; write section.key=value,value.")
+    return [(key, value) for value in values.split(",")]
+
+
+def _identity(settings: Settings) -> str:
+    """Equal for runs that compute the same under the same label."""
+    run = settings.run.model_copy(update={"name": None, "dir": None})
+    return dump_settings(settings.model_copy(update={"run": run}))

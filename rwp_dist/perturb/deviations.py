@@ -1,0 +1,99 @@
+"""Standard deviations of the noise, and the noise put onto weights: few calls for many parameters.
+
+What depends on the weights is one float for each filter. Noise of full size exists only once, as
+the unit noise that is handed in.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rwp_dist.perturb.filters import Filter
+from rwp_dist.perturb.noise import Noise
+
+Scale = Literal["filter", "rms", "tensor", "element"]
+
+
+class Deviations:
+    """Standard deviations of the noise of some parameters, one float for each filter.
+
+    At sigma 1 it is, by ``scale``: ``filter``, the norm of the filter (Li et al., filter-wise
+    noise). ``rms``: that over sqrt(n). ``tensor``: root mean square of the whole tensor.
+    ``element``: absolute value of the element, and so nothing that is kept here.
+    """
+
+    def __init__(self, filters: Sequence[Filter], scale: Scale, device: torch.device) -> None:
+        """``filters``: neighbours in the table of all filters."""
+        self.params: list[nn.Parameter] = [f.param for f in filters]
+        self._weights: list[Tensor] = list(self.params)
+        self.rows = slice(filters[0].rows.start, filters[-1].rows.stop)
+        """Their filters in the table of energies."""
+        self._scale = scale
+        self._std = torch.ones(self.rows.stop - self.rows.start, device=device)
+        starts = [f.rows.start - self.rows.start for f in filters]
+        lengths = [f.rows.stop - f.rows.start for f in filters]
+        rows = [self._std.narrow(0, *place) for place in zip(starts, lengths, strict=True)]
+        self._spread = [f.spread(r) for f, r in zip(filters, rows, strict=True)]
+        """Views of ``_std`` that broadcast over the parameters."""
+        if scale == "element":
+            return
+        # Norms of parameters that are one filter, or are asked for as a whole, come from one call;
+        # the others' are written to their place in the table.
+        whole = [scale == "tensor" or not f.many for f in filters]
+        self._whole: list[Tensor] = [f.param for f, one in zip(filters, whole, strict=True) if one]
+        self._by_row = [
+            (f.param, r) for f, r, one in zip(filters, rows, whole, strict=True) if not one
+        ]
+        taken = [
+            torch.arange(start, start + length)
+            for start, length, one in zip(starts, lengths, whole, strict=True)
+            if one
+        ]
+        self._taken = torch.cat([*taken, torch.empty(0, dtype=torch.int64)]).to(device)
+        numbers = torch.arange(len(taken)).repeat_interleave(
+            torch.tensor([len(t) for t in taken], dtype=torch.int64)
+        )
+        self._number = numbers.to(device)
+        sizes = [f.shape.numel() if scale == "tensor" else f.size for f in filters]
+        shrink = torch.tensor(sizes, dtype=torch.float32).rsqrt()
+        self._shrink: Tensor | None = None
+        if scale != "filter":
+            self._shrink = shrink.repeat_interleave(torch.tensor(lengths)).to(device)
+
+    def measure(self, sigma: float, divisor: Tensor | None = None) -> None:
+        """Take the deviations from the weights as they are: ``sigma x scale / divisor``.
+
+        Args:
+            sigma: noise level; negative turns the noise around.
+            divisor: of every filter in ``rows`` (ARWP), ``[rows]``.
+        """
+        if self._scale == "element":
+            self._std.fill_(sigma)
+        else:
+            for param, row in self._by_row:
+                torch.linalg.vector_norm(param.flatten(1), dim=1, dtype=self._std.dtype, out=row)
+            if self._whole:
+                norms = torch.stack(torch._foreach_norm(self._whole)).to(self._std.dtype)
+                self._std.index_copy_(0, self._taken, norms.index_select(0, self._number))
+            self._std.mul_(sigma)
+            if self._shrink is not None:
+                self._std.mul_(self._shrink)
+        if divisor is not None:
+            self._std.div_(divisor)
+
+    def add_noise(self, units: Sequence[Tensor]) -> None:
+        """``param += unit x deviation`` for all parameters; ``units`` have their shapes."""
+        if self._scale == "element":
+            for param, unit, std in zip(self.params, units, self._spread, strict=True):
+                param.addcmul_(unit, param.abs().mul_(std))
+        else:
+            torch._foreach_addcmul_(self._weights, list(units), self._spread)
+
+    def draw_noise(self, filters: Sequence[Filter], noise: Noise, step: int, draw: int) -> None:
+        """The same with noise drawn now, in a buffer no larger than the largest parameter."""
+        for filter_, param, std in zip(filters, self.params, self._spread, strict=True):
+            unit = torch.empty(filter_.shape, device=self._std.device)
+            noise.fill(unit, step, draw, filter_.index)
+            param.addcmul_(unit, param.abs().mul_(std) if self._scale == "element" else std)

@@ -1,0 +1,196 @@
+"""Perturbation and gradient energy by one kernel launch each (``noise.backend: triton``).
+
+The noise of a pass exists in registers only: there is nothing to draw ahead, and no buffer. Tables
+by which the kernels find the weights stay on the device as long as the weights stay where they
+are, so that a step copies nothing to it and waits for nothing. This file needs Triton.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from rwp_dist.errors import ConfigError
+from rwp_dist.perturb import kernels
+from rwp_dist.perturb.deviations import Scale
+from rwp_dist.perturb.filters import Filter
+from rwp_dist.perturb.philox import noise_key
+
+_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+class RowTable:
+    """Where the filter rows of some tensors lie, on the device."""
+
+    def __init__(self, filters: Sequence[Filter], device: torch.device) -> None:
+        self.filters = sorted(filters, key=lambda f: -f.size)
+        """Long rows first: one that is begun last would keep the device waiting."""
+        counts = [f.shape[0] if f.many else 1 for f in self.filters]
+        numbers = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        within = torch.cat([torch.arange(count) for count in counts])
+        self.rows = torch.stack([numbers, within], 1).to(torch.int32).to(device)
+        """``[rows, 2]``: number of a tensor, and row within it."""
+        self._fixed = [(f.size, f.rows.start, int(not f.many), f.index) for f in self.filters]
+        self._addresses: list[int] = []
+        self._places = torch.empty(0)
+
+    def places(self, tensors: Iterable[Tensor]) -> Tensor:
+        """``[tensors, 5]`` as the kernels want it; copied to the device if a storage is new.
+
+        Args:
+            tensors: the parameters, or their gradients, in the order of ``filters``; rows dense.
+        """
+        addresses = [t.data_ptr() for t in tensors]
+        if addresses != self._addresses:
+            table = [(a, *fixed) for a, fixed in zip(addresses, self._fixed, strict=True)]
+            pinned = self.rows.is_cuda  # so that the host need not wait for the copy
+            places = torch.tensor(table, dtype=torch.int64, pin_memory=pinned)
+            self._places = places.to(self.rows.device, non_blocking=True)
+            self._addresses = addresses
+        return self._places
+
+
+class FusedNoise:
+    """Noise onto some parameters, in place."""
+
+    def __init__(
+        self, filters: Sequence[Filter], scale: Scale, seed: int, device: torch.device
+    ) -> None:
+        """Group the parameters by type.
+
+        Raises:
+            ConfigError: a parameter is not stored in a way that the kernels can read.
+        """
+        self._scale, self._seed = scale, seed
+        groups: dict[torch.dtype, list[Filter]] = {}
+        for f in filters:
+            if f.param.dtype not in _TYPES or not _rows_are_dense(f.param):
+                raise ConfigError(
+                    f"noise.backend: the kernels cannot perturb {f.name} ({f.param.dtype}, strides "
+                    f"{f.param.stride()}): they take fp32, bf16 or fp16, and filters that are each "
+                    "in one piece; set noise.backend=torch."
+                )
+            groups.setdefault(f.param.dtype, []).append(f)
+        self._tables = {dtype: RowTable(group, device) for dtype, group in groups.items()}
+        self._shrink = {
+            dtype: torch.tensor([f.shape.numel() for f in table.filters]).rsqrt().to(device)
+            for dtype, table in self._tables.items()
+        }
+
+    @torch.no_grad()
+    def add(
+        self,
+        step: int,
+        draw: int,
+        sigma: float,
+        energies: Tensor | None = None,
+        *,
+        eta: float = 0.0,
+        power: float = 0.5,
+    ) -> None:
+        """``w += unit noise x sigma x scale / (1 + eta F)^power`` for all weights, one launch.
+
+        Args:
+            step: update, counted from 0; with ``draw`` the noise's key.
+            draw: which noise of the step.
+            sigma: noise level; negative turns the noise around.
+            energies: F of every filter (ARWP), ``[rows of all filters]``. None: plain RWP.
+            eta: see above.
+            power: see above.
+        """
+        key = noise_key(self._seed, step, draw)
+        for dtype, table in self._tables.items():
+            params: list[Tensor] = [f.param for f in table.filters]
+            sizes = None
+            if self._scale == "tensor":
+                norms = torch._foreach_norm(params, dtype=torch.float32)
+                sizes = torch.stack(norms) * self._shrink[dtype]
+            kernels.perturb_rows[(len(table.rows),)](
+                table.rows,
+                table.places(params),
+                sizes,
+                energies,
+                _signed(key % 2**32),
+                _signed(key >> 32),
+                sigma,
+                eta,
+                power,
+                scale=self._scale,
+                adaptive=energies is not None,
+                dtype=_TYPES[dtype],
+                enable_fp_fusion=True,
+            )
+
+
+class FusedEnergy:
+    """Gradient energy of filters; gradients are collected, so that one launch adds up many."""
+
+    def __init__(self, energies: Tensor, bucket_bytes: int = 2**23) -> None:
+        """Nothing collected.
+
+        Args:
+            energies: what is added to, ``[rows of all filters]``.
+            bucket_bytes: gradients that are collected, and so kept, at most; beside one that is
+                larger.
+        """
+        self._energies = energies
+        self._bucket_bytes = bucket_bytes
+        self._held: list[tuple[Filter, Tensor]] = []
+        self._held_bytes = 0
+        self._factor = 1.0
+        self._tables: dict[tuple[int, ...], RowTable] = {}
+
+    def add(self, filter_: Filter, grad: Tensor, factor: float) -> None:
+        """Count ``factor |g_j|^2``, at the latest at the next ``flush``.
+
+        Until then nothing may change the gradient, nor may ``factor`` be another.
+        """
+        assert not self._held or factor == self._factor, "gradients of two passes in one bucket"
+        if not _rows_are_dense(grad):
+            grad = grad.contiguous()
+        self._factor = factor
+        self._held.append((filter_, grad))
+        self._held_bytes += grad.numel() * grad.element_size()
+        if self._held_bytes >= self._bucket_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Add up what was collected, and let go of it."""
+        groups: dict[torch.dtype, list[tuple[Filter, Tensor]]] = {}
+        for filter_, grad in self._held:
+            groups.setdefault(grad.dtype, []).append((filter_, grad))
+        self._held, self._held_bytes = [], 0
+        for dtype, group in groups.items():
+            table = self._table([filter_ for filter_, _ in group])
+            grads = {filter_.index: grad for filter_, grad in group}
+            kernels.add_energy_rows[(len(table.rows),)](
+                table.rows,
+                table.places(grads[f.index] for f in table.filters),
+                self._energies,
+                self._factor,
+                dtype=_TYPES[dtype],
+                enable_fp_fusion=True,
+            )
+
+    def _table(self, filters: list[Filter]) -> RowTable:
+        """Backward passes take the same way every time, so buckets repeat themselves."""
+        key = tuple(f.index for f in filters)
+        if key not in self._tables:
+            self._tables[key] = RowTable(filters, self._energies.device)
+        return self._tables[key]
+
+
+def _rows_are_dense(tensor: Tensor) -> bool:
+    """Whether each row of ``tensor`` is one piece of memory, one after the other."""
+    formats: dict[int, Any] = {4: torch.channels_last, 5: torch.channels_last_3d}
+    layout = formats.get(tensor.ndim)
+    return tensor.is_contiguous() or (
+        layout is not None and tensor.is_contiguous(memory_format=layout)
+    )
+
+
+def _signed(word: int) -> int:
+    """A word as int32, so that the kernel is compiled once for all keys."""
+    return word - 2**32 if word >= 2**31 else word

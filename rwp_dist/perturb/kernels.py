@@ -1,0 +1,162 @@
+"""Triton kernels: one launch perturbs all weights, one adds up the energy of many gradients.
+
+A program takes one filter row, which it finds by two tables, so that parameters may be any mix of
+shapes anywhere in memory:
+
+- ``rows``, int32 ``[rows, 2]``: number of a parameter, and row within it;
+- ``places``, int64 ``[parameters, 5]``: address of its first element, elements of a row, where its
+  filters begin in the table of energies, 1 if it has one dimension, and so one energy for each
+  element, and what its noise is keyed by.
+
+A row is read twice, for its norm and to be perturbed; the second time it comes from the cache. Sums
+are taken in a fixed order and without atomics, so a launch is repeatable bit for bit. Which noise
+an element gets is defined, and repeated in NumPy, in ``philox.py``.
+
+This file needs Triton. With TRITON_INTERPRET=1 in the environment it runs on the CPU, slowly.
+"""
+# mypy: ignore-errors
+
+import triton
+import triton.language as tl
+
+COLUMNS = tl.constexpr(5)
+LANES = tl.constexpr(128)
+BLOCK = tl.constexpr(512)
+HALF_PI = tl.constexpr(1.5707963267948966)
+STEP = tl.constexpr(2.0**-32)
+
+
+@triton.jit
+def _find(rows, places, dtype: tl.constexpr):
+    """Parameter and row of this program, pointer to the row, its length, and where energies are."""
+    program = tl.program_id(0)
+    parameter = tl.load(rows + 2 * program)
+    row = tl.load(rows + 2 * program + 1)
+    place = places + parameter * COLUMNS
+    length = tl.load(place + 1)
+    pointer = tl.load(place).to(tl.pointer_type(dtype)) + row * length
+    energy = tl.load(place + 2) + row
+    return parameter, row, pointer, length.to(tl.int32), energy, tl.load(place + 3).to(tl.int32)
+
+
+@triton.jit
+def _sum_of_squares(pointer, length):
+    sums = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, length, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        x = tl.load(pointer + column, mask=column < length, other=0.0).to(tl.float32)
+        sums += x * x
+    return tl.sum(sums, 0)
+
+
+@triton.jit
+def _normal_pair(first, second):
+    """Box and Muller's transform of two random words.
+
+    The angle is some quarter turns and at most an eighth, for which Cephes' polynomials of sine and
+    cosine do; the general functions would take longer than all the rest of the kernel.
+    """
+    u = first.to(tl.float32) * STEP + 0.5 * STEP
+    x = (second << 2).to(tl.int32, bitcast=True).to(tl.float32) * (HALF_PI * STEP)
+    z = x * x
+    sine = ((z * -1.9515295891e-4 + 8.3321608736e-3) * z - 1.6666654611e-1) * z * x + x
+    cosine = ((z * 2.443315711809948e-5 - 1.388731625493765e-3) * z + 4.166664568298827e-2) * z * z
+    cosine = cosine - 0.5 * z + 1.0
+    turns = second >> 30
+    odd = (turns & 1) != 0
+    radius = tl.sqrt(-2.0 * tl.log(u))
+    a = tl.where(odd, sine, cosine) * tl.where((turns == 1) | (turns == 2), -radius, radius)
+    b = tl.where(odd, cosine, sine) * tl.where(turns >= 2, -radius, radius)
+    return a, b
+
+
+@triton.jit
+def _divisor(energy, eta, power):
+    return tl.exp2(power * tl.log2(1.0 + eta * energy))
+
+
+@triton.jit
+def _move(
+    pointer, column, length, unit, std, energies, by_element, eta, power,
+    by_size: tl.constexpr, adaptive: tl.constexpr,
+):  # fmt: skip
+    """``w + unit x std`` for the elements of some columns."""
+    inside = column < length
+    weight = tl.load(pointer + column, mask=inside, other=0.0).to(tl.float32)
+    noise = unit * std
+    if by_size:
+        noise *= tl.abs(weight)
+    if adaptive:  # noqa: SIM102  (known when it is compiled, so that nothing is left of it)
+        if by_element != 0:
+            energy = tl.load(energies + column, mask=inside, other=0.0)
+            noise = noise / _divisor(energy, eta, power)
+    tl.store(pointer + column, (weight + noise).to(pointer.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["key_low", "key_high"])
+def perturb_rows(
+    rows, places, sizes, energies, key_low, key_high, sigma, eta, power,
+    scale: tl.constexpr, adaptive: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """Add noise to every row, in place.
+
+    Args:
+        rows, places: see above.
+        sizes: root mean square of each parameter, ``[parameters]``, for ``scale: tensor``.
+        energies: F of each filter, if adaptive.
+        key_low, key_high: halves of the noise's key, as signed integers.
+        sigma: noise level.
+        eta, power: the noise is divided by ``(1 + eta F)^power``, if adaptive.
+        scale: ``filter``, ``rms``, ``tensor`` or ``element``.
+        adaptive: whether there are energies.
+        dtype: of the weights.
+    """
+    parameter, row, pointer, length, energy, by_element = _find(rows, places, dtype)
+    index = tl.load(places + parameter * COLUMNS + 4)
+    by_size: tl.constexpr = scale == "element"
+    if scale == "filter":
+        std = sigma * tl.sqrt(_sum_of_squares(pointer, length))
+    elif scale == "rms":
+        std = sigma * tl.sqrt(_sum_of_squares(pointer, length) / length)
+    elif scale == "tensor":
+        std = sigma * tl.load(sizes + parameter)
+    else:
+        std = sigma * 1.0
+    if adaptive:  # noqa: SIM102
+        if by_element == 0:
+            std = std / _divisor(tl.load(energies + energy), eta, power)
+    lane = tl.arange(0, LANES)
+    zero = tl.zeros([LANES], tl.uint32)
+    k0 = key_low.to(tl.uint32, bitcast=True)
+    k1 = key_high.to(tl.uint32, bitcast=True)
+    c1, c2 = zero + row.to(tl.uint32), zero + index.to(tl.uint32)
+    first = energies + energy if adaptive else energies
+    for start in range(0, length, 4 * LANES):
+        c0 = (start // 4 + lane).to(tl.uint32)
+        w0, w1, w2, w3 = tl.philox_impl(c0, c1, c2, zero, k0, k1)
+        a, b = _normal_pair(w0, w1)
+        c, d = _normal_pair(w2, w3)
+        at = start + lane
+        _move(pointer, at, length, a, std, first, by_element, eta, power, by_size, adaptive)
+        at += LANES
+        _move(pointer, at, length, b, std, first, by_element, eta, power, by_size, adaptive)
+        at += LANES
+        _move(pointer, at, length, c, std, first, by_element, eta, power, by_size, adaptive)
+        at += LANES
+        _move(pointer, at, length, d, std, first, by_element, eta, power, by_size, adaptive)
+
+
+@triton.jit
+def add_energy_rows(rows, places, energies, factor, dtype: tl.constexpr):
+    """``energies += factor |g|^2`` for every row of gradients, or ``g^2`` for every element."""
+    _, _, pointer, length, energy, by_element = _find(rows, places, dtype)
+    if by_element != 0:
+        for start in range(0, length, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            inside = column < length
+            x = tl.load(pointer + column, mask=inside, other=0.0).to(tl.float32)
+            past = tl.load(energies + energy + column, mask=inside, other=0.0)
+            tl.store(energies + energy + column, past + factor * x * x, mask=inside)
+    else:
+        total = factor * _sum_of_squares(pointer, length)
+        tl.store(energies + energy, tl.load(energies + energy) + total)

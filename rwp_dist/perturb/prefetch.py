@@ -1,0 +1,170 @@
+"""Unit noise of the next perturbed pass, drawn while the gradients of this one are reduced.
+
+Only the values are drawn ahead: they depend on their key alone, so noise that was drawn ahead is
+bit for bit the noise drawn on the spot. What depends on the weights is applied when these are
+known.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rwp_dist.perturb.filters import Filter
+from rwp_dist.perturb.noise import Noise
+
+Key = tuple[int, int]
+"""Step and draw."""
+
+
+class Prefetch:
+    """One buffer of unit noise for all filters, filled beside the training."""
+
+    def __init__(self, seed: int, filters: Sequence[Filter], device: torch.device) -> None:
+        buffer = torch.empty(sum(f.shape.numel() for f in filters), device=device)
+        pieces = buffer.split([f.shape.numel() for f in filters])
+        self._units = [p.view(f.shape) for f, p in zip(filters, pieces, strict=True)]
+        self._indices = [f.index for f in filters]
+        self._noise = Noise(seed, device)
+        self._wanted: Key | None = None
+        self._held: Key | None = None
+        """What is in the buffer, or on its way there."""
+        self._lane: _Lane = _Stream() if device.type == "cuda" else _Thread()
+        self.num_bytes = buffer.numel() * buffer.element_size()
+
+    def want(self, step: int, draw: int) -> None:
+        """Announce the noise that is taken next; the buffer's present content is done with."""
+        self._wanted = (step, draw)
+
+    def start(self) -> None:
+        """Begin to draw what is wanted; does nothing if that has begun, or nothing is wanted."""
+        if self._wanted is not None and self._wanted != self._held:
+            key = self._held = self._wanted
+            self._lane.submit(lambda: self._draw(key))
+        self._wanted = None
+
+    def take(self, step: int, draw: int) -> list[Tensor]:
+        """The noise of a pass, in the filters' order; drawn now unless it was drawn ahead."""
+        if self._held != (step, draw):
+            self.want(step, draw)
+            self.start()
+        self._wanted = None
+        self._lane.join()
+        return self._units
+
+    def times(self) -> tuple[float, float]:
+        """Seconds of drawing and of waiting for it since the last call.
+
+        On CUDA this waits for the device: at log steps only.
+        """
+        return self._lane.times()
+
+    def close(self) -> None:
+        """Wait for what is being drawn, and end."""
+        self._lane.close()
+
+    def _draw(self, key: Key) -> None:
+        for unit, index in zip(self._units, self._indices, strict=True):
+            self._noise.fill(unit, *key, index)
+
+
+class _Task(Protocol):
+    def __call__(self) -> None:
+        """Fill the buffer."""
+
+
+class _Lane(Protocol):
+    """Where drawing happens beside everything else."""
+
+    def submit(self, task: _Task) -> None:
+        """Begin, once the buffer has been read by what was queued before."""
+
+    def join(self) -> None:
+        """From here on the buffer may be read."""
+
+    def times(self) -> tuple[float, float]:
+        """See ``Prefetch.times``."""
+
+    def close(self) -> None:
+        """End."""
+
+
+class _Thread:
+    """A thread: torch lets go of the interpreter's lock while it fills a tensor."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="noise")
+        self._future: Future[None] | None = None
+        self._drawn_s = self._waited_s = 0.0
+
+    def submit(self, task: _Task) -> None:
+        self.join()
+        self._future = self._pool.submit(self._run, task)
+
+    def _run(self, task: _Task) -> None:
+        begin = time.perf_counter()
+        task()
+        self._drawn_s += time.perf_counter() - begin
+
+    def join(self) -> None:
+        if self._future is not None:
+            begin = time.perf_counter()
+            self._future.result()
+            self._waited_s += time.perf_counter() - begin
+            self._future = None
+
+    def times(self) -> tuple[float, float]:
+        times = self._drawn_s, self._waited_s
+        self._drawn_s = self._waited_s = 0.0
+        return times
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+class _Stream:
+    """A stream of the lowest priority; the host waits for nothing."""
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream(priority=0)
+        self._done: torch.cuda.Event | None = None
+        self._drawing: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._waiting: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def submit(self, task: _Task) -> None:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            start, self._done = _event(), _event()
+            start.record()
+            task()
+            self._done.record()
+        self._drawing.append((start, self._done))
+
+    def join(self) -> None:
+        if self._done is not None:
+            start, end = _event(), _event()
+            start.record()
+            torch.cuda.current_stream().wait_event(self._done)
+            end.record()
+            self._waiting.append((start, end))
+            self._done = None
+
+    def times(self) -> tuple[float, float]:
+        seconds = []
+        for pairs in (self._drawing, self._waiting):
+            done = [pair for pair in pairs if pair[1] is not self._done]
+            if done:
+                done[-1][1].synchronize()
+            seconds.append(sum(a.elapsed_time(b) for a, b in done) / 1000.0)
+            pairs[:] = pairs[len(done) :]
+        return seconds[0], seconds[1]
+
+    def close(self) -> None:
+        self._stream.synchronize()
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)

@@ -1,0 +1,156 @@
+#!/bin/bash
+# Trains on all nodes of a Slurm job (22.05 or newer), and goes on by itself after a time limit, a
+# lost node or a crash:
+#   sbatch --nodes=4 slurm/imagenet_rwp.sh configs/imagenet_resnet50.yaml method.name=m-arwp
+# Every #SBATCH value can be given to sbatch instead, every setting as an environment variable.
+#SBATCH --job-name=imagenet-rwp
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --mem=0
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@600
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --output=%x-%j.out
+
+# --- settings ---
+# Folder with the code; its packages win over installed ones.
+CODE="${CODE:-$SLURM_SUBMIT_DIR}"
+# Run directory. Empty: what the settings say (run.dir).
+RUN_DIR="${RUN_DIR:-}"
+# Python environment to activate, if it is there.
+VENV="${VENV:-$CODE/.venv}"
+# What this cluster needs, sourced if it is there: slurm/site.sh.example.
+SITE="${SITE:-$CODE/slurm/site.sh}"
+# File with keys such as WANDB_API_KEY=..., which only you may read (mode 0600).
+SECRETS="${SECRETS:-}"
+# Image to run in (empty: none), by pyxis or apptainer; more folders for it as /host:/inside,...
+CONTAINER="${CONTAINER:-}"
+CONTAINER_RUNTIME="${CONTAINER_RUNTIME:-pyxis}"
+CONTAINER_MOUNTS="${CONTAINER_MOUNTS:-}"
+RANKS_PER_NODE="${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}"
+# How often the job may start before it gives up.
+MAX_ATTEMPTS="${MAX_ATTEMPTS:-50}"
+
+# --- job ---
+set -uo pipefail  # not -e: a signal makes `wait` fail
+attempt=${SLURM_RESTART_COUNT:-0}
+id=$SLURM_JOB_ID.$attempt
+say() { printf 'job %s: %s\n' "$id" "$*"; }
+
+# shellcheck source=/dev/null
+[ ! -f "$SITE" ] || . "$SITE"
+if [ -n "$SECRETS" ]; then
+  if [ "$(stat -Lc %a "$SECRETS")" != 600 ]; then
+    say "SECRETS: $SECRETS is not there, or others may read it; chmod 600 it."
+    exit 2
+  fi
+  set -a
+  # shellcheck source=/dev/null
+  . "$SECRETS"
+  set +a
+fi
+export PYTHONPATH="$CODE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
+
+# Where the ranks run (step, inside), and how to run one command there.
+[ -z "$RUN_DIR" ] || mkdir -p "$RUN_DIR"
+mounts=$PWD:$PWD,$CODE:$CODE${RUN_DIR:+,$RUN_DIR:$RUN_DIR}${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}
+step=() inside=() once=()
+case ${CONTAINER:+$CONTAINER_RUNTIME} in
+  "") # shellcheck source=/dev/null
+    [ ! -f "$VENV/bin/activate" ] || . "$VENV/bin/activate" ;;
+  pyxis)
+    step=(--container-image="$CONTAINER" --container-mounts="$mounts" --container-workdir="$PWD")
+    once=(srun --nodes=1 --ntasks=1 "${step[@]}") ;;
+  apptainer)
+    inside=(apptainer exec --nv --bind "$mounts" --pwd "$PWD" "$CONTAINER")
+    once=("${inside[@]}") ;;
+  *)
+    say "CONTAINER_RUNTIME: $CONTAINER_RUNTIME is neither pyxis nor apptainer."
+    exit 2 ;;
+esac
+
+# Wrong settings end the job here, with all that is wrong as its last lines.
+[ -z "$RUN_DIR" ] || set -- "$@" "run.dir=$RUN_DIR"
+ranks=$((SLURM_NNODES * RANKS_PER_NODE))
+RUN_DIR=$("${once[@]}" python -m rwp_dist settings "$@" --ranks "$ranks" --get run.dir) || exit
+RUN_DIR=$(realpath -m "$RUN_DIR")
+
+# How this attempt begins: the line of attempts.tsv that stands if rank 0 cannot write its own.
+saved() { # the newest checkpoint's step
+  find "$RUN_DIR/checkpoints" -name 'step-*.pt' -printf '%f\n' 2>/dev/null |
+    sed -E 's/^step-0*([0-9]+)\.pt$/\1/' | sort -n | tail -n1 | grep . || echo 0
+}
+record() { # JOB.ATTEMPT, unless it is there
+  grep -qs "	$1	" "$RUN_DIR/attempts.tsv" || cat "$RUN_DIR/logs/$1/begin.tsv" >>"$RUN_DIR/attempts.tsv"
+}
+before=$(saved) previous=$SLURM_JOB_ID.$((attempt - 1))
+export RWP_ATTEMPT=$id RWP_LOGS=$RUN_DIR/logs/$id
+mkdir -p "$RWP_LOGS"
+printf '%s\t' "$(date -u +%FT%T+00:00)" lost "$before" "$before" "$id" "$SLURM_JOB_NODELIST" |
+  sed 's/\t$/\n/' >"$RWP_LOGS/begin.tsv"
+[ -s "$RUN_DIR/attempts.tsv" ] ||
+  printf 'started\tstate\tfirst_step\tlast_step\tjob\tnodes\n' >"$RUN_DIR/attempts.tsv"
+[ "$attempt" = 0 ] || record "$previous"
+
+# Ranks meet at the first node: by its name, or where Slurm reaches it.
+addresses=()
+for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
+  getent ahosts "$node" >/dev/null ||
+    node=$(scontrol -o show node "$node" | sed -E 's/.* NodeAddr=([^ ]+).*/\1/')
+  addresses+=("$node")
+done
+export ADDRESSES="${addresses[*]}"
+port=$((10000 + SLURM_JOB_ID % 20000))
+
+# USR1, ten minutes before the time limit: the ranks save and stop, and the job is requeued. It is
+# sent until they are gone, because ranks that still start up ignore it. TERM, from scancel, is
+# sent to the ranks by Slurm: they save too, and the job must stay cancelled.
+asked='' cancelled='' srun=''
+trap 'asked=1; while kill -USR1 "$srun" 2>/dev/null; do sleep 10; done &' USR1
+trap 'cancelled=1' TERM
+
+say "attempt $((attempt + 1)) on $SLURM_JOB_NODELIST, from step $before; logs of ranks: $RWP_LOGS"
+# shellcheck disable=SC2016  # expanded on each node
+srun --kill-on-bad-exit=1 --wait=60 --export=ALL "${step[@]}" "${inside[@]}" bash -c '
+  trap "" USR1 USR2  # not for the agent, and not for ranks before they can save
+  addresses=($ADDRESSES)
+  exec torchrun --local-addr="${addresses[SLURM_NODEID]}" \
+    --rdzv-conf=is_host=$((SLURM_NODEID == 0)) "$@" 2>"$RWP_LOGS/node-$SLURM_NODEID.log"
+' bash --nnodes="$SLURM_NNODES" --nproc-per-node="$RANKS_PER_NODE" --max-restarts=0 \
+  --rdzv-backend=c10d --rdzv-id="$id" --rdzv-endpoint="${addresses[0]}:$port" \
+  --shutdown-timeout=20 --log-dir="$RWP_LOGS/agents" -m rwp_dist train "$@" &
+srun=$!
+while kill -0 "$srun" 2>/dev/null; do wait "$srun"; done
+trap '' USR1
+
+# What came of it: exit codes of agents get lost on the way, what ranks have written does not.
+record "$id"
+code=0 why='' after=$(saved)
+if grep -qs '"state": "finished"' "$RUN_DIR/status.json"; then
+  outcome="finished"
+elif [ -n "$cancelled" ]; then
+  outcome="terminated" code=143
+else
+  why=$("${once[@]}" python -m launcher.failure "$RWP_LOGS") || code=$?
+  if [ "$code" = 2 ] || [ "$code" = 65 ]; then
+    outcome="given up, because it would fail again"
+  elif [ "$code" = 75 ] && [ -z "$asked" ]; then
+    outcome="stopped by its user"
+  elif [ "$before" = "$after" ] && [ "$(cut -f3 "$RUN_DIR/logs/$previous/begin.tsv" 2>/dev/null)" = "$after" ]; then
+    outcome="given up, because two attempts saved nothing new" code=65
+  elif [ $((attempt + 1)) -ge "$MAX_ATTEMPTS" ]; then
+    outcome="given up after MAX_ATTEMPTS=$MAX_ATTEMPTS" code=75
+  else
+    outcome="requeued" code=75
+  fi
+fi
+say "$outcome; saved up to step $after."
+[ -z "$why" ] || printf '%s\n' "$why"
+[ "$outcome" != requeued ] || scontrol requeue "$SLURM_JOB_ID"
+exit "$code"

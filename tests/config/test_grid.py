@@ -1,0 +1,42 @@
+"""The runs of a sweep."""
+
+from pathlib import Path
+
+import pytest
+
+from rwp_dist.config import expand
+from rwp_dist.errors import ConfigError
+
+CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
+
+
+def names(**how) -> list[str]:
+    known = {"variants": "sgd,rwp", "grid": (), "seeds": 1, "folder": Path("/runs")}
+    overrides = how.pop("overrides", ())
+    runs = expand(CONFIG, overrides, **(known | how))
+    assert all(settings.run.dir == f"/runs/{settings.run.name}" for settings in runs)
+    return [str(settings.run.name) for settings in runs]
+
+
+def test_seeds_are_outermost_and_every_combination_is_taken() -> None:
+    assert names(seeds=2) == ["sgd-s0", "rwp-s0", "sgd-s1", "rwp-s1"]
+    grid = ("optimizer.lr=0.1,0.2", "batch.global=32,64")
+    assert names(variants="sgd", grid=grid) == [
+        "sgd-lr=0.1-global=32-s0",
+        "sgd-lr=0.1-global=64-s0",
+        "sgd-lr=0.2-global=32-s0",
+        "sgd-lr=0.2-global=64-s0",
+    ]
+
+
+def test_runs_with_equal_settings_are_trained_once() -> None:
+    assert names(variants="sgd,sgd", grid=("optimizer.lr=0.1,0.10",)) == ["sgd-lr=0.1-s0"]
+
+
+def test_what_makes_no_sweep_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"write section\.key=value,value"):
+        names(grid=("optimizer.lr",))
+    with pytest.raises(ConfigError, match="0 seeds"):
+        names(seeds=0)
+    with pytest.raises(ConfigError, match="would hold two runs"):
+        names(overrides=("run.label=x",))

@@ -1,0 +1,16 @@
+#!/bin/sh
+exec docker run --detach --init \
+    --label-file /runs/boxed/job.labels \
+    --stop-timeout 600 \
+    --user 0:0 \
+    --ipc host --ulimit memlock=-1 \
+    --volume /runs/boxed:/runs/boxed \
+    --volume /data/train:/data/train:ro \
+    --volume /data/val:/data/val:ro \
+    --workdir /runs/boxed \
+    --env PYTHONPATH=/runs/boxed/code --env HOME=/runs/boxed \
+    --env WANDB_API_KEY --env WANDB_MODE \
+    --gpus 8 \
+    --memory=64g \
+    --entrypoint rwp-launch rwp:1.0 \
+    run --nproc=8 /runs/boxed/submitted.yaml

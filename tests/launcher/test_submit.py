@@ -1,0 +1,204 @@
+"""Submitting, with real processes of this machine as the backend."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from launcher.backends.local import Local
+from launcher.cli import main
+from launcher.job import read_job
+from launcher.status import collect
+from rwp_dist.data.digits import write_digits
+from rwp_dist.rundir import RunDir
+
+# Processes, signals and time-outs: on a busy machine one may lose a race.
+pytestmark = pytest.mark.flaky(reruns=2)
+
+ROOT = Path(__file__).parents[2]
+CONFIG = str(ROOT / "configs" / "digits.yaml")
+SECRET = "0123456789abcdef-planted"
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("digits")
+    write_digits(folder)
+    return [f"data.train={folder}/train", f"data.val={folder}/test"]
+
+
+def launch(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+
+
+def submit(run: Path, *arguments: str) -> Result:
+    local = ("--backend=local", "--gpus=0", f"run.dir={run}")
+    return launch("submit", CONFIG, *local, *arguments)
+
+
+def state(run: Path) -> str:
+    (found,), troubles = collect([run])
+    assert not troubles
+    return found.state
+
+
+def wait(run: Path, *states: str) -> str:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (now := state(run)) in states:
+            return now
+        time.sleep(0.2)
+    raise TimeoutError((run / "logs" / "local.out").read_text())
+
+
+def test_a_run_from_submission_to_cancel_and_resume(
+    tmp_path: Path, digits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    run = tmp_path / "run"
+    arguments = ("variant=sgd", "schedule.steps=100000", "tracking.log_every=10", *digits)
+    script = submit(run, *arguments, "--dry-run").stdout
+    assert not run.exists()
+    done = submit(run, *arguments)
+    assert done.exit_code == 0, done.output
+    job = read_job(RunDir(run))
+    assert job is not None and job.script.read_text() == script
+    assert job.git is None or set(job.git) == {"commit", "dirty"}
+    assert (job.code / "rwp_dist" / "train.py").is_file()
+    for name in ("code/launcher/imagenet_rwp.sh", "submitted.yaml", "code.diff"):
+        assert (run / name).is_file(), name
+
+    assert wait(run, "running") == "running"
+    refused = submit(run, *arguments)
+    assert refused.exit_code == 2 and "is being trained already" in refused.stderr
+    while not (run / "metrics.jsonl").read_bytes():
+        time.sleep(0.1)
+    line = launch("status", str(tmp_path)).stdout.splitlines()[-1]
+    assert line.split()[:2] == ["run", "running"] and "of 100,000" in line
+    assert launch("list", str(tmp_path), "--state=running").stdout == f"{run}\n"
+
+    follow = subprocess.Popen(
+        [sys.executable, "-c", "from launcher.cli import main; main()", "logs", "-f", str(run)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert launch("cancel", str(tmp_path)).exit_code == 0
+    printed, _ = follow.communicate(timeout=60)
+    assert "Stopped after step" in printed.splitlines()[-1]
+    assert wait(run, "cancelled") == "cancelled"
+    assert list((run / "checkpoints").glob("step-*.pt"))
+
+    planted = subprocess.run(["grep", "-rl", SECRET, str(run)], capture_output=True, text=True)
+    assert planted.stdout == ""
+
+    other = submit(run, *arguments, "optimizer.lr=0.3")
+    assert other.exit_code == 2 and "other settings (optimizer.lr" in other.stderr
+    assert launch("resume", str(run)).exit_code == 0
+    assert wait(run, "running") == "running"
+    first = json.loads((run / "status.json").read_text())["step"]
+    assert first > 0
+    launch("cancel", str(run))
+    assert wait(run, "cancelled") == "cancelled"
+
+
+def test_a_later_edit_does_not_change_a_submitted_run(
+    tmp_path: Path, digits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_text(Path(CONFIG).read_text())
+    monkeypatch.chdir(tmp_path)
+    relative = [text.replace(f"={tmp_path.parent}/", "=../") for text in digits]
+    options = ("--backend=local", "--gpus=0", "run.dir=run", "variant=sgd", "schedule.steps=3")
+    assert launch("submit", "own.yaml", *options, *relative).exit_code == 0
+    config.write_text("method: {name: nonsense}")
+    assert wait(tmp_path / "run", "finished", "failed", "lost") == "finished"
+    again = launch("submit", "own.yaml", *options, *relative)
+    assert again.exit_code == 2
+    config.write_text(Path(CONFIG).read_text())
+    again = launch("submit", "own.yaml", *options, *relative)
+    assert again.exit_code == 2 and "is finished" in again.stderr
+
+
+def test_a_crash_after_submission_loses_no_job(
+    tmp_path: Path, digits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    really = Local.submit
+
+    def crash_after(self: Local, jobs, script: str) -> str:
+        really(self, jobs, script)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Local, "submit", crash_after)
+        submit(run, "variant=sgd", "schedule.steps=100000", *digits)
+    job = read_job(RunDir(run))
+    assert job is not None and job.id is None
+    refused = submit(run, "variant=sgd", "schedule.steps=100000", *digits)
+    assert refused.exit_code == 2 and "has a job already (local" in refused.stderr
+    job = read_job(RunDir(run))
+    assert job is not None and job.id is not None and int(job.id) in os_processes()
+    launch("cancel", str(run))
+    assert wait(run, "cancelled", "lost") == "cancelled"
+
+
+def os_processes() -> list[int]:
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+
+
+def test_a_lock_of_a_dead_process_is_nobodys(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.create()
+    (run.path / "lock").write_text(f"process {os.getpid()} on nowhere\n")
+    run.write_status("running", 3, 10)
+    assert run.holder() is None
+    assert state(run.path) == "lost"
+    with run.locked():
+        assert run.holder() is not None
+        assert state(run.path) == "running"
+
+
+def test_looking_at_a_lock_never_keeps_a_run_from_starting(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    looker = "import sys, time\nfrom rwp_dist.rundir import RunDir\nrun = RunDir(sys.argv[1])\n"
+    looker += "end = time.monotonic() + 3\nwhile time.monotonic() < end: run.holder()"
+    with run.locked():
+        pass
+    process = subprocess.Popen([sys.executable, "-c", looker, str(tmp_path)])
+    try:
+        while process.poll() is None:
+            with run.locked():
+                pass
+    finally:
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cure"),
+    [
+        (("--nodes=2",), "choose another --backend"),
+        (("--ranks=3",), "set it to 63 or 66"),
+        (("--ranks=0",), "give 1 or more"),
+        (("--secrets=nowhere",), "is no file"),
+        (("method.sigma=-1",), "method.sigma"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_made(
+    tmp_path: Path, arguments: tuple[str, ...], cure: str
+) -> None:
+    done = submit(tmp_path / "run", *arguments)
+    assert done.exit_code == 2 and cure in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_secrets_that_others_may_read_are_refused(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"WANDB_API_KEY={SECRET}")
+    keys.chmod(0o644)
+    done = submit(tmp_path / "run", f"--secrets={keys}")
+    assert done.exit_code == 2 and "chmod 600" in done.stderr

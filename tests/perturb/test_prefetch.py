@@ -1,0 +1,133 @@
+"""Noise drawn ahead is the noise drawn on the spot, in time, and without a trace elsewhere."""
+
+import threading
+
+import pytest
+import torch
+from ranks import run_ranks
+from small import run_steps, same_bits, small_net, small_parts, small_settings, weights_of
+
+from rwp_dist.perturb.filters import list_filters
+from rwp_dist.perturb.noise import Noise
+from rwp_dist.perturb.prefetch import Prefetch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def filters():
+    return list_filters(small_net().named_parameters(), ["ndim<2"])
+
+
+@pytest.fixture
+def prefetch(filters):
+    made = Prefetch(7, filters, CPU)
+    yield made
+    made.close()
+
+
+def drawn_now(filters, step, draw):
+    noise = Noise(7, CPU)
+    return [noise.fill(torch.empty(f.shape), step, draw, f.index) for f in filters]
+
+
+def equal(units, others):
+    return all(torch.equal(a, b) for a, b in zip(units, others, strict=True))
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_noise_drawn_ahead_is_bit_equal_to_noise_drawn_now(prefetch, filters, started):
+    for step in range(3):
+        prefetch.want(step, 1)
+        if started:
+            prefetch.start()
+        assert equal(prefetch.take(step, 1), drawn_now(filters, step, 1))
+
+
+def test_another_key_than_was_announced_gets_its_own_noise(prefetch, filters):
+    prefetch.want(1, 1)
+    prefetch.start()
+    assert equal(prefetch.take(5, 0), drawn_now(filters, 5, 0))
+
+
+def test_what_is_in_use_is_overwritten_only_after_it_was_given_up(prefetch, filters):
+    units = prefetch.take(0, 1)
+    prefetch.start()
+    assert equal(units, drawn_now(filters, 0, 1))
+    prefetch.want(1, 1)
+    assert equal(units, drawn_now(filters, 0, 1))
+
+
+def test_drawing_happens_beside_the_caller_and_waiting_is_counted(prefetch, monkeypatch):
+    go, where = threading.Event(), []
+    original = Noise.fill
+
+    def fill(self, *args):
+        where.append(threading.current_thread())
+        assert go.wait(10)
+        return original(self, *args)
+
+    monkeypatch.setattr(Noise, "fill", fill)
+    prefetch.want(0, 0)
+    prefetch.start()  # returns although nothing can be drawn yet
+    threading.Timer(0.2, go.set).start()
+    prefetch.take(0, 0)
+    drawn, waited = prefetch.times()
+    assert threading.current_thread() not in where
+    assert drawn >= 0.15
+    assert waited >= 0.15
+    assert prefetch.times() == (0.0, 0.0)
+
+
+def weights_and_starts(overrides):
+    """Weights after some steps, and how much was drawn while gradients were reduced."""
+    with small_parts(small_settings(*overrides)) as parts:
+        prefetch, started = parts.perturbation._prefetch, []
+        if prefetch is not None:
+            submit = prefetch._lane.submit
+            reducing = []
+            original = parts.perturbation.reducing
+
+            def watched():
+                reducing.append(True)
+                original()
+                reducing.pop()
+
+            def submitted(task):
+                started.append(bool(reducing))
+                submit(task)
+
+            parts.perturbation.reducing = watched
+            parts.engine.when_reducing(watched)
+            prefetch._lane.submit = submitted
+        for _ in run_steps(parts, 0, 4):
+            pass
+        return weights_of(parts), started
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_run_is_the_same_with_and_without_and_draws_while_gradients_are_reduced(stage):
+    method = "arwp" if stage == 3 else "m-arwp"
+    common = (f"method.name={method}", f"deepspeed.zero_stage={stage}")
+    with_it = run_ranks(weights_and_starts, 2, (*common, "noise.prefetch=true"))
+    without = run_ranks(weights_and_starts, 2, (*common, "noise.prefetch=false"))
+    for (weights, started), (others, _) in zip(with_it, without, strict=True):
+        assert same_bits(weights, others)
+        if started:  # perturbed ranks only: the first in line, all others ahead
+            assert started == [False, True, True, True, True]
+    assert any(started for _, started in with_it)
+    assert all(not started for _, started in without)
+
+
+def bytes_of(prefetch):
+    with small_parts(small_settings("method.name=m-rwp", f"noise.prefetch={prefetch}")) as parts:
+        return parts.perturbation.noise_bytes, sum(
+            p.numel() * 4 for p in parts.engine.module.parameters()
+        )
+
+
+def test_the_buffer_is_as_large_as_the_parameters_on_perturbed_ranks_and_nowhere_else():
+    results = run_ranks(bytes_of, 2, "true")
+    size = results[0][1]
+    assert [own for own, _ in results] == [0, size]
+    assert [own for own, _ in run_ranks(bytes_of, 2, "false")] == [0, 0]

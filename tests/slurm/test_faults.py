@@ -1,0 +1,139 @@
+"""The job script on a real cluster: what is saved, what is started again, and what is not."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from jobs import Job
+
+ENDLESS = "schedule.epochs=100000"
+
+
+def test_wrong_settings_end_the_job_with_their_message_last(cluster: Cluster, work: Path) -> None:
+    job = Job(cluster, work, "wrong", "method.nam=sgd", "schedule.epochs=0")
+    assert job.end() == "FAILED"
+    about = cluster.job(job.id)
+    assert (about["ExitCode"], about["Restarts"]) == ("2:0", "0")
+    assert job.log()[-3] == "tiny.yaml: 2 errors"
+    assert "did you mean method.name?" in job.log()[-2]
+
+
+def test_secrets_that_others_can_read_are_refused(cluster: Cluster, work: Path) -> None:
+    secrets = work.parent / "open"
+    secrets.write_text("WANDB_API_KEY=1\n")
+    secrets.chmod(0o640)
+    job = Job(cluster, work, "open", SECRETS=str(secrets))
+    assert job.end() == "FAILED"
+    assert cluster.job(job.id)["ExitCode"] == "2:0"
+    assert job.log()[-1].endswith("or others may read it; chmod 600 it.")
+
+
+CRASHING = """
+import os, sys, types
+if "RANK" in os.environ:
+    fake = types.ModuleType("rwp_dist.sweep")
+    def run_all(runs, session):
+        import torch.distributed as dist
+        dist.init_process_group("gloo")
+        dist.barrier()
+        if dist.get_rank() == 1:
+            raise ZeroDivisionError("of weights")
+        dist.barrier()
+    fake.run_all = run_all
+    sys.modules["rwp_dist.sweep"] = fake
+"""
+
+
+def test_a_crash_loop_ends_after_two_attempts_with_the_error_and_log_of_the_rank(
+    cluster: Cluster, work: Path
+) -> None:
+    broken = work.parent / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(CRASHING)
+    site = broken / "site.sh"
+    site.write_text(f"export PYTHONPATH={broken}\n")
+    job = Job(cluster, work, "crashing", SITE=str(site))
+    cluster.start_again(job.id, restarts=1)
+    assert job.end() == "FAILED"
+    about = cluster.job(job.id)
+    assert (about["ExitCode"], about["Restarts"]) == ("65:0", "1")
+    for attempt, outcome in enumerate(("requeued", "given up, because two attempts saved nothing")):
+        log = job.run.logs / f"{job.id}.{attempt}" / "rank-1.log"
+        assert "Traceback" in log.read_text()
+        lines = job.log()
+        (at,) = (i for i, line in enumerate(lines) if f"job {job.id}.{attempt}: {outcome}" in line)
+        end = lines.index(f"Its log: {log}")
+        assert at < end < at + 30
+        # torchrun numbers the nodes as they come.
+        assert re.fullmatch(
+            r"Rank 1 on n[12] failed: ZeroDivisionError: of weights", lines[end - 1]
+        )
+    assert lines[-1] == f"Its log: {log}"
+    assert [a["state"] for a in job.run.read_attempts()] == ["lost", "lost"]
+
+
+@pytest.fixture(scope="module")
+def job(cluster: Cluster, work: Path) -> Job:
+    """One job that these tests disturb one after another."""
+    return Job(cluster, work, "disturbed", ENDLESS)
+
+
+def test_a_time_limit_while_ranks_start_is_obeyed_once_they_can(cluster: Cluster, job: Job) -> None:
+    job.until_line("attempt 1 on n[1-2], from step 0")
+    cluster.run("scancel", "--batch", "--signal=USR1", str(job.id))
+    job.until_line(f"job {job.id}.0: requeued; ")
+    assert job.step() == job.saved() > 0
+
+
+def ranks_of(cluster: Cluster, job: Job) -> list[int]:
+    """Ranks, their data workers and their agents."""
+    pids = cluster.processes_of(f"run.dir={job.run.path}\0")
+    return [pid for pid in pids if b"rwp_dist" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def agents_of(cluster: Cluster, job: Job) -> list[int]:
+    return [
+        p for p in ranks_of(cluster, job) if b"torchrun" in Path(f"/proc/{p}/cmdline").read_bytes()
+    ]
+
+
+def test_nothing_is_left_five_seconds_after_kill_9_of_an_agent(cluster: Cluster, job: Job) -> None:
+    cluster.start_again(job.id, restarts=1)
+    job.until_step(job.saved() + 10)
+    assert len(ranks_of(cluster, job)) >= 6
+    os.kill(max(agents_of(cluster, job)), signal.SIGKILL)
+    begin = time.monotonic()
+    job.until(lambda: not ranks_of(cluster, job), "the end of all processes", timeout_s=10)
+    assert time.monotonic() - begin < 5
+    job.until_line(f"job {job.id}.1: requeued; ")
+
+
+def test_a_node_that_goes_down_means_another_attempt(cluster: Cluster, job: Job) -> None:
+    cluster.start_again(job.id, restarts=2)
+    job.until_step(job.saved() + 10)
+    cluster.run("scontrol", "update", "node=n2", "state=down", "reason=test")
+    cluster.wait(job.id, "PENDING", restarts=3)
+    cluster.back_to_service("n2")
+
+
+def test_scancel_saves_and_stays_cancelled(cluster: Cluster, job: Job) -> None:
+    cluster.start_again(job.id, restarts=3)
+    job.until_step(job.saved() + 10)
+    cluster.run("scancel", str(job.id))
+    assert job.end() == "CANCELLED"
+    job.until_line(f"job {job.id}.3: terminated; ")
+    status = job.run.read_status() or {}
+    assert status["state"] == "interrupted"
+    assert status["step"] == job.saved()
+    assert job.log()[-1] == f"job {job.id}.3: terminated; saved up to step {job.saved()}."
+    time.sleep(3)
+    assert job.state() == "CANCELLED"
+    assert ranks_of(cluster, job) == []
+    states = [(a["job"].partition(".")[2], a["state"]) for a in job.run.read_attempts()]
+    assert [attempt for attempt, _ in states] == ["0", "1", "2", "3"]
+    assert states[0][1] == states[3][1] == "interrupted"
+    assert states[1][1] in ("failed", "lost")  # by which agent was killed
