@@ -1,6 +1,7 @@
 import io
 import multiprocessing
 import os
+import socket
 import sys
 import time
 from functools import partial
@@ -222,17 +223,45 @@ def test_s3(monkeypatch):
         bucket.mkdir("shards")
         bucket.pipe("shards/x.tar", DATA * 20)
         assert open_url("s3://shards/x.tar", patience=QUICK) == DATA * 20
-        assert open_url("s3://shards/x.tar", 7, 70, patience=QUICK) == DATA[7:77]
-        # In a forked loader worker, where the parent's connections are of no use.
-        answers = multiprocessing.get_context("fork").Queue()
-        read = partial(open_url, "s3://shards/x.tar", 7, 70, patience=QUICK)
-        worker = multiprocessing.get_context("fork").Process(target=lambda: answers.put(read()))
-        worker.start()
-        assert answers.get(timeout=10) == DATA[7:77]
-        worker.join()
-        refused("s3://shards/y.tar", "s3://shards/y.tar", "not there")
+        check_reading("s3://shards")
     finally:
         server.stop()
+
+
+def test_gs(monkeypatch):
+    pytest.importorskip("gcsfs", reason="gs needs `pip install rwp-dist[cloud]`")
+    emulator = pytest.importorskip(
+        "gcp_storage_emulator.server", reason="needs `pip install gcp-storage-emulator`"
+    )
+    import fsspec
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="shards")
+    server.start()
+    try:
+        fsspec.filesystem("gs").pipe("shards/x.tar", DATA * 20)
+        assert open_url("gs://shards/x.tar", patience=QUICK) == DATA * 20
+        check_reading("gs://shards")
+    finally:
+        server.stop()
+        fsspec.get_filesystem_class("gs").clear_instance_cache()
+
+
+def check_reading(bucket):
+    """Part of an object, also in a forked loader worker, and one that is not there."""
+    part = partial(open_url, f"{bucket}/x.tar", 7, 70, patience=QUICK)
+    assert part() == DATA[7:77]
+    # There the parent's connections are of no use.
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+    worker = fork.Process(target=lambda: answers.put(part()))
+    worker.start()
+    assert answers.get(timeout=10) == DATA[7:77]
+    worker.join()
+    refused(f"{bucket}/y.tar", f"{bucket}/y.tar", "not there")
 
 
 def test_waits_grow_and_are_limited():
