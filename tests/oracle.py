@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from rwp_dist.perturb.noise import Noise
+from rwp_dist.perturb.philox import PhiloxNoise
 
 Tensors = dict[str, Tensor]
 
@@ -38,6 +39,7 @@ class Formula:
     exclude: tuple[str, ...] = ()
     antithetic: bool = False
     shared_noise: bool = False
+    philox: bool = False
     optimizer: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
@@ -100,7 +102,9 @@ class Oracle:
         self.energy = {n: torch.zeros(len(w)).double() for n, w in self.weights.items()}
         self._memory: dict[str, Tensors] = {"m": {}, "v": {}}
         self._updates = 0
-        self._noise = Noise(self.formula.seed, torch.device("cpu"))
+        self._noise: Noise | PhiloxNoise = Noise(self.formula.seed, torch.device("cpu"))
+        if self.formula.philox:
+            self._noise = PhiloxNoise(self.formula.seed)
         self.slots = self._assign()
 
     # --- roles ---

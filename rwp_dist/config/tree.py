@@ -258,11 +258,16 @@ class Method(Section):
 
 
 class Noise(Section):
-    """How noise is made; never which noise."""
+    """How noise is made."""
+
+    backend: Literal["auto", "torch", "triton"] = "auto"
+    """triton: one CUDA kernel draws noise in registers and perturbs all weights. torch: torch's
+    generator and operations; other values of the same distribution. auto: triton on a GPU."""
 
     prefetch: bool = True
     """Draw the next step's noise while gradients are reduced. It takes one buffer of the size of
-    the parameters on perturbed ranks; false: none, and the drawing shows in the step's time."""
+    the parameters on perturbed ranks; false: none, and the drawing shows in the step's time. With
+    triton there is nothing to draw ahead."""
 
 
 class Optimizer(Section):

@@ -5,20 +5,32 @@ slot's samples at its perturbed point. The state is one float for each filter (f
 tensors of one dimension), never one for each parameter.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rwp_dist.perturb.backend import Backend
 from rwp_dist.perturb.filters import Filter
+
+if TYPE_CHECKING:
+    from rwp_dist.perturb.fused import FusedEnergy
 
 
 class FilterEnergy:
     """Decayed sum of squared gradient norms of every filter, equal on all ranks."""
 
     def __init__(
-        self, filters: Sequence[Filter], beta: float, num_slots: int, device: torch.device
+        self,
+        filters: Sequence[Filter],
+        beta: float,
+        num_slots: int,
+        device: torch.device,
+        backend: Backend = "torch",
     ) -> None:
         """``num_slots``: perturbed slots of one update over all ranks."""
         self.beta = beta
@@ -29,6 +41,11 @@ class FilterEnergy:
         self._observed = torch.zeros_like(self.value)
         self._scale: float | None = None
         self._work: dist.Work | None = None
+        self._fused: FusedEnergy | None = None
+        if backend == "triton":
+            from rwp_dist.perturb.fused import FusedEnergy  # needs Triton
+
+            self._fused = FusedEnergy(self._observed)
         # A leaf's hook sees this rank's own gradient, before any reduction, at every ZeRO stage.
         self._hooks = [f.param.register_hook(self._hook(f)) for f in filters]
 
@@ -37,6 +54,9 @@ class FilterEnergy:
 
         def observe(grad: Tensor) -> None:
             if self._scale is None:
+                return
+            if self._fused is not None:
+                self._collect(self._fused, filter_, grad.detach(), self._scale**2)
                 return
             grad = grad.detach().float()
             if filter_.many:
@@ -47,9 +67,18 @@ class FilterEnergy:
 
         return observe
 
+    @staticmethod
+    def _collect(fused: FusedEnergy, filter_: Filter, grad: Tensor, factor: float) -> None:
+        if fused.empty:
+            # Runs as the backward pass ends, before anything reduces gradients where they are.
+            torch.autograd.Variable._execution_engine.queue_callback(fused.flush)
+        fused.collect(filter_, grad, factor)
+
     def observe(self, scale: float | None) -> None:
         """Count the gradients of the backward passes that follow, times ``scale``; None: do not."""
         self._scale = scale
+        if self._fused is not None:
+            self._fused.flush()  # what a backward pass that raised has left
 
     def reduce(self) -> None:
         """Start the sum over all ranks; one float for each filter."""

@@ -63,6 +63,7 @@ class FusedNoise:
         Raises:
             ConfigError: a parameter is not stored in a way that the kernels can read.
         """
+        self.params = [f.param for f in filters]
         self._scale, self._seed = scale, seed
         groups: dict[torch.dtype, list[Filter]] = {}
         for f in filters:
@@ -86,7 +87,6 @@ class FusedNoise:
         draw: int,
         sigma: float,
         energies: Tensor | None = None,
-        *,
         eta: float = 0.0,
         power: float = 0.5,
     ) -> None:
@@ -125,15 +125,19 @@ class FusedNoise:
 
 
 class FusedEnergy:
-    """Gradient energy of filters; gradients are collected, so that one launch adds up many."""
+    """Gradient energy of filters; gradients are collected, so that one launch adds up many.
+
+    Collecting keeps them in memory, which is why a bucket is small; and a gradient may only be
+    collected as long as nobody changes it in place, as DeepSpeed does with one that is larger than
+    its own bucket, and at stage 0 once the backward pass is over.
+    """
 
     def __init__(self, energies: Tensor, bucket_bytes: int = 2**23) -> None:
         """Nothing collected.
 
         Args:
             energies: what is added to, ``[rows of all filters]``.
-            bucket_bytes: gradients that are collected, and so kept, at most; beside one that is
-                larger.
+            bucket_bytes: size of collected gradients at which they are added up.
         """
         self._energies = energies
         self._bucket_bytes = bucket_bytes
@@ -142,11 +146,8 @@ class FusedEnergy:
         self._factor = 1.0
         self._tables: dict[tuple[int, ...], RowTable] = {}
 
-    def add(self, filter_: Filter, grad: Tensor, factor: float) -> None:
-        """Count ``factor |g_j|^2``, at the latest at the next ``flush``.
-
-        Until then nothing may change the gradient, nor may ``factor`` be another.
-        """
+    def collect(self, filter_: Filter, grad: Tensor, factor: float) -> None:
+        """Count ``factor |g_j|^2``, at the latest at the next ``flush``."""
         assert not self._held or factor == self._factor, "gradients of two passes in one bucket"
         if not _rows_are_dense(grad):
             grad = grad.contiguous()
@@ -155,6 +156,11 @@ class FusedEnergy:
         self._held_bytes += grad.numel() * grad.element_size()
         if self._held_bytes >= self._bucket_bytes:
             self.flush()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is collected."""
+        return not self._held
 
     def flush(self) -> None:
         """Add up what was collected, and let go of it."""

@@ -4,13 +4,16 @@ Knows neither optimizer nor DeepSpeed: how clean weights come back is the busine
 ``CleanWeights`` that it is given.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from rwp_dist.perturb.backend import Backend
 from rwp_dist.perturb.batchnorm import frozen_statistics, tracking_layers
 from rwp_dist.perturb.deviations import Deviations, Scale
 from rwp_dist.perturb.energy import FilterEnergy
@@ -20,6 +23,9 @@ from rwp_dist.perturb.noise import Noise
 from rwp_dist.perturb.prefetch import Prefetch
 from rwp_dist.perturb.roles import Slot
 from rwp_dist.timing import Stopwatch
+
+if TYPE_CHECKING:
+    from rwp_dist.perturb.fused import FusedNoise
 
 
 class CleanWeights(Protocol):
@@ -55,13 +61,17 @@ class Perturbation:
         seed: int,
         num_perturbed_slots: int,
         ahead: Sequence[Slot] = (),
+        backend: Backend = "torch",
         scale: Scale = "filter",
         rho: float = 0.05,
         eta: float = 0.1,
         beta: float = 0.99,
         power: float = 0.5,
     ) -> None:
-        """``ahead``: this rank's slots in an update, if their noise shall be drawn ahead."""
+        """``ahead``: this rank's slots in an update, if their noise shall be drawn ahead.
+
+        ``backend``: with triton there is nothing to draw ahead.
+        """
         self.method = method
         self.weights = weights
         self.filters = filters
@@ -69,17 +79,24 @@ class Perturbation:
         self._rho, self._eta, self._power = rho, eta, power
         self._norm_layers = tracking_layers(model)
         if method.adaptive:
-            self.energy = FilterEnergy(filters, beta, num_perturbed_slots, device)
+            self.energy = FilterEnergy(filters, beta, num_perturbed_slots, device, backend)
         self._device = device
         self.watch = Stopwatch(device)
         """Time that perturbing and restoring take: what a step without them would not."""
         self._noise = Noise(seed, device)
         self._parts: list[tuple[Sequence[Filter], Deviations]] = []
         """What is perturbed in one go: everything, or one parameter after the other."""
+        self._fused: list[FusedNoise] = []
+        """Likewise, with triton."""
         self._ahead = [slot for slot in ahead if slot.perturbed]
         self._prefetch: Prefetch | None = None
         if method.direction == "noise" and filters:
             groups = [filters] if weights.whole else [[f] for f in filters]
+            if backend == "triton":
+                from rwp_dist.perturb.fused import FusedNoise  # needs Triton
+
+                self._fused = [FusedNoise(group, scale, seed, device) for group in groups]
+                return
             self._parts = [(group, Deviations(group, scale, device)) for group in groups]
             if self._ahead:
                 self._prefetch = Prefetch(seed, filters, device)
@@ -135,6 +152,10 @@ class Perturbation:
 
     @torch.no_grad()
     def _add_noise(self, slot: Slot, step: int, sigma: float) -> None:
+        energies = self.energy.value if self.energy is not None else None
+        for fused in self._fused:
+            with self.weights.writable(fused.params):
+                fused.add(step, slot.draw, sigma * slot.sign, energies, self._eta, self._power)
         units = self._prefetch.take(step, slot.draw) if self._prefetch is not None else None
         for filters, deviations in self._parts:
             divisor = None

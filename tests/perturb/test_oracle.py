@@ -67,6 +67,7 @@ def formula_of(settings):
         exclude=m.exclude,
         antithetic=m.antithetic,
         shared_noise=settings.deepspeed.zero_stage == 3,
+        philox=settings.noise.backend == "triton",
         optimizer=o.name,
         lr=o.lr,
         momentum=o.momentum,
@@ -184,6 +185,17 @@ def test_a_padded_last_batch_weighs_every_sample_the_same():
 def test_stage_3_equals_the_oracle_with_one_noise_for_all_ranks():
     methods = ("sgd", "rwp", "arwp", "m-rwp", "m-arwp")
     check(2, 2, [(f"method.name={method}", "deepspeed.zero_stage=3") for method in methods])
+
+
+KERNELS = (
+    ("method.name=m-arwp", "deepspeed.zero_stage=0"),
+    ("method.name=arwp", "deepspeed.zero_stage=1", "method.scale=rms", "method.antithetic=true"),
+    ("method.name=arwp", "deepspeed.zero_stage=3", "method.power=0.25"),
+)
+
+
+def test_noise_and_energy_of_the_kernels_equal_the_oracle():
+    check(2, 1, [(*case, "noise.backend=triton") for case in KERNELS])
 
 
 def test_the_oracle_tells_every_method_and_option_from_every_other():

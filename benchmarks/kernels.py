@@ -1,0 +1,332 @@
+"""The CUDA kernels against their limit, and what perturbing costs a training step on a GPU.
+
+    python benchmarks/kernels.py                # minutes on one GPU
+    python benchmarks/kernels.py --interpret    # no GPU: does it run? Its times mean nothing
+
+Needs torch, Triton and NumPy, beside this repository on PYTHONPATH. The limit is the device's own
+copy of as many bytes: perturbing reads every weight and writes it. All ways take turns; medians.
+Ways are timed without restoring, and the authors' without the subtraction that it needs later.
+
+The training step is ResNet-50's (bf16 autocast, channels last, SGD with momentum). A perturbed pass
+of m-arwp is compared with a clean pass of as many images, both with the optimizer's step; it counts
+the perturbation, the energy of all gradients, and a copy of the weights each way, which ZeRO 1 and
+2 do without.
+
+Bars: 70 % of the copy's bandwidth, 20 times as fast as the authors' loop, 1 % of the step.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from authors import add_expanded_noise
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SIGMA = 0.001
+NUM_CLASSES = 1000
+Ways = dict[str, Callable[[], object]]
+
+
+class Block(nn.Module):
+    """A bottleneck of ResNet (He et al., CVPR 2016), stride in the 3x3 convolution."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        out = 4 * width
+        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.conv3 = nn.Conv2d(width, out, 1, bias=False)
+        self.bn1, self.bn2, self.bn3 = (nn.BatchNorm2d(n) for n in (width, width, out))
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or channels != out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, channels, H, W]`` to ``[B, 4 width, H / stride, W / stride]``."""
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x), inplace=True)
+
+
+def resnet(width: int, depths: Sequence[int]) -> nn.Module:
+    """ResNet-50 for width 64 and depths (3, 4, 6, 3)."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, width, 7, 2, padding=3, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, padding=1),
+    ]
+    channels = width
+    for stage, depth in enumerate(depths):
+        for number in range(depth):
+            inner = width * 2**stage
+            layers.append(Block(channels, inner, 2 if stage and not number else 1))
+            channels = 4 * inner
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, NUM_CLASSES)]
+    return nn.Sequential(*layers, *head)
+
+
+def vit_shapes(width: int, depth: int) -> Iterator[tuple[int, ...]]:
+    """Parameters of a vision transformer for 224x224 images in patches of 16: ViT-L, 1024 x 24."""
+    yield from ((width, 3, 16, 16), (width,), (1, 1, width), (1, 197, width))
+    for _ in range(depth):
+        yield from ((width,), (width,), (3 * width, width), (3 * width,), (width, width), (width,))
+        yield from ((width,), (width,), (4 * width, width), (4 * width,))
+        yield from ((width, 4 * width), (width,))
+    yield from ((width,), (width,), (NUM_CLASSES, width), (NUM_CLASSES,))
+
+
+class Weights(nn.Module):
+    """Parameters as views of one buffer, as DeepSpeed keeps them."""
+
+    def __init__(
+        self, shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        sizes = [torch.Size(shape).numel() for shape in shapes]
+        self.flat = torch.randn(sum(sizes), device=device, dtype=dtype) * 0.02
+        for number, (shape, piece) in enumerate(zip(shapes, self.flat.split(sizes), strict=True)):
+            self.register_parameter(f"p{number}", nn.Parameter(piece.view(*shape)))
+
+
+class Copied:
+    """Clean weights as a copy, each way."""
+
+    whole = True
+
+    def __init__(self, model: nn.Module) -> None:
+        self._params: list[Tensor] = list(model.parameters())
+        self._copies = [p.detach().clone() for p in self._params]
+
+    @torch.no_grad()
+    def save(self) -> None:
+        """Copy the weights."""
+        torch._foreach_copy_(self._copies, self._params)
+
+    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        """All are here."""
+        return nullcontext()
+
+    def restore(self, *, last: bool) -> None:
+        """Copy them back."""
+        self.recover()
+
+    @torch.no_grad()
+    def recover(self) -> None:
+        """Copy them back."""
+        torch._foreach_copy_(self._params, self._copies)
+
+
+@torch.no_grad()
+def foreach(params: list[Tensor]) -> None:
+    """Noise onto all weights by multi-tensor operations, each parameter's row norms aside."""
+    norms = [
+        p.flatten(1).norm(dim=1).view(-1, *[1] * (p.ndim - 1)) if p.ndim > 1 else p.norm()
+        for p in params
+    ]
+    noises = [torch.randn_like(p) for p in params]
+    torch._foreach_mul_(noises, torch._foreach_mul(norms, SIGMA))
+    torch._foreach_add_(params, noises)
+
+
+def measure(
+    ways: Ways, prepare: Callable[[], object], rounds: int, repeats: int, device: torch.device
+) -> dict[str, float]:
+    """Median milliseconds of one call of every way, taken in turns; ``prepare`` is not timed.
+
+    A sample is ``repeats`` calls in a row, so that the device need not wait for the host.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 2):
+        for name, way in ways.items():
+            prepare()
+            if device.type == "cuda":
+                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                begin.record()
+                for _ in range(repeats):
+                    way()
+                end.record()
+                end.synchronize()
+                milliseconds = begin.elapsed_time(end)
+            else:
+                start = time.perf_counter()
+                for _ in range(repeats):
+                    way()
+                milliseconds = 1e3 * (time.perf_counter() - start)
+            if number >= 2:
+                times[name].append(milliseconds / repeats)
+    return {name: statistics.median(all_of) for name, all_of in times.items()}
+
+
+def perturbing(model: Weights, device: torch.device) -> Ways:
+    """Ways to put noise onto all weights, the copy that limits them, and the energy."""
+    from rwp_dist.perturb.deviations import Deviations
+    from rwp_dist.perturb.filters import list_filters
+    from rwp_dist.perturb.fused import FusedEnergy, FusedNoise
+    from rwp_dist.perturb.noise import Noise
+
+    params: list[Tensor] = list(model.parameters())
+    filters = list_filters(model.named_parameters())
+    energies = torch.rand(filters[-1].rows.stop, device=device)
+    observed = torch.zeros_like(energies)
+    target = torch.empty_like(model.flat)
+    fused = FusedNoise(filters, "filter", 0, device)
+    deviations, noise = Deviations(filters, "filter", device), Noise(0, device)
+    energy = FusedEnergy(observed, bucket_bytes=2**62)
+    step = iter(range(2**62))
+
+    @torch.no_grad()
+    def operations() -> None:
+        deviations.measure(SIGMA)
+        deviations.draw_noise(filters, noise, next(step), 0)
+
+    def add_up() -> None:
+        for filter_ in filters:
+            energy.collect(filter_, filter_.param.detach(), 1.0)
+        energy.flush()
+
+    @torch.no_grad()
+    def norms() -> None:
+        for f in filters:
+            row = f.param.flatten(1).norm(dim=1).square_() if f.many else f.param.square()
+            observed[f.rows].add_(row, alpha=1.0)
+
+    return {
+        "copy of the weights": lambda: target.copy_(model.flat),
+        "authors' loop": lambda: add_expanded_noise(model, SIGMA),
+        "torch._foreach": lambda: foreach(params),
+        "noise.backend: torch": operations,
+        "noise.backend: triton": lambda: fused.add(next(step), 0, SIGMA),
+        "the same, adaptive": lambda: fused.add(next(step), 0, SIGMA, energies, 0.1, 0.5),
+        "energy, one launch": add_up,
+        "energy, torch": norms,
+    }
+
+
+def training(model: nn.Module, size: int, batch: int, device: torch.device) -> Ways:
+    """A training step without and with m-arwp's perturbed pass."""
+    from rwp_dist.perturb.backend import choose_backend
+    from rwp_dist.perturb.filters import list_filters
+    from rwp_dist.perturb.methods import METHODS
+    from rwp_dist.perturb.perturbation import Perturbation
+    from rwp_dist.perturb.roles import Slot
+
+    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(batch, 3, size, size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, NUM_CLASSES, (batch,), device=device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    backend = choose_backend("triton", device)
+    perturbation = Perturbation(
+        model,
+        list_filters(model.named_parameters()),
+        METHODS["m-arwp"],
+        Copied(model),
+        device=device,
+        seed=0,
+        num_perturbed_slots=1,
+        backend=backend,
+    )
+    energy = perturbation.energy
+    assert energy is not None
+    step = iter(range(2**62))
+
+    def take(slot: Slot) -> None:
+        around = perturbation.around(
+            slot, next(step), SIGMA, loss=lambda: torch.zeros(()), grad_scale=1.0, last=True
+        )
+        with around:
+            with torch.autocast(device.type, torch.bfloat16):
+                logits = model(images)
+            F.cross_entropy(logits.float(), labels).backward()
+        if slot.perturbed:
+            energy.update()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return {
+        "sgd": lambda: take(Slot(0, False, 0.5, 0)),
+        "m-arwp": lambda: take(Slot(1, True, 0.5, 1)),
+    }
+
+
+def run(device: torch.device, rounds: int, small: bool) -> bool:
+    """Print the table; whether all bars hold."""
+    net = resnet(2, (1, 1, 1, 1)) if small else resnet(64, (3, 4, 6, 3))
+    networks: dict[str, list[Sequence[int]]] = {
+        "ResNet-50": [p.shape for p in net.parameters()],
+        "ViT-L/16": list(vit_shapes(8, 1) if small else vit_shapes(1024, 24)),
+    }
+    if small:  # the interpreter takes milliseconds for a row
+        networks = {name: [s for s in shapes if s[0] < 9] for name, shapes in networks.items()}
+    print(f"{'':<30}{'way':<26}{'ms':>10}{'GB/s':>8}{'of copy':>9}{'x authors':>11}")
+    held = True
+    for name, shapes in networks.items():
+        for dtype in (torch.float32, torch.bfloat16):
+            model = Weights(shapes, dtype, device)
+            clean = model.flat.clone()
+            found = measure(
+                perturbing(model, device),
+                lambda model=model, clean=clean: model.flat.copy_(clean),  # type: ignore[misc]
+                rounds,
+                1 if small else 10,
+                device,
+            )
+            num_bytes = model.flat.numel() * model.flat.element_size()
+            copy, authors = found["copy of the weights"], found["authors' loop"]
+            title = f"{name}, {str(dtype).removeprefix('torch.')}, {num_bytes / 1e6:,.1f} MB"
+            for way, ms in found.items():
+                energy = way.startswith("energy")
+                moved = num_bytes * (1 if energy else 2) / ms / 1e6
+                share = f"{moved / (2 * num_bytes / copy / 1e6):9.0%}"
+                faster = f"{'':>11}" if energy else f"{authors / ms:11.1f}"
+                print(f"{title:<30}{way:<26}{ms:10.4f}{moved:8.0f}{share}{faster}")
+            ours = found["noise.backend: triton"]
+            held &= copy / ours >= 0.7 and authors / ours >= 20
+    size, batch = (32, 2) if small else (224, 256)
+    times = measure(
+        training(net, size, batch, device),
+        lambda: None,
+        1 if small else max(rounds, 20),
+        1,
+        device,
+    )
+    title = f"ResNet-50, {batch} x {size}x{size}"
+    overhead = times["m-arwp"] / times["sgd"] - 1.0
+    for way, ms in times.items():
+        print(f"{title:<30}{'step of ' + way:<26}{ms:10.4f}")
+    print(f"{title:<30}{'overhead of m-arwp':<26}{overhead:10.2%}")
+    return held and overhead <= 0.01
+
+
+def main() -> int:
+    """0: all bars hold; 1: one does not, or there is no GPU."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20, help="samples of every way")
+    parser.add_argument("--interpret", action="store_true", help="tiny, on the CPU: a smoke test")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    if options.interpret:
+        os.environ["TRITON_INTERPRET"] = "1"
+        run(torch.device("cpu"), 1, small=True)
+        print("Run by Triton's interpreter at tiny sizes: these times mean nothing.")
+        return 0
+    if not torch.cuda.is_available():
+        print("There is no CUDA device here, and these are its timings.", file=sys.stderr)
+        return 1
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    held = run(torch.device("cuda"), options.rounds, small=False)
+    print("All bars hold." if held else "Not all bars hold (70 % of copy, x 20, 1 %).")
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
