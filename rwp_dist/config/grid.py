@@ -43,8 +43,10 @@ def expand(
                 axis = [f"{key}={value}" for key, value in point]
                 given = [*overrides, *chosen, *axis, f"run.seed={seed}"]
                 settings = load_settings(config, given)
-                at = "".join(f"-{key.rpartition('.')[2]}={value}" for key, value in point)
-                own = f"{settings.run.label}{at}-s{seed}".replace("/", "_")
+                label = str(settings.run.label)
+                told = [(key, value) for key, value in point if value != label]
+                at = "".join(f"-{key.rpartition('.')[2]}={value}" for key, value in told)
+                own = f"{label}{at}-s{seed}".replace("/", "_")
                 place = {"name": own, "dir": str(folder / own)}
                 run = settings.run.model_copy(update=place)
                 runs.setdefault(_identity(settings), settings.model_copy(update={"run": run}))

@@ -12,8 +12,8 @@ CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
 
 def names(**how) -> list[str]:
     known = {"variants": "sgd,rwp", "grid": (), "seeds": 1, "folder": Path("/runs")}
-    overrides = how.pop("overrides", ())
-    runs = expand(CONFIG, overrides, **(known | how))
+    config, overrides = how.pop("config", CONFIG), how.pop("overrides", ())
+    runs = expand(config, overrides, **(known | how))
     assert all(settings.run.dir == f"/runs/{settings.run.name}" for settings in runs)
     return [str(settings.run.name) for settings in runs]
 
@@ -27,6 +27,12 @@ def test_seeds_are_outermost_and_every_combination_is_taken() -> None:
         "sgd-lr=0.2-global=32-s0",
         "sgd-lr=0.2-global=64-s0",
     ]
+
+
+def test_a_method_that_names_its_run_is_not_named_twice(tmp_path: Path) -> None:
+    (tmp_path / "plain.yaml").write_text("run: {seed: 1}")
+    grid = ("method.name=sgd,rwp",)
+    assert names(config=tmp_path / "plain.yaml", variants=None, grid=grid) == ["sgd-s0", "rwp-s0"]
 
 
 def test_runs_with_equal_settings_are_trained_once() -> None:
