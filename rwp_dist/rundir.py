@@ -302,7 +302,7 @@ def environment(
         "world_size": world_size,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "git": git_state(Path(__file__).resolve().parents[1]),
+        "git": git_state(Path(__file__).resolve().parents[1]) or _image_state(),
     }
 
 
@@ -319,6 +319,12 @@ def git_state(source: Path) -> dict[str, Any] | None:
         "commit": git(source, "rev-parse", "--verify", "--quiet", "HEAD"),
         "dirty": None if changes is None else bool(changes),
     }
+
+
+def _image_state() -> dict[str, Any] | None:
+    """The commit that a container's image was built from, as ``git_state``."""
+    commit = os.environ.get("RWP_COMMIT")
+    return {"commit": commit, "dirty": None} if commit else None
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from rwp_dist.data.batch import BadRecord, Batch, Step
 from rwp_dist.distributed import all_agree_on, check_replicas, from_main, same_on_all_ranks
 from rwp_dist.errors import Interrupted
 from rwp_dist.evaluate import evaluate, evaluating_mode, recalibrate
+from rwp_dist.heartbeat import Heartbeat
 from rwp_dist.perturb.batchnorm import (
     average_statistics,
     gather_statistics,
@@ -164,8 +165,8 @@ class Training:
 
     def run(self, signals: StopSignals, session: str) -> dict[str, Any]:
         """Steps until the run is finished, or asked to stop; returns the summary so far."""
-        with self.tracker:
-            self.finished = self._loop(signals)
+        with self.tracker, Heartbeat() as heartbeat:
+            self.finished = self._loop(signals, heartbeat)
             summary = self.progress.summary(self.last_eval, session)
             if self.finished and self.is_main:
                 self.run_dir.write_summary(summary)
@@ -174,7 +175,7 @@ class Training:
                 self.tracker.close("interrupted")
         return summary
 
-    def _loop(self, signals: StopSignals) -> bool:
+    def _loop(self, signals: StopSignals, heartbeat: Heartbeat) -> bool:
         """All steps that are left; False if it was asked to stop."""
         parts, total = self.parts, self.parts.timeline.total_steps
         data = parts.train.steps(self.first_step, total)
@@ -195,6 +196,7 @@ class Training:
             self.progress.step_done(batches, agreed)
             self.done = step + 1
             self.tracker.advance(self.done)
+            heartbeat.beat()
             with self.progress.paused():
                 self._between_steps()
         consensus.close()

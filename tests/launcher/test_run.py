@@ -249,3 +249,14 @@ def test_help_comes_at_once_and_without_torch() -> None:
     begin = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
     assert time.perf_counter() - begin < 2.0  # 0.4 s on a machine that does nothing else
+
+
+def test_the_name_of_this_machine_need_not_resolve(tmp_path: Path, digits: list[str]) -> None:
+    command = launch("run", CONFIG, "--nproc", "2", f"run.dir={tmp_path}/run", *digits)
+    anyone = [] if os.getuid() == 0 else ["--map-root-user"]
+    elsewhere = ["unshare", "--uts", *anyone, "sh", "-c", 'hostname x7f3.nowhere; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*elsewhere, *command, "schedule.steps=2"], capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cannot be retrieved" not in done.stderr
