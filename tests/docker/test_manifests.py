@@ -10,7 +10,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from launcher.cli import check
 from rwp_dist.config import load_settings, split_batch
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +36,7 @@ def test_compose_starts_what_the_launcher_takes(train):
     )
     program, verb, config, option, nproc, *overrides = shlex.split(command)
     assert (program, verb, option) == ("rwp-launch", "run", "--nproc")
-    check(ROOT / config, overrides, int(nproc))
+    split_batch(load_settings(ROOT / config, overrides), int(nproc))
     assert overrides == ["data.cache_dir=/cache", "variant=m-arwp"]
 
 
