@@ -1,13 +1,17 @@
 """The only file that knows DeepSpeed: gradients, updates, and how clean weights come back."""
 
 import io
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from rwp_dist.config import Settings, Split, deepspeed_config
 
@@ -159,6 +163,7 @@ class Engine:
         num_perturbed: int,
     ) -> None:
         """``num_perturbed``: most perturbed passes of any one rank in one update."""
+        prefer_own_ninja()
         deepspeed.utils.logger.setLevel("ERROR")  # it warns of every optimizer that is not its own
         self.stage = settings.deepspeed.zero_stage
         self.device = device
@@ -227,7 +232,8 @@ class Engine:
 
         def call_and_reduce(*args: Any, **options: Any) -> Any:
             callback()
-            return reduce(*args, **options)
+            with record_function("reduce"):
+                return reduce(*args, **options)
 
         setattr(owner, name, call_and_reduce)
 
@@ -360,6 +366,18 @@ class Engine:
     def close(self) -> None:
         """Let go of DeepSpeed's hooks and buffers, so that a process can run another engine."""
         self.ds.destroy()
+
+
+def prefer_own_ninja() -> None:
+    """Have DeepSpeed compile with the ninja that is installed beside this Python.
+
+    Another version of ninja takes what it finds compiled for stale, so that processes with and
+    without an activated environment would compile all anew in turns.
+    """
+    folder = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", "").split(os.pathsep)
+    if path[0] != folder:
+        os.environ["PATH"] = os.pathsep.join([folder, *path])
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ MAY_CHANGE = (
     "data.opener",
     "data.max_bad_samples",
     "noise.",
+    "profile",
     "evaluation.",
     "checkpoint.",
     "tracking.",

@@ -12,6 +12,7 @@
         attempts.tsv       one line for each attempt: when, where, from and to which step
         wandb_id           identity in W&B, the same for all attempts
         checkpoints/       what a run resumes from
+        profile/           traces of a few steps, if ``profile`` is on
         lock               held by the process that trains here
         logs/              output of the job, and of the ranks in a folder for each attempt
         wandb/             W&B's own files

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from rwp_dist.checkpoint import check_state, load_checkpoint, save_checkpoint
 from rwp_dist.config import Settings
@@ -36,6 +37,7 @@ from rwp_dist.perturb.batchnorm import (
 )
 from rwp_dist.perturb.noise import key_seed
 from rwp_dist.perturb.roles import Slot, loss_scale
+from rwp_dist.profiling import Profile
 from rwp_dist.progress import Progress
 from rwp_dist.rundir import RunDir
 from rwp_dist.setup import Parts, build_parts
@@ -166,7 +168,10 @@ class Training:
     def run(self, signals: StopSignals, session: str) -> dict[str, Any]:
         """Steps until the run is finished, or asked to stop; returns the summary so far."""
         with self.tracker, Heartbeat() as heartbeat:
-            self.finished = self._loop(signals, heartbeat)
+            with Profile(self.run_dir, self.parts.settings.profile) as profile:
+                self.finished = self._loop(signals, heartbeat, profile)
+            if profile.outcome:
+                self.tracker.say(profile.outcome)
             summary = self.progress.summary(self.last_eval, session)
             if self.finished and self.is_main:
                 self.run_dir.write_summary(summary)
@@ -175,7 +180,7 @@ class Training:
                 self.tracker.close("interrupted")
         return summary
 
-    def _loop(self, signals: StopSignals, heartbeat: Heartbeat) -> bool:
+    def _loop(self, signals: StopSignals, heartbeat: Heartbeat, profile: Profile) -> bool:
         """All steps that are left; False if it was asked to stop."""
         parts, total = self.parts, self.parts.timeline.total_steps
         data = parts.train.steps(self.first_step, total)
@@ -194,6 +199,7 @@ class Training:
             if step + 1 < total:
                 coming = self._fetch(data, consensus, signals)
             self.progress.step_done(batches, agreed)
+            profile.step_done()
             self.done = step + 1
             self.tracker.advance(self.done)
             heartbeat.beat()
@@ -282,7 +288,8 @@ def train_step(parts: Parts, step: int, data: Step, agreed: Agreed, progress: Pr
 
     if perturbation.energy is not None:
         perturbation.energy.reduce()
-    applied = engine.step(parts.timeline.lr(step))
+    with record_function("step"):
+        applied = engine.step(parts.timeline.lr(step))
     if perturbation.energy is not None:
         perturbation.energy.update(applied)
 
@@ -320,9 +327,11 @@ def train_pass(
         grad_scale=parts.split.micro_batches / (scale * valid) if scale * valid else 0.0,
         last=slot is parts.my_slots[-1],
     ):
-        logits = engine.forward(images)
-        loss = cross_entropy(logits, targets, batch.weights).sum() * scale
-        engine.backward(loss)
+        with record_function("forward"):
+            logits = engine.forward(images)
+            loss = cross_entropy(logits, targets, batch.weights).sum() * scale
+        with record_function("backward"):
+            engine.backward(loss)
     progress.observe(slot, loss, logits, batch)
 
 

@@ -13,7 +13,13 @@ import torch
 torch.set_num_threads(1)
 
 
-COMPILE = "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
+COMPILE = """
+from deepspeed.comm.torch import build_shm_op
+from rwp_dist.engine import prefer_own_ninja
+
+prefer_own_ninja()
+build_shm_op()
+"""
 
 
 def pytest_configure(config):

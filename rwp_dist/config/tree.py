@@ -400,5 +400,7 @@ class Settings(Section):
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     tracking: Tracking = Tracking()
+    profile: bool = False
+    """Write a trace of a few steps, with named parts, to ``profile/`` in the run directory."""
     variant: str | None = None
     """Which of the file's ``variants`` was chosen. null: none."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from rwp_dist.perturb.backend import Backend
 from rwp_dist.perturb.batchnorm import frozen_statistics, tracking_layers
@@ -127,7 +128,7 @@ class Perturbation:
             yield
             return
         try:
-            with self.watch.running():
+            with record_function("perturb"), self.watch.running():
                 self.weights.save()
                 self.perturb(slot, step, sigma, loss)
             # Ascent has had its clean pass just now; noise alone (RWP) has no other to learn from.
@@ -140,7 +141,7 @@ class Perturbation:
             raise
         finally:
             self._observe(None)
-        with self.watch.running():
+        with record_function("restore"), self.watch.running():
             self.weights.restore(last=last)
 
     def perturb(self, slot: Slot, step: int, sigma: float, loss: Callable[[], Tensor]) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from rwp_dist.perturb.filters import Filter
 from rwp_dist.perturb.noise import Noise
@@ -67,8 +68,9 @@ class Prefetch:
         self._lane.close()
 
     def _draw(self, key: Key) -> None:
-        for unit, index in zip(self._units, self._indices, strict=True):
-            self._noise.fill(unit, *key, index)
+        with record_function("noise"):
+            for unit, index in zip(self._units, self._indices, strict=True):
+                self._noise.fill(unit, *key, index)
 
 
 class _Task(Protocol):
