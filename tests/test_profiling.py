@@ -7,6 +7,8 @@ from ranks import run_ranks
 from test_train import digits, overrides, run  # noqa: F401  a fixture
 
 from rwp_dist.profiling import STEPS as WINDOW
+from rwp_dist.profiling import Profile
+from rwp_dist.rundir import RunDir
 
 
 def spans(path):
@@ -34,7 +36,15 @@ def test_a_trace_names_the_parts_of_a_step_and_noise_lies_beside_them(digits, tm
     assert all(any(a <= start for a, _, _ in reduced) for start, _, _ in perturbed["noise"][1:])
 
 
-def test_a_run_too_short_for_a_trace_says_so(digits, tmp_path, capfd):  # noqa: F811
-    settings = overrides(digits, tmp_path / "run", "profile=true", "schedule.steps=4")
-    run_ranks(run, 1, settings)
-    assert "no trace, because this attempt took fewer than 8 steps" in "".join(capfd.readouterr())
+def outcome(folder, steps):
+    with Profile(RunDir(folder), wanted=True) as profile:
+        for _ in range(steps):
+            profile.step_done()
+    return profile.outcome
+
+
+def test_a_run_too_short_for_a_trace_says_so(tmp_path):
+    (said,) = run_ranks(outcome, 1, tmp_path / "short", 4)
+    assert "no trace, because this attempt took fewer than 8 steps" in said
+    (said,) = run_ranks(outcome, 1, tmp_path / "long", 12)
+    assert str(tmp_path / "long" / "profile") in said
