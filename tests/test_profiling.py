@@ -23,7 +23,7 @@ def spans(path):
 
 def test_a_trace_names_the_parts_of_a_step_and_noise_lies_beside_them(digits, tmp_path):  # noqa: F811
     run_dir = tmp_path / "run"
-    run_ranks(run, 2, overrides(digits, run_dir, "profile=true"))
+    run_ranks(run, 2, overrides(digits, run_dir, "profile=true", "batch.per_rank=128"))
     clean, perturbed = (spans(run_dir / "profile" / f"rank-{rank}.json.gz") for rank in (0, 1))
     parts = {"forward", "backward", "reduce", "step"}
     assert parts <= clean.keys() and not {"perturb", "noise"} & clean.keys()
