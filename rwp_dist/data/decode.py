@@ -242,7 +242,9 @@ def _pil_open(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
     except Exception as error:  # Pillow's plugins raise whatever broken bytes lead them to
-        raise UndecodableImage(f"no decoder takes this image: {error}.") from error
+        # Pillow names the buffer in memory that it read from.
+        cause = str(error).partition(" <_io")[0]
+        raise UndecodableImage(f"no decoder takes this image: {cause}.") from error
     if math.prod(image.size) > MAX_PIXELS:
         raise UndecodableImage(f"an image of {image.width}x{image.height} is too large.")
     return image

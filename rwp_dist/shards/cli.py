@@ -118,7 +118,8 @@ def write_command(
 
     listing = list_source(source, label_key, workers)
     if listing.num_skipped:
-        click.echo(f"{source}: {listing.num_skipped:,} files are no images and were left out.")
+        left_out = _count(listing.num_skipped, "file")
+        click.echo(f"{source}: {left_out} left out (names without an image's ending).")
     from rwp_dist.shards.pack import Shrink
     from rwp_dist.shards.write import write_shards
 
@@ -184,7 +185,7 @@ def verify_command(folder: Path, level: str, workers: int, report: Path | None) 
     Samples are counted from 0 in the order of their shard.
     """
     from rwp_dist.shards.manifest import Manifest
-    from rwp_dist.shards.verify import verify_shards, write_report
+    from rwp_dist.shards.verify import UNDECODABLE, verify_shards, write_report
 
     total = len(Manifest.load(folder).shards)
     faults, num_samples, done = [], 0, 0
@@ -203,9 +204,14 @@ def verify_command(folder: Path, level: str, workers: int, report: Path | None) 
         write_report(faults, report)
     if faults:
         bad = len({fault.shard for fault in faults})
+        cure = "fetch or write these shards again"
+        if all(UNDECODABLE in fault.what for fault in faults):
+            cure = (
+                "the shards are as they were written: training leaves such images out and counts "
+                "them; without them, write the shards again"
+            )
         raise DataError(
-            f"{folder}: {len(faults):,} faults in {bad:,} shards; "
-            "fetch or write these shards again."
+            f"{folder}: {_count(len(faults), 'fault')} in {_count(bad, 'shard')}; {cure}."
         )
     click.echo(f"{folder}: {total:,} shards with {num_samples:,} samples are good ({level}).")
 
@@ -306,4 +312,9 @@ def _say(folder: Path, num_samples: int, num_shards: int, num_missing: int = 0) 
             "missing; the part that ends last writes the manifest (should none, repeat one)."
         )
     else:
-        click.echo(f"{folder}: {num_samples:,} samples in {num_shards:,} shards, with a manifest")
+        samples, shards = _count(num_samples, "sample"), _count(num_shards, "shard")
+        click.echo(f"{folder}: {samples} in {shards}, with a manifest")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

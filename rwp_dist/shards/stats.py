@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +94,9 @@ def describe_shards(shards: ShardSet, drawn: Sequence[Drawn]) -> str:
         ("image bytes", _spread(sizes)),
     ]
     pixels = _pixels(drawn)
+    if len(pixels) < len(drawn):
+        bad = len(drawn) - len(pixels)
+        rows.append(("no images", f"{bad:,} of {len(drawn):,}; see `shards verify --level decode`"))
     if len(pixels):
         rows += [
             ("short side", f"{_spread(pixels.min(axis=1))} pixels of {len(pixels)} random images"),
@@ -103,16 +107,11 @@ def describe_shards(shards: ShardSet, drawn: Sequence[Drawn]) -> str:
 
 
 def _pixels(drawn: Sequence[Drawn]) -> NDArray[np.int64]:
-    """``[N, 2]``: width and height; only headers are parsed."""
+    """``[N, 2]``: width and height of those that are images; only headers are parsed."""
     found = []
     for sample in drawn:
-        try:
+        with suppress(OSError):
             found.append(Image.open(io.BytesIO(sample.image)).size)
-        except OSError as error:
-            raise DataError(
-                f"{sample.name}: this is no readable image; check with `rwp-dist shards verify "
-                "--level decode`."
-            ) from error
     return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 

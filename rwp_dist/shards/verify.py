@@ -20,6 +20,9 @@ from rwp_dist.shards.parallel import run_jobs
 from rwp_dist.shards.tar import Stream
 
 LEVELS = ("size", "sha256", "decode")
+HEADER_BYTES, NAME_BYTES = 512, 100
+"""Of a tar's members: a header, and the name that it begins with."""
+UNDECODABLE = "the image cannot be decoded"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -126,14 +129,15 @@ def _read(
     for row in range(0 if index is None else len(index)):
         assert index is not None
         offset, size, crc32, label = index[row].item()
-        take(offset - check.num_bytes)
+        header = take(offset - check.num_bytes)[-HEADER_BYTES:]
         image = take(size)
         if len(image) < size:
             check.add("the image is missing or cut short", row, label)
         elif zlib.crc32(image) != crc32:
             check.add("the image's bytes have changed (other crc32)", row, label)
         elif decode and (cause := _undecodable(image)):
-            check.add(f"the image cannot be decoded ({cause})", row, label)
+            name = header[:NAME_BYTES].split(b"\0")[0].decode(errors="replace")
+            check.add(f"{name}: {UNDECODABLE} ({cause})", row, label)
     while take(_CHUNK_BYTES):
         pass
     if sha256.hexdigest() != shard.sha256:
@@ -147,7 +151,8 @@ def _undecodable(image: bytes) -> str:
     try:
         Image.open(io.BytesIO(image)).convert("RGB")
     except Exception as error:  # decoders raise a dozen kinds on damaged files
-        return str(error) or type(error).__name__
+        # Pillow names the buffer in memory that it read from.
+        return str(error).partition(" <_io")[0] or type(error).__name__
     return ""
 
 

@@ -51,7 +51,7 @@ def test_every_image_becomes_a_png_with_its_fine_label(tmp_path):
     out = tmp_path / "out"
     text = run("cifar100", archive(tmp_path), "--out", out)
     assert text.splitlines() == [
-        f"{out}/{split}: {count} samples in 1 shards, with a manifest"
+        f"{out}/{split}: {count} samples in 1 shard, with a manifest"
         for split, count in COUNTS.items()
     ]
     for split, pixels in PIXELS.items():

@@ -1,9 +1,7 @@
 import numpy as np
-import pytest
 from PIL import Image
 from shard_files import image_folder, jpeg, run, sample_members, tar_file
 
-from rwp_dist.errors import DataError
 from rwp_dist.shards.sheet import TILE, contact_sheet
 from rwp_dist.shards.stats import Drawn, ShardSet
 
@@ -63,8 +61,12 @@ def test_the_contact_sheet_shows_every_image_at_its_place(tmp_path):
     assert below.any() and not below[-8:].any()
 
 
-def test_bad_images_are_named_with_the_cure(tmp_path):
-    tar_file(tmp_path / "a.tar", [("a.jpg", b"no image"), ("a.cls", b"0")])
+def test_bad_images_are_counted_with_the_cure_and_do_not_hide_the_others(tmp_path):
+    members = [("a.jpg", b"no image"), ("a.cls", b"0"), ("b.jpg", jpeg(1)), ("b.cls", b"0")]
+    tar_file(tmp_path / "a.tar", members)
     run("index", tmp_path)
-    with pytest.raises(DataError, match=r"a\.tar 0: .*--level decode"):
-        run("stats", tmp_path)
+    said = run("stats", tmp_path, "--contact-sheet", tmp_path / "sheet.png")
+    assert "no images   1 of 2; see `shards verify --level decode`" in said
+    assert "of 1 random images" in said
+    frame, _ = Image.open(tmp_path / "sheet.png").size
+    assert frame > TILE

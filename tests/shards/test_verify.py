@@ -88,7 +88,10 @@ def test_an_image_that_was_bad_from_the_start_is_found_by_decoding_it(tmp_path):
     assert not faults(tmp_path, "sha256")
     found = faults(tmp_path, "decode")
     assert [fault.sample for fault in found] == [1, 3]
-    assert all("cannot be decoded" in fault.what for fault in found)
+    assert found[0].what == "0001.jpg: the image cannot be decoded (cannot identify image file)"
+    assert found[1].what.startswith("0003.jpg: the image cannot be decoded (image file is trunc")
+    with pytest.raises(DataError, match=r"2 faults in 1 shard; the shards are as they were writ"):
+        run("verify", tmp_path, "--level", "decode")
 
 
 def test_missing_strange_and_exchanged_files_are_found(folder):

@@ -198,7 +198,7 @@ def test_shards_by_bytes_hold_about_that_many(tmp_path, source):
 
 def test_files_that_are_no_images_are_counted_aloud(tmp_path, source):
     (source[0] / "ant" / "notes.txt").write_text("mine")
-    assert "1 files are no images" in run("write", source[0], "--out", tmp_path / "t")
+    assert "1 file left out" in run("write", source[0], "--out", tmp_path / "t")
 
 
 def test_other_shards_are_never_mixed_in_or_overwritten(tmp_path, source):
