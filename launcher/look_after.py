@@ -78,7 +78,7 @@ def cancel(folders: tuple[Path, ...]) -> None:
     runs, troubles = collect(folders)
     if troubles:
         raise RwpError("\n".join(troubles))
-    living = [run for run in runs if run.living]
+    living = [run for run in runs if run.living and run.state != "stopping"]
     stop(living)
     for run in living:
         click.echo(f"{run.directory.path}: was {run.state}; asked to save and stop.")

@@ -33,13 +33,13 @@ class Run:
     job: Job | None
     found: Found | None
     state: str
-    """queued, starting, running, finished, interrupted, failed, cancelled, or lost: its process
-    or job is gone and left no word."""
+    """queued, starting, running, stopping (cancelled and not gone yet), finished, interrupted,
+    failed, cancelled, or lost: its process or job is gone and left no word."""
 
     @property
     def living(self) -> bool:
         """Whether it goes on by itself."""
-        return self.state in ("queued", "starting", "running")
+        return self.state in ("queued", "starting", "running", "stopping")
 
 
 def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -77,11 +77,10 @@ def state_of(run_dir: RunDir, job: Job | None, found: Found | None) -> str:
         return word
     if found is not None and found.state == "queued":
         return "queued"
-    if found is not None and found.state == "running":
-        return "running" if word == "running" else "starting"
-    if run_dir.holder() is not None:
-        return "running" if word == "running" else "starting"
-    if job is not None and job.cancelled:
+    cancelled = job is not None and job.cancelled
+    if (found is not None and found.state == "running") or run_dir.holder() is not None:
+        return "stopping" if cancelled else "running" if word == "running" else "starting"
+    if cancelled:
         return "cancelled"
     return word if word not in ("", "running") else "lost"
 

@@ -41,7 +41,7 @@ class Docker:
             ["--volume", f"{job.run_dir}:{job.run_dir}"],
             *(["--volume", f"{folder}:{folder}:ro"] for folder in job.data),
             ["--workdir", str(job.run_dir)],
-            ["--env", f"PYTHONPATH={job.code}", "--env", f"HOME={job.run_dir}"],
+            ["--env", f"PYTHONPATH={job.code}"],
             # By name alone: their values are in nobody's list of processes.
             ["--env", "WANDB_API_KEY", "--env", "WANDB_MODE"],
         ]
@@ -53,8 +53,8 @@ class Docker:
             run.append(["--env-file", wants.secrets])
         run += [[f"--{option}"] for option in wants.options]
         run += [
-            ["--entrypoint", "rwp-launch", wants.container],
-            ["run", f"--nproc={wants.ranks_per_node}", str(job.settings)],
+            [wants.container],
+            ["rwp-launch", "run", f"--nproc={wants.ranks_per_node}", str(job.settings)],
         ]
         return "#!/bin/sh\nexec " + " \\\n    ".join(map(shlex.join, run)) + "\n"
 

@@ -8,9 +8,9 @@ exec docker run --detach --init \
     --volume /data/train:/data/train:ro \
     --volume /data/val:/data/val:ro \
     --workdir /runs/boxed \
-    --env PYTHONPATH=/runs/boxed/code --env HOME=/runs/boxed \
+    --env PYTHONPATH=/runs/boxed/code \
     --env WANDB_API_KEY --env WANDB_MODE \
     --gpus 8 \
     --memory=64g \
-    --entrypoint rwp-launch rwp:1.0 \
-    run --nproc=8 /runs/boxed/submitted.yaml
+    rwp:1.0 \
+    rwp-launch run --nproc=8 /runs/boxed/submitted.yaml
