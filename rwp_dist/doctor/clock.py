@@ -108,11 +108,8 @@ def offset_to_main() -> float:
 def between_nodes(offsets: Sequence[float], nodes: Sequence[str]) -> Finding:
     """The two clocks of a job that are furthest apart, from each rank's offset to rank 0."""
     first, last = (offsets.index(pick(offsets)) for pick in (min, max))
-    return verdict(
-        "between nodes",
-        offsets[last] - offsets[first],
-        f"{nodes[first]} and {nodes[last]}" if nodes[first] != nodes[last] else nodes[first],
-    )
+    apart_s = offsets[last] - offsets[first]
+    return verdict("between nodes", apart_s, f"{nodes[first]} and {nodes[last]}")
 
 
 def verdict(name: str, apart_s: float, what: str) -> Finding:

@@ -109,8 +109,12 @@ def estimate(
         passes = _most_perturbed(settings, split)
         if passes and stage < 3 and (stage == 0 or passes > 1):
             parts["clean copy"] = weights
-        # Noise is drawn for one parameter at a time; ascent takes a gradient and its product.
-        parts["perturbation"] = 2 * (weights if method.direction == "ascent" else largest)
+        if method.direction == "ascent":  # its gradient, and that times the radius
+            parts["perturbation"] = 2 * weights
+        elif passes and settings.noise.prefetch:
+            parts["noise"] = weights
+        else:  # drawn for one parameter at a time
+            parts["noise"] = largest
     parts["activations"] = activation_bytes(settings, split.size, model)
     return parts
 

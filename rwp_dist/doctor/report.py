@@ -61,9 +61,11 @@ def as_json(findings: Sequence[Finding], node: str) -> str:
 
 def summary(findings: Sequence[Finding]) -> str:
     """One line at the end."""
+    counts = _counts(findings)
+    counts = f"{counts[:1].upper()}{counts[1:]}"
     if worst(findings) == "problem":
-        return f"{_counts(findings)}: a run is likely to fail here until that is put right."
-    return f"{_counts(findings)}: nothing here keeps a run from starting."
+        return f"{counts}: a run is likely to fail here until that is put right."
+    return f"{counts}: nothing here keeps a run from starting."
 
 
 @contextmanager

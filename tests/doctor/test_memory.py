@@ -1,0 +1,154 @@
+import gc
+
+import pytest
+import torch
+from ranks import run_ranks
+
+from rwp_dist.config import Settings, load_settings, split_batch
+from rwp_dist.doctor import memory
+from rwp_dist.doctor.case import Case
+from rwp_dist.doctor.finding import Finding, Step, findings_of
+from rwp_dist.doctor.nvidia import Gpu, Nvidia
+from rwp_dist.models import build_model, build_shapes
+
+IMAGENET = ["data.channels=3", "data.image_size=224", "model.num_classes=1000"]
+
+
+def settings_of(*overrides: str) -> Settings:
+    return load_settings(None, ["tracking.wandb=off", "run.device=cpu", *overrides])
+
+
+# --- against a real engine ---
+
+
+def live_bytes() -> int:
+    """Of all tensors in this process, each piece of memory once."""
+    gc.collect()
+    sizes = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter):  # isinstance wakes lazy modules
+            for tensor in (thing, thing.grad if thing.is_leaf else None):
+                if tensor is not None and tensor.device.type == "cpu":
+                    storage = tensor.untyped_storage()
+                    sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
+
+
+def peak_of_engine(overrides: list[str]) -> tuple[int, dict[str, float]]:
+    """Bytes after a backward pass of the second update, when all state is there; the estimate."""
+    import torch.distributed as dist
+
+    from rwp_dist.engine import Engine
+    from rwp_dist.perturb.filters import list_filters
+    from rwp_dist.perturb.prefetch import Prefetch
+
+    settings = settings_of(*overrides)
+    split = split_batch(settings, dist.get_world_size())
+    before = live_bytes()
+    model = build_model(settings)
+    filters = list_filters(model.named_parameters())
+    engine = Engine(model, settings, split, torch.device("cpu"), num_perturbed=split.micro_batches)
+    prefetch = Prefetch(0, filters, torch.device("cpu")) if settings.noise.prefetch else None
+    peak = 0
+    for update in range(2):
+        for number in range(split.micro_batches):
+            engine.weights.save()
+            images = torch.randn(2, 3, 32, 32)
+            loss = engine.forward(images).logsumexp(1).mean()
+            engine.backward(loss)
+            if update == 1 and number == split.micro_batches - 1:
+                peak = live_bytes() - before
+            engine.weights.restore(last=number == split.micro_batches - 1)
+        engine.step(0.1)
+    parts = memory.estimate(settings, split, build_shapes(settings), on_cpu=True)
+    del prefetch
+    return peak, parts
+
+
+@pytest.mark.parametrize(
+    "stage, more",
+    [
+        (0, ["optimizer.name=adamw"]),
+        (1, ["optimizer.name=adamw", "batch.per_rank=32"]),
+        (2, ["optimizer.momentum=0"]),
+        (3, ["noise.prefetch=false"]),
+    ],
+)
+def test_the_estimate_is_what_an_engine_holds(stage: int, more: list[str]) -> None:
+    overrides = [
+        *("model.name=small_cnn", "data.channels=3", "data.image_size=32", "batch.global=128"),
+        *("batch.per_rank=64", "method.name=rwp", f"deepspeed.zero_stage={stage}"),
+        "deepspeed.extra={zero_optimization: {reduce_bucket_size: 40000}}",
+        *more,
+    ]
+    [peak, *_], [parts, *_] = zip(*run_ranks(peak_of_engine, 2, overrides), strict=True)
+    held = dict(parts)
+    del held["activations"]  # let go of by the backward pass
+    if stage == 3:  # whose small parameters stay gathered: all of this network's
+        del held["noise"]
+    expected = sum(held.values())
+    assert abs(peak - expected) < 0.12 * expected, (peak, parts)
+
+
+# --- shapes ---
+
+
+def test_every_network_has_shapes_without_values() -> None:
+    for name in ("small_cnn", "resnet50", "vit_b_16", "swin_t", "googlenet", "convnext_tiny"):
+        more = [] if name == "small_cnn" else IMAGENET
+        model = build_shapes(settings_of(f"model.name={name}", *more))
+        assert all(p.is_meta for p in model.parameters())
+
+
+def test_activations_of_resnet50_are_those_that_autograd_saves() -> None:
+    def real(batch: int) -> int:
+        kept = {}
+        settings = settings_of("model.name=resnet18", "data.channels=3", "data.image_size=32")
+        model = build_model(settings).train()
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            model(torch.zeros(batch, 3, 32, 32))
+        return sum(t.untyped_storage().nbytes() for k, t in kept.items() if k not in own)
+
+    settings = settings_of("model.name=resnet18", "data.channels=3", "data.image_size=32")
+    estimated = memory.activation_bytes(settings, 16, build_shapes(settings))
+    assert estimated == pytest.approx(real(16), rel=0.01)
+    half = settings.model_copy(update={"precision": "bf16"})
+    assert memory.activation_bytes(half, 16, build_shapes(half)) < 0.6 * estimated
+
+
+# --- verdicts ---
+
+
+def on_gpus(memory_gb: float, *overrides: str, count: int = 2) -> list[Finding]:
+    case = Case(load_settings(None, ["run.device=cuda", *IMAGENET, *overrides]))
+    gpu = Gpu(0, "GPU-1", "A card", int(memory_gb * 1e9), 0, "580")
+    case.__dict__["nvidia"] = Nvidia((gpu,) * count)
+    return findings_of(Step("memory", "estimate", lambda: memory.fits(case)))
+
+
+def test_a_network_that_does_not_fit_is_a_problem_with_the_settings_to_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    big = ["model.name=resnet50", "batch.global=512", "batch.per_rank=256"]
+    estimate, verdict = on_gpus(16, *big)
+    assert "activations 22.0 GB" in estimate.seen and "2 ranks" in estimate.seen
+    assert verdict.state == "problem" and "16.0 GB" in verdict.seen
+    assert "batch.per_rank below 256" in verdict.cure and "bf16" in verdict.cure
+    assert on_gpus(80, *big)[1].state == "ok"
+    assert on_gpus(27, *big)[1].state == "warning"
+
+
+def test_a_batch_that_so_many_ranks_cannot_share_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    [warning] = on_gpus(80, "model.name=resnet50", "batch.global=64", count=3)
+    assert warning.state == "warning" and "with 3 ranks" in warning.seen
+    assert "63" in warning.cure and "another number of ranks" in warning.cure
