@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from ranks import run_ranks
 from torch.utils.flop_counter import FlopCounterMode
 
+from launcher.cli import main as launch
 from rwp_dist.config import list_variants, load_settings, split_batch
 from rwp_dist.models import draw_model
 from rwp_dist.shards.synthetic import synthetic_listing
@@ -118,8 +120,18 @@ def test_its_header_says_what_one_needs_to_know(name):
         assert f"{number:,}" in text
     assert "No result of this file has been verified yet." in text
     commands = [f"configs/{name}.yaml", "rwp-dist shards", "rwp-launch run", "rwp-launch submit"]
-    for part in (*commands, "sbatch --nodes=1 slurm/imagenet_rwp.sh", "estimate"):
+    for part in (*commands, "sbatch --nodes=1 ", "slurm/imagenet_rwp.sh", "estimate"):
         assert part in text
+
+
+@each_config
+def test_its_header_says_how_it_is_submitted(name, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    command = re.search(r"rwp-launch (submit .*?) +#", header(name))[1].split()
+    result = CliRunner().invoke(launch, [*command, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    gpus = re.search(r"Hardware: (\d+) GPUs", header(name))[1]
+    assert f"--gpus-per-node={gpus}\n" in result.output
 
 
 @each_config

@@ -94,6 +94,12 @@ def test_kubernetes_starts_as_many_ranks_as_it_has_gpus_and_they_share_the_batch
     assert service["spec"]["selector"] == job["template"]["metadata"]["labels"]
     config, *overrides = args[args.index("train") + 1 :]
     split_batch(load_settings(ROOT / config, overrides), nodes * ranks)
+    (first,) = pod["initContainers"]
+    program, command, *same = first["args"]
+    assert (program, command) == ("rwp-dist", "settings") and first["image"] == container["image"]
+    assert same == [config, overrides[0], f"--ranks={nodes * ranks}"]
+    rule = job["podFailurePolicy"]["rules"][0]["onExitCodes"]
+    assert (rule["containerName"], rule["values"]) == (first["name"], [2])
 
 
 def test_kubernetes_mounts_every_volume_and_runs_as_nobody_special(objects):
