@@ -12,16 +12,19 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 import psutil  # type: ignore[import-untyped]
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.multiprocessing.tail_log import TailLog
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from rwp_dist import ending
+from rwp_dist.rank import LOGS, log_of
 
 PATIENCE_S = 600.0
 """How long ranks that were asked to stop may take for their step and their checkpoint."""
@@ -35,17 +38,23 @@ STOPS = (ending.STOPPED, -signal.SIGINT, -signal.SIGTERM)
 """Exit codes of ranks that ended because they were told to."""
 
 
-def run_ranks(nproc: int, command: list[str]) -> int:
+def run_ranks(nproc: int, command: list[str], place: Path) -> int:
     """Run ``python -m rwp_dist COMMAND...`` on every rank, to the end; returns the exit code.
 
     75 only if the ranks have said that a checkpoint is on disk, 130 if a signal ended them without.
+
+    Args:
+        nproc: ranks.
+        command: of all of them.
+        place: the run directory, or that of a sweep; ranks other than 0 get their logs there.
     """
     logging.disable(logging.ERROR)  # of the agent itself; ranks are processes of their own
     # As torchrun does: ranks that each use all cores slow each other down.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="rwp-launch-") as folder:
-        ranks = Ranks(nproc, command, folder)
-        with StopRequests() as stop:
+        logs = new_attempt(place) if nproc > 1 else None
+        ranks = Ranks(nproc, command, folder, logs)
+        with StopRequests() as stop, _shown(logs, nproc):
             ranks.start()
             killed = _watch(ranks, stop)
         if stop.count:
@@ -59,7 +68,52 @@ def run_ranks(nproc: int, command: list[str]) -> int:
             file=sys.stderr,
         )
         return ending.STOPPED
-    return report(ranks.failures, asked=stop.count > 0)
+    return report(ranks.failures, asked=stop.count > 0, logs=logs)
+
+
+def new_attempt(place: Path) -> Path | None:
+    """A folder for the ranks' logs, ``logs/attempt-N``; None if the place cannot be written to."""
+    known = [path.name.rpartition("-")[2] for path in place.glob("logs/attempt-*")]
+    last = max((int(number) for number in known if number.isdigit()), default=0)
+    folder = place / "logs" / f"attempt-{last + 1}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError:  # which rank 0 will say
+        return None
+    return folder
+
+
+@contextmanager
+def _shown(logs: Path | None, nproc: int) -> Iterator[None]:
+    """Show what ranks write into their logs, too; those that stay empty go in the end."""
+    if logs is None:
+        yield
+        return
+    files = {rank: str(log_of(logs, rank)) for rank in range(1, nproc)}
+    tail = TailLog("rank", files, sys.stderr, dict.fromkeys(files, "")).start()
+    try:
+        yield
+    finally:
+        tail.stop()
+        for path in map(Path, files.values()):
+            if path.is_file() and path.stat().st_size == 0:
+                path.unlink()
+        with suppress(OSError):
+            logs.rmdir()
+
+
+class Logs(DefaultLogsSpecs):
+    """Where ranks write: 0 to the console, for all of them, and others into files."""
+
+    def __init__(self, words: str, logs: Path | None) -> None:
+        super().__init__(log_dir=words)
+        self.logs = logs
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        """Tell every rank."""
+        for rank, environment in envs.items():
+            environment[LOGS] = str(self.logs) if rank and self.logs is not None else ""
+        return super().reify(envs)
 
 
 class StopRequests:
@@ -86,7 +140,7 @@ class StopRequests:
 class Ranks(threading.Thread):
     """The elastic launch of all ranks, and how they ended."""
 
-    def __init__(self, nproc: int, command: list[str], folder: str) -> None:
+    def __init__(self, nproc: int, command: list[str], folder: str, logs: Path | None) -> None:
         super().__init__(daemon=True)
         self.config = LaunchConfig(
             min_nodes=1,
@@ -98,7 +152,7 @@ class Ranks(threading.Thread):
             local_addr="127.0.0.1",  # the name of this machine need not resolve
             max_restarts=0,
             monitor_interval=0.1,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            logs_specs=Logs(folder, logs),
         )
         self.command = command
         self.failures: dict[int, ProcessFailure] = {}
@@ -177,12 +231,13 @@ def _watch(ranks: Ranks, stop: StopRequests) -> bool:
     return False
 
 
-def report(failures: dict[int, ProcessFailure], asked: bool) -> int:
+def report(failures: dict[int, ProcessFailure], asked: bool, logs: Path | None = None) -> int:
     """The exit code that the ranks' ends amount to; says what no rank has said itself.
 
     Args:
         failures: ranks that did not end with 0, by number.
         asked: whether they were asked to stop.
+        logs: folder of the ranks' logs.
     """
     if not failures:
         return 0
@@ -199,6 +254,8 @@ def report(failures: dict[int, ProcessFailure], asked: bool) -> int:
     stopped = asked and code in STOPS
     if not (said and calm):
         print(ending.nothing_lost() if stopped else _describe(rank, first), file=sys.stderr)
+        if not stopped and logs is not None and log_of(logs, rank).is_file():
+            print(f"Its log: {log_of(logs, rank)}", file=sys.stderr)
     if stopped:
         return ending.STOPPED
     return code if code > 0 else 1

@@ -42,8 +42,9 @@ def run(config: Path, overrides: tuple[str, ...], nproc: int) -> None:
     Ctrl-C saves a checkpoint and stops; the same command goes on from there.
     """
     _check_nproc(nproc)
-    split_batch(load_settings(config, overrides), nproc)
-    _start_ranks(nproc, ["train", str(config), *overrides])
+    settings = load_settings(config, overrides)
+    split_batch(settings, nproc)
+    _start_ranks(nproc, ["train", str(config), *overrides], Path(str(settings.run.dir)))
 
 
 @main.command(short_help="Queue one run on a cluster.")
@@ -111,7 +112,7 @@ def sweep(
         chosen = ["--variants", variants] if variants else []
         axes = [f"--grid={axis}" for axis in grid]
         command = ["sweep", str(config), *overrides, *chosen, *axes, f"--seeds={seeds}"]
-        _start_ranks(nproc, [*command, f"--dir={folder}"])
+        _start_ranks(nproc, [*command, f"--dir={folder}"], folder)
     from launcher.submit import plan, used
 
     source = (str(config), *overrides)
@@ -170,11 +171,11 @@ def _check_nproc(nproc: int) -> None:
         raise ConfigError(f"--nproc: {nproc} ranks cannot train; give 1 or more.")
 
 
-def _start_ranks(nproc: int, command: list[str]) -> NoReturn:
+def _start_ranks(nproc: int, command: list[str], place: Path) -> NoReturn:
     """Start and watch the ranks; ends with their exit code."""
     if click.get_current_context().find_root().params.get("debug"):
         command = ["--debug", *command]
     sys.stdout.flush()
     from launcher.agent import run_ranks
 
-    sys.exit(run_ranks(nproc, command))
+    sys.exit(run_ranks(nproc, command, place))

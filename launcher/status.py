@@ -34,7 +34,8 @@ class Run:
     found: Found | None
     state: str
     """queued, starting, running, stopping (cancelled and not gone yet), finished, interrupted,
-    failed, cancelled, or lost: its process or job is gone and left no word."""
+    failed, cancelled, unsubmitted (the backend refused it), or lost: its process or job is gone
+    and left no word."""
 
     @property
     def living(self) -> bool:
@@ -82,6 +83,8 @@ def state_of(run_dir: RunDir, job: Job | None, found: Found | None) -> str:
         return "stopping" if cancelled else "running" if word == "running" else "starting"
     if cancelled:
         return "cancelled"
+    if job is not None and job.id is None:
+        return "unsubmitted"
     return word if word not in ("", "running") else "lost"
 
 

@@ -112,6 +112,6 @@ def _docker(command: list[str], script: str | None = None) -> str:
     except FileNotFoundError:
         raise LaunchError("docker: there is no such program here; install Docker.") from None
     if done.returncode:
-        words = done.stderr.strip().splitlines()
-        raise LaunchError(f"docker: {words[-1] if words else done.returncode}")
+        words = done.stderr.strip().removeprefix("docker: ") or f"exit code {done.returncode}"
+        raise LaunchError(f"docker refused: {words}")
     return done.stdout.strip()

@@ -225,9 +225,13 @@ def test_a_rank_that_failed_with_a_traceback_is_named_last(tmp_path: Path) -> No
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "rank 1: Traceback" in errors
-    assert errors.splitlines()[-1] == (
-        "Rank 1 failed with ZeroDivisionError: of weights (its traceback is above)."
-    )
+    log = tmp_path / "run" / "logs" / "attempt-1" / "rank-1.log"
+    assert errors.splitlines()[-2:] == [
+        "Rank 1 failed with ZeroDivisionError: of weights (its traceback is above).",
+        f"Its log: {log}",
+    ]
+    assert "rank 1: Traceback" in log.read_text()
+    assert list(log.parent.iterdir()) == [log]
 
 
 def test_debug_reaches_the_ranks(tmp_path: Path) -> None:

@@ -55,8 +55,12 @@ def test_a_run_over_two_nodes_from_submission_to_cancel(
     cluster: Cluster, at_work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    keys = at_work / "keys"
+    keys.write_text(f"ANOTHER_KEY={SECRET}\n")
+    keys.chmod(0o600)
     run = at_work / "launched"
     submit = ("submit", *SHARED, "--nodes=2", f"run.dir={run}", "schedule.epochs=100000")
+    submit += (f"--secrets={keys}",)
     script = launch(*submit, "--dry-run").stdout
     assert not run.exists()
     done = launch(*submit)
@@ -77,7 +81,8 @@ def test_a_run_over_two_nodes_from_submission_to_cancel(
     assert (run / "logs" / f"{job.id}.0" / "rank-1.log").is_file()
 
     listed = subprocess.run(["ps", "axwww", "-o", "args="], capture_output=True, text=True)
-    assert SECRET not in listed.stdout
+    assert str(run) in listed.stdout and SECRET not in listed.stdout
+    assert len(cluster.processes_of(f"ANOTHER_KEY={SECRET}")) >= 2  # the ranks have it
     follow = subprocess.Popen(
         [sys.executable, "-c", "from launcher.cli import main; main()", "logs", "-f", str(run)],
         env=os.environ | {"PYTHONUNBUFFERED": "1"},

@@ -1,0 +1,89 @@
+"""The Docker backend, with a program in the engine's place: there is none where tests run.
+
+``test_script.py`` has Docker's own client read the command.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from launcher.cli import main
+from launcher.job import read_job
+from launcher.status import collect
+from rwp_dist.rundir import RunDir
+
+CONFIG = str(Path(__file__).parents[2] / "configs" / "digits.yaml")
+
+ENGINE = f"""#!{sys.executable}
+import json, os, pathlib, sys
+known = pathlib.Path(__file__).parent / "container.json"
+command, *arguments = sys.argv[1:]
+if command == "run":
+    labels = pathlib.Path(arguments[arguments.index("--label-file") + 1]).read_text().strip()
+    container = dict(ID="c" * 64, State="running", Status="Up 1 second", Labels="a=b," + labels)
+    known.write_text(json.dumps(container | dict(arguments=arguments)))
+    print(container["ID"])
+elif command == "ps":
+    print(known.read_text() if known.exists() else "")
+elif command == "kill":
+    assert arguments == ["--signal", "TERM", "c" * 12], arguments
+    known.write_text(json.dumps(json.loads(known.read_text()) | dict(State="exited")))
+else:
+    sys.exit("Error: no such command")
+"""
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program = tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    program.write_text(ENGINE)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return program.parent / "container.json"
+
+
+def launch(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+
+
+def test_a_container_is_found_and_stopped_by_its_label(tmp_path: Path, engine: Path) -> None:
+    run = tmp_path / "run"
+    submit = ("submit", CONFIG, "--backend=docker", "--container=rwp", f"run.dir={run}")
+    script = launch(*submit, "--dry-run").stdout
+    assert not run.exists()
+    done = launch(*submit)
+    assert done.stdout == f"docker {'c' * 12}: {run}\n"
+    job = read_job(RunDir(run))
+    assert job is not None and job.script.read_text() == script
+    (found,), _ = collect([run])
+    assert found.state == "starting"
+    refused = launch(*submit)
+    assert refused.exit_code == 2 and "has a job already (docker cccccccccccc" in refused.stderr
+    assert launch("cancel", str(run)).exit_code == 0
+    (found,), _ = collect([run])
+    assert found.state == "cancelled"
+
+
+def test_what_the_engine_refuses_is_said_and_can_be_submitted_again(
+    tmp_path: Path, engine: Path
+) -> None:
+    program = engine.parent / "docker"
+    program.write_text(
+        "#!/bin/sh\n[ $1 = ps ] || { echo 'docker: no such image.' >&2; exit 125; }\n"
+    )
+    run = tmp_path / "run"
+    submit = ("submit", CONFIG, "--backend=docker", "--container=rwp", f"run.dir={run}")
+    done = launch(*submit)
+    assert done.exit_code == 1 and done.stderr.strip() == "docker refused: no such image."
+    assert collect([run])[0][0].state == "unsubmitted"
+    program.write_text(ENGINE)
+    assert launch(*submit).exit_code == 0
+
+
+def test_an_image_is_needed(tmp_path: Path) -> None:
+    done = launch("submit", CONFIG, "--backend=docker", f"run.dir={tmp_path}/run")
+    assert done.exit_code == 2 and "--container: name the image" in done.stderr
