@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from rwp_dist.doctor.case import Case
 from rwp_dist.doctor.finding import Finding
-from rwp_dist.doctor.nvidia import HEALTH, query, why
+from rwp_dist.doctor.nvidia import HEALTH, num_in_kernel, query, why
 from rwp_dist.tracking.console import size
 
 GROUP = "gpus"
@@ -17,6 +17,9 @@ PROBE_S = 90.0
 """How long the GPUs may take for a product of two small matrices each, torch's import included."""
 
 HOT_CELSIUS = 88
+
+DESKTOP_BYTES = 2e9
+"""What a GPU that shows a person's desktop may hold."""
 
 PROBE = """
 import json, sys
@@ -41,21 +44,22 @@ print(json.dumps(found))
 
 def present(case: Case) -> Iterator[Finding]:
     """As many GPUs as the scheduler and the settings count on."""
+    gpus, wanted = case.gpus, _wanted()
+    device = case.settings.run.device if case.settings else "auto"
     if case.nvidia.trouble:
+        needed = device == "cuda" or wanted or num_in_kernel()
         yield Finding(
             GROUP,
             "driver",
-            "problem",
-            case.nvidia.trouble,
+            "problem" if needed else "warning",
+            case.nvidia.trouble + ("" if needed else "; ranks will compute on the CPU"),
             "Reload NVIDIA's driver or restart this machine; in a container, start it with --gpus.",
         )
         return
-    gpus, wanted = case.gpus, _wanted()
     seen = _names([gpu.name for gpu in gpus])
     if gpus:
         seen += f", driver {gpus[0].driver}"
     figures = {"gpus": len(gpus)}
-    device = case.settings.run.device if case.settings else "auto"
     if wanted > len(gpus):
         yield Finding(
             GROUP,
@@ -198,7 +202,7 @@ def compute(case: Case) -> Iterator[Finding]:
 def in_use(case: Case) -> Iterator[Finding]:
     """Memory that something else holds before the ranks start."""
     for gpu in case.gpus:
-        if gpu.memory_bytes and gpu.used_bytes > 0.1 * gpu.memory_bytes:
+        if gpu.memory_bytes and gpu.used_bytes > max(0.1 * gpu.memory_bytes, DESKTOP_BYTES):
             yield Finding(
                 GROUP,
                 f"GPU {gpu.index} is in use",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from rwp_dist.doctor import cgroup
 from rwp_dist.doctor.case import Case
 from rwp_dist.doctor.finding import Finding
 from rwp_dist.tracking.console import size
@@ -56,7 +57,7 @@ def processes(case: Case) -> Iterator[Finding]:
     rooms = {}
     if soft != resource.RLIM_INFINITY and os.geteuid() != 0:  # root is exempt
         rooms["ulimit -u"] = soft - _threads_of(os.geteuid())
-    group = _room_in_cgroup()
+    group = cgroup.threads_left()
     if group is not None:
         rooms["the container or job (pids.max)"] = group
     for what, room in rooms.items():
@@ -114,25 +115,3 @@ def _threads_of(uid: int) -> int:
             if process.uids().real == uid:
                 total += process.num_threads()
     return total
-
-
-def _room_in_cgroup() -> int | None:
-    """Threads that the tightest of this process's cgroups still allows; None: no limit."""
-    rooms = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "pids"):
-            continue
-        root = Path("/sys/fs/cgroup", controllers)
-        folder = root / path.strip("/")
-        for level in (folder, *folder.parents):
-            with suppress(OSError, ValueError):  # "max", or no such file
-                limit = int((level / "pids.max").read_text())
-                rooms.append(limit - int((level / "pids.current").read_text()))
-            if level == root:
-                break
-    return min(rooms, default=None)

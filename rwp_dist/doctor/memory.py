@@ -6,7 +6,6 @@ and what fragmentation loses.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from rwp_dist.config import Settings, Split, split_batch
+from rwp_dist.doctor import cgroup
 from rwp_dist.doctor.case import Case
 from rwp_dist.doctor.finding import Finding, State
 from rwp_dist.errors import ConfigError
@@ -159,17 +159,8 @@ def checkpoint_bytes(settings: Settings) -> float:
 
 def available_bytes() -> float:
     """Main memory that processes can still have, within the container's or the job's limit."""
-    room = float(psutil.virtual_memory().available)
-    folder = Path("/sys/fs/cgroup")
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            room = min(room, int((folder / limit).read_text()) - int((folder / used).read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return room
+    room, limit = psutil.virtual_memory().available, cgroup.memory_left()
+    return float(room if limit is None else min(room, max(limit, 0)))
 
 
 def _most_perturbed(settings: Settings, split: Split) -> int:

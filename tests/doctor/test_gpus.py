@@ -93,10 +93,11 @@ def test_a_driver_that_fails_is_a_problem_in_its_own_words(tmp_path: Path) -> No
     words = "NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver."
     program(tmp_path / "bin", "nvidia-smi", f"echo '{words}'; exit 9")
     path = f"{tmp_path}/bin:{Path(shutil.which('c++') or '').parent}"
-    done = doctor("--node", "--json", PATH=path)
-    driver = findings(done)["driver"]
-    assert done.returncode == 1 and driver["state"] == "problem"
-    assert "could not communicate with the NVIDIA driver" in driver["seen"]
+    in_job = findings(doctor("--node", "--json", PATH=path, SLURM_GPUS_ON_NODE="2"))["driver"]
+    assert in_job["state"] == "problem"
+    assert "could not communicate with the NVIDIA driver" in in_job["seen"]
+    laptop = findings(doctor("--node", "--json", PATH=path))["driver"]
+    assert laptop["state"] == "warning" and "on the CPU" in laptop["seen"]
 
 
 def test_gpus_that_torch_does_not_see_are_a_problem(

@@ -11,10 +11,50 @@ import pytest
 
 from rwp_dist.config import load_settings
 from rwp_dist.data.stream import Reading
-from rwp_dist.doctor import clock, disks, limits, network
+from rwp_dist.doctor import cgroup, clock, disks, limits, network
 from rwp_dist.doctor.case import Case
 from rwp_dist.doctor.finding import Finding, Step, findings_of
 from rwp_dist.doctor.software import packages
+
+
+def groups(folder: Path, monkeypatch: pytest.MonkeyPatch, path: str, **files: str) -> None:
+    """This process in a control group with these files."""
+    (folder / path).mkdir(parents=True)
+    for name, text in files.items():
+        (folder / path / name.replace("_", ".", 1)).write_text(text)
+    (folder / "membership").write_text(f"0::/{path}\n")
+    monkeypatch.setattr(cgroup, "ROOT", folder)
+    monkeypatch.setattr(cgroup, "MEMBERSHIP", folder / "membership")
+
+
+def test_limits_of_a_job_count_also_from_the_groups_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = "anon 5\ninactive_file 400\n"
+    groups(tmp_path, monkeypatch, "job/step", pids_max="max\n", memory_stat=stat)
+    assert cgroup.threads_left() is None and cgroup.memory_left() is None
+    for name, text in {"pids.max": "50", "pids.current": "20"}.items():
+        (tmp_path / "job" / name).write_text(text)
+    for name, text in {"memory.max": "10000", "memory.current": "600"}.items():
+        (tmp_path / "job" / "step" / name).write_text(text)
+    assert cgroup.threads_left() == 30
+    assert cgroup.memory_left() == 10000 - (600 - 400)
+    [finding] = limits.processes(Case())
+    assert finding.state == "problem" and "30 more threads" in finding.seen
+    assert "--pids-limit" in finding.cure
+
+
+@pytest.mark.parametrize(
+    "limit_gb, data_bytes, state",
+    [("null", 1e18, "warning"), (1e9, 1e18, "problem"), (1, 9e9, "ok")],
+)
+def test_a_cache_larger_than_its_disk_is_found(
+    limit_gb: object, data_bytes: float, state: str, tmp_path: Path
+) -> None:
+    told = [f"data.cache_gb={limit_gb}", f"data.cache_dir={tmp_path}"]
+    [finding] = disks.cache_room(load_settings(None, told), data_bytes)
+    assert finding.state == state, finding
+    assert state == "ok" or "data.cache_gb" in finding.cure
 
 
 class Usage(NamedTuple):
