@@ -4,6 +4,7 @@ Needs Debian's slurm-wlm and munge (Slurm 22.05 or newer) and, as Slurm does, ro
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -47,6 +48,7 @@ KillWait=20
 SlurmdTimeout=300
 MinJobAge=3600
 GresTypes=gpu
+FirstJobId={first_job}
 {nodes}
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES
 """
@@ -84,17 +86,19 @@ class Cluster:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        subprocess.run(["scancel", "--full", "--user=root"], env=self.env, capture_output=True)
+        if len(self._daemons) > 1:
+            self._call("scancel", "--user=root")
+            with suppress(TimeoutError):
+                self._until(lambda: not self._call("squeue", "--noheader").stdout, "the jobs' end")
         for process in reversed(self._daemons):
             process.terminate()
-        for process in self._daemons:
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
-        # Steps outlive their slurmd.
-        for pid in self.processes_of(str(self.folder)):
-            _kill(pid)
+        for pid in self.processes_of(str(self.folder)):  # steps outlive their slurmd
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     # --- jobs ---
 
@@ -171,7 +175,12 @@ class Cluster:
             for node, port in zip(NODES, ports, strict=True)
         )
         text = CONF.format(
-            host=socket.gethostname(), folder=self.folder, ctld_port=ctld_port, nodes=nodes
+            host=socket.gethostname(),
+            folder=self.folder,
+            ctld_port=ctld_port,
+            nodes=nodes,
+            # Another cluster on this machine must not have jobs of the same number: ranks meet by it.
+            first_job=random.randrange(1, 1000) * 1000,
         )
         (self.folder / "slurm.conf").write_text(text)
         (self.folder / "gres.conf").write_text(GRES)
@@ -234,11 +243,6 @@ def _free_ports(count: int) -> list[int]:
     for s in sockets:
         s.close()
     return ports
-
-
-def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":  # python tests/slurm/cluster.py FOLDER: to try things by hand
