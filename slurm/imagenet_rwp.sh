@@ -59,7 +59,8 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" SRUN_CPUS_PER_TASK="${SLURM_CPUS_
 
 # Where the ranks run (step, inside), and how to run one command there.
 [ -z "$RUN_DIR" ] || mkdir -p "$RUN_DIR"
-mounts=$PWD:$PWD,$CODE:$CODE${RUN_DIR:+,$RUN_DIR:$RUN_DIR}${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}
+mounts=$(printf '%s\n' "$PWD" "$CODE" ${RUN_DIR:+"$RUN_DIR"} | sort -u | sed 's/.*/&:&/' | paste -sd,)
+mounts+=${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}
 step=() inside=() once=()
 case ${CONTAINER:+$CONTAINER_RUNTIME} in
   "") # shellcheck source=/dev/null
@@ -98,6 +99,46 @@ printf '%s\t' "$(date -u +%FT%T+00:00)" lost "$before" "$before" "$id" "$SLURM_J
   printf 'started\tstate\tfirst_step\tlast_step\tjob\tnodes\n' >"$RUN_DIR/attempts.tsv"
 [ "$attempt" = 0 ] || record "$previous"
 
+# USR1, ten minutes before the time limit: the ranks save and stop, and the job is requeued. It is
+# sent until they are gone, because ranks that still start up ignore it. TERM, as scancel sends it,
+# reaches the ranks from Slurm: they save, too, and the job must not come back.
+asked='' terminated='' srun=''
+ask() { while kill -USR1 "$srun" 2>/dev/null; do sleep 10; done; }
+trap 'asked=1; [ -z "$srun" ] || ask &' USR1
+trap 'terminated=1' TERM
+
+finish() { # CODE OUTCOME REASON [NODES to leave out]: the log's last lines, and what comes next
+  record "$id"
+  say "$2; saved up to step $(saved)."
+  [ -z "$3" ] || printf '%s\n' "$3"
+  [ "$2" = requeued ] || exit "$1"
+  scontrol requeue "$SLURM_JOB_ID" || exit 1
+  # Only a job that waits takes these; Slurm leaves this script a few seconds.
+  [ -z "${4:-}" ] || for _ in {1..15}; do
+    scontrol update jobid="$SLURM_JOB_ID" ExcNodeList="$4" 2>/dev/null && break
+    sleep 1
+  done
+  exit "$1"
+}
+
+say "attempt $((attempt + 1)) on $SLURM_JOB_NODELIST, from step $before; logs of ranks: $RWP_LOGS"
+
+# Sick nodes are named and left out of the next attempt; but if all are, it is not the nodes.
+# shellcheck disable=SC2016  # expanded on each node
+findings=$(srun --export=ALL "${step[@]}" "${inside[@]}" bash -c '
+  said=$(timeout 120 python -m rwp_dist doctor --node 2>&1) && exit
+  echo "${said:-the doctor has not come back}" | sed -E "s/^($SLURMD_NODENAME: )?/$SLURMD_NODENAME: /"')
+sick=$(sed -E 's/: .*//' <<<"$findings" | sort -u | paste -sd,)
+if [ -n "$sick" ] && [ -z "$terminated" ]; then
+  echo "$findings" >"$RWP_LOGS/sick"
+  known=$(scontrol -o show job "$SLURM_JOB_ID" | sed -nE 's/.* ExcNodeList=([^ (]+).*/,\1/p')
+  if [ "$(tr , '\n' <<<"$sick" | wc -l)" -lt "$SLURM_NNODES" ] ||
+    { [ "$SLURM_NNODES" = 1 ] && [ ! -e "$RUN_DIR/logs/$previous/sick" ]; }; then
+    [ $((attempt + 1)) -ge "$MAX_ATTEMPTS" ] || finish 75 requeued "$findings" "$sick$known"
+  fi
+  finish 65 "given up, because of sick nodes" "$findings"
+fi
+
 # Ranks meet at the first node: by its name, or where Slurm reaches it.
 addresses=()
 for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
@@ -108,14 +149,6 @@ done
 export ADDRESSES="${addresses[*]}"
 port=$((10000 + SLURM_JOB_ID % 20000))
 
-# USR1, ten minutes before the time limit: the ranks save and stop, and the job is requeued. It is
-# sent until they are gone, because ranks that still start up ignore it. TERM, from scancel, is
-# sent to the ranks by Slurm: they save too, and the job must stay cancelled.
-asked='' cancelled='' srun=''
-trap 'asked=1; while kill -USR1 "$srun" 2>/dev/null; do sleep 10; done &' USR1
-trap 'cancelled=1' TERM
-
-say "attempt $((attempt + 1)) on $SLURM_JOB_NODELIST, from step $before; logs of ranks: $RWP_LOGS"
 # shellcheck disable=SC2016  # expanded on each node
 srun --kill-on-bad-exit=1 --wait=60 --export=ALL "${step[@]}" "${inside[@]}" bash -c '
   trap "" USR1 USR2  # not for the agent, and not for ranks before they can save
@@ -126,31 +159,22 @@ srun --kill-on-bad-exit=1 --wait=60 --export=ALL "${step[@]}" "${inside[@]}" bas
   --rdzv-backend=c10d --rdzv-id="$id" --rdzv-endpoint="${addresses[0]}:$port" \
   --shutdown-timeout=20 --log-dir="$RWP_LOGS/agents" -m rwp_dist train "$@" &
 srun=$!
+[ -z "$asked" ] || ask &
 while kill -0 "$srun" 2>/dev/null; do wait "$srun"; done
-trap '' USR1
 
 # What came of it: exit codes of agents get lost on the way, what ranks have written does not.
-record "$id"
-code=0 why='' after=$(saved)
-if grep -qs '"state": "finished"' "$RUN_DIR/status.json"; then
-  outcome="finished"
-elif [ -n "$cancelled" ]; then
-  outcome="terminated" code=143
-else
-  why=$("${once[@]}" python -m launcher.failure "$RWP_LOGS") || code=$?
-  if [ "$code" = 2 ] || [ "$code" = 65 ]; then
-    outcome="given up, because it would fail again"
-  elif [ "$code" = 75 ] && [ -z "$asked" ]; then
-    outcome="stopped by its user"
-  elif [ "$before" = "$after" ] && [ "$(cut -f3 "$RUN_DIR/logs/$previous/begin.tsv" 2>/dev/null)" = "$after" ]; then
-    outcome="given up, because two attempts saved nothing new" code=65
-  elif [ $((attempt + 1)) -ge "$MAX_ATTEMPTS" ]; then
-    outcome="given up after MAX_ATTEMPTS=$MAX_ATTEMPTS" code=75
-  else
-    outcome="requeued" code=75
-  fi
+if grep -qs '"state": "finished"' "$RUN_DIR/status.json"; then finish 0 finished ""; fi
+[ -z "$terminated" ] || finish 143 terminated ""
+why=$("${once[@]}" python -m launcher.failure "$RWP_LOGS")
+code=$?
+if [ "$code" = 2 ] || [ "$code" = 65 ]; then
+  finish "$code" "given up, because it would fail again" "$why"
+elif [ "$code" = 75 ] && [ -z "$asked" ]; then
+  finish 75 "stopped by its user" "$why"
+elif [ "$(saved)" = "$before" ] && [ ! -e "$RUN_DIR/logs/$previous/sick" ] &&
+  [ "$(cut -sf3 "$RUN_DIR/logs/$previous/begin.tsv" 2>/dev/null)" = "$before" ]; then
+  finish 65 "given up, because two attempts saved nothing new" "$why"
+elif [ $((attempt + 1)) -ge "$MAX_ATTEMPTS" ]; then
+  finish 75 "given up after $MAX_ATTEMPTS attempts" "$why"
 fi
-say "$outcome; saved up to step $after."
-[ -z "$why" ] || printf '%s\n' "$why"
-[ "$outcome" != requeued ] || scontrol requeue "$SLURM_JOB_ID"
-exit "$code"
+finish 75 requeued "$why"

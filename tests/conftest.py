@@ -1,10 +1,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 # Before torch is imported anywhere: tests share few cores, and DeepSpeed must not look for GPUs.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["DS_ACCELERATOR"] = "cpu"
+# Jobs of tests activate this environment: another ninja would compile DeepSpeed's part once more.
+os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU
 
 import ranks

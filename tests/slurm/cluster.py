@@ -179,7 +179,7 @@ class Cluster:
             folder=self.folder,
             ctld_port=ctld_port,
             nodes=nodes,
-            # Another cluster on this machine must not have jobs of the same number: ranks meet by it.
+            # Ranks meet by it, and there may be another cluster on this machine.
             first_job=random.randrange(1, 1000) * 1000,
         )
         (self.folder / "slurm.conf").write_text(text)

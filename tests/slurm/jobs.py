@@ -10,19 +10,26 @@ from rwp_dist.rundir import RunDir
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm" / "imagenet_rwp.sh"
 # Nodes are shared, so that two jobs can meet there; the test machine has few cores.
-HEADER = ("--nodes=2", "--gpus-per-node=1", "--cpus-per-task=1", "--exclusive=user")
+HEADER = ("--gpus-per-node=0", "--cpus-per-task=1", "--exclusive=user")
 
 
 class Job:
-    """tiny.yaml, trained over both nodes in the run directory of this name."""
+    """tiny.yaml, trained in the run directory of this name."""
 
     def __init__(
-        self, cluster: Cluster, work: Path, name: str, *overrides: str, **settings: str
+        self,
+        cluster: Cluster,
+        work: Path,
+        name: str,
+        *overrides: str,
+        nodes: int = 2,
+        **settings: str,
     ) -> None:
         self.cluster, self.name = cluster, name
         self.run = RunDir(work / name)
         env = {"CODE": str(ROOT), "RUN_DIR": str(self.run.path)} | settings
-        arguments = (*HEADER, f"--job-name={name}", str(SCRIPT), "tiny.yaml", *overrides)
+        options = (*HEADER, f"--nodes={nodes}", f"--job-name={name}")
+        arguments = (*options, str(SCRIPT), "tiny.yaml", *overrides)
         self.id = cluster.sbatch(*arguments, cwd=work, **env)
         self._log = work / f"{name}-{self.id}.out"
 

@@ -32,6 +32,36 @@ def test_secrets_that_others_can_read_are_refused(cluster: Cluster, work: Path) 
     assert job.log()[-1].endswith("or others may read it; chmod 600 it.")
 
 
+def site(folder: Path, code: str) -> str:
+    """A site profile under which every process of Python first runs this."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    profile = folder / "site.sh"
+    profile.write_text(f"export PYTHONPATH={folder}\n")
+    return str(profile)
+
+
+SICK_AT_FIRST = """
+import os, sys
+if "doctor" in sys.orig_argv and "SLURM_RESTART_COUNT" not in os.environ:
+    print("problem: a GPU has fallen off the bus.", flush=True)
+    os._exit(1)
+"""
+
+
+def test_a_sick_node_is_named_and_left_out(cluster: Cluster, work: Path) -> None:
+    profile = site(work.parent / "sick", SICK_AT_FIRST)
+    job = Job(
+        cluster, work, "sick", "schedule.epochs=1", "batch.per_rank=24", nodes=1, SITE=profile
+    )
+    cluster.start_again(job.id, restarts=1)
+    assert job.end() == "COMPLETED"
+    first, second = (attempt["nodes"] for attempt in job.run.read_attempts())
+    assert {first, second} == {"n1", "n2"}
+    assert cluster.job(job.id)["ExcNodeList"] == first
+    assert f"{first}: problem: a GPU has fallen off the bus." in job.log()
+
+
 CRASHING = """
 import os, sys, types
 if "RANK" in os.environ:
@@ -51,12 +81,7 @@ if "RANK" in os.environ:
 def test_a_crash_loop_ends_after_two_attempts_with_the_error_and_log_of_the_rank(
     cluster: Cluster, work: Path
 ) -> None:
-    broken = work.parent / "broken"
-    broken.mkdir()
-    (broken / "sitecustomize.py").write_text(CRASHING)
-    site = broken / "site.sh"
-    site.write_text(f"export PYTHONPATH={broken}\n")
-    job = Job(cluster, work, "crashing", SITE=str(site))
+    job = Job(cluster, work, "crashing", SITE=site(work.parent / "broken", CRASHING))
     cluster.start_again(job.id, restarts=1)
     assert job.end() == "FAILED"
     about = cluster.job(job.id)

@@ -26,3 +26,73 @@ def test_the_script_has_the_three_parts_that_submit_renders() -> None:
         name, _, value = line.partition("=")
         assert not line or line.startswith("#") or value.startswith(f'"${{{name}:-'), line
     assert "#SBATCH" not in job
+
+
+# --- containers: with stand-ins for the programs of a cluster, which none of them needs ---
+
+STUBS = {
+    "scontrol": "echo node-a",
+    "getent": "exit 0",
+    "srun": 'echo "srun $*" >>"$CALLS"\nwhile [[ $1 == --* ]]; do shift; done; exec "$@"',
+    "apptainer": 'echo "apptainer $*" >>"$CALLS"\n'
+    'while [[ $1 != *.sif ]]; do shift; done; exec "${@:2}"',
+    "torchrun": 'echo "torchrun $*" >>"$CALLS"; echo \'{"state": "finished"}\' >run/status.json',
+    "python": 'case "$*" in *settings*) echo run ;; esac',
+}
+
+
+def run_in(tmp_path: Path, **settings: str) -> tuple[list[str], str]:
+    """What the script calls, with absolute paths made short, and what it says last."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, body in STUBS.items():
+        (programs / name).write_text(f"#!/bin/bash\n{body}\n")
+        (programs / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "17", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "node-a"}
+    job |= {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_NODEID": "0", "SLURMD_NODENAME": "node-a"}
+    path = {"PATH": f"{programs}:/usr/bin:/bin", "CALLS": str(tmp_path / "calls")}
+    command = ["bash", str(SCRIPT), "my.yaml"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=job | path | settings, capture_output=True, text=True
+    )
+    calls = (tmp_path / "calls").read_text() if (tmp_path / "calls").exists() else ""
+    return calls.replace(str(tmp_path), "/work").splitlines(), done.stdout.splitlines()[-1]
+
+
+def test_without_a_container_ranks_run_as_they_are(tmp_path: Path) -> None:
+    calls, last = run_in(tmp_path)
+    assert last == "job 17.0: finished; saved up to step 0."
+    assert not any("container" in call or "apptainer" in call for call in calls)
+    (torchrun,) = (call for call in calls if call.startswith("torchrun"))
+    assert "--local-addr=node-a --rdzv-conf=is_host=1 --nnodes=1 --nproc-per-node=1" in torchrun
+    assert "--rdzv-id=17.0 --rdzv-endpoint=node-a:10017 " in torchrun
+    assert torchrun.endswith("-m rwp_dist train my.yaml")
+
+
+def test_pyxis_gets_the_image_and_the_folders(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    calls, last = run_in(
+        tmp_path, CONTAINER="me/image:1", CONTAINER_MOUNTS="/data:/data", RUN_DIR=str(run_dir)
+    )
+    assert last == "job 17.0: finished; saved up to step 0."
+    steps = [call for call in calls if call.startswith("srun")]
+    assert len(steps) == 3  # settings, doctor, ranks
+    mounts = "/work:/work,/work/run:/work/run,/data:/data"
+    options = f"--container-image=me/image:1 --container-mounts={mounts} --container-workdir=/work"
+    assert all(options in step for step in steps)
+
+
+def test_apptainer_gets_the_image_and_the_folders(tmp_path: Path) -> None:
+    calls, last = run_in(tmp_path, CONTAINER="my.sif", CONTAINER_RUNTIME="apptainer")
+    assert last == "job 17.0: finished; saved up to step 0."
+    inside = [call for call in calls if call.startswith("apptainer")]
+    assert len(inside) == 3
+    start = "apptainer exec --nv --bind /work:/work --pwd /work my.sif "
+    assert all(call.startswith(start) for call in inside)
+    assert any(call.startswith("torchrun") for call in calls)
+
+
+def test_an_unknown_container_runtime_is_refused(tmp_path: Path) -> None:
+    calls, last = run_in(tmp_path, CONTAINER="my.sif", CONTAINER_RUNTIME="docker")
+    assert last == "job 17.0: CONTAINER_RUNTIME: docker is neither pyxis nor apptainer."
+    assert calls == []
