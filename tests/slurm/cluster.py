@@ -124,12 +124,13 @@ class Cluster:
             time.sleep(0.2)
         raise TimeoutError(f"job {job} is {about['JobState']}, not {states}: {about}")
 
-    def start_again(self, job: int, restarts: int) -> None:
-        """Start a job that was requeued so many times; Slurm would hold it for two minutes."""
-        self.wait(job, "PENDING", restarts=restarts)
+    def start_again(self, job: int) -> int:
+        """Start a job that was requeued, which Slurm would hold for two minutes; its restarts."""
+        self.wait(job, "PENDING", restarts=1)
         time.sleep(3)
         self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
         self.wait(job, "RUNNING")
+        return int(self.job(job)["Restarts"])
 
     def back_to_service(self, node: str) -> None:
         """After it was said to be down; with slurmd alive it may come back by itself."""

@@ -69,7 +69,7 @@ def test_a_time_limit_saves_requeues_and_ends_with_the_weights_of_an_undisturbed
     job.until_line(": requeued; ")
     stopped = job.step()
     assert 10 <= stopped == job.saved() < STEPS
-    cluster.start_again(job.id, restarts=1)
+    cluster.start_again(job.id)
     assert job.end() == "COMPLETED", job.log()
     assert job.log()[-1] == f"job {job.id}.1: finished; saved up to step {STEPS}."
     first, second = job.run.read_attempts()
