@@ -5,19 +5,21 @@ neither ranks nor workers change what a step holds, and a run starts at any step
 that cannot be read is replaced by a copy of a good one with weight 0 and reported.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.synchronize import Semaphore
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-import webdataset as wds
 from numpy.typing import NDArray
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from rwp_dist.data.augment import EvalTransform, TrainTransform
 from rwp_dist.data.batch import BadRecord, Batch, Step, Unreadable
@@ -26,7 +28,7 @@ from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.decode import UndecodableImage
 from rwp_dist.data.plan import Plan, evaluation_rows
 from rwp_dist.data.shard_reader import BadSample, ShardFiles, ShardReader
-from rwp_dist.errors import RwpError
+from rwp_dist.errors import DataError, RwpError
 from rwp_dist.rank import end_with_parent
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 LOOK_AHEAD_STEPS = 64
 """How far ahead of a worker its node's cache fetches shards."""
+
+WORKER_START_S, WORKER_STARTS = 60.0, 3
+"""How long a worker may take to begin, and how often workers are started until all have begun."""
 
 Decode = Callable[[bytes, tuple[int, ...]], NDArray[np.uint8]]
 
@@ -289,25 +294,50 @@ class EvalStream:
 
 
 def _load(work: _Work, reading: Reading, count: int) -> Iterator[dict[str, Any]]:
+    """The items of all steps.
+
+    Raises:
+        DataError: worker processes did not begin.
+    """
     workers = min(reading.workers, count)
-    options: dict[str, Any] = {}
-    if workers:
-        options = {"prefetch_factor": reading.prefetch, "worker_init_fn": _obey_rank_alone}
-        # The loader's processes are forked: index and plan are shared, not copied.
-        options["multiprocessing_context"] = "fork"
-    return iter(
-        wds.WebLoader(
-            work,
-            batch_size=None,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            pin_memory=reading.pin,
-            **options,
+    load = partial(DataLoader, work, batch_size=None, collate_fn=_as_it_is, pin_memory=reading.pin)
+    if not workers:
+        return iter(load())
+    # Forked: index and plan are shared, not copied.
+    fork = multiprocessing.get_context("fork")
+    for _ in range(WORKER_STARTS):
+        before = set(multiprocessing.active_children())
+        begun = fork.Semaphore(0)
+        items = iter(
+            load(
+                num_workers=workers,
+                prefetch_factor=reading.prefetch,
+                worker_init_fn=partial(_begin, begun),
+                multiprocessing_context=fork,
+            )
         )
+        if all(begun.acquire(timeout=WORKER_START_S) for _ in range(workers)):
+            return items
+        # Before Python 3.12 a child can hang inside fork itself, if another thread of the parent
+        # (gloo's, as it lets go of a tensor) just then holds the interpreter's list of threads.
+        started = set(multiprocessing.active_children()) - before
+        del items  # ends those that have begun; the others do not even hear signals
+        for process in started:
+            process.kill()
+            process.join()
+    raise DataError(
+        f"{workers} worker processes did not begin in {WORKER_STARTS} times {WORKER_START_S:.0f} "
+        "s; start the same command again, or set data.workers=0."
     )
 
 
-def _as_it_is(item: dict[str, Any]) -> dict[str, Any]:
+def _begin(begun: Semaphore, worker: int) -> None:
+    """What a worker does first."""
+    _obey_rank_alone(worker)
+    begun.release()
+
+
+def _as_it_is(item: Any) -> Any:
     return item
 
 

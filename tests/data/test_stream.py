@@ -30,6 +30,7 @@ from stream_sets import (
 )
 
 from rwp_dist.checkpoint import check_state
+from rwp_dist.data import stream as module
 from rwp_dist.data.selection import Balanced, Mixture
 from rwp_dist.errors import CheckpointError, DataError
 
@@ -300,6 +301,39 @@ def test_a_mixture_takes_its_shares_on_any_ranks_and_repeats_with_other_pixels(t
 
 
 # --- state ---
+
+
+def a_worker_that_hangs_at_its_start(monkeypatch, marks, times):
+    """The first so many of them never begin; they do not hear SIGTERM either."""
+    obey = module._obey_rank_alone
+
+    def hang(worker):
+        if worker == 1 and len(list(marks.iterdir())) < times:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            (marks / str(os.getpid())).touch()
+            time.sleep(600)
+        obey(worker)
+
+    monkeypatch.setattr(module, "_obey_rank_alone", hang)
+    monkeypatch.setattr(module, "WORKER_START_S", 1.0)
+
+
+def test_a_worker_that_never_begins_is_replaced_and_no_sample_is_lost(
+    dataset, tmp_path, monkeypatch
+):
+    expected = digests(dataset, 0, STEPS)
+    a_worker_that_hangs_at_its_start(monkeypatch, tmp_path, times=1)
+    assert digests(dataset, 0, STEPS, workers=2) == expected
+    (mark,) = tmp_path.iterdir()
+    assert not Path(f"/proc/{mark.name}").exists()
+
+
+def test_workers_that_never_begin_end_the_stream_with_the_cure(dataset, tmp_path, monkeypatch):
+    a_worker_that_hangs_at_its_start(monkeypatch, tmp_path, times=9)
+    monkeypatch.setattr(module, "WORKER_STARTS", 1)
+    with pytest.raises(DataError, match=r"2 worker processes did not begin.*data\.workers=0"):
+        digests(dataset, 0, STEPS, workers=2)
+    assert not multiprocessing.active_children()
 
 
 def test_the_state_says_what_the_order_depends_on_and_nothing_else(dataset, folder):
