@@ -2,6 +2,10 @@
 
 Every call is guarded; the first failure says one line and switches W&B off. ``metrics.jsonl``
 holds the same numbers in any case.
+
+After a crash, steps since the checkpoint are sent again, so W&B may show them twice: what it has
+kept of the last seconds is not known here, and a point too many is better than a gap.
+``metrics.jsonl`` has each step once.
 """
 
 import re
