@@ -13,7 +13,7 @@ from rwp_dist.data.open import Eval, Train, open_eval, open_train
 from rwp_dist.distributed import choose_device
 from rwp_dist.engine import Engine
 from rwp_dist.models import build_model
-from rwp_dist.perturb.backend import choose_backend
+from rwp_dist.perturb.backend import check_buckets, choose_backend
 from rwp_dist.perturb.batchnorm import broadcast_buffers
 from rwp_dist.perturb.filters import check_patterns, list_filters
 from rwp_dist.perturb.methods import METHODS, Method
@@ -107,6 +107,9 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     noisy = method.direction == "noise"
     check_patterns((name for name, _ in model.named_parameters()), settings.method.exclude)
     filters = list_filters(model.named_parameters(), settings.method.exclude if noisy else ())
+    backend = choose_backend(settings.noise.backend, device)
+    if method.adaptive:
+        check_buckets(backend, settings.deepspeed.extra)
     engine = Engine(model, settings, split, device, num_perturbed=max(perturbed))
     broadcast_buffers(engine.module)
     m = settings.method
@@ -119,7 +122,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         seed=settings.run.seed,
         num_perturbed_slots=sum(perturbed),
         ahead=slots[rank] if settings.noise.prefetch else (),
-        backend=choose_backend(settings.noise.backend, device),
+        backend=backend,
         scale=m.scale,
         rho=m.rho,
         eta=m.eta,

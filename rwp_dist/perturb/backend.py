@@ -2,13 +2,17 @@
 
 import importlib.util
 import os
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 
 from rwp_dist.errors import ConfigError
 
 Backend = Literal["torch", "triton"]
+
+ENERGY_BUCKET_BYTES = 2**23
+"""Size of gradients that the kernels collect before they add up their energy."""
 
 
 def choose_backend(wanted: Literal["auto", "torch", "triton"], device: torch.device) -> Backend:
@@ -32,3 +36,23 @@ def choose_backend(wanted: Literal["auto", "torch", "triton"], device: torch.dev
                 "run; leave the setting at auto, or set TRITON_INTERPRET=1 to run them slowly."
             )
     return wanted
+
+
+def check_buckets(backend: Backend, extra: Mapping[str, Any]) -> None:
+    """Refuse buckets of DeepSpeed in which gradients change while the kernels still collect them.
+
+    Args:
+        backend: what adds up the energy of ARWP.
+        extra: the setting ``deepspeed.extra``.
+
+    Raises:
+        ConfigError: with triton they are smaller than the kernels' own, or switched off.
+    """
+    zero = extra.get("zero_optimization", {})
+    small = 4 * zero.get("reduce_bucket_size", ENERGY_BUCKET_BYTES) < ENERGY_BUCKET_BYTES
+    if backend == "triton" and (small or not zero.get("contiguous_gradients", True)):
+        raise ConfigError(
+            "deepspeed.extra.zero_optimization: with arwp and the Triton kernels gradients need "
+            f"contiguous_gradients and a reduce_bucket_size of {ENERGY_BUCKET_BYTES // 4:,} or "
+            "more; change these, or set noise.backend=torch."
+        )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rwp_dist.errors import ConfigError
 from rwp_dist.perturb import kernels
+from rwp_dist.perturb.backend import ENERGY_BUCKET_BYTES
 from rwp_dist.perturb.deviations import Scale
 from rwp_dist.perturb.filters import Filter
 from rwp_dist.perturb.philox import noise_key
@@ -132,7 +133,7 @@ class FusedEnergy:
     its own bucket, and at stage 0 once the backward pass is over.
     """
 
-    def __init__(self, energies: Tensor, bucket_bytes: int = 2**23) -> None:
+    def __init__(self, energies: Tensor, bucket_bytes: int = ENERGY_BUCKET_BYTES) -> None:
         """Nothing collected.
 
         Args:

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 
 from rwp_dist.errors import ConfigError
-from rwp_dist.perturb.backend import choose_backend
+from rwp_dist.perturb.backend import check_buckets, choose_backend
 from rwp_dist.perturb.filters import list_filters
 from rwp_dist.perturb.fused import FusedEnergy, FusedNoise
 from rwp_dist.perturb.philox import PhiloxNoise
@@ -239,3 +239,13 @@ def test_the_kernels_compile_to_machine_code_of_gpus_that_are_not_here(tmp_path)
         [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_buckets_in_which_collected_gradients_would_change_are_refused():
+    small = {"zero_optimization": {"reduce_bucket_size": 1000}}
+    scattered = {"zero_optimization": {"contiguous_gradients": False}}
+    for extra in (small, scattered):
+        with pytest.raises(ConfigError, match=r"reduce_bucket_size of 2,097,152 or more"):
+            check_buckets("triton", extra)
+        check_buckets("torch", extra)
+    check_buckets("triton", {"zero_optimization": {"reduce_bucket_size": 5e8}})
