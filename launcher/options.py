@@ -15,7 +15,7 @@ OPTIONS = (
     click.option("--nodes", default=1, show_default=True, help="Nodes of each run."),
     click.option("--gpus", default=8, show_default=True, help="GPUs of each node; 0: CPUs alone."),
     click.option("--ranks", type=int, help="Ranks of each node.  [default: --gpus, or 1]"),
-    click.option("--cpus", type=int, help="CPU cores of each node."),
+    click.option("--cpus", type=int, help="CPU cores of each node.  [default: all]"),
     click.option("--time", metavar="LIMIT", help="Time limit: 24:00:00. The run goes on after it."),
     click.option("--partition", help="Slurm's partition."),
     click.option("--account", help="Slurm's account."),

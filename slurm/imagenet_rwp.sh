@@ -7,7 +7,6 @@
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=64
 #SBATCH --mem=0
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
@@ -55,7 +54,9 @@ if [ -n "$SECRETS" ]; then
   set +a
 fi
 export PYTHONPATH="$CODE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# Unless --cpus-per-task says otherwise, all cores of a node, which the job has for itself.
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}"
 
 # Where the ranks run (step, inside), and how to run one command there.
 [ -z "$RUN_DIR" ] || mkdir -p "$RUN_DIR"

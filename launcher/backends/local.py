@@ -31,7 +31,8 @@ class Local:
         nproc = f"--nproc={job.resources.ranks_per_node}"
         run = [sys.executable, "-c", code, "run", nproc, str(job.settings)]
         return (
-            f"#!/bin/bash\nexport PYTHONPATH={shlex.quote(str(job.code))}\nexec {shlex.join(run)}\n"
+            # Python looks there first, for the launcher and for its ranks.
+            f"cd {shlex.quote(str(job.code))} || exit\n"
         )
 
     def command(self, jobs: Sequence[Job]) -> list[str]:

@@ -92,6 +92,8 @@ def _options(jobs: Sequence[Job]) -> dict[str, str | None]:
     options: dict[str, str | None] = {
         "job-name": job.folder.name if is_array else job.name,
         "output": f"{job.output}/slurm-{'%A_%a' if is_array else '%j'}.out",
+        # Where Python looks first, before it is told to look elsewhere (3.11).
+        "chdir": str(job.code),
         "nodes": str(wants.nodes),
         "gpus-per-node": str(wants.gpus) if wants.gpus else None,
     }

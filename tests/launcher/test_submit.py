@@ -109,6 +109,7 @@ def test_a_run_from_submission_to_cancel_and_resume(
 def test_a_later_edit_does_not_change_a_submitted_run(
     tmp_path: Path, digits: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The folder of the submission is a checkout, whose files are edited."""
     config = tmp_path / "own.yaml"
     config.write_text(Path(CONFIG).read_text())
     monkeypatch.chdir(tmp_path)
@@ -116,6 +117,8 @@ def test_a_later_edit_does_not_change_a_submitted_run(
     options = ("--backend=local", "--gpus=0", "run.dir=run", "variant=sgd", "schedule.steps=3")
     assert launch("submit", "own.yaml", *options, *relative).exit_code == 0
     config.write_text("method: {name: nonsense}")
+    (tmp_path / "rwp_dist").mkdir()
+    (tmp_path / "rwp_dist" / "__init__.py").write_text("raise SystemExit('edited')")
     assert wait(tmp_path / "run", "finished", "failed", "lost") == "finished"
     again = launch("submit", "own.yaml", *options, *relative)
     assert again.exit_code == 2

@@ -6,7 +6,6 @@
 #SBATCH --job-name='a b'
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
-#SBATCH --cpus-per-task=64
 #SBATCH --mem=0
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
@@ -15,6 +14,7 @@
 #SBATCH --open-mode=append
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --output='/runs/a b/logs/slurm-%A_%a.out'
+#SBATCH --chdir='/runs/a b/code'
 #SBATCH --array=0-7%3
 
 # --- settings ---

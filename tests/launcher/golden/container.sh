@@ -7,7 +7,6 @@
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=64
 #SBATCH --mem=0
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
@@ -16,6 +15,7 @@
 #SBATCH --open-mode=append
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --output=/runs/boxed/logs/slurm-%j.out
+#SBATCH --chdir=/runs/boxed/code
 
 # --- settings ---
 # Folder with the code; its packages win over installed ones.

@@ -7,7 +7,6 @@
 #SBATCH --nodes=8
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=4
-#SBATCH --cpus-per-task=48
 #SBATCH --mem=0
 #SBATCH --exclusive
 #SBATCH --time=3:00:00
@@ -16,6 +15,8 @@
 #SBATCH --open-mode=append
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --output=/runs/eight/logs/slurm-%j.out
+#SBATCH --chdir=/runs/eight/code
+#SBATCH --cpus-per-task=48
 #SBATCH --partition=gpu
 #SBATCH --account=lab
 #SBATCH --qos=high
