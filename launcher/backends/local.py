@@ -30,10 +30,9 @@ class Local:
         code = "from launcher.cli import main; main()"
         nproc = f"--nproc={job.resources.ranks_per_node}"
         run = [sys.executable, "-c", code, "run", nproc, str(job.settings)]
-        return (
-            # Python looks there first, for the launcher and for its ranks.
-            f"cd {shlex.quote(str(job.code))} || exit\n"
-        )
+        # Python looks for packages there first, for the launcher's and for the ranks'.
+        there = f"cd {shlex.quote(str(job.code))} || exit"
+        return f"#!/bin/bash\n{there}\nexec {shlex.join(run)}\n"
 
     def command(self, jobs: Sequence[Job]) -> list[str]:
         """A shell of its own session, so that it outlives this terminal."""
