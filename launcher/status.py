@@ -34,8 +34,8 @@ class Run:
     found: Found | None
     state: str
     """queued, starting, running, stopping (cancelled and not gone yet), finished, interrupted,
-    failed, cancelled, unsubmitted (the backend refused it), or lost: its process or job is gone
-    and left no word."""
+    failed, cancelled, unsubmitted (the backend refused it), lost (its process or job is gone
+    and left no word), or unknown: its backend cannot be asked from here."""
 
     @property
     def living(self) -> bool:
@@ -67,12 +67,20 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     runs = []
     for key, run_dir in folders.items():
         job, known = read_job(run_dir), found.get(key)
-        runs.append(Run(run_dir, job, known, state_of(run_dir, job, known)))
+        state = state_of(run_dir, job, known, asked=job is None or key in found)
+        runs.append(Run(run_dir, job, known, state))
     return runs, troubles
 
 
-def state_of(run_dir: RunDir, job: Job | None, found: Found | None) -> str:
-    """One word for where a run stands (see ``Run.state``)."""
+def state_of(run_dir: RunDir, job: Job | None, found: Found | None, asked: bool) -> str:
+    """One word for where a run stands (see ``Run.state``).
+
+    Args:
+        run_dir: of the run.
+        job: its job, if it has one.
+        found: what its backend says.
+        asked: whether the backend could be asked.
+    """
     word = str((run_dir.read_status() or {}).get("state", ""))
     if word == "finished":
         return word
@@ -81,6 +89,8 @@ def state_of(run_dir: RunDir, job: Job | None, found: Found | None) -> str:
     cancelled = job is not None and job.cancelled
     if (found is not None and found.state == "running") or run_dir.holder() is not None:
         return "stopping" if cancelled else "running" if word == "running" else "starting"
+    if not asked and word in ("", "running"):
+        return "unknown"
     if cancelled:
         return "cancelled"
     if job is not None and job.id is None:

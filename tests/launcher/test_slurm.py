@@ -1,6 +1,7 @@
 """What Slurm's versions say of a job. ``tests/slurm`` asks a real one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from launcher.backends import Found, LaunchError, backend
 from launcher.backends.slurm import Slurm
 from launcher.job import Job
+from launcher.status import collect
+from rwp_dist.rundir import RunDir
 
 JOB = Job(Path("/runs/a"), "a", "slurm", token="token", id="17")
 
@@ -74,7 +77,16 @@ def test_a_task_is_told_from_those_that_wait(monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
-def test_a_machine_without_slurm_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_slurm_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(LaunchError, match="log in to a node of the cluster"):
         backend("slurm").find([JOB])
+    replace(JOB, run_dir=tmp_path).write()
+    run_dir = RunDir(tmp_path)
+    for state, shown in (("running", "unknown"), ("failed", "failed"), ("finished", "finished")):
+        run_dir.write_status(state, 3, 10)
+        (run,), troubles = collect([tmp_path])
+        assert run.state == shown
+        assert len(troubles) == 1 and "squeue: there is no such program here" in troubles[0]
