@@ -41,6 +41,18 @@ attempt=${SLURM_RESTART_COUNT:-0}
 id=$SLURM_JOB_ID.$attempt
 say() { printf 'job %s: %s\n' "$id" "$*"; }
 
+# USR1, ten minutes before the time limit: the ranks save and stop, and the job is requeued. It is
+# sent until they are gone, because ranks that still start up ignore it. TERM, as scancel sends it,
+# reaches the ranks from Slurm: they save, too, and the job must not come back.
+asked='' terminated='' srun=''
+trap 'asked=1; [ -z "$srun" ] || ask &' USR1
+trap 'terminated=1' TERM
+ask() {
+  # All agents must be there: only then do they ignore it.
+  until [ "$(find "$RWP_LOGS" -name 'node-*.log' | wc -l)" = "$SLURM_NNODES" ]; do sleep 1; done
+  while kill -USR1 "$srun" 2>/dev/null; do sleep 10; done
+}
+
 # shellcheck source=/dev/null
 [ ! -f "$SITE" ] || . "$SITE"
 if [ -n "$SECRETS" ]; then
@@ -99,14 +111,6 @@ printf '%s\t' "$(date -u +%FT%T+00:00)" lost "$before" "$before" "$id" "$SLURM_J
 [ -s "$RUN_DIR/attempts.tsv" ] ||
   printf 'started\tstate\tfirst_step\tlast_step\tjob\tnodes\n' >"$RUN_DIR/attempts.tsv"
 [ "$attempt" = 0 ] || record "$previous"
-
-# USR1, ten minutes before the time limit: the ranks save and stop, and the job is requeued. It is
-# sent until they are gone, because ranks that still start up ignore it. TERM, as scancel sends it,
-# reaches the ranks from Slurm: they save, too, and the job must not come back.
-asked='' terminated='' srun=''
-ask() { while kill -USR1 "$srun" 2>/dev/null; do sleep 10; done; }
-trap 'asked=1; [ -z "$srun" ] || ask &' USR1
-trap 'terminated=1' TERM
 
 finish() { # CODE OUTCOME REASON [NODES to leave out]: the log's last lines, and what comes next
   record "$id"
