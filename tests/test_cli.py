@@ -235,3 +235,23 @@ def test_make_clean_keeps_what_cannot_be_rebuilt() -> None:
     recipe = (ROOT / "Makefile").read_text().partition("\nclean:")[2]
     assert recipe.split()[:2] == ["rm", "-rf"]
     assert not {"runs", "data"} & set(recipe.split())
+
+
+# --- settings of a run ---
+
+
+def settings_of(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["settings", CONFIG, *arguments])
+    return done.exit_code, done.output
+
+
+def test_settings_prints_one_value_of_a_run() -> None:
+    assert settings_of("variant=m-rwp", "--get", "run.dir") == (0, "runs/m-rwp-s0\n")
+    assert settings_of("run.dir=here", "--ranks", "2", "--get", "run.dir") == (0, "here\n")
+
+
+def test_settings_that_are_wrong_or_do_not_suit_the_ranks_end_with_2() -> None:
+    code, said = settings_of("variant=sgd", "--ranks", "3", "--get", "run.dir")
+    assert code == 2 and "set it to 63 or 66" in said
+    code, said = settings_of("--get", "run.dirr")
+    assert code == 2 and "did you mean run.dir?" in said
