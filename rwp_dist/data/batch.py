@@ -100,7 +100,7 @@ def _on_cpu(pixels: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     out = torch.empty(pixels.shape, dtype=torch.float32)
     size = max(1, CACHED_VALUES // max(pixels.shape[1], 1))
     for into, values in zip(out.split(size), pixels.split(size), strict=True):
-        into.copy_(values).mul_(scale).add_(shift)
+        torch.addcmul(shift, into.copy_(values), scale, out=into)
     return out
 
 

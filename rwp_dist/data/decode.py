@@ -188,6 +188,14 @@ def resize(image: Pixels, height: int, width: int, antialias: bool = True) -> Pi
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
+def mirror(image: Pixels) -> Pixels:
+    """The image with left and right exchanged, ``[H, W, C]``; OpenCV is a few times faster."""
+    if not _has_opencv():
+        return from_pixels(image).flip(1).numpy()
+    flipped: Pixels = optional_module("cv2").flip(image, 1)
+    return flipped.reshape(image.shape)
+
+
 def from_pixels(image: Pixels) -> torch.Tensor:
     """A tensor on the array's memory; of a read-only array, as Pillow gives, on a copy."""
     return torch.from_numpy(image if image.flags.writeable else image.copy())
@@ -273,6 +281,11 @@ def _available(name: str) -> bool:
     if name == "torchvision":
         return hasattr(importlib.import_module("torchvision.io"), "decode_jpeg")
     return name == "pil" or importlib.util.find_spec(name) is not None
+
+
+@lru_cache(maxsize=1)
+def _has_opencv() -> bool:
+    return _available("cv2")
 
 
 @lru_cache(maxsize=2)

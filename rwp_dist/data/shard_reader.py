@@ -2,12 +2,12 @@
 
 import os
 import threading
-import zlib
 from collections import OrderedDict
 from typing import Any
 
 from numpy.typing import NDArray
 
+from rwp_dist import checksum
 from rwp_dist.data.cache import NodeCache
 from rwp_dist.data.held import Held, Wanted, hold_local
 from rwp_dist.data.source import local_path, shown
@@ -134,7 +134,7 @@ class ShardReader:
             raise self._bad(row, f"cannot be read ({error.strerror})") from error
         if len(data) < size:
             raise self._bad(row, f"is cut off: the shard ends after {len(data)} of {size} bytes")
-        if zlib.crc32(data) != crc32:
+        if checksum.crc32(data) != crc32:
             raise self._bad(row, "is damaged: its crc32 is not the one of the index")
         return data
 

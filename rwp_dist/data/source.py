@@ -9,11 +9,11 @@ import queue
 import random
 import threading
 import time
-import zlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 
+from rwp_dist import checksum
 from rwp_dist.data.openers import (
     READ_BYTES,
     Stream,
@@ -139,14 +139,14 @@ def read_chunks(
                     assert isinstance(chunk, bytes)
                     if at < position and version is None:
                         known = chunk[max(0, offset - at) : position - at]
-                        again = zlib.crc32(known, again)
+                        again = checksum.crc32(known, again)
                         if at + len(chunk) >= position and again != crc32:
                             raise _changed(url)
                     fresh = chunk[max(0, position - at) : None if end is None else end - at]
                     at += len(chunk)
                     position += len(fresh)
                     if version is None:  # else that tells whether it changed, at no cost
-                        crc32 = zlib.crc32(fresh, crc32)
+                        crc32 = checksum.crc32(fresh, crc32)
                     for first in range(0, len(fresh), chunk_bytes):
                         yield fresh[first : first + chunk_bytes]
                     if end is not None and position >= end:

@@ -1,8 +1,8 @@
 """The data: manifests and indexes are there, a shard can be read, and how fast."""
 
-import zlib
 from collections.abc import Iterator
 
+from rwp_dist import checksum
 from rwp_dist.config import Settings
 from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.open import open_dataset
@@ -90,7 +90,7 @@ def _read_first(settings: Settings, dataset: Dataset) -> None:
         patience=patience,
         opener=settings.data.opener,
     )
-    if zlib.crc32(data) != int(row["crc32"]):
+    if checksum.crc32(data) != int(row["crc32"]):
         raise DataError(
             f"{shown(shard.url)}: its first image is not the one of its index; restore the shard, "
             "or index it again with `rwp-dist shards index`."

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwp_dist import checksum
 from rwp_dist.errors import DataError
 from rwp_dist.shards.tar import IMAGE_TYPES, Part, Stream, TarSample, read_samples
 
@@ -90,7 +90,7 @@ def index_tar(stream: Stream, name: str, label_key: str | None = None) -> Indexe
     for sample in read_samples(hashing, name, keep=lambda kind: kind in kept):
         _, image = sample_image(sample, name)
         label = sample_label(sample, name, label_key)
-        records.append((image.offset, image.size, zlib.crc32(image.data), label))
+        records.append((image.offset, image.size, checksum.crc32(image.data), label))
     if not records:
         raise DataError(f"{name}: this shard holds 0 samples; write it again or remove it.")
     index = np.array(records, dtype=INDEX_DTYPE)

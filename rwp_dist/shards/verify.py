@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from rwp_dist import checksum
 from rwp_dist.errors import DataError
 from rwp_dist.shards.atomic import make_folder, write_whole
 from rwp_dist.shards.index import Index, load_index
@@ -133,7 +133,7 @@ def _read(
         image = take(size)
         if len(image) < size:
             check.add("the image is missing or cut short", row, label)
-        elif zlib.crc32(image) != crc32:
+        elif checksum.crc32(image) != crc32:
             check.add("the image's bytes have changed (other crc32)", row, label)
         elif decode and (cause := _undecodable(image)):
             name = header[:NAME_BYTES].split(b"\0")[0].decode(errors="replace")

@@ -288,6 +288,15 @@ def test_without_the_extra(monkeypatch):
         resize(np.zeros((4, 4, 3), np.uint8), 2, 2, antialias=False)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_mirrored_image_is_the_same_with_and_without_opencv(channels, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
+    wanted = np.ascontiguousarray(image[:, ::-1])
+    for has_opencv in (True, False):
+        monkeypatch.setattr(module, "_has_opencv", lambda has=has_opencv: has)
+        np.testing.assert_array_equal(module.mirror(image), wanted)
+
+
 @needs_libjpeg
 @needs_simplejpeg
 def test_auto_takes_the_fastest(monkeypatch):

@@ -12,7 +12,15 @@ import numpy as np
 from rwp_dist.data.augment.auto import AutoAugment
 from rwp_dist.data.augment.keyed import Keyed
 from rwp_dist.data.augment.regions import Range, cutout, erased, random_resized_crop
-from rwp_dist.data.decode import Decoder, Pixels, Region, from_pixels, optional_module, resize
+from rwp_dist.data.decode import (
+    Decoder,
+    Pixels,
+    Region,
+    from_pixels,
+    mirror,
+    optional_module,
+    resize,
+)
 
 Crop = Literal["random_resized", "pad", "none"]
 Auto = Literal["none", "randaugment", "trivial"]
@@ -99,7 +107,7 @@ class TrainTransform:
         draw = Keyed(*key)
         image = self._cropped(data, draw)
         if self.flip and draw.uniform() < 0.5:
-            image = from_pixels(image).flip(1).numpy()
+            image = mirror(image)
         if self.auto is not None:
             planes = from_pixels(image).permute(2, 0, 1).contiguous()
             image = self.auto(planes, draw).permute(1, 2, 0).contiguous().numpy()
