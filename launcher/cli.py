@@ -156,10 +156,11 @@ def _submit(jobs: Sequence[Job], settings: Sequence[Settings], dry_run: bool) ->
     from launcher import submit as steps
     from launcher.backends import backend
 
+    jobs, code = steps.with_code(jobs)
     if dry_run:
         click.echo(backend(jobs[0].backend).render(jobs), nl=False)
         return
-    submitted = steps.submit(jobs, settings)
+    submitted = steps.submit(jobs, settings, code)
     for job in submitted:
         click.echo(f"{job.backend} {job.full_id}: {job.run_dir}")
     where = submitted[0].folder

@@ -72,6 +72,9 @@ class Job:
     folder: Path = Path()
     """Where script, code and output are: the run directory, or that of a whole sweep."""
 
+    code: Path = Path()
+    """The code that it runs. Nothing is ever written there again (see ``Snapshot``)."""
+
     task: int | None = None
     """Its number in a sweep's array."""
 
@@ -88,7 +91,7 @@ class Job:
     submitted: str = ""
     cancelled: bool = False
     git: dict[str, Any] | None = None
-    """Commit and state of the code's checkout; changes are in ``code.diff``."""
+    """The code's checkout (see ``Snapshot.git``)."""
 
     @property
     def settings(self) -> Path:
@@ -96,14 +99,9 @@ class Job:
         return self.run_dir / SETTINGS_NAME
 
     @property
-    def code(self) -> Path:
-        """The code that it runs."""
-        return self.folder / "code"
-
-    @property
     def script(self) -> Path:
-        """What was handed to the backend."""
-        return self.folder / "job.sh"
+        """What was handed to the backend; each submission has its own."""
+        return self.folder / f"job-{self.token}.sh"
 
     @property
     def output(self) -> Path:
@@ -118,7 +116,7 @@ class Job:
     def write(self) -> None:
         """Replace ``job.json`` at once."""
         known = asdict(self)
-        known["folder"] = str(self.folder)
+        known |= {key: str(known[key]) for key in ("folder", "code")}
         del known["run_dir"]  # it is where the file lies, also after a move
         write_json(self.run_dir / "job.json", known)
 
@@ -143,7 +141,7 @@ def read_job(run_dir: RunDir) -> Job | None:
         resources = known["resources"]
         known["resources"] = Resources(**resources | {"options": tuple(resources["options"])})
         known |= {key: tuple(known[key]) for key in ("source", "data")}
-        known["folder"] = Path(known["folder"])
+        known |= {key: Path(known[key]) for key in ("folder", "code")}
         return Job(run_dir=run_dir.path, **known)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from launcher.backends import Found, backend
 from launcher.job import Job, Resources, new_jobs, read_job
-from launcher.snapshot import PROJECT, snapshot_code
+from launcher.snapshot import Snapshot, take
 from rwp_dist.config import Settings, dump_settings, split_batch
 from rwp_dist.data.openers import scheme_of
 from rwp_dist.errors import ConfigError
 from rwp_dist.resume import changed_settings
-from rwp_dist.rundir import RunDir, git_state, write_text
+from rwp_dist.rundir import RunDir, write_text
 
 
 def plan(
@@ -55,15 +55,26 @@ def plan(
     return job, settings
 
 
-def submit(jobs: Sequence[Job], settings: Sequence[Settings]) -> list[Job]:
+def with_code(jobs: Sequence[Job]) -> tuple[list[Job], Snapshot]:
+    """The runs of one submission with the place of their code, and that code as it is now."""
+    code = take(jobs[0].resources)
+    place = jobs[0].folder / "code" / code.name
+    return [replace(job, code=place, git=code.git) for job in jobs], code
+
+
+def submit(jobs: Sequence[Job], settings: Sequence[Settings], code: Snapshot) -> list[Job]:
     """Submit one run, or the runs of a sweep as one array; returns them with their id.
+
+    Args:
+        jobs: as ``with_code`` returned them.
+        settings: of each.
+        code: what they run.
 
     Raises:
         ConfigError: a run directory is in use, finished, or holds a run with other settings.
         LaunchError: the backend refused.
     """
-    git = git_state(PROJECT)
-    jobs = [replace(job, git=git) for job in new_jobs(jobs)]
+    jobs = new_jobs(jobs)
     script = backend(jobs[0].backend).render(jobs)
     with ExitStack() as locks:
         for job, own in zip(jobs, settings, strict=True):
@@ -74,7 +85,7 @@ def submit(jobs: Sequence[Job], settings: Sequence[Settings]) -> list[Job]:
             raise ConfigError(f"run.dir: {folder} {why}.")
         for job, own in zip(jobs, settings, strict=True):
             write_text(job.settings, dump_settings(own))
-        snapshot_code(jobs[0])
+        code.write(jobs[0].code)
         return _hand_over(jobs, script)
 
 

@@ -19,10 +19,10 @@
 
     what ``rwp-launch submit`` adds:
         job.json           the job that trains here, and where
-        job.sh             what was submitted
+        job-<token>.sh     what was submitted
         submitted.yaml     the settings that it runs
-        code/              the code that it runs
-        code.diff          changes since the commit that ``job.json`` names
+        code/<digest>/     the code that it runs, never changed; ``code.diff`` there has the
+                           changes since the commit that ``job.json`` names
 
 Imports no torch, so that a launcher can read it in no time.
 """
@@ -375,15 +375,16 @@ def _version(package: str) -> str | None:
 
 def git(folder: Path, *command: str) -> str | None:
     """What git prints, less the space around it; None if it fails or is not there."""
+    printed = git_output(folder, *command)
+    return None if printed is None else printed.decode(errors="replace").strip()
+
+
+def git_output(folder: Path, *command: str) -> bytes | None:
+    """What git prints, byte for byte; None if it fails or is not there."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *command],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=10,
-            check=True,
+            ["git", "-C", str(folder), *command], capture_output=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout

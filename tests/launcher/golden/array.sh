@@ -14,12 +14,12 @@
 #SBATCH --open-mode=append
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --output='/runs/a b/logs/slurm-%A_%a.out'
-#SBATCH --chdir='/runs/a b/code'
+#SBATCH --chdir='/runs/a b/code/DIGEST'
 #SBATCH --array=0-7%3
 
 # --- settings ---
 # Folder with the code; its packages win over installed ones.
-CODE='/runs/a b/code'
+CODE='/runs/a b/code/DIGEST'
 # Run directory. Empty: what the settings say (run.dir).
 RUN_DIR='/runs/a b/sgd-lr=0.05-s0'
 # Python environment to activate, if it is there.

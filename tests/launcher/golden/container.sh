@@ -15,11 +15,11 @@
 #SBATCH --open-mode=append
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --output=/runs/boxed/logs/slurm-%j.out
-#SBATCH --chdir=/runs/boxed/code
+#SBATCH --chdir=/runs/boxed/code/DIGEST
 
 # --- settings ---
 # Folder with the code; its packages win over installed ones.
-CODE=/runs/boxed/code
+CODE=/runs/boxed/code/DIGEST
 # Run directory. Empty: what the settings say (run.dir).
 RUN_DIR=/runs/boxed
 # Python environment to activate, if it is there.

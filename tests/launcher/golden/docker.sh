@@ -8,7 +8,7 @@ exec docker run --detach --init \
     --volume /data/train:/data/train:ro \
     --volume /data/val:/data/val:ro \
     --workdir /runs/boxed \
-    --env PYTHONPATH=/runs/boxed/code \
+    --env PYTHONPATH=/runs/boxed/code/DIGEST \
     --env WANDB_API_KEY --env WANDB_MODE \
     --gpus 8 \
     --memory=64g \

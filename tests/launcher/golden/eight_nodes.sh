@@ -15,7 +15,7 @@
 #SBATCH --open-mode=append
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --output=/runs/eight/logs/slurm-%j.out
-#SBATCH --chdir=/runs/eight/code
+#SBATCH --chdir=/runs/eight/code/DIGEST
 #SBATCH --cpus-per-task=48
 #SBATCH --partition=gpu
 #SBATCH --account=lab
@@ -24,7 +24,7 @@
 
 # --- settings ---
 # Folder with the code; its packages win over installed ones.
-CODE=/runs/eight/code
+CODE=/runs/eight/code/DIGEST
 # Run directory. Empty: what the settings say (run.dir).
 RUN_DIR=/runs/eight
 # Python environment to activate, if it is there.

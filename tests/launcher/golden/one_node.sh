@@ -15,11 +15,11 @@
 #SBATCH --open-mode=append
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --output=/runs/one/logs/slurm-%j.out
-#SBATCH --chdir=/runs/one/code
+#SBATCH --chdir=/runs/one/code/DIGEST
 
 # --- settings ---
 # Folder with the code; its packages win over installed ones.
-CODE=/runs/one/code
+CODE=/runs/one/code/DIGEST
 # Run directory. Empty: what the settings say (run.dir).
 RUN_DIR=/runs/one
 # Python environment to activate, if it is there.
