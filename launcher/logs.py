@@ -1,5 +1,6 @@
 """What a run printed, and prints."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from rwp_dist.errors import RwpError
 from rwp_dist.rundir import RunDir
 
 POLL_S = 0.5
+ASK_S = 15.0
+"""Between questions to the backend: a cluster's controller has others to answer, too."""
 
 
 def log_files(run_dir: RunDir, rank: int | None) -> list[Path]:
@@ -38,8 +41,12 @@ def follow(run_dir: RunDir, rank: int | None, living: Callable[[], bool]) -> Ite
     """The newest log and what comes, through further attempts, to the end of the run."""
     path: Path | None = None
     read_to = 0
+    asked, word = -math.inf, ""
     while True:
-        goes_on = living()  # before reading: what was written before its end is not missed
+        # Before reading: what was written before its end is not missed.
+        before, word = word, str((run_dir.read_status() or {}).get("state", ""))
+        if word != before or time.monotonic() > asked + ASK_S:
+            goes_on, asked = living(), time.monotonic()
         for newest in log_files(run_dir, rank)[-1:]:
             if newest.is_file():
                 if newest != path:

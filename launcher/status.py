@@ -101,14 +101,20 @@ def state_of(run_dir: RunDir, job: Job | None, found: Found | None, asked: bool)
 def stop(runs: Sequence[Run]) -> None:
     """Ask for a checkpoint and an end, for good, of all jobs of a backend at once.
 
+    They are written down as cancelled once their backend has taken the word, so that what it
+    refuses can be asked for again. Those that were asked before are not asked twice: a second
+    signal would end them without a checkpoint.
+
     Raises:
+        LaunchError: a backend refused.
         RwpError: a run was started by hand on another machine.
     """
     jobs = [run.job for run in runs if run.job is not None and run.found is not None]
-    for job in jobs:
-        replace(job, cancelled=True).write()
     for name in dict.fromkeys(job.backend for job in jobs):
-        backend(name).cancel([job for job in jobs if job.backend == name])
+        own = [job for job in jobs if job.backend == name]
+        backend(name).cancel(own)
+        for job in own:
+            replace(job, cancelled=True).write()
     for run in runs:
         if run.found is None:
             _stop_holder(run.directory)

@@ -54,6 +54,8 @@ class Docker:
         run += [[f"--{option}"] for option in wants.options]
         run += [
             [wants.container],
+            # What the engine keeps goes with the container; this stays.
+            ["sh", "-c", 'exec "$@" >>"$0" 2>&1', str(self.output(job)[0])],
             ["rwp-launch", "run", f"--nproc={wants.ranks_per_node}", str(job.settings)],
         ]
         return "#!/bin/sh\nexec " + " \\\n    ".join(map(shlex.join, run)) + "\n"
@@ -90,8 +92,8 @@ class Docker:
                 _docker(["docker", "kill", "--signal", "TERM", found.id])
 
     def output(self, job: Job) -> list[Path]:
-        """The ranks' own logs: what the engine keeps goes with the container."""
-        return sorted(job.run_dir.glob("logs/attempt-*/rank-0.log"))
+        """One file for all of them."""
+        return [job.output / "docker.out"]
 
 
 def _found(container: dict[str, str] | None) -> Found | None:

@@ -196,8 +196,8 @@ def _choose(jobs: Sequence[Job]) -> str:
 
 
 def _squeue() -> Iterator[dict[str, Any]]:
-    """Jobs of the queue, as far as this needs them."""
-    for job in json.loads(_run(["squeue", "--json"])).get("jobs", []):
+    """This user's jobs of the queue, as far as this needs them."""
+    for job in json.loads(_run(["squeue", "--me", "--json"])).get("jobs", []):
         states = job["job_state"]
         yield {
             "id": str(_number(job.get("array_job_id")) or _number(job["job_id"])),
@@ -214,6 +214,7 @@ def _scontrol() -> Iterator[dict[str, Any]]:
     """The same of ``scontrol``, which knows ended jobs for some minutes more."""
     for line in _run(["scontrol", "--oneliner", "show", "jobs"]).splitlines():
         words = dict(re.findall(r"(\w+)=(\S*)", line))
+        comment = re.search(r" Comment=(.*?)(?= \w+=|$)", line)
         if "JobId" not in words:
             continue
         task = words.get("ArrayTaskId", "")
@@ -221,7 +222,7 @@ def _scontrol() -> Iterator[dict[str, Any]]:
             "id": words.get("ArrayJobId", words["JobId"]),
             "task": int(task) if task.isdigit() else None,
             "tasks": "" if task.isdigit() else task,
-            "comment": words.get("Comment", ""),
+            "comment": comment[1] if comment else "",
             "states": {words["JobState"]},
             "nodes": "" if words.get("NodeList") == "(null)" else words.get("NodeList", ""),
             "reason": words.get("Reason", ""),
@@ -237,7 +238,8 @@ def _number(value: Any) -> int | None:
 
 def _matching(job: Job, listed: Sequence[dict[str, Any]]) -> Iterator[Found]:
     """Entries of a job: its own task before what is said of several tasks that wait."""
-    own = [j for j in listed if j["comment"] == job.token]
+    # A cluster's plugins may put more into the comment.
+    own = [j for j in listed if job.token in j["comment"]]
     own = own or [j for j in listed if j["id"] == job.id and not j["comment"]]
     if job.task is None:
         chosen = own

@@ -18,13 +18,17 @@ from rwp_dist.rundir import RunDir
 CONFIG = str(Path(__file__).parents[2] / "configs" / "digits.yaml")
 
 ENGINE = f"""#!{sys.executable}
-import json, os, pathlib, sys
+import json, os, pathlib, subprocess, sys
 known = pathlib.Path(__file__).parent / "container.json"
 command, *arguments = sys.argv[1:]
 if command == "run":
     labels = pathlib.Path(arguments[arguments.index("--label-file") + 1]).read_text().strip()
     container = dict(ID="c" * 64, State="running", Status="Up 1 second", Labels="a=b," + labels)
     known.write_text(json.dumps(container | dict(arguments=arguments)))
+    # What is in the image: here it prints its arguments.
+    program = arguments[arguments.index("rwp") + 1 :]
+    at = program.index("rwp-launch")
+    subprocess.run([*program[:at], "echo", *program[at:]], check=True)
     print(container["ID"])
 elif command == "ps":
     print(known.read_text() if known.exists() else "")
@@ -66,6 +70,17 @@ def test_a_container_is_found_and_stopped_by_its_label(tmp_path: Path, engine: P
     assert launch("cancel", str(run)).exit_code == 0
     (found,), _ = collect([run])
     assert found.state == "cancelled"
+
+
+def test_what_a_container_prints_is_kept_and_shown(tmp_path: Path, engine: Path) -> None:
+    run = tmp_path / "run"
+    launch("submit", CONFIG, "--backend=docker", "--container=rwp", f"run.dir={run}")
+    printed = f"rwp-launch run --nproc=8 {run}/submitted.yaml\n"
+    assert launch("logs", str(run)).stdout == printed
+    launch("cancel", str(run))
+    launch("resume", str(run))
+    launch("cancel", str(run))
+    assert launch("logs", "-f", str(run)).stdout == 2 * printed
 
 
 def test_what_the_engine_refuses_is_said_and_can_be_submitted_again(

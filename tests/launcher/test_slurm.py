@@ -2,14 +2,18 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from launcher import logs
 from launcher.backends import Found, LaunchError, backend
 from launcher.backends.slurm import Slurm
-from launcher.job import Job
+from launcher.cli import main
+from launcher.job import Job, read_job
 from launcher.status import collect
 from rwp_dist.rundir import RunDir
 
@@ -75,6 +79,94 @@ def test_a_task_is_told_from_those_that_wait(monkeypatch: pytest.MonkeyPatch) ->
         Found("17", "running", "n1", "RUNNING"),
         Found("17", "queued", "", "JobArrayTaskLimit"),
     ]
+
+
+def test_a_comment_that_the_cluster_adds_to_is_still_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    more = "site plugin: token; billing=low"
+    queue(monkeypatch, OLD | {"job_id": 17, "comment": more, "job_state": "RUNNING"})
+    assert Slurm().find([replace(JOB, id=None)]) == [Found("17", "running", "", "RUNNING")]
+    line = "JobId=17 JobState=CANCELLED NodeList=(null) Comment=site plugin: token x Power=\n"
+    queue(monkeypatch, scontrol=line)
+    assert Slurm().find([replace(JOB, id=None)]) == [Found("17", "ended", "", "CANCELLED")]
+
+
+def test_only_ones_own_jobs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def answer(command: list[str]) -> str:
+        asked.append(command)
+        return json.dumps({"jobs": [OLD | {"job_id": 17, "comment": "token", "job_state": "X"}]})
+
+    monkeypatch.setattr("launcher.backends.slurm._run", answer)
+    Slurm().find([JOB])
+    assert asked == [["squeue", "--me", "--json"]]
+
+
+def test_following_a_log_asks_the_backend_rarely_and_when_the_run_has_news(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = RunDir(tmp_path)
+    replace(JOB, run_dir=tmp_path, folder=tmp_path).write()
+    run_dir.logs.mkdir()
+    log = run_dir.logs / "slurm-17.out"
+    log.write_text("1\n")
+    monkeypatch.setattr(logs, "POLL_S", 0.001)
+    now = 0.0
+    asked: list[float] = []
+
+    def monotonic() -> float:  # each look at the clock is a second later
+        nonlocal now
+        now += 1
+        if now == 95:
+            run_dir.write_status("finished", 3, 3)
+        return now
+
+    monkeypatch.setattr("launcher.logs.time.monotonic", monotonic)
+
+    def living() -> bool:
+        asked.append(now)
+        return now < 95
+
+    assert list(logs.follow(run_dir, None, living)) == ["1\n"]
+    *gaps, last = (later - earlier for earlier, later in pairwise(asked))
+    assert len(gaps) == 5 and min(gaps) >= 15
+    assert last < 15  # at its news, not at the next turn
+
+
+def test_a_cancel_that_was_refused_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(JOB, run_dir=tmp_path, folder=tmp_path).write()
+    listed = json.dumps(
+        {"jobs": [OLD | {"job_id": 17, "comment": "token", "job_state": "RUNNING"}]}
+    )
+    refuses = True
+    cancelled = []
+
+    def answer(command: list[str]) -> str:
+        if command[0] == "scancel":
+            if refuses:
+                raise LaunchError("scancel refused: Socket timed out")
+            cancelled.append(command)
+        return listed
+
+    monkeypatch.setattr("launcher.backends.slurm._run", answer)
+
+    def cancel() -> str:
+        return CliRunner().invoke(main, ["cancel", str(tmp_path)]).output
+
+    assert "scancel refused: Socket timed out" in cancel()
+    assert collect([tmp_path])[0][0].state == "starting"
+    refuses = False
+    assert "asked to save and stop" in cancel()
+    assert cancelled == [["scancel", "17"]]
+    job = read_job(RunDir(tmp_path))
+    assert job is not None and job.cancelled
+    assert collect([tmp_path])[0][0].state == "stopping"
+    cancel()  # a second signal would end it without a checkpoint
+    assert len(cancelled) == 1
 
 
 def test_a_machine_without_slurm_is_told_so(

@@ -13,4 +13,5 @@ exec docker run --detach --init \
     --gpus 8 \
     --memory=64g \
     rwp:1.0 \
+    sh -c 'exec "$@" >>"$0" 2>&1' /runs/boxed/logs/docker.out \
     rwp-launch run --nproc=8 /runs/boxed/submitted.yaml
