@@ -69,7 +69,12 @@ def run_ranks(arguments: list[str]) -> int:
         }
         command = ["ip", "netns", "exec", name, sys.executable, __file__, "--as-rank", *arguments]
         ranks.append(subprocess.Popen(command, env=env))
-    return max(rank.wait() for rank in ranks)
+    # One that fails leaves the other waiting.
+    while any(p.poll() is None for p in ranks) and not any(p.poll() for p in ranks):
+        time.sleep(0.2)
+    for process in ranks:
+        process.terminate()
+    return max(abs(process.wait()) for process in ranks)
 
 
 def sent_bytes() -> int:
@@ -93,6 +98,7 @@ def measure(model: str, size: int, batch: int, rounds: int) -> None:
                 dist.barrier()
                 before, begin = sent_bytes(), time.perf_counter()
                 step(number)
+                parts.perturbation.wait_for_noise()  # or the next method's step would hide it
                 dist.barrier()
                 if number >= WARM_UP:
                     times[name].append(time.perf_counter() - begin)

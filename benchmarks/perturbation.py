@@ -76,21 +76,31 @@ class Ours:
             num_perturbed_slots=1,
             ahead=[SLOT] if ahead else (),
         )
+        self.weights = weights
         self.step = 0
+        self.observers: list[Callable[[], None]] = []
+        energy = self.perturbation.energy
+        if energy is not None:
+            for f in self.perturbation.filters:
+                self.observers.append(partial(energy._hook(f), torch.randn_like(f.param)))
 
     def prepare(self) -> None:
         """Draw the noise ahead, as the reduction of gradients leaves time for; not timed."""
+        if isinstance(self.weights, CopyBack):
+            self.weights.stepped(applied=True)  # so that the next round has to copy
         self.perturbation.reducing()
-        if self.perturbation._prefetch is not None:
-            self.perturbation._prefetch._lane.join()
+        self.perturbation.wait_for_noise()
 
     def __call__(self) -> None:
-        """Perturb and restore."""
+        """Perturb and restore; with m-arwp the energy of ready gradients, too."""
         around = self.perturbation.around(
-            SLOT, self.step, SIGMA, loss=lambda: torch.zeros(()), grad_scale=0.0, last=True
+            SLOT, self.step, SIGMA, loss=lambda: torch.zeros(()), grad_scale=1.0, last=True
         )
         with around:
-            pass
+            for observe in self.observers:
+                observe()
+        if self.perturbation.energy is not None:
+            self.perturbation.energy.update()
         self.step += 1
 
 
@@ -135,14 +145,16 @@ def ways(model: nn.Module) -> Ways:
         "exposed, ZeRO 1 and 2, m-arwp": Ours(model, nowhere, "m-arwp", ahead=True),
         "exposed, stage 0": Ours(model, CopyBack(flats, False), "m-rwp", ahead=True),
     }
-    now = Ours(model, nowhere, "m-rwp", ahead=False)
+    now = {
+        "in line, ZeRO 1 and 2": Ours(model, nowhere, "m-rwp", ahead=False),
+        "in line, stage 0": Ours(model, CopyBack(flats, False), "m-rwp", ahead=False),
+    }
     return {
         "memcpy of the parameters": (lambda: target.copy_(source), idle),
         "authors' loop": (lambda: subtract_noise(add_expanded_noise(model, SIGMA)), idle),
         "per-tensor loop": (lambda: per_tensor(params), idle),
         "torch._foreach": (lambda: foreach(list(params)), idle),
-        "this project, noise drawn in line": (now, idle),
-        **{f"this project, {name}": (one, one.prepare) for name, one in ahead.items()},
+        **{f"this project, {name}": (one, one.prepare) for name, one in (now | ahead).items()},
     }
 
 

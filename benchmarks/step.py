@@ -7,9 +7,11 @@ by step, so that a machine that is shared or throttles does so for all. ``author
 scheme's operations under DistributedDataParallel: noise expanded to full size, kept through the
 backward pass and subtracted afterwards.
 
-``x sgd`` is the median of the ratios within each turn. ``noise`` is the work that perturbation is,
-drawing included, on one rank of each pair; where no core is idle, somebody has to do it, and
-``floor`` is the step if both ranks' cores shared it.
+``x sgd`` is the median of the ratios within each turn. ``noise`` is the work that perturbation
+is, drawing included, on one rank of each pair, in time of a core; where no core is idle, somebody
+has to do it, and ``floor`` is the step if both ranks' cores shared it; ``above`` is what the step
+takes more than that. Drawing that a step has begun ends within its time, or the next method's
+would pay for it.
 """
 
 import os
@@ -60,7 +62,9 @@ def plain(
     return step
 
 
-def in_turns(steps: dict[str, Callable[[int], None]], rounds: int) -> dict[str, list[float]]:
+def in_turns(
+    steps: dict[str, Callable[[int], None]], built: dict[str, Parts], rounds: int
+) -> dict[str, list[float]]:
     """Seconds of every method's steps, taken in turns."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + WARM_UP):
@@ -68,11 +72,15 @@ def in_turns(steps: dict[str, Callable[[int], None]], rounds: int) -> dict[str, 
             dist.barrier()
             begin = time.perf_counter()
             step(number)
+            if name in built:
+                built[name].perturbation.wait_for_noise()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             dist.barrier()
             if number >= WARM_UP:
                 times[name].append(time.perf_counter() - begin)
+            elif name in built:
+                noise_work(built[name], 1)
     return times
 
 
@@ -84,8 +92,8 @@ def ratio(seconds: list[float], base: list[float]) -> float:
 def noise_work(parts: Parts, steps: int) -> tuple[float, float, float]:
     """Seconds a step that noise is worked at, that show, and share of drawing that is hidden."""
     exposed = parts.perturbation.watch.take()
-    drawn, waited = parts.perturbation.take_noise_times()
-    times = torch.tensor([exposed - waited + drawn, exposed, drawn, waited], dtype=torch.float64)
+    work, drawn, waited = parts.perturbation.take_noise_times()
+    times = torch.tensor([exposed + work, exposed + waited, drawn, waited], dtype=torch.float64)
     dist.all_reduce(times)
     work, exposed, drawn, waited = times.tolist()
     hidden = 1.0 - waited / drawn if drawn else float("nan")
@@ -111,24 +119,26 @@ def main(model: str, size: int, batch: int, precision: str, rounds: int) -> None
         steps = {name: step for name, (_, step) in built.items()}
         steps["sgd, DDP"] = plain(model, size, batch, precision, noise=False)
         steps["authors' m-rwp, DDP"] = plain(model, size, batch, precision, noise=True)
-        times = in_turns(steps, rounds)
-        noise = {n: noise_work(parts, rounds + WARM_UP) for n, (parts, _) in built.items()}
-        for parts, _ in built.values():
+        parts_of = {name: parts for name, (parts, _) in built.items()}
+        times = in_turns(steps, parts_of, rounds)
+        noise = {name: noise_work(parts, rounds) for name, parts in parts_of.items()}
+        for parts in parts_of.values():
             parts.close()
     if rank != 0:
         return
     print(
         f"{'step of':<22}{'median ms':>10}{'x sgd':>8}{'noise ms':>10}{'shows':>8}{'hidden':>8}"
-        f"{'floor':>8}"
+        f"{'floor':>8}{'above':>8}"
     )
     for name, seconds in times.items():
-        middle = statistics.median(seconds)
         base = times["sgd, DDP" if "DDP" in name else "sgd"]
-        line = f"{name:<22}{middle * 1e3:10.1f}{ratio(seconds, base):8.3f}"
+        share = ratio(seconds, base)
+        line = f"{name:<22}{statistics.median(seconds) * 1e3:10.1f}{share:8.3f}"
         if name.startswith("m-"):
             work, exposed, hidden = noise[name]
             floor = 1.0 + work / world_size / statistics.median(base)
             line += f"{work * 1e3:10.1f}{exposed * 1e3:8.1f}{hidden:8.3f}{floor:8.3f}"
+            line += f"{share - floor:+8.3f}"
         print(line)
 
 

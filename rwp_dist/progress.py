@@ -109,7 +109,7 @@ class Progress:
         adaptation = energy.adaptation(parts.settings.method.eta) if energy else None
         perturbation = parts.perturbation
         perturb_s = perturbation.watch.take() / steps
-        drawn_s, waited_s = perturbation.take_noise_times()
+        _, drawn_s, waited_s = perturbation.take_noise_times()
         dist.all_reduce(self._sums)
         read = torch.tensor(
             [self._interval_bytes, self._cache.hits, self._cache.misses, drawn_s, waited_s],

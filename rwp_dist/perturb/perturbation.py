@@ -21,7 +21,7 @@ from rwp_dist.perturb.energy import FilterEnergy
 from rwp_dist.perturb.filters import Filter
 from rwp_dist.perturb.methods import Method
 from rwp_dist.perturb.noise import Noise
-from rwp_dist.perturb.prefetch import Prefetch
+from rwp_dist.perturb.prefetch import Prefetch, Times
 from rwp_dist.perturb.roles import Slot
 from rwp_dist.timing import Stopwatch
 
@@ -83,7 +83,8 @@ class Perturbation:
             self.energy = FilterEnergy(filters, beta, num_perturbed_slots, device, backend)
         self._device = device
         self.watch = Stopwatch(device)
-        """Time that perturbing and restoring take: what a step without them would not."""
+        """Time that perturbing and restoring take; ARWP's energy is taken within the backward
+        pass and not part of it."""
         self._noise = Noise(seed, device)
         self._parts: list[tuple[Sequence[Filter], Deviations]] = []
         """What is perturbed in one go: everything, or one parameter after the other."""
@@ -187,9 +188,14 @@ class Perturbation:
         if self._prefetch is not None:
             self._prefetch.start()
 
-    def take_noise_times(self) -> tuple[float, float]:
-        """Seconds of drawing noise ahead, and of waiting for it, since the last call."""
-        return self._prefetch.times() if self._prefetch is not None else (0.0, 0.0)
+    def wait_for_noise(self) -> None:
+        """Have what is being drawn ahead complete: for benchmarks whose methods take turns."""
+        if self._prefetch is not None:
+            self._prefetch.join()
+
+    def take_noise_times(self) -> Times:
+        """What noise that was drawn ahead has taken since the last call."""
+        return self._prefetch.times() if self._prefetch is not None else Times()
 
     @property
     def noise_bytes(self) -> int:

@@ -8,7 +8,7 @@ known.
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,17 @@ from rwp_dist.perturb.noise import Noise
 
 Key = tuple[int, int]
 """Step and draw."""
+
+
+class Times(NamedTuple):
+    """What noise that was drawn ahead has taken, in seconds."""
+
+    work: float = 0.0
+    """Of the core or the device that drew."""
+    drawn: float = 0.0
+    """From the beginning to the end of drawing, with what it had to share."""
+    waited: float = 0.0
+    """Of that, what the training waited for."""
 
 
 class Prefetch:
@@ -43,8 +54,10 @@ class Prefetch:
     def start(self) -> None:
         """Begin to draw what is wanted; does nothing if that has begun, or nothing is wanted."""
         if self._wanted is not None and self._wanted != self._held:
-            key = self._held = self._wanted
+            key = self._wanted
+            self._held = None
             self._lane.submit(lambda: self._draw(key))
+            self._held = key
         self._wanted = None
 
     def take(self, step: int, draw: int) -> list[Tensor]:
@@ -53,14 +66,19 @@ class Prefetch:
             self.want(step, draw)
             self.start()
         self._wanted = None
-        self._lane.join()
+        self.join()
         return self._units
 
-    def times(self) -> tuple[float, float]:
-        """Seconds of drawing and of waiting for it since the last call.
+    def join(self) -> None:
+        """From here on what is being drawn is there."""
+        try:
+            self._lane.join()
+        except BaseException:
+            self._held = None  # it is not all there
+            raise
 
-        On CUDA this waits for the device: at log steps only.
-        """
+    def times(self) -> Times:
+        """Since the last call. On CUDA this waits for the device: at log steps only."""
         return self._lane.times()
 
     def close(self) -> None:
@@ -87,7 +105,7 @@ class _Lane(Protocol):
     def join(self) -> None:
         """From here on the buffer may be read."""
 
-    def times(self) -> tuple[float, float]:
+    def times(self) -> Times:
         """See ``Prefetch.times``."""
 
     def close(self) -> None:
@@ -99,28 +117,30 @@ class _Thread:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="noise")
-        self._future: Future[None] | None = None
-        self._drawn_s = self._waited_s = 0.0
+        self._future: Future[Times] | None = None
+        self._times = Times()
 
     def submit(self, task: _Task) -> None:
         self.join()
         self._future = self._pool.submit(self._run, task)
 
-    def _run(self, task: _Task) -> None:
-        begin = time.perf_counter()
+    @staticmethod
+    def _run(task: _Task) -> Times:
+        begin, work = time.perf_counter(), time.thread_time()
         task()
-        self._drawn_s += time.perf_counter() - begin
+        return Times(time.thread_time() - work, time.perf_counter() - begin)
 
     def join(self) -> None:
         if self._future is not None:
+            future, self._future = self._future, None
             begin = time.perf_counter()
-            self._future.result()
-            self._waited_s += time.perf_counter() - begin
-            self._future = None
+            took = future.result()
+            waited = time.perf_counter() - begin
+            work, drawn, before = self._times
+            self._times = Times(work + took.work, drawn + took.drawn, before + waited)
 
-    def times(self) -> tuple[float, float]:
-        times = self._drawn_s, self._waited_s
-        self._drawn_s = self._waited_s = 0.0
+    def times(self) -> Times:
+        times, self._times = self._times, Times()
         return times
 
     def close(self) -> None:
@@ -128,7 +148,7 @@ class _Thread:
 
 
 class _Stream:
-    """A stream of the lowest priority; the host waits for nothing."""
+    """A stream beside the default one, whose priority it shares; the host waits for nothing."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream(priority=0)
@@ -139,11 +159,12 @@ class _Stream:
     def submit(self, task: _Task) -> None:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            start, self._done = _event(), _event()
+            start, done = _event(), _event()
             start.record()
             task()
-            self._done.record()
-        self._drawing.append((start, self._done))
+            done.record()
+        self._done = done
+        self._drawing.append((start, done))
 
     def join(self) -> None:
         if self._done is not None:
@@ -154,7 +175,7 @@ class _Stream:
             self._waiting.append((start, end))
             self._done = None
 
-    def times(self) -> tuple[float, float]:
+    def times(self) -> Times:
         seconds = []
         for pairs in (self._drawing, self._waiting):
             done = [pair for pair in pairs if pair[1] is not self._done]
@@ -162,7 +183,7 @@ class _Stream:
                 done[-1][1].synchronize()
             seconds.append(sum(a.elapsed_time(b) for a, b in done) / 1000.0)
             pairs[:] = pairs[len(done) :]
-        return seconds[0], seconds[1]
+        return Times(seconds[0], seconds[0], seconds[1])
 
     def close(self) -> None:
         self._stream.synchronize()

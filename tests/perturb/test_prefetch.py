@@ -72,11 +72,22 @@ def test_drawing_happens_beside_the_caller_and_waiting_is_counted(prefetch, monk
     prefetch.start()  # returns although nothing can be drawn yet
     threading.Timer(0.2, go.set).start()
     prefetch.take(0, 0)
-    drawn, waited = prefetch.times()
+    work, drawn, waited = prefetch.times()
     assert threading.current_thread() not in where
     assert drawn >= 0.15
     assert waited >= 0.15
-    assert prefetch.times() == (0.0, 0.0)
+    assert work < 0.1  # of the core: waiting is none
+    assert prefetch.times() == (0.0, 0.0, 0.0)
+
+
+def test_noise_that_failed_to_be_drawn_is_drawn_again(prefetch, filters, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(Noise, "fill", lambda *args: 1 / 0)
+        prefetch.want(0, 1)
+        prefetch.start()
+        with pytest.raises(ZeroDivisionError):
+            prefetch.take(0, 1)
+    assert equal(prefetch.take(0, 1), drawn_now(filters, 0, 1))
 
 
 def weights_and_starts(overrides):

@@ -1,0 +1,45 @@
+"""The benchmark of ways to perturb times what it says."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small import small_net
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import perturbation
+
+
+@pytest.fixture
+def model():
+    return small_net()
+
+
+def weights(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_every_way_moves_weights_and_those_that_restore_do(model, monkeypatch):
+    clean = weights(model)
+    for name, (way, before) in perturbation.ways(model).items():
+        for _ in range(3):
+            before()
+            way()
+            kept = "ZeRO" in name  # the optimizer's step would bring them back
+            same = all(
+                torch.allclose(a, b, atol=1e-6) for a, b in zip(weights(model), clean, strict=True)
+            )
+            assert same != kept, name
+            with torch.no_grad():
+                torch._foreach_copy_(list(model.parameters()), clean)
+
+
+def test_stage_0_copies_both_ways_in_every_round(model, monkeypatch):
+    way, before = perturbation.ways(model)["this project, exposed, stage 0"]
+    copies, original = [], torch._foreach_copy_
+    monkeypatch.setattr(torch, "_foreach_copy_", lambda *a: copies.append(a) or original(*a))
+    for number in range(1, 4):
+        before()
+        way()
+        assert len(copies) == 2 * number
