@@ -152,7 +152,8 @@ class RunDir:
             state: ``running``, ``finished``, ``interrupted`` or ``failed``.
             step: updates done.
             total_steps: updates of the whole run.
-            **more: anything JSON can hold, such as ``message`` or ``exit_code``.
+            **more: anything JSON can hold, such as ``message``, ``exit_code``, or ``reason``:
+                ``wandb`` if it was stopped there.
         """
         known = {"state": state, "step": step, "total_steps": total_steps, "time": time.time()}
         write_json(self.status, known | more)

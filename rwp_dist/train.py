@@ -125,6 +125,8 @@ def _write_end(
     )
     code = {"finished": 0, "interrupted": Interrupted.exit_code}.get(state, 1)
     more: dict[str, Any] = {"exit_code": getattr(failure, "exit_code", code)}
+    if state == "interrupted" and training and training.tracker.stop_requested:
+        more["reason"] = "wandb"  # a person's wish: no launcher starts it again
     if failure is not None:
         more["message"] = str(failure) or type(failure).__name__
     run_dir.write_status(state, done, total, **more)

@@ -39,6 +39,9 @@ MAX_ATTEMPTS="${MAX_ATTEMPTS:-50}"
 set -uo pipefail  # not -e: a signal makes `wait` fail
 attempt=${SLURM_RESTART_COUNT:-0}
 id=$SLURM_JOB_ID.$attempt
+# For scontrol. SLURM_JOB_ID may be that of a whole array: its last task has the array's number.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID}
 say() { printf 'job %s: %s\n' "$id" "$*"; }
 
 # USR1, ten minutes before the time limit: the ranks save and stop, and the job is requeued. It is
@@ -51,6 +54,21 @@ ask() {
   # All agents must be there: only then do they ignore it.
   until [ "$(find "$RWP_LOGS" -name 'node-*.log' | wc -l)" = "$SLURM_NNODES" ]; do sleep 1; done
   while kill -USR1 "$srun" 2>/dev/null; do sleep 10; done
+}
+
+requeue() { # [NODES to leave out]
+  # slurmctld may be away for some minutes. A job that was cancelled meanwhile must not come back.
+  until [ -z "$terminated" ] && scontrol requeue "$job"; do
+    [ -z "$terminated" ] || finish 143 terminated ""
+    [ "$SECONDS" -lt "${deadline:=$((SECONDS + 300))}" ] || { say "it cannot be requeued."; exit 1; }
+    sleep 5
+  done
+  # Only a job that waits takes these; Slurm leaves this script a few seconds.
+  [ -z "$1" ] || for _ in {1..15}; do
+    scontrol update jobid="$job" ExcNodeList="$1" 2>/dev/null && return
+    sleep 1
+  done
+  [ -z "$1" ] || say "$1 cannot be left out of the next attempt."
 }
 
 # shellcheck source=/dev/null
@@ -114,15 +132,10 @@ printf '%s\t' "$(date -u +%FT%T+00:00)" lost "$before" "$before" "$id" "$SLURM_J
 
 finish() { # CODE OUTCOME REASON [NODES to leave out]: the log's last lines, and what comes next
   record "$id"
+  [ "$2" != requeued ] || [ -z "$terminated" ] || set -- 143 terminated ""
   say "$2; saved up to step $(saved)."
   [ -z "$3" ] || printf '%s\n' "$3"
-  [ "$2" = requeued ] || exit "$1"
-  scontrol requeue "$SLURM_JOB_ID" || exit 1
-  # Only a job that waits takes these; Slurm leaves this script a few seconds.
-  [ -z "${4:-}" ] || for _ in {1..15}; do
-    scontrol update jobid="$SLURM_JOB_ID" ExcNodeList="$4" 2>/dev/null && break
-    sleep 1
-  done
+  [ "$2" != requeued ] || requeue "${4:-}"
   exit "$1"
 }
 
@@ -136,7 +149,7 @@ findings=$(srun --export=ALL "${step[@]}" "${inside[@]}" bash -c '
 sick=$(sed -E 's/: .*//' <<<"$findings" | sort -u | paste -sd,)
 if [ -n "$sick" ] && [ -z "$terminated" ]; then
   echo "$findings" >"$RWP_LOGS/sick"
-  known=$(scontrol -o show job "$SLURM_JOB_ID" | sed -nE 's/.* ExcNodeList=([^ (]+).*/,\1/p')
+  known=$(scontrol -o show job "$job" | sed -nE 's/.* ExcNodeList=([^ (]+).*/,\1/p')
   if [ "$(tr , '\n' <<<"$sick" | wc -l)" -lt "$SLURM_NNODES" ] ||
     { [ "$SLURM_NNODES" = 1 ] && [ ! -e "$RUN_DIR/logs/$previous/sick" ]; }; then
     [ $((attempt + 1)) -ge "$MAX_ATTEMPTS" ] || finish 75 requeued "$findings" "$sick$known"
@@ -174,8 +187,8 @@ why=$("${once[@]}" python -m launcher.failure "$RWP_LOGS")
 code=$?
 if [ "$code" = 2 ] || [ "$code" = 65 ]; then
   finish "$code" "given up, because it would fail again" "$why"
-elif [ "$code" = 75 ] && [ -z "$asked" ]; then
-  finish 75 "stopped by its user" "$why"
+elif [ "$code" = 75 ] && grep -qs '"reason": "wandb"' "$RUN_DIR/status.json"; then
+  finish 75 "stopped in W&B" "$why"
 elif [ "$(saved)" = "$before" ] && [ ! -e "$RUN_DIR/logs/$previous/sick" ] &&
   [ "$(cut -sf3 "$RUN_DIR/logs/$previous/begin.tsv" 2>/dev/null)" = "$before" ]; then
   finish 65 "given up, because two attempts saved nothing new" "$why"

@@ -109,12 +109,12 @@ class Cluster:
         assert done.returncode == 0, done.stderr
         return int(done.stdout.strip().split(";")[0])
 
-    def job(self, job: int) -> dict[str, str]:
+    def job(self, job: int | str) -> dict[str, str]:
         """What ``scontrol show job`` says of it."""
         text = self.run("scontrol", "-o", "show", "job", str(job))
         return dict(field.split("=", 1) for field in text.split() if "=" in field)
 
-    def wait(self, job: int, *states: str, restarts: int = 0, timeout_s: float = 90) -> str:
+    def wait(self, job: int | str, *states: str, restarts: int = 0, timeout_s: float = 90) -> str:
         """Until the job is in one of these states, after so many restarts; which one."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

@@ -101,6 +101,57 @@ def test_a_crash_loop_ends_after_two_attempts_with_the_error_and_log_of_the_rank
     assert [a["state"] for a in job.run.read_attempts()] == ["lost", "lost"]
 
 
+ONE_GOES_ON = """
+import os, sys, time, types
+if "RANK" in os.environ:
+    from rwp_dist.errors import ReplicaError
+    fake = types.ModuleType("rwp_dist.sweep")
+    def run_all(runs, session):
+        task = int(os.environ["SLURM_ARRAY_TASK_ID"])
+        time.sleep(0 if task else 300)
+        raise ReplicaError("of weights") if task == 1 else ZeroDivisionError("of weights")
+    fake.run_all = run_all
+    sys.modules["rwp_dist.sweep"] = fake
+"""
+
+
+def test_a_task_of_an_array_is_requeued_without_the_others(cluster: Cluster, work: Path) -> None:
+    profile = site(work.parent / "array", ONE_GOES_ON)
+    with Path(profile).open("a") as file:
+        file.write('RUN_DIR="$RUN_DIR-$SLURM_ARRAY_TASK_ID"\n')
+    # The last task has the array's own number.
+    array = {"SBATCH_ARRAY_INX": "0-2", "SITE": profile}
+    job = Job(cluster, work, "array", "batch.per_rank=24", nodes=1, **array)
+    cluster.wait(f"{job.id}_0", "RUNNING")
+    cluster.run("scancel", f"{job.id}_0")
+    assert cluster.wait(f"{job.id}_2", "PENDING", restarts=1)
+    assert cluster.wait(f"{job.id}_1", "COMPLETED", "FAILED") == "FAILED"
+    time.sleep(1)
+    about = [cluster.job(f"{job.id}_{task}") for task in range(3)]
+    assert [a["JobState"] for a in about] == ["CANCELLED", "FAILED", "PENDING"]
+    assert [a["Restarts"] for a in about] == ["0", "0", "1"]
+    assert about[1]["ExitCode"] == "65:0" and about[2]["JobId"] == str(job.id)
+    cluster.run("scancel", str(job.id))
+
+
+STOPPED_IN_WANDB = """
+import os
+if "RANK" in os.environ:
+    from rwp_dist.tracking.tracker import RunTracker
+    RunTracker.stop_requested = property(lambda self: self._run_dir.has_checkpoint())
+"""
+
+
+def test_a_stop_in_wandb_is_for_good(cluster: Cluster, work: Path) -> None:
+    profile = site(work.parent / "stopped", STOPPED_IN_WANDB)
+    job = Job(cluster, work, "stopped", ENDLESS, "batch.per_rank=24", nodes=1, SITE=profile)
+    assert job.end() == "FAILED"
+    about = cluster.job(job.id)
+    assert (about["ExitCode"], about["Restarts"]) == ("75:0", "0")
+    assert f"job {job.id}.0: stopped in W&B; saved up to step {job.saved()}." in job.log()
+    assert job.saved() > 0
+
+
 @pytest.fixture(scope="module")
 def job(cluster: Cluster, work: Path) -> Job:
     """One job that these tests disturb one after another."""
@@ -145,6 +196,16 @@ def test_a_node_that_goes_down_means_another_attempt(cluster: Cluster, job: Job)
     cluster.run("scontrol", "update", "node=n2", "state=down", "reason=test")
     cluster.wait(job.id, "PENDING", restarts=attempt + 1)
     cluster.back_to_service("n2")
+
+
+def test_a_preemption_which_signals_the_steps_alone_means_another_attempt(
+    cluster: Cluster, job: Job
+) -> None:
+    attempt = cluster.start_again(job.id)
+    job.until_step(job.saved() + 10)
+    cluster.run("scancel", "--signal=TERM", str(job.id))  # not --batch: as in a GraceTime
+    job.until_line(f"job {job.id}.{attempt}: requeued; ")
+    assert (job.run.read_status() or {})["state"] == "interrupted"
 
 
 def test_scancel_saves_and_stays_cancelled(cluster: Cluster, job: Job) -> None:

@@ -41,11 +41,13 @@ STUBS = {
 }
 
 
-def run_in(tmp_path: Path, **settings: str) -> tuple[list[str], str]:
+def run_in(
+    tmp_path: Path, *, stubs: dict[str, str] | None = None, **settings: str
+) -> tuple[list[str], str]:
     """What the script calls, with absolute paths made short, and what it says last."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, body in STUBS.items():
+    for name, body in (STUBS | (stubs or {})).items():
         (programs / name).write_text(f"#!/bin/bash\n{body}\n")
         (programs / name).chmod(0o755)
     job = {"SLURM_JOB_ID": "17", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "node-a"}
@@ -96,3 +98,30 @@ def test_an_unknown_container_runtime_is_refused(tmp_path: Path) -> None:
     calls, last = run_in(tmp_path, CONTAINER="my.sif", CONTAINER_RUNTIME="docker")
     assert last == "job 17.0: CONTAINER_RUNTIME: docker is neither pyxis nor apptainer."
     assert calls == []
+
+
+# --- the end of an attempt ---
+
+CRASH = {
+    "torchrun": "exit 1",
+    "python": 'case "$*" in *settings*) echo run ;; *doctor*) echo node-a: fit ;; '
+    "*failure*) echo a rank has failed; exit 1 ;; esac",
+}
+
+
+def test_requeueing_waits_for_a_slurmctld_that_is_away(tmp_path: Path) -> None:
+    scontrol = 'echo "scontrol $*" >>"$CALLS"\n[ "$1" != requeue ] || [ -e again ] || '
+    scontrol += "{ touch again; exit 1; }\necho node-a"
+    calls, _ = run_in(tmp_path, stubs=CRASH | {"scontrol": scontrol})
+    assert calls.count("scontrol requeue 17") == 2
+
+
+def test_a_job_cancelled_after_its_ranks_have_ended_is_not_requeued(tmp_path: Path) -> None:
+    site = tmp_path / "site.sh"
+    site.write_text("echo $$ >pid\n")
+    python = CRASH["python"].replace("echo a rank", 'kill -TERM "$(cat pid)"; echo a rank')
+    scontrol = 'echo "scontrol $*" >>"$CALLS"; echo node-a'
+    stubs = CRASH | {"python": python, "scontrol": scontrol}
+    calls, last = run_in(tmp_path, stubs=stubs, SITE=str(site))
+    assert last == "job 17.0: terminated; saved up to step 0."
+    assert not any("requeue" in call for call in calls)
