@@ -4,6 +4,7 @@ Settings are checked first, so errors come at once. No command imports torch, bu
 local ``sweep`` once they start ranks.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ with ending.at_once():
 
     from launcher.job import Job, Resources
     from launcher.look_after import COMMANDS
-    from launcher.options import asks_for_resources
+    from launcher.options import NAMES, asks_for_resources, refuse_given
     from rwp_dist.cli import Commands
     from rwp_dist.config import Settings, expand, load_settings, split_batch
     from rwp_dist.errors import ConfigError
@@ -104,6 +105,10 @@ def sweep(
     Runs with equal settings are trained once, finished ones not again. `rwp-dist compare DIR` makes
     the table.
     """
+    if backend == "local":
+        refuse_given((*NAMES, "parallel", "dry_run"), "a sweep on this machine takes --nproc alone")
+    else:
+        refuse_given(("nproc",), "ranks on a cluster are --ranks of each of --nodes")
     runs = expand(config, overrides, variants=variants, grid=grid, seeds=seeds, folder=folder)
     if backend == "local":
         _check_nproc(nproc)
@@ -158,7 +163,10 @@ def _submit(jobs: Sequence[Job], settings: Sequence[Settings], dry_run: bool) ->
 
     jobs, code = steps.with_code(jobs)
     if dry_run:
-        click.echo(backend(jobs[0].backend).render(jobs), nl=False)
+        place = backend(jobs[0].backend)
+        script = place.render(jobs)
+        click.echo(shlex.join(place.command(jobs)), err=True)
+        click.echo(script, nl=False)
         return
     submitted = steps.submit(jobs, settings, code)
     for job in submitted:

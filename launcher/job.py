@@ -84,6 +84,9 @@ class Job:
     data: tuple[str, ...] = ()
     """Local folders that it reads."""
 
+    cache: str | None = None
+    """Folder of each node for shards that are not local; None: all are."""
+
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     id: str | None = None
     """What the backend calls it (an array's tasks share one); None: not known yet."""

@@ -1,12 +1,12 @@
 """Options that say what a job asks for, shared by commands that submit."""
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from launcher.job import Resources
 from rwp_dist.errors import ConfigError
@@ -35,6 +35,40 @@ OPTIONS = (
 )
 
 
+NAMES: tuple[str, ...] = (
+    "nodes",
+    "gpus",
+    "ranks",
+    "cpus",
+    "time",
+    "partition",
+    "account",
+    "container",
+)
+NAMES += ("container_runtime", "venv", "site", "secrets", "max_attempts", "options")
+
+
+def refuse_given(names: Sequence[str], why: str) -> None:
+    """Refuse options of the present command that would be ignored.
+
+    Args:
+        names: of their parameters.
+        why: they would be.
+
+    Raises:
+        ConfigError: one of them is on the command line.
+    """
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise ConfigError(f"{', '.join(given)}: {why}; leave it out, or choose another --backend.")
+
+
 def asks_for_resources(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command these options, as one argument ``wants``."""
 
@@ -48,8 +82,11 @@ def asks_for_resources(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, number, least in (("--nodes", nodes, 1), ("--ranks", ranks, 1)):
             if number < least:
                 raise ConfigError(f"{name}: {number} cannot train; give {least} or more.")
-        if venv is None and sys.prefix != sys.base_prefix:
-            venv = sys.prefix
+        # The job runs in another folder.
+        if venv is not None and Path(venv).is_dir():
+            venv = str(Path(venv).absolute())
+        if own["container"] and Path(own["container"]).is_file():  # not the name of an image
+            own["container"] = str(Path(own["container"]).absolute())
         for name in ("secrets", "site"):
             own[name] = str(Path(own[name]).absolute()) if own[name] else None
         wants = Resources(nodes=nodes, gpus=gpus, ranks_per_node=ranks, venv=venv, **own)

@@ -1,6 +1,7 @@
 """From settings to a queued job: check, refuse, snapshot, hand over, write down."""
 
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -41,6 +42,9 @@ def plan(
             raise ConfigError(f"{option}: {file} is no file; name one, or leave {option} out.")
     if wants.secrets and stat.S_IMODE(Path(wants.secrets).stat().st_mode) != 0o600:
         raise ConfigError(f"--secrets: others may read {wants.secrets}; chmod 600 it.")
+    in_venv = sys.prefix != sys.base_prefix
+    if backend_name == "slurm" and not wants.container and wants.venv is None and in_venv:
+        wants = replace(wants, venv=sys.prefix)
     settings = _absolute(settings)
     run_dir = Path(str(settings.run.dir))
     job = Job(
@@ -51,6 +55,7 @@ def plan(
         folder=folder or run_dir,
         source=tuple(source),
         data=tuple(dict.fromkeys(_local_data(settings))),
+        cache=str(settings.data.cache_dir) if any(map(scheme_of, _data(settings))) else None,
     )
     return job, settings
 
@@ -157,6 +162,7 @@ def _absolute(settings: Settings) -> Settings:
     paths = {
         "train": _full(data.train),
         "val": _full(data.val),
+        "cache_dir": str(Path(data.cache_dir).expanduser().absolute()),
         "mix": {_full(path): weight for path, weight in data.mix.items()},
     }
     run = settings.run.model_copy(update={"dir": _full(str(settings.run.dir))})
@@ -167,9 +173,12 @@ def _full(path: str) -> str:
     return path if scheme_of(path) else str(Path(path).absolute())
 
 
+def _data(settings: Settings) -> tuple[str, ...]:
+    return (*(settings.data.mix or (settings.data.train,)), settings.data.val)
+
+
 def _local_data(settings: Settings) -> Iterator[str]:
-    data = settings.data
-    for path in (*(data.mix or (data.train,)), data.val):
+    for path in _data(settings):
         if not scheme_of(path):
             # What cannot be a folder is a pattern of files.
             yield str(Path(path).parent if "{" in path or path.endswith(".tar") else path)

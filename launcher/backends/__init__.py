@@ -6,8 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
-from launcher.job import Job
-from rwp_dist.errors import RwpError
+from launcher.job import Job, Resources
+from rwp_dist.errors import ConfigError, RwpError
 
 
 class LaunchError(RwpError):
@@ -61,6 +61,27 @@ class Backend(Protocol):
 
     def output(self, job: Job) -> list[Path]:
         """Files of what the job printed, oldest first; they may not exist yet."""
+
+
+def refuse(resources: Resources, names: Sequence[str], why: str) -> None:
+    """Refuse what was asked for and would be ignored.
+
+    Args:
+        resources: that a person asked for.
+        names: fields of these that are of no use.
+        why: they are not.
+
+    Raises:
+        ConfigError: one of them was given.
+    """
+    unset = Resources()
+    given = [
+        f"--{'option' if name == 'options' else name.replace('_', '-')}"
+        for name in names
+        if getattr(resources, name) != getattr(unset, name)
+    ]
+    if given:
+        raise ConfigError(f"{', '.join(given)}: {why}; leave it out, or choose another --backend.")
 
 
 def backend(name: str) -> Backend:

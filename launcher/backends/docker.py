@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.backends import Found, LaunchError
+from launcher.backends import Found, LaunchError, refuse
 from launcher.job import Job
 from rwp_dist.errors import ConfigError
 
@@ -16,6 +16,8 @@ LABEL = "rwp.token"
 
 STOP_S = 600
 """What a container may take for its checkpoint before the engine kills it."""
+
+UNUSED = ("time", "partition", "account", "container_runtime", "venv", "site", "max_attempts")
 
 
 class Docker:
@@ -31,6 +33,7 @@ class Docker:
             raise ConfigError(
                 "--nodes: an engine is one node; docker/README.md shows torchrun over several."
             )
+        refuse(wants, UNUSED, "a container of this machine has no use for it")
         # The token is in a file, so that this script is the same before and after it is drawn.
         run: list[list[str]] = [
             ["docker", "run", "--detach", "--init"],
@@ -40,6 +43,7 @@ class Docker:
             ["--ipc", "host", "--ulimit", "memlock=-1"],
             ["--volume", f"{job.run_dir}:{job.run_dir}"],
             *(["--volume", f"{folder}:{folder}:ro"] for folder in job.data),
+            *([["--volume", f"{job.cache}:{job.cache}"]] if job.cache else []),
             ["--workdir", str(job.run_dir)],
             ["--env", f"PYTHONPATH={job.code}"],
             # By name alone: their values are in nobody's list of processes.
@@ -58,7 +62,9 @@ class Docker:
             ["sh", "-c", 'exec "$@" >>"$0" 2>&1', str(self.output(job)[0])],
             ["rwp-launch", "run", f"--nproc={wants.ranks_per_node}", str(job.settings)],
         ]
-        return "#!/bin/sh\nexec " + " \\\n    ".join(map(shlex.join, run)) + "\n"
+        # The engine would make it for root alone.
+        cache = f"mkdir -p {shlex.quote(job.cache)}\n" if job.cache else ""
+        return f"#!/bin/sh\n{cache}exec " + " \\\n    ".join(map(shlex.join, run)) + "\n"
 
     def command(self, jobs: Sequence[Job]) -> list[str]:
         """A shell."""

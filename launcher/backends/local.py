@@ -11,12 +11,23 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from launcher.backends import Found
+from launcher.backends import Found, refuse
 from launcher.job import Job
 from rwp_dist.errors import ConfigError
 
 TOKEN = "RWP_JOB"
 """Environment variable by which a job's processes are found."""
+
+UNUSED: tuple[str, ...] = (
+    "cpus",
+    "time",
+    "partition",
+    "account",
+    "container",
+    "container_runtime",
+    "venv",
+)
+UNUSED += ("site", "secrets", "max_attempts", "options")
 
 
 class Local:
@@ -27,6 +38,7 @@ class Local:
         (job,) = jobs
         if job.resources.nodes != 1:
             raise ConfigError("--nodes: this machine is one node; choose another --backend.")
+        refuse(job.resources, UNUSED, "a run on this machine has no use for it")
         code = "from launcher.cli import main; main()"
         nproc = f"--nproc={job.resources.ranks_per_node}"
         run = [sys.executable, "-c", code, "run", nproc, str(job.settings)]

@@ -5,12 +5,12 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from launcher.backends import Found, LaunchError
+from launcher.backends import Found, LaunchError, refuse
 from launcher.job import Job
 
 SETTINGS_LINE, JOB_LINE = "# --- settings ---", "# --- job ---"
@@ -19,6 +19,16 @@ SETTINGS_LINE, JOB_LINE = "# --- settings ---", "# --- job ---"
 QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED"}
 QUEUED |= {"SPECIAL_EXIT", "RESV_DEL_HOLD", "STOPPED"}
 RUNNING = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING"}
+
+LEAD_S = 600
+"""How long before the time limit the job script's own header asks for a checkpoint."""
+
+SBATCH_NAMES = {"time": "TIMELIMIT", "array": "ARRAY_INX", "mem": "MEM_PER_NODE"}
+"""Variables of sbatch that are not named as its options are."""
+
+SBATCH_NEVER = {"SBATCH_COMMENT", "SBATCH_SIGNAL", "SBATCH_NO_REQUEUE", "SBATCH_OPEN_MODE"}
+SLURM_ALWAYS = {"SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS"}
+"""They say which cluster, and who asks."""
 
 
 class Slurm:
@@ -29,6 +39,11 @@ class Slurm:
         template = resources.files("launcher").joinpath("imagenet_rwp.sh").read_text("utf-8")
         head, rest = template.split(f"{SETTINGS_LINE}\n", 1)
         settings, body = rest.split(f"{JOB_LINE}\n", 1)
+        wants = jobs[0].resources
+        if wants.container:
+            refuse(wants, ("venv",), "a container has a Python of its own")
+        else:
+            refuse(wants, ("container_runtime",), "there is no --container for it")
         settings = _assign(settings, _values(jobs[0]))
         return (
             f"{_header(head, _options(jobs))}{SETTINGS_LINE}\n{settings}{_choose(jobs)}\n"
@@ -41,21 +56,7 @@ class Slurm:
 
     def submit(self, jobs: Sequence[Job], script: str) -> str:
         """Queue it; returns the job's number."""
-        job = jobs[0]
-        # Slurm would put these before what the script says; a person's own option comes first.
-        beaten = {
-            "SBATCH_PARTITION": job.resources.partition,
-            "SBATCH_ACCOUNT": job.resources.account,
-            "SBATCH_TIMELIMIT": job.resources.time,
-        }
-        drop = {name for name, option in beaten.items() if option is not None}
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            # Of a job that this is called from: they would become those of the new one.
-            if name not in drop and not name.startswith("SLURM_") and name != "SBATCH_COMMENT"
-        }
-        environment |= {k: v for k, v in os.environ.items() if k == "SLURM_CONF"}
+        environment = _environment(os.environ, _options(jobs))
         printed = _run(self.command(jobs), stdin=script, env=environment)
         return printed.strip().splitlines()[-1].partition(";")[0]  # id;cluster
 
@@ -110,7 +111,36 @@ def _options(jobs: Sequence[Job]) -> dict[str, str | None]:
     for option in wants.options:
         name, _, value = option.partition("=")
         options[name] = value
+    limit_s = _seconds(options.get("time") or "")
+    if limit_s and limit_s < 4 * LEAD_S:  # else it would be told to stop as soon as it starts
+        options.setdefault("signal", f"B:USR1@{max(1, limit_s // 4)}")
     return options
+
+
+def _seconds(limit: str) -> int | None:
+    """A time limit in seconds: ``minutes[:seconds]``, ``h:m:s`` or ``days-h[:m[:s]]``."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    if not match:
+        return None  # UNLIMITED, or what sbatch will refuse
+    days, first, second, third = (int(text or 0) for text in match.groups())
+    if match[1] is None and match[4] is None:  # minutes:seconds
+        return 60 * first + second
+    return 86_400 * days + 3_600 * first + 60 * second + third
+
+
+def _environment(inherited: Mapping[str, str], options: Mapping[str, str | None]) -> dict[str, str]:
+    """What sbatch gets: Slurm would put SBATCH_* before what the script says.
+
+    A person's own option comes first, and so does what the script cannot do without. SLURM_* are
+    those of a job that this is called from, and would become those of the new one.
+    """
+    drop = {f"SBATCH_{SBATCH_NAMES.get(o, o.upper().replace('-', '_'))}" for o in options}
+    return {
+        name: value
+        for name, value in inherited.items()
+        if name not in drop | SBATCH_NEVER
+        and (not name.startswith("SLURM_") or name in SLURM_ALWAYS)
+    }
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -157,39 +187,46 @@ def _values(job: Job) -> dict[str, str]:
         "SECRETS": wants.secrets,
         "CONTAINER": wants.container,
         "CONTAINER_RUNTIME": wants.container_runtime,
-        "VENV": None if wants.container else wants.venv,
+        "VENV": wants.venv,
         "MAX_ATTEMPTS": wants.max_attempts,
     }
     values = {name: shlex.quote(str(value)) for name, value in given.items() if value is not None}
-    if wants.container and job.data:
-        mounts = shlex.quote(",".join(f"{folder}:{folder}" for folder in job.data))
-        values["CONTAINER_MOUNTS"] = mounts + '"${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}"'
+    if wants.container:
+        folders = (*job.data, *([job.cache] if job.cache else []))
+        values["CONTAINER_MOUNTS"] = shlex.quote(",".join(f"{f}:{f}" for f in folders))
     return values
 
 
 def _assign(settings: str, values: dict[str, str]) -> str:
-    """``NAME="${NAME:-default}"`` becomes ``NAME=value``."""
+    """``NAME="${NAME:-default}"`` becomes ``NAME=value`` or ``NAME="default"``.
+
+    So no variable of the environment that happens to have such a name changes a job.
+    """
     left = dict(values)
 
     def replaced(match: re.Match[str]) -> str:
-        value = left.pop(match[1], None)
-        return match[0] if value is None else f"{match[1]}={value}"
+        default = f'"{match[2]}"' if match[2] else ""
+        return f"{match[1]}={left.pop(match[1], default)}"
 
-    text = re.sub(r'^(\w+)="\$\{\1:-[^\n]*?\}"', replaced, settings, flags=re.MULTILINE)
+    text = re.sub(r'^(\w+)="\$\{\1:-(.*)\}"$', replaced, settings, flags=re.MULTILINE)
     assert not left, f"the job script has no setting {', '.join(left)}"
     return text
 
 
 def _choose(jobs: Sequence[Job]) -> str:
     """The run's own arguments; those of an array by the task's number."""
-    if jobs[0].task is None:
-        return f"set -- {shlex.quote(str(jobs[0].settings))}\n"
+    job = jobs[0]
+    cache = ""
+    if job.resources.container and job.cache:  # what is not there cannot be mounted
+        cache = f"srun mkdir -p {shlex.quote(job.cache)}\n"
+    if job.task is None:
+        return f"{cache}set -- {shlex.quote(str(job.settings))}\n"
     cases = [
         f"    {job.task}) RUN_DIR={shlex.quote(str(job.run_dir))} "
         f"&& set -- {shlex.quote(str(job.settings))} ;;\n"
         for job in jobs
     ]
-    return f'case "$SLURM_ARRAY_TASK_ID" in\n{"".join(cases)}esac\n'
+    return f'{cache}case "$SLURM_ARRAY_TASK_ID" in\n{"".join(cases)}esac\n'
 
 
 # --- what Slurm knows ---

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = str(ROOT / "configs" / "digits.yaml")
 PLACES = ("data.train=/data/train", "data.val=/data/val")
-SUBMIT = ("submit", CONFIG, *PLACES, "--venv=/envs/rwp")
+BOXED = ("submit", CONFIG, *PLACES)
+SUBMIT = (*BOXED, "--venv=/envs/rwp")
 SWEEP = ("sweep", CONFIG, *PLACES, "--venv=/envs/rwp", "--backend=slurm", "--dir=/runs/a b")
 
 CASES = {
@@ -34,7 +35,7 @@ CASES = {
         *("--option=qos=high", "--option=constraint=a100&nvme"),
     ),
     "container.sh": (
-        *(*SUBMIT, "variant=sam", "run.dir=/runs/boxed", "--container=registry#rwp:1.0"),
+        *(*BOXED, "variant=sam", "run.dir=/runs/boxed", "--container=registry#rwp:1.0"),
         "--container-runtime=apptainer",
     ),
     "array.sh": (
@@ -42,7 +43,7 @@ CASES = {
         "--grid=optimizer.lr=0.05,0.1",
     ),
     "docker.sh": (
-        *(*SUBMIT, "variant=sam", "run.dir=/runs/boxed", "--backend=docker"),
+        *(*BOXED, "variant=sam", "run.dir=/runs/boxed", "--backend=docker"),
         *("--container=rwp:1.0", "--option=memory=64g"),
     ),
 }
@@ -85,6 +86,108 @@ if shutil.which("docker"):  # to read the command, on machines that have it
             text=True,
         )
         assert "127.0.0.1:1" in done.stderr and "unknown" not in done.stderr
+
+
+SETTINGS = ("CODE", "RUN_DIR", "VENV", "SITE", "SECRETS", "CONTAINER", "CONTAINER_RUNTIME")
+SETTINGS += ("CONTAINER_MOUNTS", "RANKS_PER_NODE", "MAX_ATTEMPTS")
+
+
+@pytest.mark.parametrize("name", ["one_node.sh", "container.sh", "array.sh"])
+def test_no_variable_that_happens_to_be_set_changes_a_job(name: str) -> None:
+    """The part of the script between header and body, run with and without such variables."""
+    settings = dry_run(*CASES[name]).partition("# --- settings ---")[2].partition(JOB_LINE)[0]
+    assert "${" not in settings
+    shown = "".join(f'echo "{name}=${name}"\n' for name in SETTINGS)
+    stray = dict.fromkeys(SETTINGS, "stray")
+    first, second = (
+        subprocess.run(
+            ["bash", "-c", settings + shown],
+            env={"SLURM_ARRAY_TASK_ID": "0"} | variables,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for variables in ({}, stray)
+    )
+    assert first == second and "stray" not in first and "MAX_ATTEMPTS=50" in first
+
+
+def test_the_dry_run_says_the_command_beside_the_script() -> None:
+    done = CliRunner().invoke(main, [*CASES["one_node.sh"], "--dry-run"], catch_exceptions=False)
+    assert re.fullmatch(r"sbatch --parsable --comment=[0-9a-f]{16}\n", done.stderr)
+    assert "--parsable" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("limit", "signal"),
+    [
+        ("8", "B:USR1@120"),
+        ("8:20", "B:USR1@125"),
+        ("0:30:00", "B:USR1@450"),
+        ("0-0:20", "B:USR1@300"),
+        ("40", "B:USR1@600"),
+        ("2-0", "B:USR1@600"),
+        ("UNLIMITED", "B:USR1@600"),
+    ],
+)
+def test_a_short_time_limit_leaves_time_to_train(limit: str, signal: str) -> None:
+    script = dry_run(*SUBMIT, "run.dir=/runs/one", f"--time={limit}")
+    assert re.findall("#SBATCH --signal=(.*)", script) == [signal]
+    own = dry_run(*SUBMIT, "run.dir=/runs/one", f"--time={limit}", "--option=signal=B:USR1@60")
+    assert re.findall("#SBATCH --signal=(.*)", own) == ["B:USR1@60"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (
+            (*BOXED, "--backend=local", "--time=1", "--site={file}", "--max-attempts=2"),
+            "--time, --site, --max-attempts: a run on this machine",
+        ),
+        ((*BOXED, "--backend=local", "--container=i", "--partition=p"), "--partition, --container"),
+        ((*SUBMIT, "--backend=local"), "--venv: a run on this machine"),
+        ((*BOXED, "--backend=local", "--option=qos=high"), "--option: a run on this machine"),
+        (
+            (*SUBMIT, "--backend=docker", "--container=i", "--time=1", "--max-attempts=2"),
+            "--time, --venv, --max-attempts: a container of this machine",
+        ),
+        ((*SUBMIT, "--container=i"), "--venv: a container has a Python of its own"),
+        ((*BOXED, "--container-runtime=pyxis"), "--container-runtime: there is no --container"),
+        (("sweep", CONFIG, "--dir=/r", "--gpus=2", "--parallel=3"), "--parallel, --gpus"),
+        (("sweep", CONFIG, "--dir=/r", "--backend=slurm", "--nproc=2"), "--nproc: ranks on a"),
+    ],
+)
+def test_options_that_a_backend_would_ignore_are_refused(
+    arguments: tuple[str, ...], named: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    command = [text.format(file=tmp_path / "file") for text in arguments]
+    done = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert done.exit_code == 2 and named in done.stderr, done.output
+    assert "choose another --backend" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_an_environment_and_an_image_beside_the_submission_are_named_from_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / "my.sif").touch()
+    assert f"VENV={tmp_path}/.venv\n" in dry_run(*BOXED, "--venv=.venv")
+    boxed = (*BOXED, "--container-runtime=apptainer")
+    assert f"CONTAINER={tmp_path}/my.sif\n" in dry_run(*boxed, "--container=my.sif")
+    assert "CONTAINER=rwp-dist\n" in dry_run(*boxed, "--container=rwp-dist")
+
+
+def test_a_container_has_the_cache_of_shards_that_are_not_local() -> None:
+    remote = ("submit", CONFIG, "data.train=s3://b/train", "data.val=/data/val")
+    remote += ("data.cache_dir=/scratch/cache", "run.dir=/runs/one", "--container=i")
+    script = dry_run(*remote)
+    assert "CONTAINER_MOUNTS=/data/val:/data/val,/scratch/cache:/scratch/cache\n" in script
+    assert "\nsrun mkdir -p /scratch/cache\n" in script  # on each node, before it is mounted
+    script = dry_run(*remote, "--backend=docker")
+    assert "--volume /scratch/cache:/scratch/cache \\\n" in script
+    assert "\nmkdir -p /scratch/cache\n" in script
 
 
 def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from launcher import logs
 from launcher.backends import Found, LaunchError, backend
 from launcher.backends.slurm import Slurm
 from launcher.cli import main
-from launcher.job import Job, read_job
+from launcher.job import Job, Resources, read_job
 from launcher.status import collect
 from rwp_dist.rundir import RunDir
 
@@ -133,6 +133,34 @@ def test_following_a_log_asks_the_backend_rarely_and_when_the_run_has_news(
     *gaps, last = (later - earlier for earlier, later in pairwise(asked))
     assert len(gaps) == 5 and min(gaps) >= 15
     assert last < 15  # at its news, not at the next turn
+
+
+def test_sbatch_hears_nothing_that_beats_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "sbatch"
+    program.write_text(f"#!/bin/sh\nenv >{tmp_path}/env\necho 17\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    beaten = ("QOS", "TIMELIMIT", "ARRAY_INX", "JOB_NAME", "GPUS_PER_NODE", "SIGNAL", "OUTPUT")
+    beaten += ("NO_REQUEUE", "COMMENT")
+    for name in (*beaten, "PARTITION", "ACCOUNT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "stray")
+    for name in ("CONF", "JWT", "CLUSTERS", "JOB_ID", "NNODES"):
+        monkeypatch.setenv(f"SLURM_{name}", "stray")
+    wants = Resources(time="1:00:00", options=("qos=high",))
+    job = Job(tmp_path / "run", "run", "slurm", resources=wants, task=0)
+    assert Slurm().submit([job], Slurm().render([job])) == "17"
+    heard = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+    assert {name for name in heard if name.startswith("SBATCH_")} == {
+        "SBATCH_PARTITION",  # not asked for: the cluster's own habit
+        "SBATCH_ACCOUNT",
+    }
+    assert {name for name in heard if name.startswith("SLURM_")} == {
+        "SLURM_CONF",
+        "SLURM_JWT",
+        "SLURM_CLUSTERS",
+    }
 
 
 def test_a_cancel_that_was_refused_can_be_repeated(

@@ -23,18 +23,18 @@ CODE=/runs/boxed/code/DIGEST
 # Run directory. Empty: what the settings say (run.dir).
 RUN_DIR=/runs/boxed
 # Python environment to activate, if it is there.
-VENV="${VENV:-$CODE/.venv}"
+VENV="$CODE/.venv"
 # What this cluster needs, sourced if it is there: slurm/site.sh.example.
-SITE="${SITE:-$CODE/slurm/site.sh}"
+SITE="$CODE/slurm/site.sh"
 # File with keys such as WANDB_API_KEY=..., which only you may read (mode 0600).
-SECRETS="${SECRETS:-}"
+SECRETS=
 # Image to run in (empty: none), by pyxis or apptainer; more folders for it as /host:/inside,...
 CONTAINER='registry#rwp:1.0'
 CONTAINER_RUNTIME=apptainer
-CONTAINER_MOUNTS=/data/train:/data/train,/data/val:/data/val"${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}"
+CONTAINER_MOUNTS=/data/train:/data/train,/data/val:/data/val
 RANKS_PER_NODE=8
 # How often the job may start before it gives up.
-MAX_ATTEMPTS="${MAX_ATTEMPTS:-50}"
+MAX_ATTEMPTS="50"
 
 set -- /runs/boxed/submitted.yaml
 

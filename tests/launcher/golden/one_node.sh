@@ -25,16 +25,16 @@ RUN_DIR=/runs/one
 # Python environment to activate, if it is there.
 VENV=/envs/rwp
 # What this cluster needs, sourced if it is there: slurm/site.sh.example.
-SITE="${SITE:-$CODE/slurm/site.sh}"
+SITE="$CODE/slurm/site.sh"
 # File with keys such as WANDB_API_KEY=..., which only you may read (mode 0600).
-SECRETS="${SECRETS:-}"
+SECRETS=
 # Image to run in (empty: none), by pyxis or apptainer; more folders for it as /host:/inside,...
-CONTAINER="${CONTAINER:-}"
-CONTAINER_RUNTIME="${CONTAINER_RUNTIME:-pyxis}"
-CONTAINER_MOUNTS="${CONTAINER_MOUNTS:-}"
+CONTAINER=
+CONTAINER_RUNTIME="pyxis"
+CONTAINER_MOUNTS=
 RANKS_PER_NODE=8
 # How often the job may start before it gives up.
-MAX_ATTEMPTS="${MAX_ATTEMPTS:-50}"
+MAX_ATTEMPTS="50"
 
 set -- /runs/one/submitted.yaml
 
