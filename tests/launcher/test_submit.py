@@ -17,9 +17,6 @@ from launcher.status import collect
 from rwp_dist.data.digits import write_digits
 from rwp_dist.rundir import RunDir
 
-# Processes, signals and time-outs: on a busy machine one may lose a race.
-pytestmark = pytest.mark.flaky(reruns=2)
-
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "digits.yaml")
 SECRET = "0123456789abcdef-planted"
@@ -56,6 +53,7 @@ def wait(run: Path, *states: str) -> str:
     raise TimeoutError((run / "logs" / "local.out").read_text())
 
 
+@pytest.mark.flaky(reruns=2)  # cancels: the signal may meet ranks that still start up
 def test_a_run_from_submission_to_cancel_and_resume(
     tmp_path: Path, digits: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +124,7 @@ def test_a_later_edit_does_not_change_a_submitted_run(
     assert again.exit_code == 2 and "is finished" in again.stderr
 
 
+@pytest.mark.flaky(reruns=2)  # cancels: the signal may meet ranks that still start up
 def test_a_crash_after_submission_loses_no_job(
     tmp_path: Path, digits: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
