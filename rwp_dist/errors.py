@@ -22,6 +22,10 @@ class ConfigError(RwpError):
     exit_code = 2
 
 
+class RunDirError(RwpError):
+    """A run directory that is in use or cannot be written to; it may be free a little later."""
+
+
 class DataError(RwpError):
     """Shards or samples that cannot be read as what the settings say they are."""
 

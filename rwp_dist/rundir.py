@@ -45,7 +45,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from rwp_dist.errors import ConfigError
+from rwp_dist.errors import RunDirError
 
 PACKAGES = ("torch", "deepspeed", "torchvision", "webdataset", "wandb")
 """Packages whose versions can change a run's numbers or its record."""
@@ -116,13 +116,13 @@ class RunDir:
         """Keep others from training here at the same time; the lock ends with the process.
 
         Raises:
-            ConfigError: a living process trains here, or the place cannot be written to.
+            RunDirError: a living process trains here, or the place cannot be written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "lock").open("a+", encoding="utf-8")
         except OSError as error:
-            raise ConfigError(
+            raise RunDirError(
                 f"run.dir: {self.path} cannot be written to ({error.strerror}); set run.dir to a "
                 "folder of yours."
             ) from None
@@ -134,7 +134,7 @@ class RunDir:
                     yield  # a file system without locks
                     return
                 file.seek(0)
-                raise ConfigError(
+                raise RunDirError(
                     f"run.dir: {self.path} is being trained already ({file.read().strip()}); stop "
                     "that, or choose another run.dir."
                 ) from None

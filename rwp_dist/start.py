@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 
 from rwp_dist.config import Settings, dump_settings
-from rwp_dist.errors import ConfigError
+from rwp_dist.errors import RunDirError
 from rwp_dist.resume import changed_settings
 from rwp_dist.rundir import RunDir, environment
 
@@ -15,7 +15,8 @@ def open_run(settings: Settings) -> RunDir:
     Prints a line if what it goes on with changes the updates (``rwp_dist.resume``).
 
     Raises:
-        ConfigError: a run with other settings is there, or the place cannot be written to.
+        ConfigError: a run with other settings is there.
+        RunDirError: the place cannot be written to.
     """
     assert settings.run.dir is not None, "load_settings fills it in"
     run_dir = RunDir(settings.run.dir)
@@ -34,7 +35,7 @@ def open_run(settings: Settings) -> RunDir:
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         run_dir.write_environment(environment(world_size=dist.get_world_size(), gpus=gpus))
     except OSError as error:
-        raise ConfigError(
+        raise RunDirError(
             f"run.dir: {run_dir.path} cannot be written to ({error.strerror}); set run.dir to a "
             "folder of yours."
         ) from None

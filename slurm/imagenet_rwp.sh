@@ -21,11 +21,11 @@
 CODE="${CODE:-$SLURM_SUBMIT_DIR}"
 # Run directory. Empty: what the settings say (run.dir).
 RUN_DIR="${RUN_DIR:-}"
-# Python environment to activate, if it is there.
+# Python environment to activate; the default one if it is there.
 VENV="${VENV:-$CODE/.venv}"
-# What this cluster needs, sourced if it is there: slurm/site.sh.example.
+# What this cluster needs, sourced: slurm/site.sh.example. The default one if it is there.
 SITE="${SITE:-$CODE/slurm/site.sh}"
-# File with keys such as WANDB_API_KEY=..., which only you may read (mode 0600).
+# File with keys such as WANDB_API_KEY=..., which only you may read (mode 0600 or 0400).
 SECRETS="${SECRETS:-}"
 # Image to run in (empty: none), by pyxis or apptainer; more folders for it as /host:/inside,...
 CONTAINER="${CONTAINER:-}"
@@ -48,9 +48,13 @@ say() { printf 'job %s: %s\n' "$id" "$*"; }
 # sent until they are gone, because ranks that still start up ignore it. TERM, as scancel sends it,
 # reaches the ranks from Slurm: they save, too, and the job must not come back.
 asked='' terminated='' srun=''
+limit=$((${SLURM_JOB_END_TIME:-0} - ${SLURM_JOB_START_TIME:-0})) # in seconds; 0: unknown
 trap 'asked=1; [ -z "$srun" ] || ask &' USR1
 trap 'terminated=1' TERM
 ask() {
+  # Ten minutes are most of a short limit; there the ranks go on until its last quarter.
+  left=$((${SLURM_JOB_END_TIME:-0} - limit / 4 - $(date +%s)))
+  if [ "$limit" -lt 2400 ] && [ "$left" -gt 0 ]; then sleep "$left"; fi
   # All agents must be there: only then do they ignore it.
   until [ "$(find "$RWP_LOGS" -name 'node-*.log' | wc -l)" = "$SLURM_NNODES" ]; do sleep 1; done
   while kill -USR1 "$srun" 2>/dev/null; do sleep 10; done
@@ -59,7 +63,7 @@ ask() {
 requeue() { # [NODES to leave out]
   # slurmctld may be away for some minutes. A job that was cancelled meanwhile must not come back.
   until [ -z "$terminated" ] && scontrol requeue "$job"; do
-    [ -z "$terminated" ] || finish 143 terminated ""
+    [ -z "$terminated" ] || { say terminated; exit 143; }
     [ "$SECONDS" -lt "${deadline:=$((SECONDS + 300))}" ] || { say "it cannot be requeued."; exit 1; }
     sleep 5
   done
@@ -71,16 +75,25 @@ requeue() { # [NODES to leave out]
   [ -z "$1" ] || say "$1 cannot be left out of the next attempt."
 }
 
-# shellcheck source=/dev/null
-[ ! -f "$SITE" ] || . "$SITE"
+# What others have written (modules, conda, this file of keys) may use variables that are not set.
+load() { # NAME FILE, whose default may be missing
+  case $2 in
+    "$CODE/slurm/site.sh" | "$CODE/.venv/bin/activate") [ -f "$2" ] || return 0 ;;
+    *) [ -f "$2" ] || { say "$1: there is no $2; correct it, or leave it out." && exit 2; } ;;
+  esac
+  set +u
+  # shellcheck source=/dev/null
+  . "$2"
+  set -u
+}
+load SITE "$SITE"
 if [ -n "$SECRETS" ]; then
-  if [ "$(stat -Lc %a "$SECRETS")" != 600 ]; then
+  if [[ $(stat -Lc %a "$SECRETS") != [0-7]00 ]]; then
     say "SECRETS: $SECRETS is not there, or others may read it; chmod 600 it."
     exit 2
   fi
   set -a
-  # shellcheck source=/dev/null
-  . "$SECRETS"
+  load SECRETS "$SECRETS"
   set +a
 fi
 export PYTHONPATH="$CODE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
@@ -94,11 +107,11 @@ mounts=$(printf '%s\n' "$PWD" "$CODE" ${RUN_DIR:+"$RUN_DIR"} | sort -u | sed 's/
 mounts+=${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}
 step=() inside=() once=()
 case ${CONTAINER:+$CONTAINER_RUNTIME} in
-  "") # shellcheck source=/dev/null
-    [ ! -f "$VENV/bin/activate" ] || . "$VENV/bin/activate" ;;
+  "")
+    load VENV "$VENV/bin/activate" ;;
   pyxis)
     step=(--container-image="$CONTAINER" --container-mounts="$mounts" --container-workdir="$PWD")
-    once=(srun --nodes=1 --ntasks=1 "${step[@]}") ;;
+    once=(srun --nodes=1 --ntasks=1 --export=ALL "${step[@]}") ;;
   apptainer)
     inside=(apptainer exec --nv --bind "$mounts" --pwd "$PWD" "$CONTAINER")
     once=("${inside[@]}") ;;
@@ -107,10 +120,19 @@ case ${CONTAINER:+$CONTAINER_RUNTIME} in
     exit 2 ;;
 esac
 
-# Wrong settings end the job here, with all that is wrong as its last lines.
+# Wrong settings end the job here, with all that is wrong as its last lines; anything else that goes
+# wrong (a file system, an image) may be better next time.
 [ -z "$RUN_DIR" ] || set -- "$@" "run.dir=$RUN_DIR"
 ranks=$((SLURM_NNODES * RANKS_PER_NODE))
-RUN_DIR=$("${once[@]}" python -m rwp_dist settings "$@" --ranks "$ranks" --get run.dir) || exit
+RUN_DIR=$("${once[@]}" python -m rwp_dist settings "$@" --ranks "$ranks" --get run.dir)
+code=$?
+if [ "$code" = 2 ]; then exit 2; fi
+if [ "$code" != 0 ]; then
+  if [ $((attempt + 1)) -ge "$MAX_ATTEMPTS" ]; then exit "$code"; fi
+  say "requeued, because the settings could not be read (exit code $code)."
+  requeue ""
+  exit 75
+fi
 RUN_DIR=$(realpath -m "$RUN_DIR")
 
 # How this attempt begins: the line of attempts.tsv that stands if rank 0 cannot write its own.
@@ -139,22 +161,34 @@ finish() { # CODE OUTCOME REASON [NODES to leave out]: the log's last lines, and
   exit "$1"
 }
 
+[ "$limit" -le 0 ] || [ "$limit" -ge 2400 ] ||
+  say "the time limit is short: ranks save and stop $((limit / 4)) s before its end."
 say "attempt $((attempt + 1)) on $SLURM_JOB_NODELIST, from step $before; logs of ranks: $RWP_LOGS"
 
-# Sick nodes are named and left out of the next attempt; but if all are, it is not the nodes.
+# Nodes that do not say that they are fit are left out of the next attempt; but if all do not, twice
+# in a row, it is not the nodes.
 # shellcheck disable=SC2016  # expanded on each node
 findings=$(srun --export=ALL "${step[@]}" "${inside[@]}" bash -c '
-  said=$(timeout 120 python -m rwp_dist doctor --node 2>&1) && exit
-  echo "${said:-the doctor has not come back}" | sed -E "s/^($SLURMD_NODENAME: )?/$SLURMD_NODENAME: /"')
-sick=$(sed -E 's/: .*//' <<<"$findings" | sort -u | paste -sd,)
+  said=$RWP_LOGS/doctor-$SLURMD_NODENAME.log  # no pipe: a stuck nvidia-smi would hold it open
+  timeout -k 10 120 python -m rwp_dist doctor --node "$@" >"$said" 2>&1 </dev/null
+  sed -E "s/^($SLURMD_NODENAME: )?/$SLURMD_NODENAME: /" "$said"' bash "$@")
+fit=$(sed -nE 's/^([^:]+): fit\b.*/\1/p' <<<"$findings")
+sick=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | grep -vxF -e "$fit" | paste -sd,)
+for node in ${sick//,/ }; do
+  grep -q "^$node: " <<<"$findings" ||
+    findings+="${findings:+$'\n'}$node: the doctor has not come back from there."
+done
+[ -z "$findings" ] || printf '%s\n' "$findings"
 if [ -n "$sick" ] && [ -z "$terminated" ]; then
   echo "$findings" >"$RWP_LOGS/sick"
   known=$(scontrol -o show job "$job" | sed -nE 's/.* ExcNodeList=([^ (]+).*/,\1/p')
-  if [ "$(tr , '\n' <<<"$sick" | wc -l)" -lt "$SLURM_NNODES" ] ||
-    { [ "$SLURM_NNODES" = 1 ] && [ ! -e "$RUN_DIR/logs/$previous/sick" ]; }; then
-    [ $((attempt + 1)) -ge "$MAX_ATTEMPTS" ] || finish 75 requeued "$findings" "$sick$known"
+  all='' leave_out=$sick$known
+  [ "$(tr , '\n' <<<"$sick" | wc -l)" -lt "$SLURM_NNODES" ] || all=1
+  [ -z "$all" ] || [ "$SLURM_NNODES" = 1 ] || leave_out=''
+  if [ -z "$all" ] || [ ! -e "$RUN_DIR/logs/$previous/sick" ]; then
+    [ $((attempt + 1)) -ge "$MAX_ATTEMPTS" ] || finish 75 requeued "Sick: $sick" "$leave_out"
   fi
-  finish 65 "given up, because of sick nodes" "$findings"
+  finish 65 "given up, because of sick nodes" "Sick: $sick"
 fi
 
 # Ranks meet at the first node: by its name, or where Slurm reaches it.

@@ -72,7 +72,7 @@ def test_a_run_from_submission_to_cancel_and_resume(
 
     assert wait(run, "running") == "running"
     refused = submit(run, *arguments)
-    assert refused.exit_code == 2 and "is being trained already" in refused.stderr
+    assert refused.exit_code == 1 and "is being trained already" in refused.stderr
     while not (run / "metrics.jsonl").read_bytes():
         time.sleep(0.1)
     line = launch("status", str(tmp_path)).stdout.splitlines()[-1]

@@ -10,6 +10,8 @@ import pytest
 from cluster import Cluster
 from jobs import Job
 
+from rwp_dist.rundir import RunDir
+
 ENDLESS = "schedule.epochs=100000"
 
 
@@ -150,6 +152,16 @@ def test_a_stop_in_wandb_is_for_good(cluster: Cluster, work: Path) -> None:
     assert (about["ExitCode"], about["Restarts"]) == ("75:0", "0")
     assert f"job {job.id}.0: stopped in W&B; saved up to step {job.saved()}." in job.log()
     assert job.saved() > 0
+
+
+def test_a_lock_of_a_lost_node_is_waited_for(cluster: Cluster, work: Path) -> None:
+    settings = ("schedule.epochs=1", "batch.per_rank=24")
+    with RunDir(work / "held").locked():
+        job = Job(cluster, work, "held", *settings, nodes=1)
+        job.until_line(f"job {job.id}.0: requeued; ")
+        assert any("is being trained already" in line for line in job.log())
+    cluster.start_again(job.id)
+    assert job.end() == "COMPLETED"
 
 
 @pytest.fixture(scope="module")

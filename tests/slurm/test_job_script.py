@@ -3,6 +3,8 @@
 import re
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,7 @@ STUBS = {
     "apptainer": 'echo "apptainer $*" >>"$CALLS"\n'
     'while [[ $1 != *.sif ]]; do shift; done; exec "${@:2}"',
     "torchrun": 'echo "torchrun $*" >>"$CALLS"; echo \'{"state": "finished"}\' >run/status.json',
-    "python": 'case "$*" in *settings*) echo run ;; esac',
+    "python": 'case "$*" in *settings*) echo run ;; *doctor*) echo node-a: fit ;; esac',
 }
 
 
@@ -58,7 +60,9 @@ def run_in(
         command, cwd=tmp_path, env=job | path | settings, capture_output=True, text=True
     )
     calls = (tmp_path / "calls").read_text() if (tmp_path / "calls").exists() else ""
-    return calls.replace(str(tmp_path), "/work").splitlines(), done.stdout.splitlines()[-1]
+    return calls.replace(str(tmp_path), "/work").splitlines(), (done.stdout.splitlines() or [""])[
+        -1
+    ]
 
 
 def test_without_a_container_ranks_run_as_they_are(tmp_path: Path) -> None:
@@ -120,8 +124,72 @@ def test_a_job_cancelled_after_its_ranks_have_ended_is_not_requeued(tmp_path: Pa
     site = tmp_path / "site.sh"
     site.write_text("echo $$ >pid\n")
     python = CRASH["python"].replace("echo a rank", 'kill -TERM "$(cat pid)"; echo a rank')
-    scontrol = 'echo "scontrol $*" >>"$CALLS"; echo node-a'
+    scontrol = 'echo "scontrol $*" >>"$CALLS"; [ "$1" != show ] || echo node-a'
     stubs = CRASH | {"python": python, "scontrol": scontrol}
     calls, last = run_in(tmp_path, stubs=stubs, SITE=str(site))
     assert last == "job 17.0: terminated; saved up to step 0."
     assert not any("requeue" in call for call in calls)
+
+
+# --- before the ranks ---
+
+
+def test_profiles_may_use_variables_that_are_not_set(tmp_path: Path) -> None:
+    site, secrets = tmp_path / "site.sh", tmp_path / "secrets"
+    site.write_text('HERE="$NOT_SET_BY_ANYBODY"\n')
+    secrets.write_text("KEY=1\n")
+    secrets.chmod(0o400)
+    _, last = run_in(tmp_path, SITE=str(site), SECRETS=str(secrets))
+    assert last == "job 17.0: finished; saved up to step 0."
+
+
+def test_a_profile_or_environment_that_is_named_must_be_there(tmp_path: Path) -> None:
+    for name, missing in (("SITE", "gone.sh"), ("VENV", "gone/bin/activate")):
+        (tmp_path / name).mkdir()
+        calls, last = run_in(tmp_path / name, **{name: str(tmp_path / missing.split("/")[0])})
+        assert last == (
+            f"job 17.0: {name}: there is no {tmp_path / missing}; correct it, or leave it out."
+        )
+        assert calls == []
+
+
+def test_only_wrong_settings_end_the_job_before_the_ranks(tmp_path: Path) -> None:
+    scontrol = 'echo "scontrol $*" >>"$CALLS"; [ "$1" != show ] || echo node-a'
+    for code in (1, 2):
+        (tmp_path / str(code)).mkdir()
+        stubs = {"scontrol": scontrol, "python": f'echo "exit code {code}" >&2; exit {code}'}
+        calls, _ = run_in(tmp_path / str(code), stubs=stubs, MAX_ATTEMPTS="2")
+        assert ("scontrol requeue 17" in calls) == (code == 1)
+
+
+def test_a_node_that_says_nothing_is_not_fit(tmp_path: Path) -> None:
+    python = 'case "$*" in *settings*) echo run ;; esac'
+    scontrol = 'echo "scontrol $*" >>"$CALLS"; [ "$1" != show ] || echo node-a'
+    calls, last = run_in(tmp_path, stubs={"python": python, "scontrol": scontrol})
+    assert last == "Sick: node-a"
+    assert not any(call.startswith("torchrun") for call in calls)
+    assert "scontrol update jobid=17 ExcNodeList=node-a" in calls
+
+
+def test_the_doctor_gets_the_runs_own_settings(tmp_path: Path) -> None:
+    python = 'echo "python $*" >>"$CALLS"; ' + STUBS["python"]
+    calls, _ = run_in(tmp_path, stubs={"python": python}, RUN_DIR=str(tmp_path / "run"))
+    assert "python -m rwp_dist doctor --node my.yaml run.dir=/work/run" in calls
+
+
+RANK = """
+import os, signal, time
+signal.signal(signal.SIGUSR1, lambda *_: open("end", "w").write(f"{time.time()}") and os._exit(1))
+os.kill(int(open("pid").read()), signal.SIGUSR1)
+time.sleep(20)
+"""
+
+
+def test_a_short_time_limit_is_not_lost_to_the_signal(tmp_path: Path) -> None:
+    (tmp_path / "rank.py").write_text(RANK)
+    (tmp_path / "site.sh").write_text("echo $$ >pid\n")
+    now = int(time.time())
+    limit = {"SLURM_JOB_START_TIME": str(now), "SLURM_JOB_END_TIME": str(now + 8)}
+    stubs = CRASH | {"torchrun": f"exec {sys.executable} rank.py"}
+    run_in(tmp_path, stubs=stubs, SITE=str(tmp_path / "site.sh"), **limit)
+    assert float((tmp_path / "end").read_text()) >= now + 6

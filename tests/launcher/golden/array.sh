@@ -22,11 +22,11 @@
 CODE='/runs/a b/code/DIGEST'
 # Run directory. Empty: what the settings say (run.dir).
 RUN_DIR='/runs/a b/sgd-lr=0.05-s0'
-# Python environment to activate, if it is there.
+# Python environment to activate; the default one if it is there.
 VENV=/envs/rwp
-# What this cluster needs, sourced if it is there: slurm/site.sh.example.
+# What this cluster needs, sourced: slurm/site.sh.example. The default one if it is there.
 SITE="$CODE/slurm/site.sh"
-# File with keys such as WANDB_API_KEY=..., which only you may read (mode 0600).
+# File with keys such as WANDB_API_KEY=..., which only you may read (mode 0600 or 0400).
 SECRETS=
 # Image to run in (empty: none), by pyxis or apptainer; more folders for it as /host:/inside,...
 CONTAINER=
