@@ -137,7 +137,7 @@ def ways(model: nn.Module) -> Ways:
     """Every way to perturb and restore a network."""
     flats = flatten(model)
     size = sum(f.numel() for f in flats)
-    source, target = torch.zeros(size), torch.ones(size)
+    source, target = torch.rand(size), torch.ones(size)
     params = list(model.parameters())
     nowhere = RestoredElsewhere()
     ahead = {
