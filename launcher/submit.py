@@ -40,7 +40,7 @@ def plan(
     for file, option in ((wants.secrets, "--secrets"), (wants.site, "--site")):
         if file is not None and not Path(file).is_file():
             raise ConfigError(f"{option}: {file} is no file; name one, or leave {option} out.")
-    if wants.secrets and stat.S_IMODE(Path(wants.secrets).stat().st_mode) != 0o600:
+    if wants.secrets and stat.S_IMODE(Path(wants.secrets).stat().st_mode) & 0o077:
         raise ConfigError(f"--secrets: others may read {wants.secrets}; chmod 600 it.")
     in_venv = sys.prefix != sys.base_prefix
     if backend_name == "slurm" and not wants.container and wants.venv is None and in_venv:

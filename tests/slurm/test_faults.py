@@ -189,17 +189,17 @@ def agents_of(cluster: Cluster, job: Job) -> list[int]:
     ]
 
 
-# On a busy machine processes may take longer to end.
-@pytest.mark.flaky(reruns=2)
 def test_nothing_is_left_five_seconds_after_kill_9_of_an_agent(cluster: Cluster, job: Job) -> None:
     attempt = cluster.start_again(job.id)
     job.until_step(job.saved() + 10)
-    assert len(ranks_of(cluster, job)) >= 6
+    # Data workers begin anew with every epoch, and these are short.
+    job.until(lambda: len(ranks_of(cluster, job)) >= 6, "two agents, ranks and workers")
     os.kill(max(agents_of(cluster, job)), signal.SIGKILL)
     begin = time.monotonic()
     job.until(lambda: not ranks_of(cluster, job), "the end of all processes")
-    assert time.monotonic() - begin < 5
-    job.until_line(f"job {job.id}.{attempt}: requeued; ")
+    took = time.monotonic() - begin
+    job.until_line(f"job {job.id}.{attempt}: requeued; ")  # before a failure, for the tests below
+    assert took < 5
 
 
 def test_a_node_that_goes_down_means_another_attempt(cluster: Cluster, job: Job) -> None:
