@@ -14,7 +14,8 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --ignore=tests/slurm
+	$(BIN)/pytest tests/slurm  # one after another, because they share a cluster
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

@@ -79,7 +79,9 @@ def invoke(error: Exception, rank: int, *, shared: bool, tmp_path: Path) -> tupl
     """What rank ``rank`` of 2 prints and tells its agent when training ends so."""
     if isinstance(error, RwpError):
         error.shared = shared
-    word = tmp_path / "error.json"
+    # As deep as an agent has it: ranks look at what the others have left beside it.
+    word = tmp_path / "agents" / str(rank) / "error.json"
+    word.parent.mkdir(parents=True, exist_ok=True)
     told = {"RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_ERROR_FILE": str(word)}
     with (
         patch.dict(os.environ, told),
