@@ -60,9 +60,9 @@ def run_in(
         command, cwd=tmp_path, env=job | path | settings, capture_output=True, text=True
     )
     calls = (tmp_path / "calls").read_text() if (tmp_path / "calls").exists() else ""
-    return calls.replace(str(tmp_path), "/work").splitlines(), (done.stdout.splitlines() or [""])[
-        -1
-    ]
+    return calls.replace(str(tmp_path), "/project").splitlines(), (
+        done.stdout.splitlines() or [""]
+    )[-1]
 
 
 def test_without_a_container_ranks_run_as_they_are(tmp_path: Path) -> None:
@@ -83,8 +83,10 @@ def test_pyxis_gets_the_image_and_the_folders(tmp_path: Path) -> None:
     assert last == "job 17.0: finished; saved up to step 0."
     steps = [call for call in calls if call.startswith("srun")]
     assert len(steps) == 3  # settings, doctor, ranks
-    mounts = "/work:/work,/work/run:/work/run,/data:/data"
-    options = f"--container-image=me/image:1 --container-mounts={mounts} --container-workdir=/work"
+    mounts = "/project:/project,/project/run:/project/run,/data:/data"
+    options = (
+        f"--container-image=me/image:1 --container-mounts={mounts} --container-workdir=/project"
+    )
     assert all(options in step for step in steps)
 
 
@@ -93,7 +95,7 @@ def test_apptainer_gets_the_image_and_the_folders(tmp_path: Path) -> None:
     assert last == "job 17.0: finished; saved up to step 0."
     inside = [call for call in calls if call.startswith("apptainer")]
     assert len(inside) == 3
-    start = "apptainer exec --nv --bind /work:/work --pwd /work my.sif "
+    start = "apptainer exec --nv --bind /project:/project --pwd /project my.sif "
     assert all(call.startswith(start) for call in inside)
     assert any(call.startswith("torchrun") for call in calls)
 
@@ -174,7 +176,7 @@ def test_a_node_that_says_nothing_is_not_fit(tmp_path: Path) -> None:
 def test_the_doctor_gets_the_runs_own_settings(tmp_path: Path) -> None:
     python = 'echo "python $*" >>"$CALLS"; ' + STUBS["python"]
     calls, _ = run_in(tmp_path, stubs={"python": python}, RUN_DIR=str(tmp_path / "run"))
-    assert "python -m rwp_dist doctor --node my.yaml run.dir=/work/run" in calls
+    assert "python -m rwp_dist doctor --node my.yaml run.dir=/project/run" in calls
 
 
 RANK = """
