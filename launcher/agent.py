@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.elastic.multiprocessing.tail_log import TailLog
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from launcher import ends
+from launcher.ends import End
 from rwp_dist import ending
 from rwp_dist.rank import LOGS, log_of
 
@@ -33,9 +36,6 @@ HINT_AFTER_S = 3.0
 
 GRACE_S = 2.0
 """How long ranks may go on after another has been stopped: they may wait for it for ever."""
-
-STOPS = (ending.STOPPED, -signal.SIGINT, -signal.SIGTERM)
-"""Exit codes of ranks that ended because they were told to."""
 
 
 def run_ranks(nproc: int, command: list[str], place: Path) -> int:
@@ -239,58 +239,30 @@ def report(failures: dict[int, ProcessFailure], asked: bool, logs: Path | None =
         asked: whether they were asked to stop.
         logs: folder of the ranks' logs.
     """
-    if not failures:
+    ended = [_end_of(rank, failure) for rank, failure in failures.items()]
+    if not ended:
         return 0
-    if asked and any(_exit_code(f) == ending.STOPPED for f in failures.values()):
+    if asked and any(end.exit_code == ending.STOPPED for end in ended):
         # Ranks that waited for a stopped one were killed, and that is no news.
-        failures = {r: f for r, f in failures.items() if f.exitcode != -signal.SIGKILL}
-    rank, first = min(failures.items(), key=_precedence)
-    said = any(f.error_file_data.get("said") for f in failures.values())
-    calm = all(
-        f.error_file_data.get("said") or f.error_file_data.get("shared") or f.exitcode in STOPS
-        for f in failures.values()
-    )
-    code = _exit_code(first)
-    stopped = asked and code in STOPS
+        ended = [end for end in ended if end.message or end.exit_code != -signal.SIGKILL]
+    counts = ends.first(ended)
+    stopped = asked and counts.exit_code in ends.TOLD
+    said = any(end.said for end in ended)
+    calm = all(end.said or end.shared or end.exit_code in ends.TOLD for end in ended)
     if not (said and calm):
-        print(ending.nothing_lost() if stopped else _describe(rank, first), file=sys.stderr)
-        if not stopped and logs is not None and log_of(logs, rank).is_file():
-            print(f"Its log: {log_of(logs, rank)}", file=sys.stderr)
+        print(ending.nothing_lost() if stopped else _describe(counts), file=sys.stderr)
+        if not stopped and logs is not None and log_of(logs, counts.rank).is_file():
+            print(f"Its log: {log_of(logs, counts.rank)}", file=sys.stderr)
     if stopped:
         return ending.STOPPED
-    return code if code > 0 else 1
+    return counts.exit_code if counts.exit_code > 0 else 1
 
 
-def _exit_code(failure: ProcessFailure) -> int:
-    """What the rank meant to end with: torch's agent may have killed it on its last metres."""
-    return int(failure.error_file_data.get("exit_code", failure.exitcode))
+def _end_of(rank: int, failure: ProcessFailure) -> End:
+    """From its own words, if it has left any: torch's agent may have killed it afterwards."""
+    told = ends.from_word(failure.error_file_data)
+    return told or End(rank, failure.exitcode, failure.timestamp)
 
 
-def _precedence(item: tuple[int, ProcessFailure]) -> tuple[int, float]:
-    """Ranks that failed of themselves come before those that failed because another was gone."""
-    _, failure = item
-    word = failure.error_file_data
-    if _exit_code(failure) in STOPS:
-        grade = 3
-    elif word.get("lost"):
-        grade = 2
-    else:
-        grade = 0 if "time" in word else 1
-    return grade, word.get("time", failure.timestamp)
-
-
-def _describe(rank: int, failure: ProcessFailure) -> str:
-    word, code = failure.error_file_data, _exit_code(failure)
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"Rank {rank} was ended by {name}" + (
-            " (out of memory, perhaps)." if name == "SIGKILL" else "."
-        )
-    if word.get("shared"):
-        return str(word["message"])
-    if "time" not in word:
-        return f"Rank {rank} ended with exit code {code}; what it wrote is above."
-    message = str(word["message"]).partition("\n")[0]
-    if word.get("said"):
-        return f"Rank {rank} failed: {message}"
-    return f"Rank {rank} failed with {message} (its traceback is above)."
+def _describe(end: End) -> str:
+    return end.message if end.shared else replace(end, host="").describe()

@@ -80,7 +80,7 @@ def tell_agent(message: str, exit_code: int, **more: bool) -> None:
     Args:
         message: what went wrong.
         exit_code: what this process is about to end with.
-        **more: for ``launcher.agent``: ``said`` (this process printed it), ``shared`` (every rank
+        **more: for ``launcher.ends``: ``said`` (this process printed it), ``shared`` (every rank
             ends with it), ``lost`` (it only says that another rank is gone).
     """
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")

@@ -14,6 +14,7 @@ def ended(folder: Path, rank: int, exitcode: int, **word: Any) -> ProcessFailure
     path = folder / f"{rank}.json"
     if word:
         known = {"message": "Gone.", "timestamp": 1, "exit_code": exitcode}
+        known |= {"rank": rank, "host": "here"}
         path.write_text(json.dumps(known | word))
     return ProcessFailure(rank, 1000 + rank, exitcode, str(path))
 
@@ -54,12 +55,12 @@ def test_the_rank_that_began_it_is_named(tmp_path: Path, capsys: Any) -> None:
     killed = ended(tmp_path, 1, -9)
     line = "Rank 1 was ended by SIGKILL (out of memory, perhaps).\n"
     assert outcome(capsys, lost, killed) == (1, line)
-    failed = ended(tmp_path, 2, 1, time=2.5, message="KeyError: 'a'\nb", lost=False)
-    line = "Rank 2 failed with KeyError: 'a' (its traceback is above).\n"
+    failed = ended(tmp_path, 2, 1, time=2.5, message="KeyError: 'a'", lost=False)
+    line = "Rank 2 failed: KeyError: 'a'\n"
     assert outcome(capsys, lost, failed) == (1, line)
     alone = ended(tmp_path, 3, 65, time=2.5, said=True, shared=False)
     assert outcome(capsys, lost, alone) == (65, "Rank 3 failed: Gone.\n")
     assert outcome(capsys, alone, ended(tmp_path, 4, -15)) == (65, "")
     silent = ended(tmp_path, 5, 7)
-    line = "Rank 5 ended with exit code 7; what it wrote is above.\n"
+    line = "Rank 5 ended with exit code 7.\n"
     assert outcome(capsys, silent) == (7, line)

@@ -227,7 +227,7 @@ def test_a_rank_that_failed_with_a_traceback_is_named_last(tmp_path: Path) -> No
     assert "rank 1: Traceback" in errors
     log = tmp_path / "run" / "logs" / "attempt-1" / "rank-1.log"
     assert errors.splitlines()[-2:] == [
-        "Rank 1 failed with ZeroDivisionError: of weights (its traceback is above).",
+        "Rank 1 failed: ZeroDivisionError: of weights",
         f"Its log: {log}",
     ]
     assert "rank 1: Traceback" in log.read_text()
