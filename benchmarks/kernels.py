@@ -183,7 +183,7 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
     target = torch.empty_like(model.flat)
     fused = FusedNoise(filters, "filter", 0, device)
     deviations, noise = Deviations(filters, "filter", device), Noise(0, device)
-    energy = FusedEnergy(observed, bucket_bytes=2**62)
+    energy = FusedEnergy(device, bucket_bytes=2**62)
     step = iter(range(2**62))
 
     @torch.no_grad()
@@ -193,7 +193,7 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
 
     def add_up() -> None:
         for filter_ in filters:
-            energy.collect(filter_, filter_.param.detach(), 1.0)
+            energy.collect(filter_, filter_.param.detach(), 1.0, observed)
         energy.flush()
 
     @torch.no_grad()

@@ -222,12 +222,12 @@ def main(rounds: int) -> None:
         copy, authors = found["memcpy of the parameters"], found["authors' loop"]
         for name, seconds in found.items():
             print(f"{name:<46}{seconds * 1e3:10.3f}{seconds / copy:10.2f}{seconds / authors:11.3f}")
-        rows = next(
-            w[0].perturbation.energy.value.numel()  # type: ignore[attr-defined]
+        state = next(
+            w[0].perturbation.energy.num_bytes  # type: ignore[attr-defined]
             for n, w in chosen.items()
             if n.endswith("m-arwp")
         )
-        print(f"state of m-arwp: {rows / count:.3%} of the parameters' bytes")
+        print(f"state of m-arwp: {state / (4 * count):.3%} of the parameters' bytes")
     size = 4_000_000
     print(f"\n{'standard normal values, fp32':<46}{'ns each':>10}")
     for name, seconds in measure(generators(size), rounds, idle).items():

@@ -61,7 +61,7 @@ def save_checkpoint(
     is_main = dist.get_rank() == 0
     weights = engine.full_weights(keep=is_main)
     optimizer = engine.optimizer_state(keep=is_main)
-    energy = perturbation.energy
+    energy = perturbation.energy.value.cpu() if perturbation.energy is not None else None
     with same_on_all_ranks():
         if is_main:
             state = {
@@ -70,7 +70,7 @@ def save_checkpoint(
                 "weights": weights,
                 "buffers": {k: v.detach().cpu().clone() for k, v in engine.module.named_buffers()},
                 "optimizer": optimizer,
-                "energy": {f.name: energy.value[f.rows].cpu() for f in perturbation.filters}
+                "energy": {f.name: energy[f.rows] for f in perturbation.filters}
                 if energy is not None
                 else {},
                 "statistics": statistics,
@@ -132,11 +132,11 @@ def load_checkpoint(
     if own is not None and len(own) == dist.get_world_size():
         load_statistics(tracking_layers(engine.module), own[dist.get_rank()])
     if perturbation.energy is not None:
+        energy = perturbation.energy.value
         for filter_ in perturbation.filters:
             if filter_.name in state["energy"]:
-                perturbation.energy.value[filter_.rows] = state["energy"][filter_.name].to(
-                    engine.device
-                )
+                energy[filter_.rows] = state["energy"][filter_.name].to(engine.device)
+        perturbation.energy.value = energy
     dist.barrier()
     if dist.get_rank() == 0:
         newer = list_checkpoints(folder)

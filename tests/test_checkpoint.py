@@ -102,6 +102,23 @@ def test_a_resumed_run_is_bit_identical_to_an_undisturbed_one(tmp_path):
             assert not same_bits(saved, resumed), case
 
 
+def load_whole_floats(folder):
+    """A checkpoint whose energy has more bits than this project keeps, as it once wrote them."""
+    with small_parts(small_settings("method.name=m-arwp", split_over(1, 2))) as parts:
+        path = save(folder, parts, 3)
+        state = torch.load(path)
+        state["energy"] = {name: torch.rand(len(F)) for name, F in state["energy"].items()}
+        torch.save(state, path)
+        load_checkpoint(folder, parts.engine, parts.perturbation)
+        return parts.perturbation.energy.value, torch.cat(list(state["energy"].values()))
+
+
+def test_energy_of_older_checkpoints_is_taken_to_the_nearest(tmp_path):
+    ((got, wanted),) = run_ranks(load_whole_floats, 1, tmp_path)
+    assert not torch.equal(got, wanted)
+    torch.testing.assert_close(got, wanted, rtol=2**-17, atol=0)
+
+
 def save_on_two(cases, folder):
     for number, overrides in enumerate(cases):
         with small_parts(small_settings(*overrides, "deepspeed.zero_stage=1")) as parts:

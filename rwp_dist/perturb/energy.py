@@ -2,7 +2,9 @@
 
 ``F_j <- beta F_j + mean over perturbed slots of |g_j|^2``, with ``g`` the mean gradient of one
 slot's samples at its perturbed point. The state is one float for each filter (for each element of
-tensors of one dimension), never one for each parameter.
+tensors of one dimension), never one for each parameter. It is kept in three bytes: their rounding
+moves F by 2^-17 / (1 - beta) of the largest that it has been, at most. What one update observes
+lives from its first perturbed backward pass to its end.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from rwp_dist.perturb.backend import Backend
 from rwp_dist.perturb.filters import Filter
+from rwp_dist.perturb.float24 import Float24
 
 if TYPE_CHECKING:
     from rwp_dist.perturb.fused import FusedEnergy
@@ -35,19 +38,39 @@ class FilterEnergy:
         """``num_slots``: perturbed slots of one update over all ranks."""
         self.beta = beta
         self.num_slots = num_slots
-        total = filters[-1].rows.stop if filters else 0
-        self.value = torch.zeros(total, device=device)
-        """F, ``[rows of all filters]``."""
-        self._observed = torch.zeros_like(self.value)
+        self._size = filters[-1].rows.stop if filters else 0
+        self._device = device
+        self._state = Float24(self._size, device)
+        self._observed: Tensor | None = None
         self._scale: float | None = None
         self._work: dist.Work | None = None
         self._fused: FusedEnergy | None = None
         if backend == "triton":
             from rwp_dist.perturb.fused import FusedEnergy  # needs Triton
 
-            self._fused = FusedEnergy(self._observed)
+            self._fused = FusedEnergy(device)
         # A leaf's hook sees this rank's own gradient, before any reduction, at every ZeRO stage.
         self._hooks = [f.param.register_hook(self._hook(f)) for f in filters]
+
+    @property
+    def value(self) -> Tensor:
+        """F, ``[rows of all filters]``; a copy."""
+        return self._state.read()
+
+    @value.setter
+    def value(self, value: Tensor) -> None:
+        self._state.write(value)
+
+    @property
+    def num_bytes(self) -> int:
+        """What stays from one update to the next."""
+        return self._state.num_bytes
+
+    def _sums(self) -> Tensor:
+        """What is observed in this update, ``[rows of all filters]``."""
+        if self._observed is None:
+            self._observed = torch.zeros(self._size, device=self._device)
+        return self._observed
 
     def _hook(self, filter_: Filter) -> Callable[[Tensor], None]:
         dims = tuple(range(1, len(filter_.shape)))
@@ -63,16 +86,15 @@ class FilterEnergy:
                 energy = torch.linalg.vector_norm(grad, dim=dims).square_()
             else:
                 energy = grad.square()
-            self._observed[filter_.rows].add_(energy, alpha=self._scale**2)
+            self._sums()[filter_.rows].add_(energy, alpha=self._scale**2)
 
         return observe
 
-    @staticmethod
-    def _collect(fused: FusedEnergy, filter_: Filter, grad: Tensor, factor: float) -> None:
+    def _collect(self, fused: FusedEnergy, filter_: Filter, grad: Tensor, factor: float) -> None:
         if fused.empty:
             # Runs as the backward pass ends, before anything reduces gradients where they are.
             torch.autograd.Variable._execution_engine.queue_callback(fused.flush)
-        fused.collect(filter_, grad, factor)
+        fused.collect(filter_, grad, factor, self._sums())
 
     def observe(self, scale: float | None) -> None:
         """Count the gradients of the backward passes that follow, times ``scale``; None: do not."""
@@ -83,7 +105,7 @@ class FilterEnergy:
     def reduce(self) -> None:
         """Start the sum over all ranks; one float for each filter."""
         if dist.is_initialized() and dist.get_world_size() > 1:
-            self._work = dist.all_reduce(self._observed, async_op=True)
+            self._work = dist.all_reduce(self._sums(), async_op=True)
 
     def update(self, applied: bool = True) -> None:
         """Take up what was observed; forget it if the optimizer skipped the step.
@@ -94,14 +116,15 @@ class FilterEnergy:
             self._work.wait()
             self._work = None
         if applied:
-            seen = torch.where(self._observed.isfinite(), self._observed, 0.0)
-            self.value.mul_(self.beta).add_(seen, alpha=1.0 / max(self.num_slots, 1))
-        self._observed.zero_()
+            seen = torch.nan_to_num_(self._sums(), 0.0, 0.0, 0.0)
+            mean = 1.0 / max(self.num_slots, 1)
+            self._state.write(self._state.read().mul_(self.beta).add_(seen, alpha=mean))
+        self._observed = None
 
-    def divisor(self, rows: slice, eta: float, power: float) -> Tensor:
-        """``(1 + eta F)^power`` of some filters, ``[rows]``."""
-        return (1.0 + eta * self.value[rows]).pow_(power)
+    def divisor(self, eta: float, power: float) -> Tensor:
+        """``(1 + eta F)^power`` of all filters, ``[rows]``."""
+        return self.value.mul_(eta).add_(1.0).pow_(power)
 
     def adaptation(self, eta: float) -> Tensor:
         """Mean of ``sqrt(1 + eta F)``: 1 as long as adaptation does nothing."""
-        return (1.0 + eta * self.value).sqrt().mean()
+        return self.divisor(eta, 0.5).mean()

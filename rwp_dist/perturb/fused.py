@@ -133,26 +133,29 @@ class FusedEnergy:
     its own bucket, and at stage 0 once the backward pass is over.
     """
 
-    def __init__(self, energies: Tensor, bucket_bytes: int = ENERGY_BUCKET_BYTES) -> None:
-        """Nothing collected.
-
-        Args:
-            energies: what is added to, ``[rows of all filters]``.
-            bucket_bytes: size of collected gradients at which they are added up.
-        """
-        self._energies = energies
+    def __init__(self, device: torch.device, bucket_bytes: int = ENERGY_BUCKET_BYTES) -> None:
+        """``bucket_bytes``: size of collected gradients at which they are added up."""
+        self._device = device
+        self._energies: Tensor | None = None
         self._bucket_bytes = bucket_bytes
         self._held: list[tuple[Filter, Tensor]] = []
         self._held_bytes = 0
         self._factor = 1.0
         self._tables: dict[tuple[int, ...], RowTable] = {}
 
-    def collect(self, filter_: Filter, grad: Tensor, factor: float) -> None:
-        """Count ``factor |g_j|^2``, at the latest at the next ``flush``."""
+    def collect(self, filter_: Filter, grad: Tensor, factor: float, energies: Tensor) -> None:
+        """Count ``factor |g_j|^2``, at the latest at the next ``flush``.
+
+        Args:
+            filter_: whose gradient it is.
+            grad: of the parameter's shape.
+            factor: the same for all that is collected between two calls of ``flush``.
+            energies: what it is added to, likewise the same, ``[rows of all filters]``.
+        """
         assert not self._held or factor == self._factor, "gradients of two passes in one bucket"
         if not _rows_are_dense(grad):
             grad = grad.contiguous()
-        self._factor = factor
+        self._factor, self._energies = factor, energies
         self._held.append((filter_, grad))
         self._held_bytes += grad.numel() * grad.element_size()
         if self._held_bytes >= self._bucket_bytes:
@@ -168,6 +171,7 @@ class FusedEnergy:
         groups: dict[torch.dtype, list[tuple[Filter, Tensor]]] = {}
         for filter_, grad in self._held:
             groups.setdefault(grad.dtype, []).append((filter_, grad))
+        energies, self._energies = self._energies, None
         self._held, self._held_bytes = [], 0
         for dtype, group in groups.items():
             table = self._table([filter_ for filter_, _ in group])
@@ -175,7 +179,7 @@ class FusedEnergy:
             kernels.add_energy_rows[(len(table.rows),)](
                 table.rows,
                 table.places(grads[f.index] for f in table.filters),
-                self._energies,
+                energies,
                 self._factor,
                 dtype=_TYPES[dtype],
                 enable_fp_fusion=True,
@@ -185,7 +189,7 @@ class FusedEnergy:
         """Backward passes take the same way every time, so buckets repeat themselves."""
         key = tuple(f.index for f in filters)
         if key not in self._tables:
-            self._tables[key] = RowTable(filters, self._energies.device)
+            self._tables[key] = RowTable(filters, self._device)
         return self._tables[key]
 
 

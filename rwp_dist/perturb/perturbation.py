@@ -154,17 +154,19 @@ class Perturbation:
 
     @torch.no_grad()
     def _add_noise(self, slot: Slot, step: int, sigma: float) -> None:
-        energies = self.energy.value if self.energy is not None else None
-        for fused in self._fused:
-            with self.weights.writable(fused.params):
-                fused.add(step, slot.draw, sigma * slot.sign, energies, self._eta, self._power)
+        sigma *= slot.sign
+        if self._fused:
+            energies = self.energy.value if self.energy is not None else None
+            for fused in self._fused:
+                with self.weights.writable(fused.params):
+                    fused.add(step, slot.draw, sigma, energies, self._eta, self._power)
+            return
         units = self._prefetch.take(step, slot.draw) if self._prefetch is not None else None
+        divisors = self.energy.divisor(self._eta, self._power) if self.energy is not None else None
         for filters, deviations in self._parts:
-            divisor = None
-            if self.energy is not None:
-                divisor = self.energy.divisor(deviations.rows, self._eta, self._power)
+            divisor = divisors[deviations.rows] if divisors is not None else None
             with self.weights.writable(deviations.params):
-                deviations.measure(sigma * slot.sign, divisor)
+                deviations.measure(sigma, divisor)
                 if units is not None:
                     deviations.add_noise(units[: len(filters)])
                     units = units[len(filters) :]

@@ -132,7 +132,7 @@ def test_energy_equals_the_formula_whatever_the_buckets(bucket_bytes):
     filters = list_filters(net.named_parameters())
     wanted = torch.rand(filters[-1].rows.stop)
     energies = wanted.clone()
-    fused = FusedEnergy(energies, bucket_bytes)
+    fused = FusedEnergy(CPU, bucket_bytes)
     for dtype in (torch.float32, torch.bfloat16):
         for f in reversed(filters):
             grad = torch.randn(f.shape).to(dtype)
@@ -140,7 +140,7 @@ def test_energy_equals_the_formula_whatever_the_buckets(bucket_bytes):
                 grad = torch.randn(f.shape[::-1]).to(dtype).t()  # as a matrix product leaves it
             rows = grad.float().reshape(f.shape[0], -1) if f.many else grad.float().reshape(-1, 1)
             wanted[f.rows] += 0.25 * rows.square().sum(1)
-            fused.collect(f, grad, 0.25)
+            fused.collect(f, grad, 0.25, energies)
         fused.flush()
     torch.testing.assert_close(energies, wanted, rtol=1e-5, atol=1e-6)
 
@@ -149,14 +149,14 @@ def test_a_gradient_that_is_not_finite_spoils_the_energy_of_its_own_filter_only(
     net = Net()
     filters = list_filters(net.named_parameters())
     energies = torch.zeros(filters[-1].rows.stop)
-    fused = FusedEnergy(energies)
+    fused = FusedEnergy(CPU)
     bad = []
     for f in filters:
         grad = torch.ones(f.shape)
         if f.name in ("conv", "bias"):
             grad.view(-1)[200] = math.inf if f.name == "conv" else math.nan
             bad.append(f.rows.start + (1 if f.many else 200))
-        fused.collect(f, grad, 1.0)
+        fused.collect(f, grad, 1.0, energies)
     fused.flush()
     assert (~energies.isfinite()).nonzero().flatten().tolist() == bad
 
