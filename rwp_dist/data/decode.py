@@ -59,7 +59,7 @@ class JpegHeader(NamedTuple):
 class Decoder:
     """Decodes one image at a time on the CPU (tier ``cuda``: on the device, copied back).
 
-    ``libjpeg`` decodes only the region of a crop; it compiles a small C file at its first use.
+    ``libjpeg`` decodes only the region of a crop; it compiles two small C files at its first use.
     ``simplejpeg`` leaves out the rows below the region, the others nothing. ``auto`` is the first
     of them that this machine has. ``channels`` is 1 (grey) or 3 (RGB), whatever the file holds.
 

@@ -1,4 +1,4 @@
-"""``region.c`` compiled against the system's libjpeg-turbo, at its first use on a machine.
+"""``region.c`` and ``huffman.c`` compiled against the system's libjpeg-turbo, at their first use.
 
 Takes a quarter of a second; the library stays in ``~/.cache/rwp-dist/compiled``.
 """
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from rwp_dist.errors import ConfigError
 
-SOURCE = Path(__file__).with_name("region.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("region.c", "huffman.c")]
+HEADER = Path(__file__).with_name("huffman.h")
 OPTIONS = ["-O2", "-shared", "-fPIC", "-Werror=implicit-function-declaration"]
 
 COMPILE_S = 60.0
@@ -43,7 +44,7 @@ def decode_region(
         height: rows.
 
     Raises:
-        ConfigError: ``region.c`` cannot be compiled here.
+        ConfigError: the C files cannot be compiled here.
     """
     out = np.empty((height, width, channels), dtype=np.uint8)
     failed = library().decode_region(
@@ -54,7 +55,7 @@ def decode_region(
 
 @lru_cache(maxsize=1)
 def available() -> bool:
-    """Whether ``region.c`` is compiled or can be."""
+    """Whether the C files are compiled or can be."""
     try:
         library()
     except ConfigError:
@@ -64,12 +65,12 @@ def available() -> bool:
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
-    """The compiled ``region.c``.
+    """The compiled C files.
 
     Raises:
         ConfigError: there is no compiler, no libjpeg-turbo to compile against, or no place.
     """
-    key = hashlib.sha256(SOURCE.read_bytes() + platform.machine().encode()).hexdigest()[:16]
+    key = _key()
     try:
         path = _folder() / f"region-{key}.so"
         try:
@@ -90,6 +91,12 @@ def library() -> ctypes.CDLL:
     return compiled
 
 
+def _key() -> str:
+    """Of what is compiled, and for which machines."""
+    content = b"".join(path.read_bytes() for path in (*SOURCES, HEADER))
+    return hashlib.sha256(content + platform.machine().encode()).hexdigest()[:16]
+
+
 def _folder() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME")
     folder = (Path(cache) if cache else Path.home() / ".cache") / "rwp-dist" / "compiled"
@@ -107,7 +114,7 @@ def _compile(path: Path) -> None:
     # Under a name of its own, then renamed: ranks and workers may compile at once.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        command = [*names, *OPTIONS, str(SOURCE), "-o", str(made), "-ljpeg"]
+        command = [*names, *OPTIONS, *map(str, SOURCES), "-o", str(made), "-ljpeg"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_S)
         except subprocess.TimeoutExpired as error:

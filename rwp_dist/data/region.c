@@ -1,8 +1,8 @@
 /* A rectangle of a JPEG, and nothing around it: crop before decode.
  *
- * Entropy coding has to be read from the first row on; inverse DCT, upsampling of chroma and
- * colours are done for the rectangle only, and nothing at all for rows below it. The pixels are
- * those of the whole image to the last bit.
+ * Entropy coding has to be read from the first row on (huffman.c does it); inverse DCT, upsampling
+ * of chroma and colours are done for the rectangle only, and nothing at all for rows below it. The
+ * pixels are those of the whole image to the last bit.
  */
 #include <setjmp.h>
 #include <stddef.h>
@@ -11,6 +11,8 @@
 #include <string.h>
 
 #include <jpeglib.h>
+
+#include "huffman.h"
 
 enum {
     CHROMA = 2, /* columns beside the rectangle that upsampling looks at */
@@ -57,6 +59,8 @@ int decode_region(const uint8_t *data, size_t size, int channels, unsigned left,
     JDIMENSION columns = right + CHROMA < info.output_width ? right + CHROMA - first
                                                             : info.output_width - first;
     if (columns < info.output_width) jpeg_crop_scanline(&info, &first, &columns);
+    JDIMENSION mcu = info.max_h_samp_factor * DCTSIZE;
+    huffman_take_over(&info, first / mcu, (first + columns - 1) / mcu);
     if (top) jpeg_skip_scanlines(&info, top);
 
     size_t stride = (size_t)columns * channels, wanted = (size_t)width * channels;
@@ -69,7 +73,10 @@ int decode_region(const uint8_t *data, size_t size, int channels, unsigned left,
         for (unsigned row = 0; row < found; row++, y++)
             memcpy(out + y * wanted, rows[row] + (size_t)(left - first) * channels, wanted);
     }
-    if (bottom == info.output_height) jpeg_finish_decompress(&info);
+    if (bottom == info.output_height) {
+        huffman_give_back(&info);
+        jpeg_finish_decompress(&info);
+    }
     jpeg_destroy_decompress(&info);
     return 0;
 }
