@@ -19,9 +19,10 @@ BANNER = """
   exitcode  : {code} (pid: 17)
 """
 
-FAILED = {"message": "KeyError: 'a'", "exit_code": 1, "time": 9.0}
-FULL = {"message": "checkpoints: the disk is full.", "exit_code": 1, "time": 8.0}
-SAVED = {"message": "Stopped after step 3.", "exit_code": 75, "time": 3.0, "shared": True}
+# The later the worse, so that no order comes of the time alone.
+FAILED = {"message": "KeyError: 'a'", "exit_code": 1, "time": 9e9}
+FULL = {"message": "checkpoints: the disk is full.", "exit_code": 1, "time": 8e9}
+SAVED = {"message": "Stopped after step 3.", "exit_code": 75, "time": 7e9, "shared": True}
 LOST = {"message": "RuntimeError: closed by peer", "exit_code": 1, "time": 1.0, "lost": True}
 KILLED, SILENT, TOLD = -9, 7, -15
 
