@@ -61,12 +61,14 @@ ask() {
 }
 
 requeue() { # [NODES to leave out]
-  # slurmctld may be away for some minutes. A job that was cancelled meanwhile must not come back.
-  until [ -z "$terminated" ] && scontrol requeue "$job"; do
+  # slurmctld may be away for some minutes. A job that was cancelled meanwhile must not come back:
+  # slurmctld leaves one alone that is no longer incomplete.
+  until [ -z "$terminated" ] && scontrol requeue Incomplete "$job"; do
     [ -z "$terminated" ] || { say terminated; exit 143; }
     [ "$SECONDS" -lt "${deadline:=$((SECONDS + 300))}" ] || { say "it cannot be requeued."; exit 1; }
     sleep 5
   done
+  [[ $(scontrol -o show job "$job") != *" Restarts=$attempt "* ]] || { say terminated; exit 143; }
   # Only a job that waits takes these; Slurm leaves this script a few seconds.
   [ -z "$1" ] || for _ in {1..15}; do
     scontrol update jobid="$job" ExcNodeList="$1" 2>/dev/null && return
@@ -128,8 +130,15 @@ RUN_DIR=$("${once[@]}" python -m rwp_dist settings "$@" --ranks "$ranks" --get r
 code=$?
 if [ "$code" = 2 ]; then exit 2; fi
 if [ "$code" != 0 ]; then
-  if [ $((attempt + 1)) -ge "$MAX_ATTEMPTS" ]; then exit "$code"; fi
-  say "requeued, because the settings could not be read (exit code $code)."
+  why="because the settings could not be read (exit code $code)."
+  # There may be no run directory yet. The log, which all attempts write to, tells of the last one.
+  log=/proc/$$/fd/1 last="job $SLURM_JOB_ID.$((attempt - 1)): requeued, because the settings"
+  if [ -f "$log" ] && grep -qs "^$last" "$log"; then
+    say "given up, $why It was the same the last time." && exit 65
+  elif [ $((attempt + 1)) -ge "$MAX_ATTEMPTS" ]; then
+    say "given up after $MAX_ATTEMPTS attempts, $why" && exit 75
+  fi
+  say "requeued, $why"
   requeue ""
   exit 75
 fi

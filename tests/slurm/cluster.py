@@ -129,7 +129,7 @@ class Cluster:
         self.wait(job, "PENDING", restarts=1)
         time.sleep(3)
         self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
-        self.wait(job, "RUNNING")
+        self.wait(job, "RUNNING", "FAILED")  # one that fails at once may never be seen to run
         return int(self.job(job)["Restarts"])
 
     def back_to_service(self, node: str) -> None:

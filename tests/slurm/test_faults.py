@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -41,6 +42,54 @@ def site(folder: Path, code: str) -> str:
     profile = folder / "site.sh"
     profile.write_text(f"export PYTHONPATH={folder}\n")
     return str(profile)
+
+
+NO_SETTINGS = """
+import os, sys
+if "settings" in sys.orig_argv:
+    os._exit(7)
+"""
+
+CANCELLED_WHILE_REQUEUED = """#!/bin/bash
+trap "" TERM  # the signal may come before the request has left; this is about a later one
+[ "$1" != requeue ] || scancel "$SLURM_JOB_ID"
+exec {scontrol} "$@"
+"""
+
+
+def test_settings_that_cannot_be_read_twice_end_the_job(cluster: Cluster, work: Path) -> None:
+    job = Job(cluster, work, "unread", nodes=1, SITE=site(work.parent / "unread", NO_SETTINGS))
+    cluster.start_again(job.id)
+    assert job.end() == "FAILED"
+    about = cluster.job(job.id)
+    assert (about["ExitCode"], about["Restarts"]) == ("65:0", "1")
+    why = "because the settings could not be read (exit code 7)."
+    assert job.log()[0] == f"job {job.id}.0: requeued, {why}"
+    assert job.log()[-1] == f"job {job.id}.1: given up, {why} It was the same the last time."
+
+
+def test_a_cancellation_that_overtakes_a_requeue_stands(cluster: Cluster, work: Path) -> None:
+    profile = site(work.parent / "overtaken", NO_SETTINGS)
+    scontrol = Path(profile).with_name("scontrol")
+    scontrol.write_text(CANCELLED_WHILE_REQUEUED.format(scontrol=shutil.which("scontrol")))
+    scontrol.chmod(0o755)
+    with Path(profile).open("a") as file:
+        file.write(f"export PATH={scontrol.parent}:$PATH\n")
+    job = Job(cluster, work, "overtaken", nodes=1, SITE=profile)
+    assert job.end() == "CANCELLED"
+    job.until_line(f"job {job.id}.0: terminated")
+    time.sleep(2)
+    about = cluster.job(job.id)
+    assert (about["JobState"], about["Restarts"]) == ("CANCELLED", "0")
+
+
+def test_a_cancellation_right_after_a_requeue_stands(cluster: Cluster, work: Path) -> None:
+    job = Job(cluster, work, "after", nodes=1, SITE=site(work.parent / "after", NO_SETTINGS))
+    cluster.wait(job.id, "PENDING", restarts=1)
+    cluster.run("scancel", str(job.id))
+    time.sleep(2)
+    about = cluster.job(job.id)
+    assert (about["JobState"], about["Restarts"]) == ("CANCELLED", "1")
 
 
 SICK_AT_FIRST = """

@@ -119,7 +119,7 @@ def test_requeueing_waits_for_a_slurmctld_that_is_away(tmp_path: Path) -> None:
     scontrol = 'echo "scontrol $*" >>"$CALLS"\n[ "$1" != requeue ] || [ -e again ] || '
     scontrol += "{ touch again; exit 1; }\necho node-a"
     calls, _ = run_in(tmp_path, stubs=CRASH | {"scontrol": scontrol})
-    assert calls.count("scontrol requeue 17") == 2
+    assert calls.count("scontrol requeue Incomplete 17") == 2
 
 
 def test_a_job_cancelled_after_its_ranks_have_ended_is_not_requeued(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_only_wrong_settings_end_the_job_before_the_ranks(tmp_path: Path) -> Non
         (tmp_path / str(code)).mkdir()
         stubs = {"scontrol": scontrol, "python": f'echo "exit code {code}" >&2; exit {code}'}
         calls, _ = run_in(tmp_path / str(code), stubs=stubs, MAX_ATTEMPTS="2")
-        assert ("scontrol requeue 17" in calls) == (code == 1)
+        assert ("scontrol requeue Incomplete 17" in calls) == (code == 1)
 
 
 def test_a_node_that_says_nothing_is_not_fit(tmp_path: Path) -> None:
