@@ -37,15 +37,23 @@ def main(debug: bool) -> None:
 @click.argument("config", type=CONFIG)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
 @click.option("--nproc", default=1, show_default=True, help="Ranks on this machine.")
-def run(config: Path, overrides: tuple[str, ...], nproc: int) -> None:
+@click.option(
+    "--attempts",
+    default=1,
+    show_default=True,
+    help="After a crash begin anew from the newest checkpoint, until it was tried so many times.",
+)
+def run(config: Path, overrides: tuple[str, ...], nproc: int, attempts: int) -> None:
     """Train one run on --nproc ranks of this machine, with torchrun's agent.
 
     Ctrl-C saves a checkpoint and stops; the same command goes on from there.
     """
     _check_nproc(nproc)
+    if attempts < 1:
+        raise ConfigError(f"--attempts: {attempts} train nothing; give 1 or more.")
     settings = load_settings(config, overrides)
     split_batch(settings, nproc)
-    _start_ranks(nproc, ["train", str(config), *overrides], Path(str(settings.run.dir)))
+    _start_ranks(nproc, ["train", str(config), *overrides], Path(str(settings.run.dir)), attempts)
 
 
 @main.command(short_help="Queue one run on a cluster.")
@@ -180,11 +188,16 @@ def _check_nproc(nproc: int) -> None:
         raise ConfigError(f"--nproc: {nproc} ranks cannot train; give 1 or more.")
 
 
-def _start_ranks(nproc: int, command: list[str], place: Path) -> NoReturn:
-    """Start and watch the ranks; ends with their exit code."""
+def _start_ranks(nproc: int, command: list[str], place: Path, attempts: int = 1) -> NoReturn:
+    """Start and watch the ranks, again if they crash; ends with their exit code."""
     if click.get_current_context().find_root().params.get("debug"):
         command = ["--debug", *command]
     sys.stdout.flush()
     from launcher.agent import run_ranks
 
-    sys.exit(run_ranks(nproc, command, place))
+    for attempt in range(1, attempts + 1):
+        code = run_ranks(nproc, command, place)
+        if code in ending.FINAL or attempt == attempts:
+            break
+        click.echo(f"Attempt {attempt} of {attempts} has failed; the next one begins.", err=True)
+    sys.exit(code)

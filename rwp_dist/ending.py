@@ -20,6 +20,10 @@ from types import FrameType
 from rwp_dist import launched
 
 STOPPED = 130
+FINAL = (0, 2, 65, 75, STOPPED)
+"""Exit codes after which the same command is not tried again: it is done, would fail in the same
+words, or was told to stop. Any other is a crash, or something that may be better next time."""
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """The agent starts its ranks with these blocked, so that none meets a half-started interpreter."""
 

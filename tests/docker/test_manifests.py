@@ -34,10 +34,15 @@ def test_compose_starts_what_the_launcher_takes(train):
     command = re.sub(
         r"\$\{(\w+):[?-]([^}]*)\}", lambda m: settings.get(m[1], m[2]), train["command"]
     )
-    program, verb, config, option, nproc, *overrides = shlex.split(command)
-    assert (program, verb, option) == ("rwp-launch", "run", "--nproc")
+    program, verb, config, option, nproc, again, _times, *overrides = shlex.split(command)
+    assert (program, verb, option, again) == ("rwp-launch", "run", "--nproc", "--attempts")
     split_batch(load_settings(ROOT / config, overrides), int(nproc))
     assert overrides == ["data.cache_dir=/cache", "variant=m-arwp"]
+
+
+def test_compose_leaves_it_to_the_launcher_what_is_tried_again(train):
+    """Docker would repeat wrong settings, too."""
+    assert train["restart"] == "no" and "--attempts ${RWP_ATTEMPTS:-4} " in train["command"]
 
 
 def test_compose_gives_a_gpu_node_what_it_needs(train):

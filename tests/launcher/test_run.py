@@ -137,7 +137,7 @@ def write_package(folder: Path, body: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{folder}:{ROOT}"}
 
 
-def agent(code: str, tmp_path: Path) -> subprocess.Popen:
+def agent(code: str, tmp_path: Path, *options: str) -> subprocess.Popen:
     """Two ranks under the agent; ``rwp_dist.sweep.run_all`` is replaced by ``code``."""
     body = (
         "import types\n"
@@ -146,7 +146,7 @@ def agent(code: str, tmp_path: Path) -> subprocess.Popen:
         "sys.modules['rwp_dist.sweep'] = fake"
     )
     return subprocess.Popen(
-        launch("run", CONFIG, "--nproc", "2", f"run.dir={tmp_path}/run"),
+        launch("run", CONFIG, "--nproc", "2", *options, f"run.dir={tmp_path}/run"),
         env=write_package(tmp_path, body),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -232,6 +232,56 @@ def test_a_rank_that_failed_with_a_traceback_is_named_last(tmp_path: Path) -> No
     ]
     assert "rank 1: Traceback" in log.read_text()
     assert list(log.parent.iterdir()) == [log]
+
+
+WAITS = "import sys, time; print('here', file=sys.stderr, flush=True); time.sleep(60)"
+
+CRASHES_THEN_ENDS = """
+import os, pathlib
+def run_all(runs, session):
+    from rwp_dist.errors import CheckpointError, ConfigError
+    if os.environ["RANK"] == "1":
+        return
+    tried = pathlib.Path(runs[0].run.dir) / "tried"
+    tried.parent.mkdir(exist_ok=True)
+    with tried.open("a") as file:
+        file.write("x")
+    if tried.stat().st_size == 1:
+        os.kill(os.getpid(), 9)
+    ENDS
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "tries"),
+    [
+        ("pass", 0, 2),
+        ("raise ConfigError('wrong.')", 2, 2),
+        ("raise CheckpointError('torn.')", 65, 2),
+        ("raise ZeroDivisionError('of weights')", 1, 3),
+    ],
+)
+def test_a_crash_is_tried_again_and_what_would_repeat_itself_is_not(
+    ends: str, code: int, tries: int, tmp_path: Path
+) -> None:
+    process = agent(CRASHES_THEN_ENDS.replace("ENDS", ends), tmp_path, "--attempts=3")
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == code, errors
+    assert len((tmp_path / "run" / "tried").read_text()) == tries
+    assert errors.count("has failed; the next one begins.") == tries - 1
+    assert "Rank 0 was ended by SIGKILL" in errors
+
+
+def test_ctrl_c_is_obeyed_in_a_later_attempt_and_is_the_end(tmp_path: Path) -> None:
+    process = agent(CRASHES_THEN_ENDS.replace("ENDS", WAITS), tmp_path, "--attempts=3")
+    assert process.stderr is not None
+    while process.stderr.readline() != "here\n":
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "Stopped before the first step; nothing was lost.\n"
+    assert len((tmp_path / "run" / "tried").read_text()) == 2
 
 
 def test_debug_reaches_the_ranks(tmp_path: Path) -> None:
