@@ -91,9 +91,9 @@ def ratio(seconds: list[float], base: list[float]) -> float:
 
 def noise_work(parts: Parts, steps: int) -> tuple[float, float, float]:
     """Seconds a step that noise is worked at, that show, and share of drawing that is hidden."""
-    exposed = parts.perturbation.watch.take()
+    exposed = parts.perturbation.watch.take()  # what is waited for is part of it
     work, drawn, waited = parts.perturbation.take_noise_times()
-    times = torch.tensor([exposed + work, exposed + waited, drawn, waited], dtype=torch.float64)
+    times = torch.tensor([exposed - waited + work, exposed, drawn, waited], dtype=torch.float64)
     dist.all_reduce(times)
     work, exposed, drawn, waited = times.tolist()
     hidden = 1.0 - waited / drawn if drawn else float("nan")

@@ -37,30 +37,25 @@ class Deviations:
         rows = [self._std.narrow(0, *place) for place in zip(starts, lengths, strict=True)]
         self._spread = [f.spread(r) for f, r in zip(filters, rows, strict=True)]
         """Views of ``_std`` that broadcast over the parameters."""
+        self._shrink: Tensor | None = None
         if scale == "element":
             return
         # Norms of parameters that are one filter, or are asked for as a whole, come from one call;
         # the others' are written to their place in the table.
         whole = [scale == "tensor" or not f.many for f in filters]
-        self._whole: list[Tensor] = [f.param for f, one in zip(filters, whole, strict=True) if one]
-        self._by_row = [
-            (f.param, r) for f, r, one in zip(filters, rows, whole, strict=True) if not one
-        ]
-        taken = [
-            torch.arange(start, start + length)
-            for start, length, one in zip(starts, lengths, whole, strict=True)
-            if one
-        ]
-        self._taken = torch.cat([*taken, torch.empty(0, dtype=torch.int64)]).to(device)
-        numbers = torch.arange(len(taken)).repeat_interleave(
-            torch.tensor([len(t) for t in taken], dtype=torch.int64)
-        )
-        self._number = numbers.to(device)
-        sizes = [f.shape.numel() if scale == "tensor" else f.size for f in filters]
-        shrink = torch.tensor(sizes, dtype=torch.float32).rsqrt()
-        self._shrink: Tensor | None = None
+        places = list(zip(self.params, rows, whole, strict=True))
+        self._by_row = [(param, row) for param, row, one in places if not one]
+        self._whole: list[Tensor] = [param for param, _, one in places if one]
+        self._whole_rows = [row for _, row, one in places if one]
         if scale != "filter":
+            sizes = [f.shape.numel() if scale == "tensor" else f.size for f in filters]
+            shrink = torch.tensor(sizes, dtype=torch.float32).rsqrt()
             self._shrink = shrink.repeat_interleave(torch.tensor(lengths)).to(device)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the tables."""
+        return self._std.nbytes + (self._shrink.nbytes if self._shrink is not None else 0)
 
     def measure(self, sigma: float, divisor: Tensor | None = None) -> None:
         """Take the deviations from the weights as they are: ``sigma x scale / divisor``.
@@ -75,8 +70,7 @@ class Deviations:
             for param, row in self._by_row:
                 torch.linalg.vector_norm(param.flatten(1), dim=1, dtype=self._std.dtype, out=row)
             if self._whole:
-                norms = torch.stack(torch._foreach_norm(self._whole)).to(self._std.dtype)
-                self._std.index_copy_(0, self._taken, norms.index_select(0, self._number))
+                torch._foreach_copy_(self._whole_rows, torch._foreach_norm(self._whole))
             self._std.mul_(sigma)
             if self._shrink is not None:
                 self._std.mul_(self._shrink)

@@ -66,6 +66,11 @@ class FilterEnergy:
         """What stays from one update to the next."""
         return self._state.num_bytes
 
+    @property
+    def most_bytes(self) -> int:
+        """What there is in an update: that, and what is observed."""
+        return self.num_bytes + 4 * self._size
+
     def _sums(self) -> Tensor:
         """What is observed in this update, ``[rows of all filters]``."""
         if self._observed is None:

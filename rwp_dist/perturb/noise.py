@@ -23,6 +23,7 @@ class Noise:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.seed = seed
+        self.device = device
         self._generator = torch.Generator(device=device)
 
     def fill(self, out: Tensor, step: int, draw: int, index: int) -> Tensor:

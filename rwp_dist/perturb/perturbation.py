@@ -21,12 +21,15 @@ from rwp_dist.perturb.energy import FilterEnergy
 from rwp_dist.perturb.filters import Filter
 from rwp_dist.perturb.methods import Method
 from rwp_dist.perturb.noise import Noise
-from rwp_dist.perturb.prefetch import Prefetch, Times
+from rwp_dist.perturb.prefetch import Prefetch, Times, leave_out
 from rwp_dist.perturb.roles import Slot
 from rwp_dist.timing import Stopwatch
 
 if TYPE_CHECKING:
     from rwp_dist.perturb.fused import FusedNoise
+
+OBJECT_BYTES = 2**19
+"""What hooks, views and a thread take beside tensors, for ResNet-50."""
 
 
 class CleanWeights(Protocol):
@@ -101,7 +104,11 @@ class Perturbation:
                 return
             self._parts = [(group, Deviations(group, scale, device)) for group in groups]
             if self._ahead:
-                self._prefetch = Prefetch(seed, filters, device)
+                tables = sum(deviations.num_bytes for _, deviations in self._parts)
+                tables += self.energy.most_bytes if self.energy is not None else 0
+                # Perturbing shall take no more memory than the parameters do.
+                left_out = leave_out(filters, tables + OBJECT_BYTES)
+                self._prefetch = Prefetch(seed, filters, device, left_out)
 
     @contextmanager
     def around(
@@ -193,7 +200,8 @@ class Perturbation:
     def wait_for_noise(self) -> None:
         """Have what is being drawn ahead complete: for benchmarks whose methods take turns."""
         if self._prefetch is not None:
-            self._prefetch.join()
+            with self.watch.running():
+                self._prefetch.join()
 
     def take_noise_times(self) -> Times:
         """What noise that was drawn ahead has taken since the last call."""

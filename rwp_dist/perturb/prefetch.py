@@ -33,13 +33,26 @@ class Times(NamedTuple):
 
 
 class Prefetch:
-    """One buffer of unit noise for all filters, filled beside the training."""
+    """One buffer of unit noise, filled beside the training.
 
-    def __init__(self, seed: int, filters: Sequence[Filter], device: torch.device) -> None:
-        buffer = torch.empty(sum(f.shape.numel() for f in filters), device=device)
-        pieces = buffer.split([f.shape.numel() for f in filters])
-        self._units = [p.view(f.shape) for f, p in zip(filters, pieces, strict=True)]
-        self._indices = [f.index for f in filters]
+    Some parameters' noise may be left out of it, to make room for other tables; it is drawn when it
+    is taken, and its time counts as waited for.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        filters: Sequence[Filter],
+        device: torch.device,
+        left_out: Sequence[Filter] = (),
+    ) -> None:
+        """``left_out``: see ``leave_out``."""
+        self._filters = filters
+        self._left_out = left_out
+        ahead = [f for f in filters if f not in left_out]
+        buffer = torch.empty(sum(f.shape.numel() for f in ahead), device=device)
+        pieces = buffer.split([f.shape.numel() for f in ahead])
+        self._units = {f.index: p.view(f.shape) for f, p in zip(ahead, pieces, strict=True)}
         self._noise = Noise(seed, device)
         self._wanted: Key | None = None
         self._held: Key | None = None
@@ -56,7 +69,7 @@ class Prefetch:
         if self._wanted is not None and self._wanted != self._held:
             key = self._wanted
             self._held = None
-            self._lane.submit(lambda: self._draw(key))
+            self._lane.submit(lambda: self._draw(key, self._units))
             self._held = key
         self._wanted = None
 
@@ -67,7 +80,12 @@ class Prefetch:
             self.start()
         self._wanted = None
         self.join()
-        return self._units
+        device = self._noise.device
+        late = {f.index: torch.empty(f.shape, device=device) for f in self._left_out}
+        if late:
+            self._lane.run(lambda: self._draw((step, draw), late))
+        units = self._units | late
+        return [units[f.index] for f in self._filters]
 
     def join(self) -> None:
         """From here on what is being drawn is there."""
@@ -85,10 +103,26 @@ class Prefetch:
         """Wait for what is being drawn, and end."""
         self._lane.close()
 
-    def _draw(self, key: Key) -> None:
+    def _draw(self, key: Key, units: dict[int, Tensor]) -> None:
         with record_function("noise"):
-            for unit, index in zip(self._units, self._indices, strict=True):
+            for index, unit in units.items():
                 self._noise.fill(unit, *key, index)
+
+
+def leave_out(filters: Sequence[Filter], num_bytes: int) -> list[Filter]:
+    """Parameters that a buffer of noise does without, so that it is smaller by ``num_bytes``.
+
+    Not by more, and by less only as far as no parameter is small enough. None if it were more than
+    a fiftieth of the buffer, which happens with the smallest networks only.
+    """
+    if 50 * num_bytes > 4 * sum(f.shape.numel() for f in filters):
+        return []
+    chosen = []
+    for f in sorted(filters, key=lambda f: -f.shape.numel()):
+        if 0 < 4 * f.shape.numel() <= num_bytes:
+            chosen.append(f)
+            num_bytes -= 4 * f.shape.numel()
+    return chosen
 
 
 class _Task(Protocol):
@@ -101,6 +135,9 @@ class _Lane(Protocol):
 
     def submit(self, task: _Task) -> None:
         """Begin, once the buffer has been read by what was queued before."""
+
+    def run(self, task: _Task) -> None:
+        """Draw where the training is, which waits for it."""
 
     def join(self) -> None:
         """From here on the buffer may be read."""
@@ -124,6 +161,10 @@ class _Thread:
         self.join()
         self._future = self._pool.submit(self._run, task)
 
+    def run(self, task: _Task) -> None:
+        took = self._run(task)
+        self._add(Times(took.work, took.drawn, waited=took.drawn))
+
     @staticmethod
     def _run(task: _Task) -> Times:
         begin, work = time.perf_counter(), time.thread_time()
@@ -135,9 +176,10 @@ class _Thread:
             future, self._future = self._future, None
             begin = time.perf_counter()
             took = future.result()
-            waited = time.perf_counter() - begin
-            work, drawn, before = self._times
-            self._times = Times(work + took.work, drawn + took.drawn, before + waited)
+            self._add(took._replace(waited=time.perf_counter() - begin))
+
+    def _add(self, more: Times) -> None:
+        self._times = Times(*(a + b for a, b in zip(self._times, more, strict=True)))
 
     def times(self) -> Times:
         times, self._times = self._times, Times()
@@ -165,6 +207,14 @@ class _Stream:
             done.record()
         self._done = done
         self._drawing.append((start, done))
+
+    def run(self, task: _Task) -> None:
+        start, end = _event(), _event()
+        start.record()
+        task()
+        end.record()
+        self._drawing.append((start, end))
+        self._waiting.append((start, end))
 
     def join(self) -> None:
         if self._done is not None:

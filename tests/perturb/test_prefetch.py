@@ -4,12 +4,19 @@ import threading
 
 import pytest
 import torch
+from held import held_bytes
 from ranks import run_ranks
 from small import run_steps, same_bits, small_net, small_parts, small_settings, weights_of
+from torch import nn
 
+from rwp_dist.config import load_settings
+from rwp_dist.models import build_model
 from rwp_dist.perturb.filters import list_filters
+from rwp_dist.perturb.methods import METHODS
 from rwp_dist.perturb.noise import Noise
-from rwp_dist.perturb.prefetch import Prefetch
+from rwp_dist.perturb.perturbation import Perturbation
+from rwp_dist.perturb.prefetch import Prefetch, leave_out
+from rwp_dist.perturb.roles import Slot
 
 CPU = torch.device("cpu")
 
@@ -78,6 +85,72 @@ def test_drawing_happens_beside_the_caller_and_waiting_is_counted(prefetch, monk
     assert waited >= 0.15
     assert work < 0.1  # of the core: waiting is none
     assert prefetch.times() == (0.0, 0.0, 0.0)
+
+
+def test_noise_that_is_left_out_of_the_buffer_is_the_same_and_counts_as_waited_for(filters):
+    whole = sum(4 * f.shape.numel() for f in filters)
+    for left_out in ([filters[0]], filters[1:3], filters):
+        made = Prefetch(7, filters, CPU, left_out)
+        assert made.num_bytes == whole - sum(4 * f.shape.numel() for f in left_out)
+        for step in range(2):
+            made.want(step, 1)
+            made.start()
+            made.join()
+            before = made.times()
+            assert equal(made.take(step, 1), drawn_now(filters, step, 1))
+            times = made.times()
+            assert times.drawn == times.waited > 0 and times.work > 0
+            assert before.drawn > 0 or left_out is filters
+        made.close()
+
+
+def test_parameters_are_left_out_for_as_many_bytes_as_are_needed_and_no_more():
+    sizes = (40_000, 300, 100, 200, 40)
+    filters = list_filters((f"p{n}", nn.Parameter(torch.empty(n))) for n in sizes)
+    for wanted, names in (
+        (0, []),
+        (100, ["p100"]),
+        (139, ["p100"]),
+        (140, ["p100", "p40"]),
+        (299, ["p200", "p40"]),
+        (599, ["p300", "p200", "p40"]),
+        (1_000, []),  # more than a fiftieth
+    ):
+        assert [f.name for f in leave_out(filters, 4 * wanted)] == names
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet18", "vit_s_16"])
+def test_perturbing_holds_no_more_bytes_than_the_parameters_have(name):
+    """Buffer, tables, and energy within a backward pass; of adaptive noise, which has most."""
+    settings = [f"model.name={name}", "model.num_classes=1000", "data.channels=3"]
+    settings += ["data.image_size=224"]
+    with torch.device("meta"):
+        net = build_model(load_settings(None, settings))
+    net.to_empty(device="cpu")  # memory that is not touched
+    slot = Slot(index=1, perturbed=True, share=0.5, draw=1)
+    perturbation = Perturbation(
+        net,
+        list_filters(net.named_parameters()),
+        METHODS["m-arwp"],
+        Whole(),
+        device=CPU,
+        seed=0,
+        num_perturbed_slots=1,
+        ahead=[slot],
+    )
+    perturbation.energy.observe(1.0)
+    param = min(net.parameters(), key=lambda p: p.numel())
+    param.sum().backward()
+    size = sum(4 * p.numel() for p in net.parameters())
+    assert perturbation.energy._observed is not None
+    assert 0.98 * size < held_bytes(perturbation) <= size
+    perturbation.close()
+
+
+class Whole:
+    """A keeper of clean weights that is never asked for them."""
+
+    whole = True
 
 
 def test_noise_that_failed_to_be_drawn_is_drawn_again(prefetch, filters, monkeypatch):
