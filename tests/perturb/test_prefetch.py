@@ -33,9 +33,9 @@ def prefetch(filters):
     made.close()
 
 
-def drawn_now(filters, step, draw):
-    noise = Noise(7, CPU)
-    return [noise.fill(torch.empty(f.shape), step, draw, f.index) for f in filters]
+def drawn_now(filters, step, draw, device=CPU):
+    noise = Noise(7, device)
+    return [noise.fill(torch.empty(f.shape, device=device), step, draw, f.index) for f in filters]
 
 
 def equal(units, others):
@@ -43,12 +43,14 @@ def equal(units, others):
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_noise_drawn_ahead_is_bit_equal_to_noise_drawn_now(prefetch, filters, started):
+def test_noise_drawn_ahead_is_bit_equal_to_noise_drawn_now(filters, device, started):
+    prefetch = Prefetch(7, filters, device)
     for step in range(3):
         prefetch.want(step, 1)
         if started:
             prefetch.start()
-        assert equal(prefetch.take(step, 1), drawn_now(filters, step, 1))
+        assert equal(prefetch.take(step, 1), drawn_now(filters, step, 1, device))
+    prefetch.close()
 
 
 def test_another_key_than_was_announced_gets_its_own_noise(prefetch, filters):
@@ -87,19 +89,19 @@ def test_drawing_happens_beside_the_caller_and_waiting_is_counted(prefetch, monk
     assert prefetch.times() == (0.0, 0.0, 0.0)
 
 
-def test_noise_that_is_left_out_of_the_buffer_is_the_same_and_counts_as_waited_for(filters):
+def test_noise_left_out_of_the_buffer_is_the_same_and_counts_as_waited_for(filters, device):
     whole = sum(4 * f.shape.numel() for f in filters)
     for left_out in ([filters[0]], filters[1:3], filters):
-        made = Prefetch(7, filters, CPU, left_out)
+        made = Prefetch(7, filters, device, left_out)
         assert made.num_bytes == whole - sum(4 * f.shape.numel() for f in left_out)
         for step in range(2):
             made.want(step, 1)
             made.start()
             made.join()
             before = made.times()
-            assert equal(made.take(step, 1), drawn_now(filters, step, 1))
+            assert equal(made.take(step, 1), drawn_now(filters, step, 1, device))
             times = made.times()
-            assert times.drawn == times.waited > 0 and times.work > 0
+            assert times.drawn == times.waited > 0 and times.work > 0, times
             assert before.drawn > 0 or left_out is filters
         made.close()
 
