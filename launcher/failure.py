@@ -1,7 +1,6 @@
 """Why an attempt of a Slurm job failed: the last lines of its log, from what its ranks left.
 
-``python -m launcher.failure LOGS`` prints them and ends with the exit code that the attempt
-amounts to. ``LOGS`` has, written by all nodes::
+The attempt's folder of logs has, written by all nodes::
 
     rank-3.log      output of a rank (rank 0's is the job's log)
     node-1.log      output of a node's agent
@@ -10,7 +9,6 @@ amounts to. ``LOGS`` has, written by all nodes::
 
 import json
 import re
-import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -46,7 +44,7 @@ def read_ends(logs: Path) -> list[End]:
 
 
 def describe(logs: Path) -> tuple[str, int]:
-    """What to print last, and the exit code."""
+    """What to print last, and the exit code that the attempt amounts to."""
     ends = read_ends(logs)
     if not ends:
         return f"No rank has said why: an agent or its node is gone. Logs: {logs}", 1
@@ -62,9 +60,3 @@ def describe(logs: Path) -> tuple[str, int]:
 def _tail(log: Path) -> list[str]:
     lines = log.read_text(errors="replace").splitlines()
     return lines[-LINES:]
-
-
-if __name__ == "__main__":
-    text, code = describe(Path(sys.argv[1]))
-    print(text)
-    sys.exit(code)

@@ -51,7 +51,7 @@ PACKAGES = ("torch", "deepspeed", "torchvision", "webdataset", "wandb")
 """Packages whose versions can change a run's numbers or its record."""
 
 ATTEMPT_COLUMNS = ("started", "state", "first_step", "last_step", "job", "nodes")
-"""Of ``attempts.tsv``. The Slurm job script adds those whose rank 0 could not: as ``lost``."""
+"""Of ``attempts.tsv``. A Slurm job adds those whose rank 0 could not: as ``lost``."""
 
 LOOKING_S = 0.5
 """How long somebody may look at a lock, or write a submission down."""
@@ -97,7 +97,12 @@ class RunDir:
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume from."""
-        return any(self.checkpoints.glob("step-*.pt"))
+        return self.saved_step() > 0
+
+    def saved_step(self) -> int:
+        """Updates that the newest checkpoint has; 0: there is none."""
+        names = (path.stem.partition("-")[2] for path in self.checkpoints.glob("step-*.pt"))
+        return max((int(name) for name in names if name.isdigit()), default=0)
 
     def holder(self) -> str | None:
         """Who trains here now; None if nobody does, whatever a dead process has left."""
@@ -241,14 +246,15 @@ class RunDir:
             first_step: updates that were already done when it began.
             last_step: updates done when it ended.
         """
+        self.append_to_attempts(attempt_line(started, state, first_step, last_step))
+
+    def append_to_attempts(self, *lines: str) -> None:
+        """Add lines (see ``attempt_line``); without any the file is there afterwards, too."""
         self.path.mkdir(parents=True, exist_ok=True)
-        when = started.astimezone(timezone.utc).isoformat(timespec="seconds")
         with self.attempts.open("a", encoding="utf-8") as file:
             if file.tell() == 0:
                 file.write("\t".join(ATTEMPT_COLUMNS) + "\n")
-            job, nodes = os.environ.get("RWP_ATTEMPT", "-"), os.environ.get("SLURM_JOB_NODELIST")
-            fields = (when, state, first_step, last_step, job, nodes or socket.gethostname())
-            file.write("\t".join(map(str, fields)) + "\n")
+            file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())
 
@@ -270,6 +276,14 @@ class RunDir:
         fresh = secrets.token_hex(8)
         write_text(path, f"{fresh}\n")
         return fresh
+
+
+def attempt_line(started: datetime, state: str, first_step: int, last_step: int) -> str:
+    """A line of ``attempts.tsv`` about an attempt of here and now (see ``append_attempt``)."""
+    when = started.astimezone(timezone.utc).isoformat(timespec="seconds")
+    job, nodes = os.environ.get("RWP_ATTEMPT", "-"), os.environ.get("SLURM_JOB_NODELIST")
+    fields = (when, state, first_step, last_step, job, nodes or socket.gethostname())
+    return "\t".join(map(str, fields)) + "\n"
 
 
 def _lock(file: IO[str]) -> None:

@@ -206,9 +206,9 @@ def _assign(settings: str, values: dict[str, str]) -> str:
 
     def replaced(match: re.Match[str]) -> str:
         default = f'"{match[2]}"' if match[2] else ""
-        return f"{match[1]}={left.pop(match[1], default)}"
+        return f"{match[1]}={left.pop(match[1], default)}{match[3] or ''}"
 
-    text = re.sub(r'^(\w+)="\$\{\1:-(.*)\}"$', replaced, settings, flags=re.MULTILINE)
+    text = re.sub(r'^(\w+)="\$\{\1:-(.*?)\}"(  #.*)?$', replaced, settings, flags=re.MULTILINE)
     assert not left, f"the job script has no setting {', '.join(left)}"
     return text
 

@@ -65,11 +65,3 @@ def test_a_rank_that_was_killed_is_found_in_what_torchrun_says(tmp_path: Path) -
     text, code = describe(tmp_path)
     assert code == 1
     assert text.splitlines()[-2].endswith("was ended by SIGKILL (out of memory, perhaps).")
-
-
-def test_the_command_prints_and_ends_with_the_code(tmp_path: Path) -> None:
-    word(tmp_path, 0, "a message", exit_code=65, shared=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "launcher.failure", str(tmp_path)], capture_output=True, text=True
-    )
-    assert (done.stdout, done.returncode) == ("a message\n", 65)

@@ -173,17 +173,17 @@ def test_an_environment_and_an_image_beside_the_submission_are_named_from_the_ro
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".venv").mkdir()
     (tmp_path / "my.sif").touch()
-    assert f"VENV={tmp_path}/.venv\n" in dry_run(*BOXED, "--venv=.venv")
+    assert f"VENV={tmp_path}/.venv " in dry_run(*BOXED, "--venv=.venv")
     boxed = (*BOXED, "--container-runtime=apptainer")
-    assert f"CONTAINER={tmp_path}/my.sif\n" in dry_run(*boxed, "--container=my.sif")
-    assert "CONTAINER=rwp-dist\n" in dry_run(*boxed, "--container=rwp-dist")
+    assert f"CONTAINER={tmp_path}/my.sif " in dry_run(*boxed, "--container=my.sif")
+    assert "CONTAINER=rwp-dist " in dry_run(*boxed, "--container=rwp-dist")
 
 
 def test_a_container_has_the_cache_of_shards_that_are_not_local() -> None:
     remote = ("submit", CONFIG, "data.train=s3://b/train", "data.val=/data/val")
     remote += ("data.cache_dir=/scratch/cache", "run.dir=/runs/one", "--container=i")
     script = dry_run(*remote)
-    assert "CONTAINER_MOUNTS=/data/val:/data/val,/scratch/cache:/scratch/cache\n" in script
+    assert "CONTAINER_MOUNTS=/data/val:/data/val,/scratch/cache:/scratch/cache " in script
     assert "\nsrun mkdir -p /scratch/cache\n" in script  # on each node, before it is mounted
     script = dry_run(*remote, "--backend=docker")
     assert "--volume /scratch/cache:/scratch/cache \\\n" in script

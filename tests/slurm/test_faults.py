@@ -46,7 +46,7 @@ def site(folder: Path, code: str) -> str:
 
 NO_SETTINGS = """
 import os, sys
-if "settings" in sys.orig_argv:
+if "begin" in sys.orig_argv:
     os._exit(7)
 """
 
@@ -63,9 +63,9 @@ def test_settings_that_cannot_be_read_twice_end_the_job(cluster: Cluster, work: 
     assert job.end() == "FAILED"
     about = cluster.job(job.id)
     assert (about["ExitCode"], about["Restarts"]) == ("65:0", "1")
-    why = "because the settings could not be read (exit code 7)."
-    assert job.log()[0] == f"job {job.id}.0: requeued, {why}"
-    assert job.log()[-1] == f"job {job.id}.1: given up, {why} It was the same the last time."
+    why = "because launcher.attempt has failed (exit code 7)"
+    assert job.log()[0] == f"job {job.id}.0: requeued, {why}."
+    assert job.log()[-1] == f"job {job.id}.1: given up, {why} again."
 
 
 def test_a_cancellation_that_overtakes_a_requeue_stands(cluster: Cluster, work: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_cancellation_right_after_a_requeue_stands(cluster: Cluster, work: Pat
 
 SICK_AT_FIRST = """
 import os, sys
-if "doctor" in sys.orig_argv and "SLURM_RESTART_COUNT" not in os.environ:
+if "--node" in sys.orig_argv and "SLURM_RESTART_COUNT" not in os.environ:
     print("problem: a GPU has fallen off the bus.", flush=True)
     os._exit(1)
 """

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Trains on all nodes of a Slurm job (22.05 or newer), and goes on by itself after a time limit, a
-# lost node or a crash:
+# lost node or a crash; docs/launch.md says when, and when not:
 #   sbatch --nodes=4 slurm/imagenet_rwp.sh configs/imagenet_resnet50.yaml method.name=m-arwp
 # Every #SBATCH value can be given to sbatch instead, every setting as an environment variable.
 #SBATCH --job-name=sgd-s0
@@ -23,23 +23,16 @@
 #SBATCH --constraint='a100&nvme'
 
 # --- settings ---
-# Folder with the code; its packages win over installed ones.
-CODE=/runs/eight/code/DIGEST
-# Run directory. Empty: what the settings say (run.dir).
-RUN_DIR=/runs/eight
-# Python environment to activate; the default one if it is there.
-VENV=/envs/rwp
-# What this cluster needs, sourced: slurm/site.sh.example. The default one if it is there.
-SITE="$CODE/slurm/site.sh"
-# File with keys such as WANDB_API_KEY=..., which only you may read (mode 0600 or 0400).
-SECRETS=
-# Image to run in (empty: none), by pyxis or apptainer; more folders for it as /host:/inside,...
-CONTAINER=
-CONTAINER_RUNTIME="pyxis"
-CONTAINER_MOUNTS=
+CODE=/runs/eight/code/DIGEST  # the code; its packages win over installed ones
+RUN_DIR=/runs/eight  # run directory; empty: what the settings say (run.dir)
+VENV=/envs/rwp  # Python environment to activate; the default one if it is there
+SITE="$CODE/slurm/site.sh"  # what this cluster needs (site.sh.example); likewise
+SECRETS=  # file with keys such as WANDB_API_KEY=..., mode 0600 or 0400
+CONTAINER=  # image to run in; empty: none
+CONTAINER_RUNTIME="pyxis"  # or apptainer
+CONTAINER_MOUNTS=  # more folders for it, as /host:/inside,...
 RANKS_PER_NODE=4
-# How often the job may start before it gives up.
-MAX_ATTEMPTS=9
+MAX_ATTEMPTS=9  # how often the job may start before it gives up
 
 set -- /runs/eight/submitted.yaml
 

@@ -1,0 +1,231 @@
+"""One attempt of a Slurm job: what the job script asks of Python, which may be in a container.
+
+``python -m launcher.attempt begin | doctor | nodes | end``. What a person is to read goes to
+stderr, which is the job's log; what the script needs, to stdout. The exit code is the answer:
+
+    0          go on; ``end``: the run is finished
+    2, 65, 75  the job ends with it
+    3          this attempt is over, and another is to begin
+    any other  Python itself has failed
+
+The script sets ``RWP_ATTEMPT`` to ``<job>.<attempt>``, counted from 0, and ``MAX_ATTEMPTS``. An
+attempt's folder of logs has ``begin.tsv``, its line of ``attempts.tsv`` that stands if rank 0 could
+not write its own, and ``sick``, if nodes were not fit.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+
+from launcher.failure import describe
+from rwp_dist.cli import Commands
+from rwp_dist.config import load_settings, split_batch
+from rwp_dist.errors import CheckpointError, ConfigError, Interrupted
+from rwp_dist.rundir import RunDir, attempt_line
+
+AGAIN = 3
+GIVE_UP, STOP = CheckpointError.exit_code, Interrupted.exit_code
+PATIENCE_S = 120.0
+"""How long the doctor may take."""
+
+SHORT_S = 2400
+"""Of a time limit below this the ranks are left all but the last quarter."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt at a run, by its job and number."""
+
+    run: RunDir
+    job: str
+    number: int
+
+    @classmethod
+    def here(cls, run: RunDir) -> "Attempt":
+        """The one that this process is part of."""
+        job, _, number = os.environ["RWP_ATTEMPT"].rpartition(".")
+        return cls(run, job, int(number))
+
+    @property
+    def id(self) -> str:
+        """``<job>.<number>``."""
+        return f"{self.job}.{self.number}"
+
+    @property
+    def previous(self) -> "Attempt":
+        """The one before."""
+        return Attempt(self.run, self.job, self.number - 1)
+
+    @property
+    def logs(self) -> Path:
+        """Folder of its ranks' logs."""
+        return self.run.logs / self.id
+
+    @property
+    def first_step(self) -> int | None:
+        """The newest checkpoint's step when it began; None: it never did."""
+        try:
+            return int((self.logs / "begin.tsv").read_text().split("\t")[2])
+        except (OSError, IndexError, ValueError):
+            return None
+
+    @property
+    def last(self) -> bool:
+        """Whether there may be no other."""
+        return self.number + 1 >= int(os.environ.get("MAX_ATTEMPTS", "50"))
+
+    def begin(self) -> None:
+        """Make its folder, and write down that those before it are over."""
+        self.run.append_to_attempts()
+        for path in sorted(self.run.logs.glob("*.*/begin.tsv"), key=lambda p: p.stat().st_mtime):
+            if path.parent != self.logs:
+                self._record(path)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        step = self.run.saved_step()
+        line = attempt_line(datetime.now(timezone.utc), "lost", step, step)
+        (self.logs / "begin.tsv").write_text(line)
+
+    def in_vain(self) -> bool:
+        """Whether this one and the one before saved nothing new; sick nodes excuse that."""
+        if self.number == 0 or (self.previous.logs / "sick").exists():
+            return False
+        step = self.run.saved_step()
+        return self.first_step == step and self.previous.first_step in (step, None)
+
+    def over(self, outcome: str, *why: str) -> None:
+        """Say how it ended, and write it down: the last lines of the log."""
+        self._record(self.logs / "begin.tsv")
+        _say(f"job {self.id}: {outcome}; saved up to step {self.run.saved_step()}.", *why)
+
+    def _record(self, begin: Path) -> None:
+        """Add the line of an attempt whose rank 0 has not."""
+        known = [attempt["job"] for attempt in self.run.read_attempts()]
+        if begin.is_file() and begin.parent.name not in known:
+            self.run.append_to_attempts(begin.read_text())
+
+    def again(self, *why: str) -> int:
+        """Another attempt, if there may be one; the exit code."""
+        if self.last:
+            self.over(f"given up after {self.number + 1} attempts", *why)
+            return STOP
+        self.over("requeued", *why)
+        return AGAIN
+
+
+@click.group(cls=Commands)
+def main() -> None:
+    """What slurm/imagenet_rwp.sh asks."""
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1)
+@click.option("--ranks", type=int, required=True)
+def begin(config: Path, overrides: tuple[str, ...], ranks: int) -> None:
+    """Check the settings and begin; prints the run directory."""
+    settings = load_settings(config, overrides)
+    split_batch(settings, ranks)
+    attempt = Attempt.here(RunDir(Path(str(settings.run.dir)).resolve()))
+    attempt.begin()
+    start, end = (int(os.environ.get(f"SLURM_JOB_{name}_TIME", 0)) for name in ("START", "END"))
+    if 0 < end - start < SHORT_S:
+        left = (end - start) // 4
+        _say(f"job {attempt.id}: the time limit is short: ranks save and stop {left} s before it.")
+    _say(
+        f"job {attempt.id}: attempt {attempt.number + 1} on {os.environ['SLURM_JOB_NODELIST']}, "
+        f"from step {attempt.first_step}; logs of ranks: {attempt.logs}"
+    )
+    click.echo(attempt.run.path)
+
+
+@main.command()
+@click.argument("settings", nargs=-1)
+def doctor(settings: tuple[str, ...]) -> None:
+    """On every node: what the doctor says of it, each line after the node's name."""
+    name = os.environ["SLURMD_NODENAME"]
+    said = Path(os.environ["RWP_LOGS"]) / f"doctor-{name}.log"
+    command = [sys.executable, "-m", "rwp_dist", "doctor", "--node", *settings]
+    with said.open("w") as output:  # no pipe: a stuck nvidia-smi would hold it open
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_S)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    for line in said.read_text(errors="replace").splitlines():
+        click.echo(f"{name}: {line.removeprefix(f'{name}: ')}")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("names", nargs=-1)
+def nodes(run: Path, names: tuple[str, ...]) -> int:
+    """Read what the doctor says of each node; prints those that are to be left out."""
+    attempt = Attempt.here(RunDir(run))
+    findings = sys.stdin.read().splitlines()
+    said = {line.partition(": ")[0] for line in findings}
+    fit = {line.partition(": ")[0] for line in findings if re.match(r"[^:]+: fit\b", line)}
+    silent = [name for name in names if name not in said]
+    findings += [f"{name}: the doctor has not come back from there." for name in silent]
+    _say(*findings)
+    sick = [name for name in names if name not in fit]
+    if not sick:
+        return 0
+    why = f"Sick: {','.join(sick)}"
+    every = len(sick) == len(names)
+    (attempt.logs / "sick").write_text("\n".join(findings))
+    if every and (attempt.previous.logs / "sick").exists():  # then it is not the nodes
+        attempt.over("given up, because of sick nodes", why)
+        return GIVE_UP
+    if not every or len(names) == 1:
+        click.echo(",".join(sick))
+    return attempt.again(why)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def end(run: Path) -> int:
+    """What came of it, by what ranks have written: exit codes of agents get lost on the way."""
+    attempt = Attempt.here(RunDir(run))
+    status = attempt.run.read_status() or {}
+    if status.get("state") == "finished":
+        attempt.over("finished")
+        return 0
+    why, code = describe(attempt.logs)
+    if code in (ConfigError.exit_code, GIVE_UP):
+        attempt.over("given up, because it would fail again", why)
+        return code
+    if code == STOP and status.get("reason") == "wandb":
+        attempt.over("stopped in W&B", why)
+        return STOP
+    if attempt.in_vain():
+        attempt.over("given up, because two attempts saved nothing new", why)
+        return GIVE_UP
+    return attempt.again(why)
+
+
+@main.result_callback()
+def _answer(code: int | None) -> None:
+    click.get_current_context().exit(code or 0)
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        click.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    main()
