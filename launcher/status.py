@@ -67,6 +67,9 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     runs = []
     for key, run_dir in folders.items():
         job, known = read_job(run_dir), found.get(key)
+        if job and not job.cancelled and known and known.reason.startswith("CANCELLED"):
+            job = replace(job, cancelled=True)  # with scancel, which Slurm forgets in some minutes
+            job.write()
         state = state_of(run_dir, job, known, asked=job is None or key in found)
         runs.append(Run(run_dir, job, known, state))
     return runs, troubles
@@ -160,9 +163,9 @@ def _cells(run: Run) -> list[str]:
 
 
 def _nodes(run: Run) -> str:
-    """Where it runs, or why it does not yet."""
-    if run.found is not None and run.found.state == "queued" and run.found.reason:
-        return f"({run.found.reason})"
+    """Where it runs, why it does not yet, or how its job has ended that has left no word."""
+    if run.found is not None and run.state in ("queued", "lost") and run.found.reason:
+        return " ".join(filter(None, (run.found.nodes, f"({run.found.reason})")))
     if run.found is not None and run.found.nodes:
         return run.found.nodes
     attempts = run.directory.read_attempts()

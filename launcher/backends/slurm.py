@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ SLURM_ALWAYS = {"SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS"}
 
 
 class Slurm:
-    """``sbatch``, ``squeue``, ``scontrol`` and ``scancel``."""
+    """``sbatch``, ``squeue``, ``scontrol`` and ``scancel``; ``sacct`` where it answers."""
 
     def render(self, jobs: Sequence[Job]) -> str:
         """The project's job script with another header and other settings; its body is verbatim."""
@@ -61,13 +62,16 @@ class Slurm:
         return printed.strip().splitlines()[-1].partition(";")[0]  # id;cluster
 
     def find(self, jobs: Sequence[Job]) -> list[Found | None]:
-        """From the queue; newer versions list there only what is in it, ``scontrol`` the rest."""
-        listed = list(_squeue())
-        found = [next(_matching(job, listed), None) for job in jobs]
-        if None in found:
-            listed = list(_scontrol())
+        """From the queue; what has left it ``scontrol`` knows for minutes, ``sacct`` for good."""
+        found: list[Found | None] = [None] * len(jobs)
+        for source in (_squeue, _scontrol, _sacct):
+            left = [job for job, known in zip(jobs, found, strict=True) if known is None]
+            if not left:
+                break
+            listed = list(source(left))
             found = [
-                f or next(_matching(j, listed), None) for f, j in zip(found, jobs, strict=True)
+                known or next(_matching(job, listed), None)
+                for job, known in zip(jobs, found, strict=True)
             ]
         return found
 
@@ -232,8 +236,8 @@ def _choose(jobs: Sequence[Job]) -> str:
 # --- what Slurm knows ---
 
 
-def _squeue() -> Iterator[dict[str, Any]]:
-    """This user's jobs of the queue, as far as this needs them."""
+def _squeue(jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+    """This user's jobs of the queue, whichever are asked for, as far as this needs them."""
     for job in json.loads(_run(["squeue", "--me", "--json"])).get("jobs", []):
         states = job["job_state"]
         yield {
@@ -244,10 +248,11 @@ def _squeue() -> Iterator[dict[str, Any]]:
             "states": {states} if isinstance(states, str) else set(states),
             "nodes": job.get("nodes") or "",
             "reason": job.get("state_reason") or "",
+            "exit": "",
         }
 
 
-def _scontrol() -> Iterator[dict[str, Any]]:
+def _scontrol(jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
     """The same of ``scontrol``, which knows ended jobs for some minutes more."""
     for line in _run(["scontrol", "--oneliner", "show", "jobs"]).splitlines():
         words = dict(re.findall(r"(\w+)=(\S*)", line))
@@ -263,7 +268,44 @@ def _scontrol() -> Iterator[dict[str, Any]]:
             "states": {words["JobState"]},
             "nodes": "" if words.get("NodeList") == "(null)" else words.get("NodeList", ""),
             "reason": words.get("Reason", ""),
+            "exit": words.get("ExitCode", ""),
         }
+
+
+def _sacct(jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+    """What the accounts say of jobs whose number is known; nothing where there are none."""
+    ids = sorted({job.id for job in jobs if job.id is not None})
+    for line in _accounts(",".join(ids)).splitlines() if ids else ():
+        number, state, code, nodes, comment = line.split("|", 4)
+        job, _, task = number.partition("_")
+        yield {
+            "id": job,
+            "task": int(task) if task.isdigit() else None,
+            "tasks": "" if task.isdigit() else task,
+            "comment": comment,
+            "states": {state.partition(" ")[0]},  # CANCELLED by 1000
+            "nodes": "" if nodes == "None assigned" else nodes,
+            "reason": "",
+            "exit": code,
+        }
+
+
+@lru_cache(maxsize=1)  # what has ended stays as it is, and `status --watch` asks again and again
+def _accounts(ids: str) -> str:
+    fields = "JobID,State,ExitCode,NodeList,Comment"
+    command = ["sacct", "--allocations", "--noheader", "--parsable2", f"--format={fields}"]
+    try:
+        return _run([*command, f"--jobs={ids}"])
+    except LaunchError:
+        return ""
+
+
+def _ending(states: set[str], code: str) -> str:
+    """``FAILED, exit code 65`` or ``FAILED, signal 9``, of Slurm's ``65:0`` and ``0:9``."""
+    status, _, number = code.partition(":")
+    more = f", exit code {status}" if status not in ("", "0") else ""
+    more += f", signal {number}" if number not in ("", "0") else ""
+    return " ".join(sorted(states)) + more
 
 
 def _number(value: Any) -> int | None:
@@ -286,7 +328,7 @@ def _matching(job: Job, listed: Sequence[dict[str, Any]]) -> Iterator[Found]:
     for entry in chosen:
         states = entry["states"]
         state = "queued" if states & QUEUED else "running" if states & RUNNING else "ended"
-        reason = entry["reason"] if state == "queued" else " ".join(sorted(states))
+        reason = entry["reason"] if state == "queued" else _ending(states, entry["exit"])
         yield Found(entry["id"], state, entry["nodes"], reason)  # type: ignore[arg-type]
 
 

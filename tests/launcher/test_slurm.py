@@ -11,17 +11,17 @@ from click.testing import CliRunner
 
 from launcher import logs
 from launcher.backends import Found, LaunchError, backend
-from launcher.backends.slurm import Slurm
+from launcher.backends.slurm import Slurm, _accounts
 from launcher.cli import main
 from launcher.job import Job, Resources, read_job
-from launcher.status import collect
+from launcher.status import collect, table
 from rwp_dist.rundir import RunDir
 
 JOB = Job(Path("/runs/a"), "a", "slurm", token="token", id="17")
 
 
 def queue(monkeypatch: pytest.MonkeyPatch, *jobs: dict[str, Any], scontrol: str = "") -> None:
-    answers = {"squeue": json.dumps({"jobs": jobs}), "scontrol": scontrol}
+    answers = {"squeue": json.dumps({"jobs": jobs}), "scontrol": scontrol, "sacct": ""}
     monkeypatch.setattr("launcher.backends.slurm._run", lambda command: answers[command[0]])
 
 
@@ -66,6 +66,83 @@ def test_what_has_left_the_queue_is_asked_of_scontrol(monkeypatch: pytest.Monkey
     line = "JobId=17 JobName=a b JobState=CANCELLED Reason=None NodeList=(null) Comment=token\n"
     queue(monkeypatch, scontrol=line)
     assert Slurm().find([JOB]) == [Found("17", "ended", "", "CANCELLED")]
+
+
+def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **bodies: str) -> Path:
+    """Stand-ins for Slurm's programs, with nothing in the queue; sacct's calls are in a file."""
+    bodies = {"squeue": """echo '{"jobs": []}'""", "scontrol": "true"} | bodies
+    for name, body in bodies.items():
+        program = folder / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(
+            f'#!/bin/sh\n[ {name} != sacct ] || echo "$*" >>{folder}/asked\n{body}\n'
+        )
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}/bin:/usr/bin:/bin")
+    _accounts.cache_clear()
+    return folder / "asked"
+
+
+def test_what_scontrol_has_forgotten_is_asked_of_the_accounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts = """cat <<'END'
+17|FAILED|65:0|n[1-2]|
+18_0|OUT_OF_MEMORY|0:9|n1|a plugin|token
+18_1|CANCELLED by 1000|0:0|None assigned|token
+19|COMPLETED|0:0|n1|another
+END"""
+    asked = programs(tmp_path, monkeypatch, sacct=accounts)
+    task = replace(JOB, id="18", task=0)
+    plain = replace(JOB, token="which the accounts do not keep")
+    jobs = [plain, task, replace(task, task=1), replace(JOB, id="19", token="mine"), JOB]
+    jobs[-1] = replace(jobs[-1], id=None, token="lost before it had a number")
+    found = Slurm().find(jobs)
+    assert found == [
+        Found("17", "ended", "n[1-2]", "FAILED, exit code 65"),
+        Found("18", "ended", "n1", "OUT_OF_MEMORY, signal 9"),
+        Found("18", "ended", "", "CANCELLED"),
+        None,  # the number is another's by now
+        None,
+    ]
+    assert Slurm().find(jobs) == found
+    (line,) = asked.read_text().splitlines()  # once, also for --watch
+    assert line.startswith("--allocations ") and line.endswith(" --jobs=17,18,19")
+
+
+@pytest.mark.parametrize("sacct", [None, "echo Slurm accounting storage is disabled >&2; exit 1"])
+def test_without_accounts_nothing_is_said_and_the_run_directory_counts(
+    sacct: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(tmp_path, monkeypatch, **({"sacct": sacct} if sacct else {}))
+    run_dir = RunDir(tmp_path / "run")
+    replace(JOB, run_dir=run_dir.path).write()
+    for word, state in (("running", "lost"), ("failed", "failed")):
+        run_dir.write_status(word, 3, 10)
+        (run,), troubles = collect([run_dir.path])
+        assert (run.state, troubles) == (state, [])
+
+
+def test_status_says_how_a_job_ended_that_has_left_no_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(tmp_path, monkeypatch, sacct="echo '17|OUT_OF_MEMORY|0:125|n1|'")
+    run_dir = RunDir(tmp_path / "run")
+    replace(JOB, run_dir=run_dir.path).write()
+    run_dir.write_status("running", 3, 10)
+    last = table(collect([run_dir.path])[0]).splitlines()[-1]
+    assert " lost " in last and last.endswith("n1 (OUT_OF_MEMORY, signal 125)")
+
+
+def test_a_job_that_scancel_has_ended_is_cancelled_also_when_slurm_has_forgotten_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    replace(JOB, run_dir=run_dir.path).write()
+    programs(tmp_path, monkeypatch, sacct="echo '17|CANCELLED by 7|0:0|None assigned|'")
+    assert collect([run_dir.path])[0][0].state == "cancelled"
+    programs(tmp_path, monkeypatch, sacct="exit 1")
+    assert collect([run_dir.path])[0][0].state == "cancelled"
 
 
 def test_a_task_is_told_from_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from cluster import Cluster
 
 from launcher.backends.slurm import Slurm
 from launcher.cli import main
-from launcher.job import read_job
+from launcher.job import Job, read_job
 from launcher.status import collect
 from rwp_dist.compare import compare
 from rwp_dist.rundir import RunDir
@@ -99,6 +99,16 @@ def test_a_run_over_two_nodes_from_submission_to_cancel(
 
     planted = subprocess.run(["grep", "-rl", SECRET, str(run)], capture_output=True, text=True)
     assert planted.stdout == ""
+
+
+def test_a_cluster_without_accounts_says_nothing_of_jobs_that_it_has_forgotten(
+    cluster: Cluster, at_work: Path
+) -> None:
+    assert subprocess.run(["sacct"], capture_output=True, env=cluster.env).returncode != 0
+    run = RunDir(at_work / "forgotten")
+    Job(run.path, "forgotten", "slurm", id="999999999").write()
+    run.write_status("running", 3, 10)
+    assert state(run.path) == "lost"  # and no trouble
 
 
 def test_a_crash_between_submission_and_book_keeping_loses_no_job(
