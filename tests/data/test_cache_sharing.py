@@ -11,9 +11,6 @@ from small_shards import FORK, SIZE, cache_in, content, files_of, index_of, path
 from rwp_dist.data.cache import CacheFullError, CacheStats
 from rwp_dist.data.shard_reader import ShardFiles, ShardReader
 
-# Processes, signals and time-outs: on a busy machine one may lose a race.
-pytestmark = pytest.mark.flaky(reruns=2)
-
 
 @pytest.fixture
 def server():
@@ -70,6 +67,7 @@ def test_four_processes_download_every_shard_once(server, tmp_path):
     assert stats.bytes_downloaded == 12 * SIZE
 
 
+@pytest.mark.flaky(reruns=2)  # how often shards come again depends on who is scheduled when
 def test_four_processes_share_a_cache_of_half_the_size(server, tmp_path):
     limit = 6 * SIZE + 10
     server.faults = {path_of(n): ["flip", "truncate", 503, "reset"][n % 4 :] for n in range(12)}
@@ -96,6 +94,7 @@ def test_four_processes_share_a_cache_of_half_the_size(server, tmp_path):
     assert len(files_of(cache)) <= 6
 
 
+@pytest.mark.flaky(reruns=2)  # within two seconds
 def test_a_process_killed_in_the_middle_blocks_nobody(server, tmp_path):
     server.faults[path_of(0)] = ["slow"]
     cache = cache_in(tmp_path, SIZE)
@@ -139,6 +138,7 @@ def fork_and_download(cache, shard, pids):
     time.sleep(10)
 
 
+@pytest.mark.flaky(reruns=2)  # within two seconds
 def test_a_worker_that_outlives_a_killed_process_blocks_nobody(server, tmp_path):
     server.faults[path_of(0)] = ["slow"]
     cache, shard, pids = cache_in(tmp_path), wanted(server, path_of(0)), FORK.Queue()

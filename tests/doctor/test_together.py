@@ -15,8 +15,6 @@ from rwp_dist.doctor import clock
 from rwp_dist.doctor.finding import Finding
 from rwp_dist.doctor.together import _merged
 
-pytestmark = pytest.mark.flaky(reruns=2)
-
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -38,6 +36,7 @@ def start(rank: int, port: int, *arguments: str, node: str, **more: str) -> subp
     )
 
 
+@pytest.mark.flaky(reruns=2)  # the port may be taken meanwhile, and clocks are read with a delay
 def test_two_nodes_are_one_report_that_names_the_sick_one(tmp_path: Path) -> None:
     write_digits(tmp_path)
     (tmp_path / "file").touch()

@@ -8,12 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rwp_dist.data.digits import write_digits
-
-# Processes, signals and time-outs: on a busy machine one may lose a race.
-pytestmark = pytest.mark.flaky(reruns=2)
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "digits.yaml")
@@ -34,6 +32,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def processes_of(text: str) -> list[str]:
     lines = subprocess.run(["ps", "axww", "-o", "pid=,args="], capture_output=True, text=True)
     return [line for line in lines.stdout.splitlines() if text in line and "ps axww" not in line]
+
+
+def is_rank(process: psutil.Process) -> bool:
+    """Not a helper of the agent, such as Python's resource tracker."""
+    return "rwp_dist" in process.cmdline()
 
 
 def test_ctrl_c_saves_says_so_last_and_leaves_no_process(tmp_path: Path, digits: list[str]) -> None:
@@ -74,6 +77,7 @@ def test_an_error_of_the_data_is_one_sentence_for_all_ranks(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.flaky(reruns=2)  # within three seconds
 def test_a_wrong_batch_is_refused_before_ranks_start() -> None:
     begin = time.perf_counter()
     done = subprocess.run(
@@ -96,8 +100,9 @@ def test_a_killed_rank_is_named(tmp_path: Path, digits: list[str]) -> None:
     deadline = time.monotonic() + 120
     while not (run / "status.json").is_file() and time.monotonic() < deadline:
         time.sleep(0.2)
-    ranks = [int(line.split()[0]) for line in processes_of(str(run)) if "-m rwp_dist" in line]
-    os.kill(max(ranks), signal.SIGKILL)
+    ranks = [child for child in psutil.Process(process.pid).children() if is_rank(child)]
+    assert len(ranks) == 2
+    ranks[1].kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "was ended by SIGKILL (out of memory, perhaps)." in errors
@@ -107,6 +112,8 @@ def test_a_killed_rank_is_named(tmp_path: Path, digits: list[str]) -> None:
 # --- Ctrl-C at any time ---
 
 
+# The signal may meet a process between two states that only a slow machine stays in for long.
+@pytest.mark.flaky(reruns=2)
 @pytest.mark.parametrize("after_s", [0.3, 1.5, 3.0, 4.5])
 def test_ctrl_c_while_ranks_start_is_one_line(after_s: float, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -194,6 +201,7 @@ def run_all(runs, session):
 """
 
 
+@pytest.mark.flaky(reruns=2)  # one rank has 0.3 s to leave word before the other misses it
 @pytest.mark.parametrize("after_s", [0.3, 600.0])
 def test_ranks_that_wait_for_a_stopped_one_end_with_it(after_s: float, tmp_path: Path) -> None:
     process = agent(ONE_SAVES_ONE_DOES_NOT.replace("LOST_AFTER_S", str(after_s)), tmp_path)
@@ -295,6 +303,7 @@ def test_debug_reaches_the_ranks(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr and "DataError" in done.stderr
 
 
+@pytest.mark.flaky(reruns=2)  # within two seconds
 def test_help_comes_at_once_and_without_torch() -> None:
     code = (
         "import sys\nfrom launcher.cli import main\n"
