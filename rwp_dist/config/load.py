@@ -68,7 +68,7 @@ def get_setting(settings: Settings, key: str) -> Any:
     for name, value in _flatten(tree):
         if name == key:
             return value
-    raise ConfigError(f"{key}: unknown setting{_suggest(key)}.")
+    raise ConfigError(f"{key}: unknown setting{_suggest(key)}")
 
 
 def differences(old: Settings, new: Settings) -> Iterator[str]:
@@ -176,7 +176,7 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> list[str]:
             branch[section] = {}
         branch = branch[section]
         if not isinstance(branch, dict):
-            return [f"{key}: {section} is a value, not a section{_suggest(key)}."]
+            return [f"{key}: {section} is a value, not a section{_suggest(key)}"]
     branch[last] = value
     return []
 
@@ -246,7 +246,7 @@ def _drop(raw: dict[str, Any], location: tuple[str, ...]) -> None:
 def _explain(key: str, item: dict[str, Any]) -> str:
     value = item["input"]
     if item["type"] == "extra_forbidden":
-        return f"{key}: unknown setting{_suggest(key)}."
+        return f"{key}: unknown setting{_suggest(key)}"
     if item["type"] == "model_type":
         return _is_section(key, value)
     message = item["msg"].removeprefix("Value error, ")
@@ -299,4 +299,4 @@ def _suggest(key: str) -> str:
     ends = {name.rpartition(".")[2]: name for name in keys}
     loose = difflib.get_close_matches(last, list(ends), n=1, cutoff=0.7)
     found = near or same[:1] or [ends[name] for name in loose]
-    return f"; did you mean {found[0]}?" if found else "; `rwp-dist settings` lists all"
+    return f"; did you mean {found[0]}?" if found else "; `rwp-dist settings` lists all."

@@ -94,6 +94,19 @@ def test_an_error_names_the_key_and_the_cure(override: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "end"),
+    [
+        ("lr=0.1", "lr: unknown setting; did you mean optimizer.lr?"),
+        ("qqqq=0.1", "qqqq: unknown setting; `rwp-dist settings` lists all."),
+    ],
+)
+def test_a_suggestion_is_the_end_of_its_sentence(override: str, end: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(None, [override])
+    assert str(caught.value).endswith(end)
+
+
+@pytest.mark.parametrize(
     ("text", "lines"),
     [
         ("1: 2\n", ["1: the key 1 is no text"]),
