@@ -10,7 +10,8 @@ import yaml
 from rwp_dist.config import load_settings
 
 RUNS = "/runs"
-"""A bucket, so that a run outlives its nodes."""
+"""A bucket, so that a run outlives its nodes. Only cached can files be appended to, as
+``metrics.jsonl`` and ``attempts.tsv`` are; and a checkpoint does not wait for its upload."""
 
 SETUP = "pip install --quiet -c constraints.txt '.[fast,cloud]'\n"
 
@@ -38,7 +39,7 @@ def task(config: Path, overrides: Sequence[str], nodes: int, accelerators: str, 
         "num_nodes": nodes,
         "resources": resources,
         "workdir": ".",
-        "file_mounts": {RUNS: {"name": "rwp-runs", "mode": "MOUNT"}},
+        "file_mounts": {RUNS: {"name": "rwp-runs", "mode": "MOUNT_CACHED"}},
         # Given at launch (`sky launch --secret WANDB_API_KEY`), so never in this file.
         "secrets": {"WANDB_API_KEY": None},
         "setup": SETUP,

@@ -102,6 +102,11 @@ def resubmit(run_dir: RunDir) -> Job:
         LaunchError: the backend refused.
     """
     job = read_job(run_dir)
+    if job is None and run_dir.job.is_file():
+        raise ConfigError(
+            f"{run_dir.job}: was written by another version of rwp-launch, which does not say all "
+            "that this one needs; submit the run anew: it goes on from its newest checkpoint."
+        )
     if job is None:
         raise ConfigError(
             f"{run_dir.path}: was not submitted from here; start the command again that began it."

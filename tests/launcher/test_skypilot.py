@@ -36,4 +36,6 @@ def test_a_task_starts_every_node_with_the_run_in_the_bucket() -> None:
         assert told[told.index(option) + 1] == value
     assert told[told.index("--master-addr") + 1] == "10.0.0.1"
     assert told[-4:] == ["train", CONFIG, "variant=sgd 2x", "run.dir=/runs/sgd 2x-s0"]
-    assert list(task["file_mounts"]) == ["/runs"]
+    (bucket,) = task["file_mounts"].items()
+    # Plain MOUNT lets no file be appended to.
+    assert bucket == ("/runs", {"name": "rwp-runs", "mode": "MOUNT_CACHED"})

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from launcher.backends.local import Local
 from launcher.cli import main
-from launcher.job import read_job
+from launcher.job import Job, read_job
 from launcher.status import collect
 from rwp_dist.data.digits import write_digits
 from rwp_dist.rundir import RunDir
@@ -203,3 +203,14 @@ def test_secrets_that_others_may_read_are_refused(tmp_path: Path) -> None:
     keys.chmod(0o644)
     done = submit(tmp_path / "run", f"--secrets={keys}")
     assert done.exit_code == 2 and "chmod 600" in done.stderr
+
+
+def test_a_job_of_another_version_is_not_resumed_and_says_why(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    Job(tmp_path, "a", "slurm", id="17").write()
+    known = json.loads(run_dir.job.read_text())
+    del known["code"]
+    run_dir.job.write_text(json.dumps(known))
+    done = CliRunner().invoke(main, ["resume", str(tmp_path)])
+    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
+    assert "another version of rwp-launch" in done.stderr and "submit the run anew" in done.stderr
