@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from rwp_dist.rundir import RunDir
+
 SCRIPT = Path(__file__).parents[2] / "slurm" / "imagenet_rwp.sh"
 
 
@@ -144,6 +146,19 @@ def test_a_job_cancelled_after_its_ranks_have_ended_is_not_requeued(tmp_path: Pa
     calls, last = run_in(tmp_path, stubs=stubs, SITE=str(site))
     assert last == "job 17.0: terminated; saved up to step 0."
     assert not any("requeue" in call for call in calls)
+
+
+def test_what_a_cancelled_job_has_saved_is_said_without_a_further_step(tmp_path: Path) -> None:
+    """Slurm starts none for it, and with pyxis Python is only in one."""
+    (tmp_path / "site.sh").write_text("echo $$ >pid\n")
+    torchrun = "mkdir -p run/checkpoints; touch run/checkpoints/step-000000{08,30}.pt; "
+    torchrun += 'kill -TERM "$(cat pid)"; exit 1'
+    srun = "[ ! -e run/checkpoints ] || exit 1; " + STUBS["srun"]
+    stubs = {"torchrun": torchrun, "srun": srun}
+    _, last = run_in(tmp_path, stubs=stubs, SITE=str(tmp_path / "site.sh"), CONTAINER="image")
+    assert last == "job 17.0: terminated; saved up to step 30."
+    (attempt,) = RunDir(tmp_path / "run").read_attempts()
+    assert (attempt["job"], attempt["state"]) == ("17.0", "lost")
 
 
 # --- before the ranks ---
