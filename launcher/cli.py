@@ -179,6 +179,13 @@ def _submit(jobs: Sequence[Job], settings: Sequence[Settings], dry_run: bool) ->
     submitted = steps.submit(jobs, settings, code)
     for job in submitted:
         click.echo(f"{job.backend} {job.full_id}: {job.run_dir}")
+    for path in dict.fromkeys(path for job in jobs for path in job.data):
+        if not Path(path).exists():  # it may be a disk of the nodes alone
+            click.echo(
+                f"Warning: {path} is not there on this machine; a job whose nodes lack it as well "
+                "fails. data.train and data.val say where shards are.",
+                err=True,
+            )
     where = submitted[0].folder
     click.echo(f"`rwp-launch status {where}` shows how far it is.", err=True)
 

@@ -11,6 +11,7 @@ from rwp_dist.rundir import RunDir
 
 RUN = click.Path(path_type=Path)
 RUNS = click.argument("folders", nargs=-1, type=RUN, metavar="[DIR]...")
+LOOKED = "Stopped looking; runs are not touched by that."
 
 
 @click.command(short_help="A table of runs.")
@@ -21,7 +22,7 @@ def status(folders: tuple[Path, ...], watch: bool, every: float) -> None:
     """State, step, speed, top-1, time left, attempts and nodes of the runs below DIR (runs/)."""
     from launcher.status import collect, table
 
-    ending.ctrl_c_says(lambda: None)
+    ending.ctrl_c_says(lambda: LOOKED)
     while True:
         runs, troubles = collect(folders or (Path("runs"),))
         if watch:
@@ -61,6 +62,7 @@ def logs(run: Path, follow: bool, rank: int | None) -> None:
     from launcher import logs as found
     from launcher.status import collect
 
+    ending.ctrl_c_says(lambda: LOOKED)
     run_dir = _run(run)
     if not follow:
         click.echo(found.read(run_dir, rank), nl=False)
@@ -103,5 +105,7 @@ COMMANDS = (status, list_runs, logs, cancel, resume)
 def _run(path: Path) -> RunDir:
     run_dir = RunDir(path)
     if not run_dir.exists():
-        raise ConfigError(f"{path}: is no run directory; `rwp-launch list` names some.")
+        meant = RunDir("runs" / path)  # as a table names it
+        cure = f"did you mean {meant.path}?" if meant.exists() else "`rwp-launch list` names some."
+        raise ConfigError(f"{path}: is no run directory; {cure}")
     return run_dir

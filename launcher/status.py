@@ -133,11 +133,14 @@ def _stop_holder(run_dir: RunDir) -> None:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """One line for each run."""
-    return "\n".join(columns([HEADS, *map(_cells, runs)], num_left=2, num_heads=1))
+    """One line for each run, named by its path below the folder that holds them all."""
+    parents = [run.directory.path.absolute().parent for run in runs]
+    top = os.path.commonpath(parents) if parents else ""
+    rows = [_cells(run, top) for run in runs]
+    return "\n".join(columns([HEADS, *rows], num_left=2, num_heads=1))
 
 
-def _cells(run: Run) -> list[str]:
+def _cells(run: Run, top: str) -> list[str]:
     status = run.directory.read_status() or {}
     train, evaluated = _newest(run.directory.metrics)
     running = run.state == "running"
@@ -151,7 +154,7 @@ def _cells(run: Run) -> list[str]:
     speed = train.get("images_per_s") if running else None
     attempts = len(run.directory.read_attempts()) + running
     return [
-        run.directory.path.name,
+        str(run.directory.path.absolute().relative_to(top)),
         run.state,
         f"{whole(step)} of {whole(total)}" if total else DASH,
         whole(speed),

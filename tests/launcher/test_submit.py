@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -214,3 +215,35 @@ def test_a_job_of_another_version_is_not_resumed_and_says_why(tmp_path: Path) ->
     done = CliRunner().invoke(main, ["resume", str(tmp_path)])
     assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
     assert "another version of rwp-launch" in done.stderr and "submit the run anew" in done.stderr
+
+
+def test_shards_that_are_not_here_are_said_at_once(tmp_path: Path, digits: list[str]) -> None:
+    run, gone = tmp_path / "run", f"{tmp_path}/gone"
+    said = submit(run, "variant=sgd", digits[1], f"data.train={gone}").stderr
+    assert said.startswith(f"Warning: {gone} is not there on this machine")
+    assert said.count("Warning") == 1
+    assert wait(run, "failed") == "failed"
+    assert f"{gone}: there are no shards here" in (run / "logs" / "local.out").read_text()
+
+
+def test_a_table_names_runs_by_their_path_below_what_they_share(tmp_path: Path) -> None:
+    for name in ("a", "sweep/a"):
+        RunDir(tmp_path / name).create()
+        (tmp_path / name / "config.yaml").touch()
+    lines = launch("status", str(tmp_path)).stdout.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["a", "sweep/a"]
+    (line,) = launch("status", str(tmp_path / "sweep")).stdout.splitlines()[2:]
+    assert line.split()[0] == "a"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_watched_table_ends_with_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    program = "from launcher.cli import main; main()"
+    command = [sys.executable, "-c", program, "status", "--watch", str(tmp_path)]
+    watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    try:
+        assert watch.stdout is not None and watch.stdout.readline() == b"No runs there.\n"
+        watch.send_signal(number)
+        assert watch.wait(10) == {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}[number]
+    finally:
+        watch.kill()
