@@ -145,6 +145,7 @@ def read_job(run_dir: RunDir) -> Job | None:
         known["resources"] = Resources(**resources | {"options": tuple(resources["options"])})
         known |= {key: tuple(known[key]) for key in ("source", "data")}
         known |= {key: Path(known[key]) for key in ("folder", "code")}
-        return Job(run_dir=run_dir.path, **known)
+        # A job has another working directory: what it is told by a path counts from the root.
+        return Job(run_dir=run_dir.path.absolute(), **known)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from launcher.backends.local import Local
+from launcher.backends.slurm import Slurm
 from launcher.cli import main
 from launcher.job import Job, read_job
 from launcher.status import collect
@@ -224,6 +225,19 @@ def test_shards_that_are_not_here_are_said_at_once(tmp_path: Path, digits: list[
     assert said.count("Warning") == 1
     assert wait(run, "failed") == "failed"
     assert f"{gone}: there are no shards here" in (run / "logs" / "local.out").read_text()
+
+
+def test_resume_takes_a_path_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    Job(run, "a", "slurm", code=run / "code").write()
+    monkeypatch.chdir(tmp_path)
+    scripts: list[str] = []
+    monkeypatch.setattr(Slurm, "find", lambda self, jobs: [None])
+    monkeypatch.setattr(Slurm, "submit", lambda self, jobs, script: scripts.append(script) or "17")
+    assert launch("resume", "run").exit_code == 0
+    assert f"RUN_DIR={run} " in scripts[0] and f"set -- {run}/submitted.yaml" in scripts[0]
 
 
 def test_a_table_names_runs_by_their_path_below_what_they_share(tmp_path: Path) -> None:
