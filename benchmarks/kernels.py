@@ -12,6 +12,9 @@ of m-arwp is compared with a clean pass of as many images, both with the optimiz
 the perturbation, the energy of all gradients, and a copy of the weights each way, which ZeRO 1 and
 2 do without.
 
+Before anything is timed, the kernels have to agree with their plain references on this device
+(``agreement.py``).
+
 Bars: 70 % of the copy's bandwidth, 20 times as fast as the authors' loop, 1 % of the step.
 """
 
@@ -308,8 +311,15 @@ def run(device: torch.device, rounds: int, small: bool) -> bool:
     return held and overhead <= 0.01
 
 
+def differs(device: torch.device, small: bool) -> str | None:
+    """Whether the kernels are wrong; Triton reads the environment when it is imported."""
+    from agreement import find_difference
+
+    return find_difference(device, small=small)
+
+
 def main() -> int:
-    """0: all bars hold; 1: one does not, or there is no GPU."""
+    """0: all bars hold; 1: one does not, the kernels are wrong, or there is no GPU."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20, help="samples of every way")
     parser.add_argument("--interpret", action="store_true", help="tiny, on the CPU: a smoke test")
@@ -317,14 +327,20 @@ def main() -> int:
     torch.manual_seed(0)
     if options.interpret:
         os.environ["TRITON_INTERPRET"] = "1"
-        run(torch.device("cpu"), 1, small=True)
-        print("Run by Triton's interpreter at tiny sizes: these times mean nothing.")
-        return 0
-    if not torch.cuda.is_available():
+    elif not torch.cuda.is_available():
         print("There is no CUDA device here, and these are its timings.", file=sys.stderr)
         return 1
+    device = torch.device("cpu" if options.interpret else "cuda")
+    difference = differs(device, options.interpret)
+    if difference is not None:
+        print(difference, file=sys.stderr)
+        return 1
+    if options.interpret:
+        run(device, 1, small=True)
+        print("Run by Triton's interpreter at tiny sizes: these times mean nothing.")
+        return 0
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    held = run(torch.device("cuda"), options.rounds, small=False)
+    held = run(device, options.rounds, small=False)
     print("All bars hold." if held else "Not all bars hold (70 % of copy, x 20, 1 %).")
     return 0 if held else 1
 

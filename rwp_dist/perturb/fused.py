@@ -28,11 +28,21 @@ class RowTable:
     def __init__(self, filters: Sequence[Filter], device: torch.device) -> None:
         self.filters = sorted(filters, key=lambda f: -f.size)
         """Long rows first: one that is begun last would keep the device waiting."""
-        counts = [f.shape[0] if f.many else 1 for f in self.filters]
-        numbers = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        within = torch.cat([torch.arange(count) for count in counts])
-        self.rows = torch.stack([numbers, within], 1).to(torch.int32).to(device)
-        """``[rows, 2]``: number of a tensor, and row within it."""
+        piece = kernels.PIECE.value
+        table = []
+        for number, f in enumerate(self.filters):
+            num_rows, num_pieces = f.shape[0] if f.many else 1, max(-(-f.size // piece), 1)
+            rows, pieces = torch.arange(num_rows), torch.arange(num_pieces)
+            numbers = torch.full((num_rows * num_pieces,), number)
+            table.append(
+                torch.stack(
+                    [numbers, rows.repeat_interleave(num_pieces), pieces.repeat(num_rows)], 1
+                )
+            )
+        self.rows = torch.cat(table).to(torch.int32).to(device)
+        """``[programs, 3]``: number of a tensor, row within it, piece of the row."""
+        split = sum(len(t) for t, f in zip(table, self.filters, strict=True) if f.size > piece)
+        self._sums = torch.empty(split, device=device) if split else None
         self._fixed = [(f.size, f.rows.start, int(not f.many), f.index) for f in self.filters]
         self._addresses: list[int] = []
         self._places = torch.empty(0)
@@ -51,6 +61,12 @@ class RowTable:
             self._places = places.to(self.rows.device, non_blocking=True)
             self._addresses = addresses
         return self._places
+
+    def sum_pieces(self, places: Tensor, dtype: tl.dtype) -> Tensor | None:
+        """Sums of squares of all pieces of long rows; None if there is no long row."""
+        if self._sums is not None:
+            kernels.sum_pieces[(len(self._sums),)](self.rows, places, self._sums, dtype=dtype)
+        return self._sums
 
 
 class FusedNoise:
@@ -91,7 +107,9 @@ class FusedNoise:
         eta: float = 0.0,
         power: float = 0.5,
     ) -> None:
-        """``w += unit noise x sigma x scale / (1 + eta F)^power`` for all weights, one launch.
+        """``w += unit noise x sigma x scale / (1 + eta F)^power`` for all weights.
+
+        One launch, and one before it if there are long rows.
 
         Args:
             step: update, counted from 0; with ``draw`` the noise's key.
@@ -104,13 +122,16 @@ class FusedNoise:
         key = noise_key(self._seed, step, draw)
         for dtype, table in self._tables.items():
             params: list[Tensor] = [f.param for f in table.filters]
-            sizes = None
-            if self._scale == "tensor":
+            places, sizes, sums = table.places(params), None, None
+            if self._scale in ("filter", "rms"):
+                sums = table.sum_pieces(places, _TYPES[dtype])
+            elif self._scale == "tensor":
                 norms = torch._foreach_norm(params, dtype=torch.float32)
                 sizes = torch.stack(norms) * self._shrink[dtype]
             kernels.perturb_rows[(len(table.rows),)](
                 table.rows,
-                table.places(params),
+                places,
+                sums,
                 sizes,
                 energies,
                 _signed(key % 2**32),
@@ -120,6 +141,7 @@ class FusedNoise:
                 power,
                 scale=self._scale,
                 adaptive=energies is not None,
+                split=sums is not None,
                 dtype=_TYPES[dtype],
                 enable_fp_fusion=True,
             )
@@ -176,11 +198,15 @@ class FusedEnergy:
         for dtype, group in groups.items():
             table = self._table([filter_ for filter_, _ in group])
             grads = {filter_.index: grad for filter_, grad in group}
+            places = table.places(grads[f.index] for f in table.filters)
+            sums = table.sum_pieces(places, _TYPES[dtype])
             kernels.add_energy_rows[(len(table.rows),)](
                 table.rows,
-                table.places(grads[f.index] for f in table.filters),
+                places,
+                sums,
                 energies,
                 self._factor,
+                split=sums is not None,
                 dtype=_TYPES[dtype],
                 enable_fp_fusion=True,
             )

@@ -1,16 +1,19 @@
 """Triton kernels: one launch perturbs all weights, one adds up the energy of many gradients.
 
-A program takes one filter row, which it finds by two tables, so that parameters may be any mix of
-shapes anywhere in memory:
+A program takes one filter row, or a piece of a long one, which it finds by two tables, so that
+parameters may be any mix of shapes anywhere in memory:
 
-- ``rows``, int32 ``[rows, 2]``: number of a parameter, and row within it;
+- ``rows``, int32 ``[programs, 3]``: number of a parameter, row within it, and piece of the row;
+  pieces of a row follow each other, and long rows come first;
 - ``places``, int64 ``[parameters, 5]``: address of its first element, elements of a row, where its
   filters begin in the table of energies, 1 if it has one dimension, and so one energy for each
   element, and what its noise is keyed by.
 
-A row is read twice, for its norm and to be perturbed; the second time it comes from the cache. Sums
-are taken in a fixed order and without atomics, so a launch is repeatable bit for bit. Which noise
-an element gets is defined, and repeated in NumPy, in ``philox.py``.
+A row is read twice, for its norm and to be perturbed; the second time it comes from the cache. One
+program would be long at work on a long row (a position embedding is a single one), so a launch
+before adds up its pieces. Sums are taken in a fixed order and without atomics, so a launch is
+repeatable bit for bit. Which noise an element gets is defined, and repeated in NumPy, in
+``philox.py``.
 
 This file needs Triton. With TRITON_INTERPRET=1 in the environment it runs on the CPU, slowly.
 """
@@ -22,6 +25,7 @@ import triton.language as tl
 COLUMNS = tl.constexpr(5)
 LANES = tl.constexpr(128)
 BLOCK = tl.constexpr(512)
+PIECE = tl.constexpr(8192)
 HALF_PI = tl.constexpr(1.5707963267948966)
 STEP = tl.constexpr(2.0**-32)
 
@@ -30,8 +34,8 @@ STEP = tl.constexpr(2.0**-32)
 def _find(rows, places, dtype: tl.constexpr):
     """Parameter and row of this program, pointer to the row, its length, and where energies are."""
     program = tl.program_id(0)
-    parameter = tl.load(rows + 2 * program)
-    row = tl.load(rows + 2 * program + 1)
+    parameter = tl.load(rows + 3 * program)
+    row = tl.load(rows + 3 * program + 1)
     place = places + parameter * COLUMNS
     length = tl.load(place + 1)
     pointer = tl.load(place).to(tl.pointer_type(dtype)) + row * length
@@ -40,13 +44,41 @@ def _find(rows, places, dtype: tl.constexpr):
 
 
 @triton.jit
-def _sum_of_squares(pointer, length):
+def _piece(rows, length):
+    """Number of this program's piece, its first column, and the one behind its last."""
+    piece = tl.load(rows + 3 * tl.program_id(0) + 2)
+    return piece, piece * PIECE, tl.minimum((piece + 1) * PIECE, length)
+
+
+@triton.jit
+def _sum_of_squares(pointer, begin, end):
     sums = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, length, BLOCK):
+    for start in range(begin, end, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        x = tl.load(pointer + column, mask=column < length, other=0.0).to(tl.float32)
+        x = tl.load(pointer + column, mask=column < end, other=0.0).to(tl.float32)
         sums += x * x
     return tl.sum(sums, 0)
+
+
+@triton.jit
+def _sum_of_row(pointer, length, piece, sums, split: tl.constexpr):
+    """Sum of squares of a whole row; of a long one, from the sums of its pieces."""
+    total = 0.0
+    if split and length > PIECE:
+        first = sums + tl.program_id(0) - piece
+        for number in range(0, tl.cdiv(length, PIECE)):
+            total += tl.load(first + number)
+    else:
+        total += _sum_of_squares(pointer, 0, length)
+    return total
+
+
+@triton.jit
+def sum_pieces(rows, places, sums, dtype: tl.constexpr):
+    """``sums[program] = |x|^2`` of each piece of the long rows."""
+    _, _, pointer, length, _, _ = _find(rows, places, dtype)
+    _, begin, end = _piece(rows, length)
+    tl.store(sums + tl.program_id(0), _sum_of_squares(pointer, begin, end))
 
 
 @triton.jit
@@ -77,11 +109,11 @@ def _divisor(energy, eta, power):
 
 @triton.jit
 def _move(
-    pointer, column, length, unit, std, energies, by_element, eta, power,
+    pointer, column, end, unit, std, energies, by_element, eta, power,
     by_size: tl.constexpr, adaptive: tl.constexpr,
 ):  # fmt: skip
     """``w + unit x std`` for the elements of some columns."""
-    inside = column < length
+    inside = column < end
     weight = tl.load(pointer + column, mask=inside, other=0.0).to(tl.float32)
     noise = unit * std
     if by_size:
@@ -95,13 +127,14 @@ def _move(
 
 @triton.jit(do_not_specialize=["key_low", "key_high"])
 def perturb_rows(
-    rows, places, sizes, energies, key_low, key_high, sigma, eta, power,
-    scale: tl.constexpr, adaptive: tl.constexpr, dtype: tl.constexpr,
+    rows, places, sums, sizes, energies, key_low, key_high, sigma, eta, power,
+    scale: tl.constexpr, adaptive: tl.constexpr, split: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """Add noise to every row, in place.
 
     Args:
         rows, places: see above.
+        sums: what ``sum_pieces`` wrote, if there are long rows.
         sizes: root mean square of each parameter, ``[parameters]``, for ``scale: tensor``.
         energies: F of each filter, if adaptive.
         key_low, key_high: halves of the noise's key, as signed integers.
@@ -109,15 +142,17 @@ def perturb_rows(
         eta, power: the noise is divided by ``(1 + eta F)^power``, if adaptive.
         scale: ``filter``, ``rms``, ``tensor`` or ``element``.
         adaptive: whether there are energies.
+        split: whether there are sums.
         dtype: of the weights.
     """
     parameter, row, pointer, length, energy, by_element = _find(rows, places, dtype)
+    piece, begin, end = _piece(rows, length)
     index = tl.load(places + parameter * COLUMNS + 4)
     by_size: tl.constexpr = scale == "element"
     if scale == "filter":
-        std = sigma * tl.sqrt(_sum_of_squares(pointer, length))
+        std = sigma * tl.sqrt(_sum_of_row(pointer, length, piece, sums, split))
     elif scale == "rms":
-        std = sigma * tl.sqrt(_sum_of_squares(pointer, length) / length)
+        std = sigma * tl.sqrt(_sum_of_row(pointer, length, piece, sums, split) / length)
     elif scale == "tensor":
         std = sigma * tl.load(sizes + parameter)
     else:
@@ -131,32 +166,35 @@ def perturb_rows(
     k1 = key_high.to(tl.uint32, bitcast=True)
     c1, c2 = zero + row.to(tl.uint32), zero + index.to(tl.uint32)
     first = energies + energy if adaptive else energies
-    for start in range(0, length, 4 * LANES):
+    for start in range(begin, end, 4 * LANES):
         c0 = (start // 4 + lane).to(tl.uint32)
         w0, w1, w2, w3 = tl.philox_impl(c0, c1, c2, zero, k0, k1)
         a, b = _normal_pair(w0, w1)
         c, d = _normal_pair(w2, w3)
         at = start + lane
-        _move(pointer, at, length, a, std, first, by_element, eta, power, by_size, adaptive)
+        _move(pointer, at, end, a, std, first, by_element, eta, power, by_size, adaptive)
         at += LANES
-        _move(pointer, at, length, b, std, first, by_element, eta, power, by_size, adaptive)
+        _move(pointer, at, end, b, std, first, by_element, eta, power, by_size, adaptive)
         at += LANES
-        _move(pointer, at, length, c, std, first, by_element, eta, power, by_size, adaptive)
+        _move(pointer, at, end, c, std, first, by_element, eta, power, by_size, adaptive)
         at += LANES
-        _move(pointer, at, length, d, std, first, by_element, eta, power, by_size, adaptive)
+        _move(pointer, at, end, d, std, first, by_element, eta, power, by_size, adaptive)
 
 
 @triton.jit
-def add_energy_rows(rows, places, energies, factor, dtype: tl.constexpr):
+def add_energy_rows(
+    rows, places, sums, energies, factor, split: tl.constexpr, dtype: tl.constexpr
+):  # fmt: skip
     """``energies += factor |g|^2`` for every row of gradients, or ``g^2`` for every element."""
     _, _, pointer, length, energy, by_element = _find(rows, places, dtype)
+    piece, begin, end = _piece(rows, length)
     if by_element != 0:
-        for start in range(0, length, BLOCK):
+        for start in range(begin, end, BLOCK):
             column = start + tl.arange(0, BLOCK)
-            inside = column < length
+            inside = column < end
             x = tl.load(pointer + column, mask=inside, other=0.0).to(tl.float32)
             past = tl.load(energies + energy + column, mask=inside, other=0.0)
             tl.store(energies + energy + column, past + factor * x * x, mask=inside)
-    else:
-        total = factor * _sum_of_squares(pointer, length)
+    elif piece == 0:
+        total = factor * _sum_of_row(pointer, length, piece, sums, split)
         tl.store(energies + energy, tl.load(energies + energy) + total)

@@ -24,8 +24,11 @@ SHAPES = {
     "linear": (2, 1300),
     "column": (6, 1),
     "long": (1, 4097),
+    "position": (1, 2, 8193),  # three pieces
+    "piece": (2, 8192),
     "empty_rows": (4, 2, 0),
     "bias": (700,),
+    "long_bias": (8200,),
     "gain": (1,),
     "temperature": (),
 }
@@ -220,14 +223,21 @@ def compile(kernel, constants, **types):
     for capability in (80, 90):
         assert triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]
 
-tables = dict(rows="*i32", places="*i64")
-for scale, adaptive, dtype in (("filter", True, tl.float32), ("tensor", False, tl.bfloat16)):
+tables = dict(rows="*i32", places="*i64", sums="*fp32")
+for scale, adaptive, split, dtype in (
+    ("filter", True, True, tl.float32), ("rms", False, False, tl.bfloat16),
+    ("tensor", False, False, tl.bfloat16),
+):
     compile(
-        kernels.perturb_rows, dict(scale=scale, adaptive=adaptive, dtype=dtype), **tables,
-        sizes="*fp32", energies="*fp32", key_low="i32", key_high="i32",
+        kernels.perturb_rows, dict(scale=scale, adaptive=adaptive, split=split, dtype=dtype),
+        **tables, sizes="*fp32", energies="*fp32", key_low="i32", key_high="i32",
         sigma="fp32", eta="fp32", power="fp32",
     )
-compile(kernels.add_energy_rows, dict(dtype=tl.bfloat16), **tables, energies="*fp32", factor="fp32")
+compile(kernels.sum_pieces, dict(dtype=tl.bfloat16), **tables)
+compile(
+    kernels.add_energy_rows, dict(split=True, dtype=tl.bfloat16), **tables,
+    energies="*fp32", factor="fp32",
+)
 """
 
 

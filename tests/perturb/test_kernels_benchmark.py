@@ -1,11 +1,23 @@
 """benchmarks/kernels.py is ready for the day that there is a GPU."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kernels.py"
+import pytest
+import torch
+
+from rwp_dist.perturb.fused import FusedEnergy, FusedNoise
+from rwp_dist.perturb.philox import PhiloxNoise
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import agreement
+import kernels as benchmark
+
+SCRIPT = Path(benchmark.__file__)
+CPU = torch.device("cpu")
 # What a machine may lack that was only lent: of what is installed here, the script may use these.
 BARE = """
 import importlib.util, runpy, sys
@@ -44,3 +56,48 @@ def test_interpreted_it_runs_to_its_end_on_torch_triton_and_numpy_alone():
     assert sum("noise.backend: triton" in line for line in lines) == 4  # two networks, two types
     assert any("overhead of m-arwp" in line for line in lines)
     assert lines[-1].endswith("these times mean nothing.")
+
+
+def test_kernels_agree_with_their_references_in_the_interpreter():
+    assert agreement.find_difference(CPU, small=True) is None
+
+
+def other_noise(fill):
+    return lambda self, out, step, draw, index: fill(self, out, step, draw + 1, index)
+
+
+def scaled(fill):
+    return lambda self, *args: fill(self, *args).mul_(1.001)
+
+
+def forgetful(add):
+    return lambda self, step, draw, sigma, *more: add(self, 3, draw, sigma, *more)
+
+
+def plain(add):
+    return lambda self, step, draw, sigma, *adaptive: add(self, step, draw, sigma)
+
+
+def doubled(collect):
+    return lambda self, f, grad, factor, sums: collect(self, f, grad, 1.001 * factor, sums)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken", "sentence"),
+    [
+        (PhiloxNoise, "fill", other_noise, "noise differs from its reference"),
+        (PhiloxNoise, "fill", scaled, "noise differs from its reference"),
+        (FusedNoise, "add", forgetful, "is the same in two steps"),
+        (FusedNoise, "add", plain, "differ by .* of their noise's deviation"),
+        (FusedEnergy, "collect", doubled, "The energy of a gradient .* differs"),
+    ],
+)
+def test_kernels_that_differ_are_not_timed_but_reported(
+    owner, name, broken, sentence, monkeypatch, capsys
+):
+    monkeypatch.setattr(owner, name, broken(getattr(owner, name)))
+    monkeypatch.setattr(sys, "argv", ["kernels.py", "--interpret"])
+    assert benchmark.main() == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert re.search(sentence, err)

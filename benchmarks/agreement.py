@@ -1,0 +1,132 @@
+"""Whether the kernels on a device do what their plain references say, before they are timed.
+
+Noise against the NumPy implementation of the same Philox stream, weights and energies against the
+formulas in float64, and the law of the noise by itself: Kolmogorov-Smirnov and four moments, each
+of which a right generator fails with a probability of 1e-6.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rwp_dist.perturb.filters import Filter, list_filters
+from rwp_dist.perturb.fused import FusedEnergy, FusedNoise
+from rwp_dist.perturb.philox import PhiloxNoise
+
+LARGE = ((64, 3, 7, 7), (256, 64, 1, 1), (512, 512, 3, 3), (1000, 2048), (2048,), (1, 197, 1024))
+"""Rows of ResNet-50 and a very long one, the position embedding of a ViT-L."""
+SMALL = ((4, 3, 7, 7), (6, 5, 1, 1), (3, 8200), (7,), (1, 5, 4096))
+SEED, STEP, DRAW, SIGMA, ETA, POWER = 7, 3, 1, 0.1, 0.7, 0.25
+CLOSE, RARE, FAR = 1e-4, 1e-3, 1e-3
+"""Of unit noise: what most values differ by at most; how many may differ more, where the logarithm
+of a number next to 1 is a fast approximation; and by how much at most."""
+
+
+def find_difference(device: torch.device, *, small: bool) -> str | None:
+    """What differs, in one sentence; None if nothing does."""
+    shapes = SMALL if small else LARGE
+    return (
+        _in_noise(shapes, device)
+        or _in_weights(shapes, torch.float32, device)
+        or _in_weights(shapes, torch.bfloat16, device)
+        or _in_energy(shapes, torch.float32, device)
+        or _in_energy(shapes, torch.bfloat16, device)
+    )
+
+
+def _filters(
+    shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device, value: float | None
+) -> list[Filter]:
+    """Parameters of one value, or random ones."""
+    tensors = [torch.randn(*s) * 0.02 if value is None else torch.full(s, value) for s in shapes]
+    return list_filters((f"p{n}", nn.Parameter(t.to(device, dtype))) for n, t in enumerate(tensors))
+
+
+def _rows(values: Tensor) -> Tensor:
+    """``[filters, elements]``, on the CPU in float64."""
+    values = values.detach().cpu().double()
+    return values.flatten(1) if values.ndim > 1 else values[None]
+
+
+def _reference(f: Filter) -> Tensor:
+    return _rows(PhiloxNoise(SEED).fill(torch.empty(f.shape), STEP, DRAW, f.index))
+
+
+def _disagree(errors: Tensor) -> bool:
+    return bool((errors > FAR).any()) or float((errors > CLOSE).double().mean()) > RARE
+
+
+def _in_noise(shapes: Sequence[Sequence[int]], device: torch.device) -> str | None:
+    filters = _filters(shapes, torch.float32, device, 1.0)
+    # Weights of 1, moved element by element, show the noise itself.
+    FusedNoise(filters, "element", SEED, device).add(STEP, DRAW, 1.0)
+    units = [_rows(f.param) - 1.0 for f in filters]
+    errors = torch.cat([
+        (u - _reference(f)).abs().flatten() for u, f in zip(units, filters, strict=True)
+    ])  # fmt: skip
+    if _disagree(errors):
+        return f"The kernel's noise differs from its reference in NumPy by {errors.max():.2g}."
+    values = torch.cat([u.flatten() for u in units])
+    n = len(values)
+    ranks = torch.arange(n + 1, dtype=torch.float64) / n
+    law = torch.special.ndtr(values.sort().values)
+    distance = float(torch.maximum(ranks[1:] - law, law - ranks[:-1]).max())
+    if 2.0 * math.exp(-2.0 * n * distance**2) < 1e-6:
+        return f"The kernel's noise is not normal: Kolmogorov-Smirnov finds {distance:.2g}."
+    for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        score = (float((values**power).mean()) - mean) * math.sqrt(n / variance)
+        if math.erfc(abs(score) / math.sqrt(2.0)) < 1e-6:
+            return f"Moment {power} of the kernel's noise is {score:.1f} deviations off."
+    return None
+
+
+@torch.no_grad()
+def _in_weights(
+    shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device
+) -> str | None:
+    filters = _filters(shapes, dtype, device, None)
+    energies = torch.rand(filters[-1].rows.stop)
+    clean = [f.param.clone() for f in filters]
+    noise = FusedNoise(filters, "filter", SEED, device)
+    found = []
+    for step in (STEP, STEP + 1, STEP):
+        for f, w in zip(filters, clean, strict=True):
+            f.param.copy_(w)
+        noise.add(step, DRAW, SIGMA, energies.to(device), ETA, POWER)
+        found.append([f.param.clone() for f in filters])
+    for f, w, first, other, again in zip(filters, clean, *found, strict=True):
+        where = f"of a parameter {list(f.shape)} in {dtype}"
+        if not torch.equal(first, again):
+            return f"The noise {where} is another when it is drawn again."
+        if torch.equal(first, other):
+            return f"The noise {where} is the same in two steps."
+        divisors = (1.0 + ETA * energies[f.rows].double()) ** POWER
+        rows = _rows(w)
+        std = SIGMA * rows.norm(dim=1, keepdim=True) / divisors.view(-1, 1 if f.many else f.size)
+        wanted = rows + _reference(f) * std
+        rounding = wanted.abs() * torch.finfo(dtype).eps  # the interpreter cuts off
+        errors = ((_rows(first) - wanted).abs() - rounding) / std
+        if _disagree(errors):
+            return f"Weights {where} differ by {errors.max():.2g} of their noise's deviation."
+    return None
+
+
+def _in_energy(
+    shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device
+) -> str | None:
+    filters = _filters(shapes, dtype, device, None)
+    energies = torch.zeros(filters[-1].rows.stop, device=device)
+    fused = FusedEnergy(device, bucket_bytes=2**62)
+    for f in filters:
+        fused.collect(f, f.param.detach(), 2.0, energies)
+    fused.flush()
+    for f in filters:
+        rows = _rows(f.param) if f.many else _rows(f.param).T
+        wanted = 2.0 * rows.square().sum(1)
+        errors = (energies[f.rows].cpu() - wanted).abs() / wanted
+        if not errors.max() < 1e-5:
+            where = f"of a gradient {list(f.shape)} in {dtype}"
+            return f"The energy {where} differs by {errors.max():.2g} of itself."
+    return None
