@@ -40,6 +40,7 @@ struct pair {
 
 struct table {
     JHUFF_TBL made_of;
+    int made;                    /* else made_of means nothing, not a table without codes */
     uint16_t code[1 << CODE];    /* length * 256 + symbol; 0 if longer than CODE */
     int32_t last[LONGEST + 1];   /* largest code of each length; -1 if there is none */
     int32_t offset[LONGEST + 1]; /* from a code of that length to its symbol's place */
@@ -139,6 +140,7 @@ static int look(const struct table *table, uint64_t next, int room, struct pair 
 static void make(struct table *table, const JHUFF_TBL *from, int is_ac) {
     memset(table, 0, sizeof *table);
     table->made_of = *from;
+    table->made = 1;
     int32_t next = 0, place = 0;
     for (int length = 1; length <= LONGEST; length++) {
         table->offset[length] = place - next;
@@ -164,7 +166,7 @@ static void make(struct table *table, const JHUFF_TBL *from, int is_ac) {
 static const struct table *table_of(const JHUFF_TBL *from, int is_ac, int number) {
     static _Thread_local struct table kept[2][NUM_HUFF_TBLS];
     struct table *table = &kept[is_ac][number];
-    if (memcmp(table->made_of.bits, from->bits, sizeof from->bits) ||
+    if (!table->made || memcmp(table->made_of.bits, from->bits, sizeof from->bits) ||
         memcmp(table->made_of.huffval, from->huffval, sizeof from->huffval))
         make(table, from, is_ac);
     return table;
@@ -251,6 +253,8 @@ void huffman_take_over(j_decompress_ptr info, JDIMENSION first, JDIMENSION last)
     if (info->progressive_mode || info->arith_code || info->restart_interval ||
         info->data_precision != 8 || jpeg_has_multiple_scans(info))
         return;
+    /* Lossless files, which libjpeg-turbo 3 reads: predictors, and no AC table. */
+    if (info->Ss != 0 || info->Se != DCTSIZE2 - 1) return;
     if (info->comps_in_scan == 1 && info->cur_comp_info[0]->h_samp_factor != 1) return;
     struct scan *scan = info->mem->alloc_small((j_common_ptr)info, JPOOL_IMAGE, sizeof *scan);
     memset(scan, 0, sizeof *scan);

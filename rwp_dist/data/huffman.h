@@ -11,7 +11,7 @@
  *
  * Call it between jpeg_start_decompress and the first row; the source has to be one buffer that
  * holds the rest of the file. Leaves libjpeg's decoder where it is if the file is not plain:
- * progressive, arithmetic, several scans, restart markers.
+ * progressive, lossless, arithmetic, several scans, restart markers.
  */
 void huffman_take_over(j_decompress_ptr info, JDIMENSION first, JDIMENSION last);
 

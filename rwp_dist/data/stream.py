@@ -54,9 +54,9 @@ class Reading:
     """Steps that each worker keeps ready."""
     pin: bool = False
     max_open_shards: int = 128
+    """Local ones; of the cache a process holds one at a time."""
     decode_on_gpu: bool = False
     """Workers hand on encoded bytes, and the rank's GPU decodes."""
-    """Local ones; of the cache a process holds one at a time."""
 
 
 class Request(NamedTuple):

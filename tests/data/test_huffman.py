@@ -1,6 +1,7 @@
 """``huffman.c`` finds the coefficients that libjpeg finds, or leaves the file to others."""
 
 import io
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -121,3 +122,62 @@ def test_files_with_tables_of_their_own_do_not_mix():
         for _ in range(5):
             for found, pixels in zip(pool.map(whole, files), wanted, strict=True):
                 assert np.array_equal(found, pixels)
+
+
+def without_codes(data):
+    """The same file with Huffman tables that have no code."""
+    out, at, marker = data[:2], 2, 0
+    while marker != 0xDA:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        segment = data[at + 4 : at + 2 + length]
+        if marker == 0xC4:
+            tables, place = b"", 0
+            while place < len(segment):
+                tables += segment[place : place + 1] + bytes(16)
+                place += 17 + sum(segment[place + 1 : place + 17])
+            segment = tables
+        out += bytes([0xFF, marker]) + (len(segment) + 2).to_bytes(2, "big") + segment
+        at += 2 + length
+    return out + bytes(4000) + b"\xff\xd9"
+
+
+def test_tables_without_codes_are_refused_whatever_was_decoded_before():
+    data = without_codes(encoded(picture("waves")))
+    for before in (None, encoded(picture("waves"))):
+        with ThreadPoolExecutor(1) as pool:  # a thread that has kept no tables yet
+            if before is not None:
+                assert pool.submit(whole, before).result() is not None
+            assert pool.submit(libjpeg.decode_region, data, 3, 0, 0, WIDTH, 8).result() is None
+
+
+LOSSLESS = """
+#include <stdio.h>
+#include "huffman.h"
+/* As libjpeg-turbo 3 leaves a lossless file: a predictor, no AC table, an entropy decoder. */
+int main(void) {
+    struct jpeg_decompress_struct info = {0};
+    struct jpeg_error_mgr errors;
+    jpeg_component_info component = {.h_samp_factor = 1};
+    JHUFF_TBL dc = {.bits = {0, 1}};
+    void *before[8] = {0};
+    info.err = jpeg_std_error(&errors);
+    jpeg_create_decompress(&info);
+    info.global_state = 205; /* between start and finish: libjpeg answers no questions before */
+    info.entropy = (void *)before;
+    info.data_precision = 8;
+    info.comps_in_scan = 1;
+    info.cur_comp_info[0] = &component;
+    info.dc_huff_tbl_ptrs[0] = &dc;
+    info.Ss = 1;
+    huffman_take_over(&info, 0, 0);
+    return before[1] != NULL;
+}
+"""
+
+
+def test_a_lossless_file_is_left_to_libjpeg(tmp_path):
+    # libjpeg-turbo 2 refuses such files before they get here, so their state is made by hand.
+    (tmp_path / "main.c").write_text(LOSSLESS)
+    command = ["cc", "-I", libjpeg.HEADER.parent, tmp_path / "main.c", libjpeg.SOURCES[1]]
+    subprocess.run([*command, "-o", tmp_path / "main", "-ljpeg"], check=True)
+    assert subprocess.run([tmp_path / "main"]).returncode == 0
