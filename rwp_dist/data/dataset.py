@@ -16,7 +16,7 @@ from rwp_dist.data.openers import local_path
 from rwp_dist.data.source import Attempts, Patience, read_chunks
 from rwp_dist.errors import DataError
 from rwp_dist.shards.index import INDEX_DTYPE, Index, index_bytes, load_index
-from rwp_dist.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry
+from rwp_dist.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, cure_of_missing
 
 INDEX_REQUESTS = 16
 """Index files of a remote data set that are fetched at once."""
@@ -126,8 +126,7 @@ def load_manifest(
     if names is not None and MANIFEST_NAME not in names:
         if any(name.endswith(".tar") for name in names):
             raise DataError(
-                f"{source}: there are shards but no manifest; make it with "
-                f"`rwp-dist shards index {source}`."
+                f"{source}: there are shards but no manifest; {cure_of_missing(path)}."
             )
         missing = True
     if missing:

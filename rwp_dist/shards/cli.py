@@ -10,7 +10,28 @@ from rwp_dist.errors import ConfigError, DataError
 from rwp_dist.shards.bar import progress_bar
 from rwp_dist.shards.task import find_part
 
-FOLDER = click.Path(path_type=Path)
+
+class LocalPath(click.Path):
+    """A path of this machine; of ``s3://bucket/x`` pathlib would make the folder ``s3:/bucket/x``.
+
+    Raises:
+        ConfigError: it is a URL.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        from rwp_dist.data.openers import local_path
+
+        if isinstance(value, str) and local_path(value) is None:
+            raise ConfigError(
+                f"{value}: this place is remote; give a local folder, and copy its shards there "
+                "when they are finished; for shards that lie there already, give the FOLDER of "
+                "`rwp-dist shards index URLS --out FOLDER`."
+            )
+        return super().convert(value, param, ctx)
+
+
+FOLDER = LocalPath(path_type=Path)
 WORKERS = click.option(
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."
 )
@@ -213,7 +234,8 @@ def verify_command(folder: Path, level: str, workers: int, report: Path | None) 
         raise DataError(
             f"{folder}: {_count(len(faults), 'fault')} in {_count(bad, 'shard')}; {cure}."
         )
-    click.echo(f"{folder}: {total:,} shards with {num_samples:,} samples are good ({level}).")
+    found = f"{_count(total, 'shard')} with {_count(num_samples, 'sample')}"
+    click.echo(f"{folder}: {found}, all good ({level}).")
 
 
 @shards.command("stats", short_help="Count classes and sizes; draw a picture of samples.")

@@ -15,6 +15,8 @@ from rwp_dist.shards.atomic import write_whole
 from rwp_dist.shards.index import IndexedShard, index_bytes, index_name
 
 MANIFEST_NAME = "manifest.json"
+RECORDS_NAME = ".written"
+"""Folder beside the manifest with a record of each finished shard; see ``records``."""
 FORMAT = 1
 _MAKE = "make it with `rwp-dist shards index`"
 
@@ -124,7 +126,8 @@ class Manifest:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             cause = getattr(error, "strerror", None) or "no text"
-            raise DataError(f"{path}: cannot be read ({cause}); {_MAKE}.") from error
+            cure = cure_of_missing(path.parent) if isinstance(error, FileNotFoundError) else _MAKE
+            raise DataError(f"{path}: cannot be read ({cause}); {cure}.") from error
         return cls.from_json(text, str(path.parent))
 
     @classmethod
@@ -172,6 +175,17 @@ class Manifest:
             "classes": None if self.classes is None else list(self.classes),
             "shards": [asdict(shard) for shard in self.shards],
         }
+
+
+def cure_of_missing(folder: Path) -> str:
+    """What to do about a folder without a manifest.
+
+    Half of a data set must not be taken for all of it: where writing was broken off, it is to be
+    ended, not what is there to be indexed.
+    """
+    if (folder / RECORDS_NAME).is_dir():
+        return "the command that was making these shards has not ended: start it again"
+    return f"make it with `rwp-dist shards index {folder}`"
 
 
 def is_absolute(name: str) -> bool:

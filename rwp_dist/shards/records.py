@@ -16,7 +16,13 @@ from typing import Any
 from rwp_dist.errors import DataError
 from rwp_dist.shards.atomic import make_folder, write_whole
 from rwp_dist.shards.index import IndexedShard, index_bytes, index_name
-from rwp_dist.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, describe
+from rwp_dist.shards.manifest import (
+    MANIFEST_NAME,
+    RECORDS_NAME,
+    Manifest,
+    ShardEntry,
+    describe,
+)
 
 
 def recipe_id(**settings: Any) -> str:
@@ -33,7 +39,7 @@ class Records:
 
     def path(self, name: str) -> Path:
         """Where the record of a shard lies."""
-        return self.folder / ".written" / f"{posixpath.basename(name)}.json"
+        return self.folder / RECORDS_NAME / f"{posixpath.basename(name)}.json"
 
     def prepare(self, names: Sequence[str], cure: str) -> None:
         """Make the folder, or refuse one that holds shards made otherwise.
@@ -42,7 +48,7 @@ class Records:
             DataError: with ``cure`` as its last words.
         """
         own = {self.path(name).name for name in names}
-        for path in sorted((self.folder / ".written").glob("*.json")):
+        for path in sorted((self.folder / RECORDS_NAME).glob("*.json")):
             if path.name not in own or self._read(path)["recipe"] != self.recipe:
                 raise DataError(
                     f"{self.folder}: there are shards of another source or other settings here "

@@ -96,8 +96,17 @@ def test_a_manifest_that_was_cut(folder, keep):
     refused("manifest.json", "shards index", call=lambda: load(folder))
 
 
+def test_shards_whose_writing_was_broken_off_are_not_to_be_taken_for_all(folder):
+    (folder / "manifest.json").unlink()
+    sentence = refused(
+        str(folder), "no manifest", "start it again", call=lambda: load_manifest(str(folder))
+    )
+    assert "shards index" not in sentence
+
+
 def test_shards_without_a_manifest(folder):
     (folder / "manifest.json").unlink()
+    shutil.rmtree(folder / ".written")
     refused(
         str(folder),
         "no manifest",

@@ -83,3 +83,22 @@ def test_help_says_all_of_what_commands_are_for() -> None:
         assert f"{name:<9}  {command.short_help}" in text
         assert not command.get_short_help_str(20).endswith("...")
     assert not shards.get_short_help_str(20).endswith("...")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "https://host/shards"),
+        ("stats", "https://host/shards"),
+        ("synthetic", "--num", 4, "--out", "s3://bucket/train"),
+        ("index", "https://host/{0..3}.tar", "--out", "gs://bucket/train"),
+    ],
+)
+def test_a_remote_place_is_not_taken_for_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = call(*arguments)
+    assert code != 0 and "this place is remote; give a local folder" in said
+    assert "shards index URLS --out FOLDER" in said
+    assert not list(tmp_path.iterdir())
