@@ -125,9 +125,7 @@ def load_manifest(
         ) from None
     if names is not None and MANIFEST_NAME not in names:
         if any(name.endswith(".tar") for name in names):
-            raise DataError(
-                f"{source}: there are shards but no manifest; {cure_of_missing(path)}."
-            )
+            raise DataError(f"{source}: there are shards but no manifest; {cure_of_missing(path)}.")
         missing = True
     if missing:
         raise DataError(f"{source}: there are no shards here; {_cure(path)}")
