@@ -41,8 +41,9 @@ def index_shards(
         progress: called with shards finished by now and shards in all.
 
     Raises:
-        DataError: a shard is damaged, cut short or no tar, a sample has no label, or the shards
-            lie in several places and no ``out`` is given.
+        DataError: a shard is damaged, cut short or no tar, a sample has no label, the shards lie in
+            several places and no ``out`` is given, or they are a part of what another command was
+            to make.
     """
     locations = expand_shards(patterns)
     folder = _folder(locations, out)
@@ -50,6 +51,8 @@ def index_shards(
     check_basenames(names)
     # What the folder held before is no matter here, so each shard is a recipe of its own.
     records = [Records(folder, recipe_id(location=name, label_key=label_key)) for name in names]
+    for name, location in zip(names, locations, strict=True):
+        _refuse_unfinished(name, location, folder, label_key)
     records[0].make_folder()
     todo = [
         _Adoption(record, name, location, label_key)
@@ -83,6 +86,22 @@ def load_class_names(path: Path) -> list[str]:
 def _adopt(job: _Adoption) -> ShardEntry:
     with open_shard(job.location) as stream:
         return job.records.save(job.name, index_tar(stream, job.location, job.label_key))
+
+
+def _refuse_unfinished(name: str, location: str, folder: Path, label_key: str | None) -> None:
+    """A part of a data set whose writing was broken off would be taken for all of it."""
+    places = {folder: name}
+    if not is_remote(location):
+        places[Path(location).parent] = Path(location).name
+    for place, known_as in places.items():
+        if (place / MANIFEST_NAME).exists():
+            continue
+        records = Records(place, recipe_id(location=known_as, label_key=label_key))
+        if records.has_other(known_as):
+            raise DataError(
+                f"{place}: the command that was making these shards has not ended: start it again; "
+                f"or, to take what is there for all of it, remove {records.path('').parent} first."
+            )
 
 
 def _folder(locations: Sequence[str], out: Path | None) -> Path:

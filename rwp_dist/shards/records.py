@@ -49,7 +49,7 @@ class Records:
         """
         own = {self.path(name).name for name in names}
         for path in sorted((self.folder / RECORDS_NAME).glob("*.json")):
-            if path.name not in own or self._read(path)["recipe"] != self.recipe:
+            if path.name not in own or self.has_other(path.stem):
                 raise DataError(
                     f"{self.folder}: there are shards of another source or other settings here "
                     f"(such as {path.stem}); {cure}."
@@ -100,6 +100,11 @@ class Records:
         if hashlib.sha256(index).hexdigest() != entry.index_sha256:
             return None
         return entry, int(record["num_classes"])
+
+    def has_other(self, name: str) -> bool:
+        """Whether a shard of this name was made by another recipe."""
+        path = self.path(name)
+        return path.exists() and self._read(path)["recipe"] != self.recipe
 
     def complete(
         self, found: Sequence[tuple[ShardEntry, int] | None], classes: Sequence[str] | None

@@ -1,5 +1,6 @@
 import http.server
 import json
+import shutil
 import subprocess
 import threading
 
@@ -121,6 +122,21 @@ def test_a_second_call_reads_only_what_is_new_or_changed(tmp_path, server):
     tar_file(tmp_path / "www" / "a.tar", sample_members(20))
     run("index", *urls, "--out", tmp_path / "out")
     assert Manifest.load(tmp_path / "out").num_samples == 23
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_part_of_what_was_to_be_written_is_not_taken_for_all(tmp_path, elsewhere):
+    out = tmp_path / "half"
+    run("synthetic", "--num", 4, "--size", "24x16", "--samples-per-shard", 2, "--out", out)
+    (out / "manifest.json").unlink()
+    before = files(out)
+    more = ["--out", tmp_path / "else"] if elsewhere else []
+    with pytest.raises(DataError, match=r"has not ended: start it again.*remove .*\.written"):
+        run("index", out, *more)
+    assert files(out) == before
+    shutil.rmtree(out / ".written")
+    run("index", out, *more)
+    assert Manifest.load(tmp_path / "else" if elsewhere else out).num_samples == 4
 
 
 def test_what_a_server_does_not_have_is_named_at_once(tmp_path, server):

@@ -135,6 +135,8 @@ def test_a_call_that_was_killed_goes_on_and_ends_with_the_same_bytes(tmp_path):
     with pytest.raises(DataError, match="has not ended: start it again") as broken_off:
         run("verify", out)
     assert "shards index" not in str(broken_off.value)  # that would take these few for all
+    with pytest.raises(DataError, match="has not ended: start it again"):
+        run("index", out)
     run(*arguments, "--out", out)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in done.items())
