@@ -12,7 +12,9 @@ from rwp_dist.shards.task import find_part
 
 
 class LocalPath(click.Path):
-    """A path of this machine; of ``s3://bucket/x`` pathlib would make the folder ``s3:/bucket/x``.
+    """A path of this machine, perhaps as a ``file:`` URL.
+
+    Of ``s3://bucket/x`` pathlib would make the folder ``s3:/bucket/x``.
 
     Raises:
         ConfigError: it is a URL.
@@ -22,13 +24,14 @@ class LocalPath(click.Path):
         """The path."""
         from rwp_dist.data.openers import local_path
 
-        if isinstance(value, str) and local_path(value) is None:
+        path = local_path(str(value))
+        if path is None:
             raise ConfigError(
                 f"{value}: this place is remote; give a local folder, and copy its shards there "
                 "when they are finished; for shards that lie there already, give the FOLDER of "
                 "`rwp-dist shards index URLS --out FOLDER`."
             )
-        return super().convert(value, param, ctx)
+        return super().convert(str(path), param, ctx)
 
 
 FOLDER = LocalPath(path_type=Path)

@@ -126,7 +126,10 @@ class Manifest:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             cause = getattr(error, "strerror", None) or "no text"
-            cure = cure_of_missing(path.parent) if isinstance(error, FileNotFoundError) else _MAKE
+            cure = _MAKE
+            if isinstance(error, FileNotFoundError):
+                there = path.name == MANIFEST_NAME and path.parent.is_dir()
+                cure = cure_of_missing(path.parent) if there else "check the path"
             raise DataError(f"{path}: cannot be read ({cause}); {cure}.") from error
         return cls.from_json(text, str(path.parent))
 

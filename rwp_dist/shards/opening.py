@@ -80,8 +80,11 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
     """
     shards: list[str] = []
     for pattern in patterns:
-        if not is_remote(pattern) and Path(pattern).is_dir():
-            found = sorted(str(path) for path in Path(pattern).glob("*.tar"))
+        local = local_path(pattern)
+        if local is not None:
+            pattern = str(local)  # also of a file: URL
+        if local is not None and local.is_dir():
+            found = sorted(str(path) for path in local.glob("*.tar"))
             if not found:
                 raise DataError(f"{pattern}: there are no .tar files here; name another folder.")
             shards += found

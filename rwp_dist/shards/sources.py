@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from rwp_dist.data.openers import local_path
 from rwp_dist.errors import DataError
 from rwp_dist.shards.index import sample_image, sample_label
 from rwp_dist.shards.manifest import MANIFEST_NAME, Manifest
-from rwp_dist.shards.opening import expand_shards, is_remote, open_shard
+from rwp_dist.shards.opening import expand_shards, open_shard
 from rwp_dist.shards.parallel import run_jobs
 from rwp_dist.shards.tar import IMAGE_TYPES, read_samples
 
@@ -70,8 +71,8 @@ def list_source(source: str, label_key: str | None = None, workers: int = 1) -> 
     Raises:
         DataError: it is none of these, or holds no samples.
     """
-    path = Path(source)
-    if is_remote(source):
+    path = local_path(source)
+    if path is None:
         raise DataError(
             f"{source}: shards are made from local files; copy it first, or leave the tars where "
             "they are and use `rwp-dist shards index`."

@@ -102,3 +102,21 @@ def test_a_remote_place_is_not_taken_for_a_folder_of_that_name(
     assert code != 0 and "this place is remote; give a local folder" in said
     assert "shards index URLS --out FOLDER" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_url_is_the_path_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = {name: (tmp_path / name).as_uri() for name in ("one", "two", "three")}
+    for arguments in (
+        ("synthetic", "--num", 4, "--size", "24x16", "--out", folders["one"]),
+        ("write", folders["one"], "--out", folders["two"]),
+        ("index", folders["one"], "--out", folders["three"]),
+        ("index", f"{folders['one']}/one-{{000000..000000}}.tar", "--out", folders["three"]),
+        ("verify", folders["two"]),
+        ("stats", folders["three"]),
+    ):
+        code, said = call(*arguments)
+        assert code == 0, said
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(folders)

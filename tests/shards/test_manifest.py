@@ -87,5 +87,8 @@ def test_a_manifest_that_is_not_whole_is_refused_by_name_with_a_cure(change, mes
 def test_a_missing_manifest_is_named(tmp_path):
     with pytest.raises(DataError, match=r"manifest\.json: cannot be read .*shards index"):
         Manifest.load(tmp_path)
+    with pytest.raises(DataError, match=r"none: cannot be read .*; check the path\.") as refused:
+        Manifest.load(tmp_path / "none")
+    assert "shards index" not in str(refused.value)
     with pytest.raises(DataError, match="names no shards"):
         two(shards=())
