@@ -9,7 +9,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rwp_dist.data.decode import Decoder, Pixels, UndecodableImage, from_pixels, jpeg_header
+from rwp_dist.data.decode import (
+    MAX_PIXELS,
+    Decoder,
+    Pixels,
+    UndecodableImage,
+    from_pixels,
+    jpeg_header,
+)
 from rwp_dist.errors import ConfigError
 
 
@@ -43,7 +50,11 @@ class CudaDecoder:
         """uint8 ``[C, H, W]`` on the device for every image, None where nothing decodes it."""
         decoded: list[Tensor | None] = [None] * len(images)
         headers = [jpeg_header(data) for data in images]
-        jpegs = [i for i, header in enumerate(headers) if header and header.components in (1, 3)]
+        jpegs = [
+            i
+            for i, header in enumerate(headers)
+            if header and header.components in (1, 3) and header.width * header.height <= MAX_PIXELS
+        ]
         try:
             pixels = nvjpeg([images[i] for i in jpegs], self._channels, self.device)
         except RuntimeError:

@@ -5,6 +5,7 @@ those of the CPU's transform, so crops and flips are the same; pixels differ by 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from torchvision.transforms.v2 import functional as F
 from rwp_dist.data.augment import EvalTransform, TrainTransform
 from rwp_dist.data.augment.keyed import Keyed
 from rwp_dist.data.augment.regions import cutout, erased, random_resized_crop
-from rwp_dist.data.decode import Region
+from rwp_dist.data.augment.transforms import fitted
+from rwp_dist.data.decode import Region, UndecodableImage
 from rwp_dist.data.decode_cuda import CudaDecoder
 
 
@@ -39,10 +41,12 @@ class GpuTransform:
         images = torch.zeros((len(encoded), *self._shape), dtype=torch.uint8, device=device)
         there = [i for i, data in enumerate(encoded) if data is not None]
         decoded = self._decoder.decode_batch([data for data in encoded if data is not None])
+        good = set()
         for position, image in zip(there, decoded, strict=True):
-            if image is not None:
-                images[position] = self._transformed(image, keys[position])
-        good = {i for i, image in zip(there, decoded, strict=True) if image is not None}
+            with suppress(UndecodableImage):
+                if image is not None:
+                    images[position] = self._transformed(image, keys[position])
+                    good.add(position)
         return images, [i for i in range(len(encoded)) if i not in good]
 
     def _transformed(self, image: Tensor, key: tuple[int, ...]) -> Tensor:
@@ -83,12 +87,13 @@ class GpuTransform:
 
 
 def fit(image: Tensor, short_side: int, size: int) -> Tensor:
-    """Resize the shorter side and crop the centre of ``[C, H, W]``, rounding as torchvision."""
+    """Resize the shorter side and crop the centre of ``[C, H, W]``, rounding as torchvision.
+
+    Raises:
+        UndecodableImage: the image is too narrow.
+    """
     height, width = image.shape[1:]
-    if width <= height:
-        image = F.resize(image, [int(short_side * height / width), short_side])
-    else:
-        image = F.resize(image, [short_side, int(short_side * width / height)])
+    image = F.resize(image, list(fitted(height, width, short_side)))
     top = round((image.shape[1] - size) / 2)
     left = round((image.shape[2] - size) / 2)
     return image[:, top : top + size, left : left + size]

@@ -304,6 +304,22 @@ def test_bad_bytes_are_the_samples_fault():
             transform(b"nothing")
 
 
+@pytest.mark.parametrize("size", [(1, 60000), (60000, 1)])
+def test_a_file_of_a_kilobyte_does_not_claim_gigabytes_by_being_narrow(size):
+    buffer = io.BytesIO()
+    Image.new("RGB", size).save(buffer, "JPEG")
+    narrow = buffer.getvalue()
+    fitting = (
+        EvalTransform(224),
+        lambda data: TrainTransform(224, crop="none")(data, (0, 0, 0)),
+        lambda data: TrainTransform(224, crop="pad")(data, (0, 0, 0)),
+    )
+    for transform in fitting:
+        with pytest.raises(UndecodableImage, match=f"{size[0]}x{size[1]} is too narrow"):
+            transform(narrow)
+    assert TrainTransform(224)(narrow, (0, 0, 0)).shape == (224, 224, 3)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

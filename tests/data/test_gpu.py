@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from stream_sets import cropped, load, train_streams, write_set
 
 from rwp_dist.data import decode_cuda, stream
 from rwp_dist.data.augment import EvalTransform, TrainTransform
+from rwp_dist.data.decode import jpeg_header
 from rwp_dist.data.gpu import GpuTransform
 
 RECIPES = {
@@ -71,6 +73,21 @@ def test_what_is_missing_or_no_image_is_named_and_black(without_a_gpu):
     )
     assert failed == [1, 2]
     assert not images[1].any() and not images[2].any() and images[3].any()
+
+
+def test_neither_a_narrow_nor_a_huge_image_claims_the_gpus_memory(without_a_gpu):
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 60000)).save(buffer, "JPEG")
+    huge = bytearray(jpeg(0))
+    at = jpeg_header(bytes(huge)).height_at
+    huge[at : at + 4] = b"\xff\xdc\xff\xdc"
+    encoded = [jpeg(0), buffer.getvalue(), bytes(huge)]
+    with patch.object(decode_cuda, "nvjpeg", wraps=decode_cuda.nvjpeg) as nvjpeg:
+        images, failed = GpuTransform(EvalTransform(224, 3), 3, torch.device("cpu"))(
+            encoded, [()] * 3
+        )
+    assert failed == [1, 2] and images[0].any() and not images[1:].any()
+    assert nvjpeg.call_args.args[0] == encoded[:2]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -13,9 +13,11 @@ from rwp_dist.data.augment.auto import AutoAugment
 from rwp_dist.data.augment.keyed import Keyed
 from rwp_dist.data.augment.regions import Range, cutout, erased, random_resized_crop
 from rwp_dist.data.decode import (
+    MAX_PIXELS,
     Decoder,
     Pixels,
     Region,
+    UndecodableImage,
     from_pixels,
     mirror,
     optional_module,
@@ -102,7 +104,7 @@ class TrainTransform:
         """uint8 ``[size, size, C]`` of one sample, by its bytes and (seed, epoch, sample) alone.
 
         Raises:
-            UndecodableImage: the bytes are no image.
+            UndecodableImage: the bytes are no image, or one too narrow to be resized.
         """
         draw = Keyed(*key)
         image = self._cropped(data, draw)
@@ -167,21 +169,39 @@ class EvalTransform:
         """uint8 ``[size, size, C]``.
 
         Raises:
-            UndecodableImage: the bytes are no image.
+            UndecodableImage: the bytes are no image, or one too narrow to be resized.
         """
         return fit(self.decoder.decode(data), self.short_side, self.size, self.antialias)
 
 
 def fit(image: Pixels, short_side: int, size: int, antialias: bool) -> Pixels:
-    """Resize the shorter side and crop the centre, rounding as torchvision does: ``[H, W, C]``."""
+    """Resize the shorter side and crop the centre, rounding as torchvision does: ``[H, W, C]``.
+
+    Raises:
+        UndecodableImage: the image is too narrow, see ``fitted``.
+    """
     height, width = image.shape[:2]
-    if width <= height:
-        image = resize(image, int(short_side * height / width), short_side, antialias)
-    else:
-        image = resize(image, short_side, int(short_side * width / height), antialias)
+    image = resize(image, *fitted(height, width, short_side), antialias)
     top = round((image.shape[0] - size) / 2)
     left = round((image.shape[1] - size) / 2)
     return np.ascontiguousarray(image[top : top + size, left : left + size])
+
+
+def fitted(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width of an image once its shorter side is ``short_side``.
+
+    Raises:
+        UndecodableImage: it would be too large: of 1x60000 pixels a side of 224 makes 9 GB.
+    """
+    if width <= height:
+        to = int(short_side * height / width), short_side
+    else:
+        to = short_side, int(short_side * width / height)
+    if to[0] * to[1] > MAX_PIXELS:
+        raise UndecodableImage(
+            f"an image of {width}x{height} is too narrow to be resized to {to[1]}x{to[0]}."
+        )
+    return to
 
 
 def _check_choice(name: str, value: str, choices: object) -> None:
