@@ -192,7 +192,10 @@ class NodeCache:
             os.close(fd)
 
     def _waiting(self, name: str, url: str) -> Callable[[], None]:
-        """Nobody waits for ever for a process that was stopped in the middle of a download."""
+        """Nobody waits for ever for a process that was stopped in the middle of a download.
+
+        One that still tries again is waited for: it says so at its file, as bytes that come do.
+        """
         limit_s = self.patience.stall_s + self.patience.max_backoff_s + self._room_s + 30
         last = time.time()
 
@@ -203,15 +206,16 @@ class NodeCache:
             if time.time() - last > limit_s:
                 raise DataError(
                     f"{shown(url)}: another process of this node is to download it and has "
-                    f"received nothing for {limit_s:.0f} s; end that process."
+                    f"neither received anything nor tried again for {limit_s:.0f} s; end that "
+                    "process."
                 )
 
         return check
 
     def _download(self, name: str, wanted: Wanted, let_go: LetGo, room_s: float) -> Held:
         part = self._room.parts / name
-        attempts = Attempts(wanted.url, self.patience)
         fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        attempts = Attempts(wanted.url, self.patience, alive=partial(_touch, fd))
         held = Held(part, fd)
         try:
             locks.share(fd)  # before the rename: nobody can evict it in between

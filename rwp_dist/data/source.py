@@ -58,11 +58,17 @@ class Patience:
 
 
 class Attempts:
-    """The attempts left for one URL, shared by all that can go wrong with it."""
+    """The attempts left for one URL, shared by all that can go wrong with it.
 
-    def __init__(self, url: str, patience: Patience) -> None:
+    ``alive`` is called before each wait: a sign of life for those who wait for this process.
+    """
+
+    def __init__(
+        self, url: str, patience: Patience, alive: Callable[[], None] = lambda: None
+    ) -> None:
         self.url = url
         self.patience = patience
+        self._alive = alive
         self.failures = 0
         # Not the global generator: training must not depend on the network.
         self._random = random.SystemRandom()
@@ -79,6 +85,7 @@ class Attempts:
                 f"{shown(self.url)}: cannot be read after {self.failures} attempts, the last one: "
                 f"{' '.join(cause.split())}; check the source, or raise data.retries."
             )
+        self._alive()
         wait_s = self.patience.wait_s(self.failures, self._random.random())
         time.sleep(max(wait_s, min(retry_after_s, self.patience.max_backoff_s)))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from rwp_dist.data.openers import TransientError, local_path, open_stream, scheme_of
-from rwp_dist.data.source import Patience, read_chunks
+from rwp_dist.data.source import Attempts, Patience, read_chunks
 from rwp_dist.errors import DataError
 from rwp_dist.shards.tar import Stream
 
@@ -43,13 +43,23 @@ def shard_size(location: str) -> int | None:
     path = local_path(location)
     if path is None and scheme_of(location) == "pipe":
         return None
+    if path is None:
+        return _remote_size(location)
     try:
-        if path is not None:
-            return path.stat().st_size
-        return open_stream(location, 0, None, Patience().stall_s, None).stop
-    except (OSError, TransientError) as error:
-        cause = getattr(error, "strerror", None) or error
-        raise DataError(f"{location}: cannot be read ({cause}); check that it is there.") from error
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(
+            f"{location}: cannot be read ({error.strerror}); check that it is there."
+        ) from error
+
+
+def _remote_size(url: str) -> int | None:
+    attempts = Attempts(url, Patience())
+    while True:
+        try:
+            return open_stream(url, 0, None, attempts.patience.stall_s, None).stop
+        except TransientError as error:
+            attempts.failed(str(error), error.retry_after_s)
 
 
 def is_remote(location: str) -> bool:

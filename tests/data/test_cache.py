@@ -10,6 +10,7 @@ from faulty_server import FaultyServer
 from small_shards import SIZE, cache_in, content, files_of, path_of, wanted
 
 from rwp_dist.data.cache import CacheFullError, CacheStats
+from rwp_dist.data.source import Patience
 from rwp_dist.errors import DataError
 
 
@@ -195,3 +196,19 @@ def test_a_waiting_process_does_not_wait_for_ever(server, tmp_path, monkeypatch)
     threading.Timer(0.1, lambda: monkeypatch.setattr(time, "time", lambda: clock + 500)).start()
     refused(lambda: cache.fetch(*shard), "another process", "end that process")
     os.close(lock)
+
+
+def test_a_process_that_tries_again_is_waited_for(server, tmp_path, monkeypatch):
+    """Also where no byte comes for longer than one attempt takes: its file stays fresh."""
+    server.faults[path_of(0)] = [503, 503, 503]
+    cache, ages = cache_in(tmp_path), []
+
+    def wait_s(patience, failures, chance):
+        (part,) = (cache.folder / "parts").iterdir()
+        ages.append(time.time() - part.stat().st_mtime)
+        os.utime(part, (0, 0))
+        return 0.0
+
+    monkeypatch.setattr(Patience, "wait_s", wait_s)
+    cache.fetch(*wanted(server, path_of(0))).close()
+    assert len(ages) == 3 and max(ages) < 60

@@ -2,12 +2,18 @@ import http.server
 import json
 import shutil
 import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import webdataset as wds
 from shard_files import files, jpeg, run, sample_members, tar_file
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from faulty_server import FaultyServer
+
+from rwp_dist.data.source import Patience
 from rwp_dist.errors import DataError
 from rwp_dist.shards.index import load_index
 from rwp_dist.shards.manifest import Manifest
@@ -104,6 +110,21 @@ def test_remote_shards_are_described_by_a_local_manifest(tmp_path, server):
     path.write_bytes(data)
     name = manifest.shards[1].name
     assert [(fault.shard, fault.sample) for fault in faults(out)] == [(name, 2), (name, -1)]
+
+
+def test_a_server_that_is_busy_for_a_moment_makes_no_fault_of_a_good_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr(Patience, "wait_s", lambda patience, failures, chance: 0.0)
+    tar = tar_file(tmp_path / "a.tar", sample_members(3)).read_bytes()
+    with FaultyServer({"/a.tar": tar}) as server:
+        run("index", server.url("/a.tar"), "--out", tmp_path / "out")
+        server.faults["/a.tar"] = [503, 500]
+        run("verify", tmp_path / "out", "--level", "size")
+        server.faults["/a.tar"] = [503]
+        run("index", server.url("/a.tar"), "--out", tmp_path / "out")
+        assert not server.faults["/a.tar"]
+        server.always["/a.tar"] = 503
+        with pytest.raises(DataError, match="1 fault in 1 shard"):
+            run("verify", tmp_path / "out", "--level", "size")
 
 
 def test_a_second_call_reads_only_what_is_new_or_changed(tmp_path, server):
