@@ -11,7 +11,6 @@ from rwp_dist.shards.stats import Drawn
 
 TILE = 160
 """Pixels of a tile's side; images keep their shape."""
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 _TEXT, _GAP, _COLUMNS = 22, 10, 8
 _PAPER, _INK, _FRAME = (255, 255, 255), (30, 30, 30), (225, 225, 225)
 
@@ -30,7 +29,7 @@ def contact_sheet(drawn: Sequence[Drawn], classes: Sequence[str] | None, out: Pa
     width, height = TILE + _GAP, TILE + _TEXT + _GAP
     sheet = Image.new("RGB", (columns * width + _GAP, num_rows * height + _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=13)
+    font = ImageFont.truetype(_font_file(), 13)
     for number, sample in enumerate(drawn):
         left = _GAP + number % columns * width
         top = _GAP + number // columns * height
@@ -43,6 +42,13 @@ def contact_sheet(drawn: Sequence[Drawn], classes: Sequence[str] | None, out: Pa
     make_folder(out.parent)
     with whole_file(out) as temporary:
         sheet.save(temporary, format="png")
+
+
+def _font_file() -> Path:
+    """DejaVu Sans, which matplotlib brings along: Pillow's own font knows no é."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 def _fit(sample: Drawn) -> Image.Image:
@@ -61,7 +67,7 @@ def _text(label: int, classes: Sequence[str] | None) -> str:
     return name if name == str(label) else f"{label}: {name}"
 
 
-def _shorten(text: str, draw: ImageDraw.ImageDraw, font: Font) -> str:
+def _shorten(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
     whole = text
     while draw.textlength(text, font) > TILE and len(whole) > 1:
         whole = whole[:-1]

@@ -61,6 +61,17 @@ def test_the_contact_sheet_shows_every_image_at_its_place(tmp_path):
     assert below.any() and not below[-8:].any()
 
 
+def test_names_that_are_not_ascii_are_legible_on_the_sheet(tmp_path):
+    drawn = [Drawn("x", label, jpeg(0)) for label in range(6)]
+    contact_sheet(drawn, ("é", "ß", "ж", "λ", "ő", "…"), tmp_path / "sheet.png")
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
+    below = pixels[TILE + 11 :]
+    names = [below[:, at : at + TILE + 10] for at in range(5, 6 * (TILE + 10), TILE + 10)]
+    # Letters that a font lacks are all the same box.
+    letters = {name[:, TILE // 2 + 5 :].tobytes() for name in names}
+    assert len(letters) == 6
+
+
 def test_bad_images_are_counted_with_the_cure_and_do_not_hide_the_others(tmp_path):
     members = [("a.jpg", b"no image"), ("a.cls", b"0"), ("b.jpg", jpeg(1)), ("b.cls", b"0")]
     tar_file(tmp_path / "a.tar", members)
