@@ -156,7 +156,9 @@ def _cure(path: Path) -> str:
     ends = [i + 1 for i, part in enumerate(path.parts) if part.startswith("digits")]
     if ends:
         out = Path(*path.parts[: ends[-1]])
-        return f"write them with `rwp-dist shards digits --out {out}`, or set data.train."
+        return (
+            f"write them with `rwp-dist shards digits --out {out}`, or set data.train and data.val."
+        )
     return "set data.train and data.val to where they are."
 
 

@@ -157,6 +157,12 @@ def test_a_place_without_shards(tmp_path, make):
     refused(named, call=lambda: load_manifest(str(place)))
 
 
+def test_digits_that_are_missing_may_be_those_of_either_side(tmp_path):
+    place = tmp_path / "digits" / "test"
+    cure = f"shards digits --out {tmp_path / 'digits'}`, or set data.train and data.val."
+    refused(cure, call=lambda: load_manifest(str(place)))
+
+
 def test_a_folder_that_may_not_be_read(folder, monkeypatch):
     # Not by its mode: root, as containers run, may read anything.
     def forbidden(path):
