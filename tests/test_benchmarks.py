@@ -49,3 +49,11 @@ def test_overlap_measures_a_link_or_says_why_it_cannot():
         assert "network namespaces are not allowed" in table
     else:
         assert {"sgd", "m-rwp", "m-arwp", "m-rwp, in line"} <= set(rows(table)), table
+
+
+def test_streaming_and_decode_compare_with_their_peers():
+    table = run(BENCHMARKS / "streaming.py", "--images=64", "--rounds=1")
+    assert {"ImageFolder + Pillow", "WebDataset", "this project"} <= set(rows(table)), table
+    assert "samples replayed" in table
+    table = run(BENCHMARKS / "decode.py", "--images=1", "--rounds=1")
+    assert {"PIL + torchvision v1", "ours pil antialias", "entropy"} <= set(rows(table)), table

@@ -107,8 +107,8 @@ def open_stream(
 
     if scheme not in gopen_schemes:
         raise DataError(
-            f"{url}: nothing here opens {scheme}://; name a function that does in data.opener "
-            "(module:function)."
+            f"{url}: nothing here opens {scheme}://; name a function that does in data.opener, "
+            "or by --opener (module:function)."
         )
     return _open_file_object(url, partial(gopen_schemes[scheme], url, "rb", 8192), offset)
 
@@ -283,7 +283,8 @@ def _named(opener: str) -> Callable[[str], Any]:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise DataError(
-            f"data.opener: {opener!r} names no function ({error}); write module:function."
+            f"data.opener (--opener): {opener!r} names no function ({error}); write "
+            "module:function."
         ) from error
     return function
 

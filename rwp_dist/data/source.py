@@ -83,7 +83,8 @@ class Attempts:
         if self.failures > self.patience.retries:
             raise DataError(
                 f"{shown(self.url)}: cannot be read after {self.failures} attempts, the last one: "
-                f"{' '.join(cause.split())}; check the source, or raise data.retries."
+                f"{' '.join(cause.split())}; check the source; data.retries lets "
+                "training try longer."
             )
         self._alive()
         wait_s = self.patience.wait_s(self.failures, self._random.random())

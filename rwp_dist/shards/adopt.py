@@ -18,6 +18,7 @@ class _Adoption:
     name: str
     location: str
     label_key: str | None
+    opener: str | None
 
 
 def index_shards(
@@ -25,6 +26,7 @@ def index_shards(
     out: Path | None = None,
     *,
     label_key: str | None = None,
+    opener: str | None = None,
     classes: Sequence[str] | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -37,6 +39,7 @@ def index_shards(
         patterns: folders, files, URLs that training can read, or brace patterns of them.
         out: where index files and manifest go; beside the shards, unless given.
         label_key: the field of each ``.json`` that holds the label; ``.cls`` unless given.
+        opener: ``module:function`` that opens remote shards, as ``data.opener`` does.
         classes: names of the labels; those of a manifest that is there already, unless given.
         progress: called with shards finished by now and shards in all.
 
@@ -55,9 +58,9 @@ def index_shards(
         _refuse_unfinished(name, location, folder, label_key)
     records[0].make_folder()
     todo = [
-        _Adoption(record, name, location, label_key)
+        _Adoption(record, name, location, label_key, opener)
         for record, name, location in zip(records, names, locations, strict=True)
-        if not record.finished(name, _size(record, name, location))
+        if not record.finished(name, _size(record, name, location, opener))
     ]
     done = len(names) - len(todo)
     progress(done, len(names))
@@ -84,7 +87,7 @@ def load_class_names(path: Path) -> list[str]:
 
 
 def _adopt(job: _Adoption) -> ShardEntry:
-    with open_shard(job.location) as stream:
+    with open_shard(job.location, job.opener) as stream:
         return job.records.save(job.name, index_tar(stream, job.location, job.label_key))
 
 
@@ -127,11 +130,11 @@ def _name(location: str, folder: Path) -> str:
     return path.name if path.parent.resolve() == folder.resolve() else str(path.resolve())
 
 
-def _size(record: Records, name: str, location: str) -> int | None:
+def _size(record: Records, name: str, location: str, opener: str | None) -> int | None:
     """The shard's size now; for one that was never recorded nobody is asked."""
     if not record.path(name).exists():
         return -1
-    return shard_size(location)
+    return shard_size(location, opener)
 
 
 def _classes(

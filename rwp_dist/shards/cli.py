@@ -42,6 +42,9 @@ SEED = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."
 )
 LABEL_KEY = click.option("--label-key", help="Field of each .json that holds the label.")
+OPENER = click.option(
+    "--opener", metavar="MODULE:FUNCTION", help="Opens remote shards, as data.opener does."
+)
 PART = click.option(
     "--part",
     metavar="K/N",
@@ -166,12 +169,14 @@ def write_command(
 @click.argument("urls", nargs=-1, required=True, metavar="URLS...")
 @click.option("--out", type=FOLDER, help="Folder for the indexes; beside the shards unless given.")
 @LABEL_KEY
+@OPENER
 @click.option("--classes", type=FOLDER, help="File with the name of label 0, 1, ... on each line.")
 @WORKERS
 def index_command(
     urls: tuple[str, ...],
     out: Path | None,
     label_key: str | None,
+    opener: str | None,
     classes: Path | None,
     workers: int,
 ) -> None:
@@ -187,7 +192,13 @@ def index_command(
     names = None if classes is None else load_class_names(classes)
     with progress_bar("shard") as progress:
         manifest = index_shards(
-            urls, out, label_key=label_key, classes=names, workers=workers, progress=progress
+            urls,
+            out,
+            label_key=label_key,
+            opener=opener,
+            classes=names,
+            workers=workers,
+            progress=progress,
         )
     _say(Path(manifest.location), manifest.num_samples, len(manifest.shards))
 
@@ -202,8 +213,11 @@ def index_command(
     help="Sizes and indexes; or every byte; or also decode every image.",
 )
 @WORKERS
+@OPENER
 @click.option("--report", type=FOLDER, help="Write faults here too: shard, sample, label, fault.")
-def verify_command(folder: Path, level: str, workers: int, report: Path | None) -> None:
+def verify_command(
+    folder: Path, level: str, workers: int, opener: str | None, report: Path | None
+) -> None:
     """Check the shards in FOLDER against their manifest; list every fault; exit 1 if there is one.
 
     Samples are counted from 0 in the order of their shard.
@@ -215,7 +229,7 @@ def verify_command(folder: Path, level: str, workers: int, report: Path | None) 
     faults, num_samples, done = [], 0, 0
     with progress_bar("shard") as progress:
         progress(0, total)
-        for check in verify_shards(folder, level, workers):
+        for check in verify_shards(folder, level, workers, opener):
             faults += check.faults
             num_samples += check.num_samples
             done += bool(check.num_samples)

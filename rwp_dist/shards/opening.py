@@ -14,15 +14,17 @@ from rwp_dist.shards.tar import Stream
 
 
 @contextmanager
-def open_shard(location: str) -> Iterator[Stream]:
+def open_shard(location: str, opener: str | None = None) -> Iterator[Stream]:
     """Open a local path, or any URL that training can read, with its retries.
+
+    ``opener`` is ``module:function`` with ``function(url) -> binary file``, as ``data.opener`` is.
 
     Raises:
         DataError: it cannot be opened, or reading it fails inside the block.
     """
     path = local_path(location)
     if path is None:
-        with contextlib.closing(read_chunks(location)) as chunks:
+        with contextlib.closing(read_chunks(location, opener=opener)) as chunks:
             yield _Joined(chunks)
         return
     try:
@@ -34,7 +36,7 @@ def open_shard(location: str) -> Iterator[Stream]:
         ) from error
 
 
-def shard_size(location: str) -> int | None:
+def shard_size(location: str, opener: str | None = None) -> int | None:
     """Bytes of a shard, without reading it; None where only reading tells.
 
     Raises:
@@ -44,7 +46,7 @@ def shard_size(location: str) -> int | None:
     if path is None and scheme_of(location) == "pipe":
         return None
     if path is None:
-        return _remote_size(location)
+        return _remote_size(location, opener)
     try:
         return path.stat().st_size
     except OSError as error:
@@ -53,11 +55,11 @@ def shard_size(location: str) -> int | None:
         ) from error
 
 
-def _remote_size(url: str) -> int | None:
+def _remote_size(url: str, opener: str | None) -> int | None:
     attempts = Attempts(url, Patience())
     while True:
         try:
-            return open_stream(url, 0, None, attempts.patience.stall_s, None).stop
+            return open_stream(url, 0, None, attempts.patience.stall_s, opener).stop
         except TransientError as error:
             attempts.failed(str(error), error.retry_after_s)
 

@@ -52,12 +52,15 @@ class ShardCheck:
         self.faults.append(Fault(self.name, sample, label, what))
 
 
-def verify_shards(folder: Path, level: str = "sha256", workers: int = 1) -> Iterator[ShardCheck]:
+def verify_shards(
+    folder: Path, level: str = "sha256", workers: int = 1, opener: str | None = None
+) -> Iterator[ShardCheck]:
     """Check every shard of a manifest; yield them as they are done.
 
     ``size`` compares sizes and indexes: it finds shards that are missing or cut short. ``sha256``
     reads every byte: it also finds those that changed, and names the samples that they belong to.
-    ``decode`` also decodes every image: it finds those that were bad from the start.
+    ``decode`` also decodes every image: it finds those that were bad from the start. ``opener``
+    opens remote shards, as ``data.opener`` does.
 
     Raises:
         DataError: there is no manifest, or it is damaged.
@@ -72,19 +75,19 @@ def verify_shards(folder: Path, level: str = "sha256", workers: int = 1) -> Iter
             extra.faults.append(Fault(path.name, -1, -1, what))
     if extra.faults:
         yield extra
-    yield from run_jobs(partial(_check, manifest, level), manifest.shards, workers)
+    yield from run_jobs(partial(_check, manifest, level, opener), manifest.shards, workers)
 
 
-def _check(manifest: Manifest, level: str, shard: ShardEntry) -> ShardCheck:
+def _check(manifest: Manifest, level: str, opener: str | None, shard: ShardEntry) -> ShardCheck:
     check = ShardCheck(shard.name, shard.num_samples)
     index = _index(manifest, shard, check)
     try:
         location = manifest.shard_location(shard)
-        size = shard_size(location)
+        size = shard_size(location, opener)
         if size not in (None, shard.num_bytes):
             check.add(f"it has {size:,} bytes and should have {shard.num_bytes:,}")
         if level != "size":
-            with open_shard(location) as stream:
+            with open_shard(location, opener) as stream:
                 _read(stream, shard, index, check, decode=level == "decode")
     except DataError as error:
         check.add(str(error))

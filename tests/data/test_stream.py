@@ -59,7 +59,7 @@ def reference(dataset):
     return found
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 8])
 def test_global_batches_and_their_pixels_do_not_depend_on_ranks_and_workers(
     dataset, reference, world_size, workers

@@ -216,3 +216,21 @@ def test_what_is_not_there_is_named(tmp_path, url):
 def int_offset(data):
     """Where the header of the fifth sample begins."""
     return data.index(b"0004.cls")
+
+
+def test_an_opener_of_the_users_choice_indexes_and_verifies_what_it_opens(tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    shard = tar_file(store / "x.tar", sample_members(3))
+    (tmp_path / "my_store.py").write_text(
+        f"def get(url):\n    return open({str(store)!r} + '/' + url.rpartition('/')[2], 'rb')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    out, opener = tmp_path / "out", ("--opener", "my_store:get")
+    with pytest.raises(DataError, match=r"nothing here opens mine://.*--opener"):
+        run("index", "mine://bucket/x.tar", "--out", out)
+    run("index", "mine://bucket/x.tar", "--out", out, *opener)
+    assert Manifest.load(out).num_samples == 3
+    assert "all good" in run("verify", out, *opener)
+    shard.write_bytes(shard.read_bytes()[:-5000])
+    with pytest.raises(DataError, match="faults in 1 shard"):
+        run("verify", out, *opener)
