@@ -61,7 +61,8 @@ def _disagree(errors: Tensor) -> bool:
 def _in_noise(shapes: Sequence[Sequence[int]], device: torch.device) -> str | None:
     filters = _filters(shapes, torch.float32, device, 1.0)
     # Weights of 1, moved element by element, show the noise itself.
-    FusedNoise(filters, "element", SEED, device).add(STEP, DRAW, 1.0)
+    noise = FusedNoise(filters, "element", SEED, device)
+    noise.add(noise.params, STEP, DRAW, 1.0)
     units = [_rows(f.param) - 1.0 for f in filters]
     errors = torch.cat([
         (u - _reference(f)).abs().flatten() for u, f in zip(units, filters, strict=True)
@@ -94,7 +95,7 @@ def _in_weights(
     for step in (STEP, STEP + 1, STEP):
         for f, w in zip(filters, clean, strict=True):
             f.param.copy_(w)
-        noise.add(step, DRAW, SIGMA, energies.to(device), ETA, POWER)
+        noise.add(noise.params, step, DRAW, SIGMA, energies.to(device), ETA, POWER)
         found.append([f.param.clone() for f in filters])
     for f, w, first, other, again in zip(filters, clean, *found, strict=True):
         where = f"of a parameter {list(f.shape)} in {dtype}"

@@ -24,7 +24,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from authors import add_expanded_noise
@@ -102,34 +101,6 @@ class Weights(nn.Module):
             self.register_parameter(f"p{number}", nn.Parameter(piece.view(*shape)))
 
 
-class Copied:
-    """Clean weights as a copy, each way."""
-
-    whole = True
-
-    def __init__(self, model: nn.Module) -> None:
-        self._params: list[Tensor] = list(model.parameters())
-        self._copies = [p.detach().clone() for p in self._params]
-
-    @torch.no_grad()
-    def save(self) -> None:
-        """Copy the weights."""
-        torch._foreach_copy_(self._copies, self._params)
-
-    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
-        """All are here."""
-        return nullcontext()
-
-    def restore(self, *, last: bool) -> None:
-        """Copy them back."""
-        self.recover()
-
-    @torch.no_grad()
-    def recover(self) -> None:
-        """Copy them back."""
-        torch._foreach_copy_(self._params, self._copies)
-
-
 @torch.no_grad()
 def foreach(params: list[Tensor]) -> None:
     """Noise onto all weights by multi-tensor operations, each parameter's row norms aside."""
@@ -192,7 +163,13 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
     @torch.no_grad()
     def operations() -> None:
         deviations.measure(SIGMA)
-        deviations.draw_noise(filters, noise, next(step), 0)
+        deviations.draw_noise(params, filters, noise, next(step), 0)
+
+    def kernel() -> None:
+        fused.add(params, next(step), 0, SIGMA)
+
+    def adaptive() -> None:
+        fused.add(params, next(step), 0, SIGMA, energies, 0.1, 0.5)
 
     def add_up() -> None:
         for filter_ in filters:
@@ -210,8 +187,10 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
         "authors' loop": lambda: add_expanded_noise(model, SIGMA),
         "torch._foreach": lambda: foreach(params),
         "noise.backend: torch": operations,
-        "noise.backend: triton": lambda: fused.add(next(step), 0, SIGMA),
-        "the same, adaptive": lambda: fused.add(next(step), 0, SIGMA, energies, 0.1, 0.5),
+        "noise.backend: triton": kernel,
+        "the same, adaptive": lambda: fused.add(
+            fused.params, next(step), 0, SIGMA, energies, 0.1, 0.5
+        ),
         "energy, one launch": add_up,
         "energy, torch": norms,
     }
@@ -220,6 +199,7 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
 def training(model: nn.Module, size: int, batch: int, device: torch.device) -> Ways:
     """A training step without and with m-arwp's perturbed pass."""
     from rwp_dist.perturb.backend import choose_backend
+    from rwp_dist.perturb.clean_weights import PerturbedCopy
     from rwp_dist.perturb.filters import list_filters
     from rwp_dist.perturb.methods import METHODS
     from rwp_dist.perturb.perturbation import Perturbation
@@ -235,7 +215,7 @@ def training(model: nn.Module, size: int, batch: int, device: torch.device) -> W
         model,
         list_filters(model.named_parameters()),
         METHODS["m-arwp"],
-        Copied(model),
+        PerturbedCopy(),
         device=device,
         seed=0,
         num_perturbed_slots=1,

@@ -22,12 +22,12 @@ from authors import add_expanded_noise, subtract_noise
 from torch import Tensor, nn
 
 from rwp_dist.config import load_settings
-from rwp_dist.engine import CopyBack, flatten
 from rwp_dist.models import build_model
+from rwp_dist.perturb.clean_weights import CleanWeights, PerturbedCopy
 from rwp_dist.perturb.filters import list_filters
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.perturb.noise import Noise
-from rwp_dist.perturb.perturbation import CleanWeights, Perturbation
+from rwp_dist.perturb.perturbation import Perturbation
 from rwp_dist.perturb.roles import Slot
 
 CPU = torch.device("cpu")
@@ -48,12 +48,9 @@ class RestoredElsewhere:
 
     whole = True
 
-    def save(self) -> None:
-        """Nothing."""
-
-    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
-        """All are here."""
-        return nullcontext()
+    def perturbing(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[list[Tensor]]:
+        """In place."""
+        return nullcontext(list(params))
 
     def restore(self, *, last: bool) -> None:
         """Nothing."""
@@ -76,7 +73,6 @@ class Ours:
             num_perturbed_slots=1,
             ahead=[SLOT] if ahead else (),
         )
-        self.weights = weights
         self.step = 0
         self.observers: list[Callable[[], None]] = []
         energy = self.perturbation.energy
@@ -86,8 +82,6 @@ class Ours:
 
     def prepare(self) -> None:
         """Draw the noise ahead, as the reduction of gradients leaves time for; not timed."""
-        if isinstance(self.weights, CopyBack):
-            self.weights.stepped(applied=True)  # so that the next round has to copy
         self.perturbation.reducing()
         self.perturbation.wait_for_noise()
 
@@ -135,19 +129,18 @@ def foreach(params: list[Tensor]) -> None:
 
 def ways(model: nn.Module) -> Ways:
     """Every way to perturb and restore a network."""
-    flats = flatten(model)
-    size = sum(f.numel() for f in flats)
-    source, target = torch.rand(size), torch.ones(size)
     params = list(model.parameters())
+    size = sum(p.numel() for p in params)
+    source, target = torch.rand(size), torch.ones(size)
     nowhere = RestoredElsewhere()
     ahead = {
         "exposed, ZeRO 1 and 2": Ours(model, nowhere, "m-rwp", ahead=True),
         "exposed, ZeRO 1 and 2, m-arwp": Ours(model, nowhere, "m-arwp", ahead=True),
-        "exposed, stage 0": Ours(model, CopyBack(flats, False), "m-rwp", ahead=True),
+        "exposed, stage 0": Ours(model, PerturbedCopy(), "m-rwp", ahead=True),
     }
     now = {
         "in line, ZeRO 1 and 2": Ours(model, nowhere, "m-rwp", ahead=False),
-        "in line, stage 0": Ours(model, CopyBack(flats, False), "m-rwp", ahead=False),
+        "in line, stage 0": Ours(model, PerturbedCopy(), "m-rwp", ahead=False),
     }
     return {
         "memcpy of the parameters": (lambda: target.copy_(source), idle),

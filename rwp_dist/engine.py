@@ -3,8 +3,8 @@
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,53 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from rwp_dist.config import Settings, Split, deepspeed_config
-
-
-class CopyBack:
-    """Clean weights as one copy: written back after every perturbed pass."""
-
-    whole = True
-
-    def __init__(self, flats: Sequence[Tensor], restored_by_step: bool) -> None:
-        """``flats``: the memory that all weights lie in."""
-        self._flats = list(flats)
-        self._copies: list[Tensor] | None = None
-        self._saved = False
-        self._restored_by_step = restored_by_step
-
-    def save(self) -> None:
-        """Copy the weights, unless this update's earlier pass has done it."""
-        with torch.no_grad():
-            if self._copies is None:
-                self._copies = [torch.empty_like(f) for f in self._flats]
-            if not self._saved:
-                torch._foreach_copy_(self._copies, self._flats)
-                self._saved = True
-
-    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
-        """Parameters are whole on every rank."""
-        return nullcontext()
-
-    def restore(self, *, last: bool) -> None:
-        """Copy back, unless the optimizer's step comes next and overwrites all weights anyway."""
-        if not (last and self._restored_by_step):
-            self.recover()
-
-    def recover(self) -> None:
-        """Copy back."""
-        if self._copies is not None and self._saved:
-            with torch.no_grad():
-                torch._foreach_copy_(self._flats, self._copies)
-
-    def stepped(self, applied: bool) -> None:
-        """The optimizer has been asked for its step; without one, the copy is still the truth."""
-        if self._restored_by_step and not applied:
-            self.recover()
-        self._saved = False
-
-    def ensure_clean(self) -> None:
-        """Copy back if the step that would have restored the weights never came."""
-        self.recover()
+from rwp_dist.perturb.clean_weights import PerturbedCopy
 
 
 class RestoredByStep:
@@ -78,13 +32,11 @@ class RestoredByStep:
         self._alone = world_size == 1
         self._dirty = False
 
-    def save(self) -> None:
-        """The fp32 shards are the copy; weights are not theirs from here to the step's end."""
+    @contextmanager
+    def perturbing(self, params: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
+        """In place: the fp32 shards are the copy, and weights are not theirs until the step."""
         self._dirty = True
-
-    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
-        """Parameters are whole on every rank."""
-        return nullcontext()
+        yield list(params)
 
     def restore(self, *, last: bool) -> None:
         """The step that follows does it."""
@@ -122,12 +74,11 @@ class Gathered:
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
 
-    def save(self) -> None:
-        """The fp32 shards are the copy."""
-
-    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+    @contextmanager
+    def perturbing(self, params: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
         """Gather the parameters, and share out what was written when the context ends."""
-        return deepspeed.zero.GatheredParameters(list(params), modifier_rank=0)
+        with deepspeed.zero.GatheredParameters(list(params), modifier_rank=0):
+            yield list(params)
 
     def restore(self, *, last: bool) -> None:
         """Copy this rank's fp32 shards over its shards of the weights: no communication."""
@@ -172,7 +123,6 @@ class Engine:
         # Stage 3 empties parameters, so what is asked of their shapes is asked before.
         self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         model.to(device)
-        flats = flatten(model) if self.stage == 0 else []
         with redirect_stdout(io.StringIO()):  # what it compiles, it says on stdout
             self.ds, *_ = deepspeed.initialize(
                 model=model,
@@ -183,14 +133,11 @@ class Engine:
         self.module: nn.Module = self.ds.module
         self.params = dict(self.module.named_parameters())
         self.trained = {name: p for name, p in self.params.items() if p.requires_grad}
-        self.weights: CopyBack | RestoredByStep | Gathered
+        self.weights: PerturbedCopy | RestoredByStep | Gathered
         if self.stage == 3:
             self.weights = Gathered(self.ds.optimizer)
         elif self.stage == 0 or num_perturbed > 1:
-            # ZeRO 1 and 2 have laid the weights out flat themselves.
-            self.weights = CopyBack(
-                flats or self.ds.optimizer.bit16_groups_flat, restored_by_step=self.stage > 0
-            )
+            self.weights = PerturbedCopy()
         else:
             self.weights = RestoredByStep(self.ds.optimizer, split.world_size)
         self._passes = 0
@@ -300,7 +247,9 @@ class Engine:
         """Take over whole weights and optimizer state, whatever ranks and stage wrote them."""
         with torch.no_grad():
             for name, param in self.params.items():
-                with self.weights.writable([param]):
+                with deepspeed.zero.GatheredParameters(
+                    [param], modifier_rank=0, enabled=self.stage == 3
+                ):
                     param.copy_(weights[name])
         inner = self._inner_optimizer()
         keys = {key for values in optimizer_state.values() for key in values}
@@ -378,23 +327,6 @@ def prefer_own_ninja() -> None:
     path = os.environ.get("PATH", "").split(os.pathsep)
     if path[0] != folder:
         os.environ["PATH"] = os.pathsep.join([folder, *path])
-
-
-@torch.no_grad()
-def flatten(model: nn.Module) -> list[Tensor]:
-    """Move all trainable parameters into one piece of memory for each type; returns these.
-
-    What is done to all of them, such as a copy, is then one operation.
-    """
-    flats = []
-    params = [p for p in model.parameters() if p.requires_grad]
-    for dtype in dict.fromkeys(p.dtype for p in params):
-        same = [p for p in params if p.dtype == dtype]
-        flat = torch.cat([p.flatten() for p in same])
-        for param, piece in zip(same, flat.split([p.numel() for p in same]), strict=True):
-            param.data = piece.view_as(param)
-        flats.append(flat)
-    return flats
 
 
 def build_optimizer(params: Iterable[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:

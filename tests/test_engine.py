@@ -12,7 +12,8 @@ from small import (
 )
 
 from rwp_dist.config import Split
-from rwp_dist.engine import CopyBack, Engine, Gathered, RestoredByStep, build_optimizer
+from rwp_dist.engine import Engine, Gathered, RestoredByStep, build_optimizer
+from rwp_dist.perturb.clean_weights import PerturbedCopy
 
 CPU = torch.device("cpu")
 
@@ -31,7 +32,7 @@ def test_weights_are_copied_only_where_the_step_does_not_bring_them_back():
     one = [("method.name=m-rwp", stage, split_over(2, 2)) for stage in stages]
     several = [("method.name=rwp", stage, split_over(2, 2)) for stage in stages]
     kinds = run_ranks(kinds_of_keepers, 2, one + several)[0]
-    copy, step, gathered = (c.__name__ for c in (CopyBack, RestoredByStep, Gathered))
+    copy, step, gathered = (c.__name__ for c in (PerturbedCopy, RestoredByStep, Gathered))
     assert kinds == [copy, step, step, gathered, copy, copy, copy, gathered]
 
 

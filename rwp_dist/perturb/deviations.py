@@ -27,7 +27,6 @@ class Deviations:
     def __init__(self, filters: Sequence[Filter], scale: Scale, device: torch.device) -> None:
         """``filters``: neighbours in the table of all filters."""
         self.params: list[nn.Parameter] = [f.param for f in filters]
-        self._weights: list[Tensor] = list(self.params)
         self.rows = slice(filters[0].rows.start, filters[-1].rows.stop)
         """Their filters in the table of energies."""
         self._scale = scale
@@ -77,17 +76,30 @@ class Deviations:
         if divisor is not None:
             self._std.div_(divisor)
 
-    def add_noise(self, units: Sequence[Tensor]) -> None:
-        """``param += unit x deviation`` for all parameters; ``units`` have their shapes."""
-        if self._scale == "element":
-            for param, unit, std in zip(self.params, units, self._spread, strict=True):
-                param.addcmul_(unit, param.abs().mul_(std))
-        else:
-            torch._foreach_addcmul_(self._weights, list(units), self._spread)
+    def add_noise(self, targets: Sequence[Tensor], units: Sequence[Tensor]) -> None:
+        """``target = param + unit x deviation`` for all parameters.
 
-    def draw_noise(self, filters: Sequence[Filter], noise: Noise, step: int, draw: int) -> None:
+        Args:
+            targets: of the parameters' shapes; may be the parameters.
+            units: unit noise, of the same shapes.
+        """
+        for target, param, unit, std in zip(targets, self.params, units, self._spread, strict=True):
+            self._add(target, param, unit, std)
+
+    def draw_noise(
+        self,
+        targets: Sequence[Tensor],
+        filters: Sequence[Filter],
+        noise: Noise,
+        step: int,
+        draw: int,
+    ) -> None:
         """The same with noise drawn now, in a buffer no larger than the largest parameter."""
-        for filter_, param, std in zip(filters, self.params, self._spread, strict=True):
+        for target, filter_, std in zip(targets, filters, self._spread, strict=True):
             unit = torch.empty(filter_.shape, device=self._std.device)
             noise.fill(unit, step, draw, filter_.index)
-            param.addcmul_(unit, param.abs().mul_(std) if self._scale == "element" else std)
+            self._add(target, filter_.param, unit, std)
+
+    def _add(self, target: Tensor, param: Tensor, unit: Tensor, std: Tensor) -> None:
+        std = param.abs().mul_(std) if self._scale == "element" else std
+        torch.addcmul(param, unit, std, out=target)

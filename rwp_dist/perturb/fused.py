@@ -47,19 +47,23 @@ class RowTable:
         self._addresses: list[int] = []
         self._places = torch.empty(0)
 
-    def places(self, tensors: Iterable[Tensor]) -> Tensor:
-        """``[tensors, 5]`` as the kernels want it; copied to the device if a storage is new.
+    def places(self, tensors: Iterable[Tensor], targets: Iterable[Tensor] = ()) -> Tensor:
+        """``[tensors, 6]`` as the kernels want it; copied to the device if a storage is new.
 
         Args:
             tensors: the parameters, or their gradients, in the order of ``filters``; rows dense.
+            targets: what is written to, laid out like ``tensors``.
         """
         addresses = [t.data_ptr() for t in tensors]
-        if addresses != self._addresses:
-            table = [(a, *fixed) for a, fixed in zip(addresses, self._fixed, strict=True)]
+        written = [t.data_ptr() for t in targets] or [0] * len(addresses)
+        if addresses + written != self._addresses:
+            table = [
+                (a, *fixed, w) for a, fixed, w in zip(addresses, self._fixed, written, strict=True)
+            ]
             pinned = self.rows.is_cuda  # so that the host need not wait for the copy
             places = torch.tensor(table, dtype=torch.int64, pin_memory=pinned)
             self._places = places.to(self.rows.device, non_blocking=True)
-            self._addresses = addresses
+            self._addresses = addresses + written
         return self._places
 
     def sum_pieces(self, places: Tensor, dtype: tl.dtype) -> Tensor | None:
@@ -70,7 +74,7 @@ class RowTable:
 
 
 class FusedNoise:
-    """Noise onto some parameters, in place."""
+    """Noise onto some parameters."""
 
     def __init__(
         self, filters: Sequence[Filter], scale: Scale, seed: int, device: torch.device
@@ -81,6 +85,7 @@ class FusedNoise:
             ConfigError: a parameter is not stored in a way that the kernels can read.
         """
         self.params = [f.param for f in filters]
+        self._order = [f.index for f in filters]
         self._scale, self._seed = scale, seed
         groups: dict[torch.dtype, list[Filter]] = {}
         for f in filters:
@@ -100,6 +105,7 @@ class FusedNoise:
     @torch.no_grad()
     def add(
         self,
+        targets: Sequence[Tensor],
         step: int,
         draw: int,
         sigma: float,
@@ -107,11 +113,12 @@ class FusedNoise:
         eta: float = 0.0,
         power: float = 0.5,
     ) -> None:
-        """``w += unit noise x sigma x scale / (1 + eta F)^power`` for all weights.
+        """``target = w + unit noise x sigma x scale / (1 + eta F)^power`` for all weights.
 
         One launch, and one before it if there are long rows.
 
         Args:
+            targets: laid out like ``params``; may be these.
             step: update, counted from 0; with ``draw`` the noise's key.
             draw: which noise of the step.
             sigma: noise level; negative turns the noise around.
@@ -120,9 +127,11 @@ class FusedNoise:
             power: see above.
         """
         key = noise_key(self._seed, step, draw)
+        by_index = dict(zip(self._order, targets, strict=True))
         for dtype, table in self._tables.items():
             params: list[Tensor] = [f.param for f in table.filters]
-            places, sizes, sums = table.places(params), None, None
+            places = table.places(params, [by_index[f.index] for f in table.filters])
+            sizes, sums = None, None
             if self._scale in ("filter", "rms"):
                 sums = table.sum_pieces(places, _TYPES[dtype])
             elif self._scale == "tensor":

@@ -5,9 +5,9 @@ parameters may be any mix of shapes anywhere in memory:
 
 - ``rows``, int32 ``[programs, 3]``: number of a parameter, row within it, and piece of the row;
   pieces of a row follow each other, and long rows come first;
-- ``places``, int64 ``[parameters, 5]``: address of its first element, elements of a row, where its
+- ``places``, int64 ``[parameters, 6]``: address of its first element, elements of a row, where its
   filters begin in the table of energies, 1 if it has one dimension, and so one energy for each
-  element, and what its noise is keyed by.
+  element, what its noise is keyed by, and the address that it is written to.
 
 A row is read twice, for its norm and to be perturbed; the second time it comes from the cache. One
 program would be long at work on a long row (a position embedding is a single one), so a launch
@@ -22,7 +22,7 @@ This file needs Triton. With TRITON_INTERPRET=1 in the environment it runs on th
 import triton
 import triton.language as tl
 
-COLUMNS = tl.constexpr(5)
+COLUMNS = tl.constexpr(6)
 LANES = tl.constexpr(128)
 BLOCK = tl.constexpr(512)
 PIECE = tl.constexpr(8192)
@@ -109,7 +109,7 @@ def _divisor(energy, eta, power):
 
 @triton.jit
 def _move(
-    pointer, column, end, unit, std, energies, by_element, eta, power,
+    pointer, target, column, end, unit, std, energies, by_element, eta, power,
     by_size: tl.constexpr, adaptive: tl.constexpr,
 ):  # fmt: skip
     """``w + unit x std`` for the elements of some columns."""
@@ -122,7 +122,7 @@ def _move(
         if by_element != 0:
             energy = tl.load(energies + column, mask=inside, other=0.0)
             noise = noise / _divisor(energy, eta, power)
-    tl.store(pointer + column, (weight + noise).to(pointer.dtype.element_ty), mask=inside)
+    tl.store(target + column, (weight + noise).to(target.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["key_low", "key_high"])
@@ -130,7 +130,7 @@ def perturb_rows(
     rows, places, sums, sizes, energies, key_low, key_high, sigma, eta, power,
     scale: tl.constexpr, adaptive: tl.constexpr, split: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
-    """Add noise to every row, in place.
+    """Write every row with noise added, in place or elsewhere.
 
     Args:
         rows, places: see above.
@@ -147,7 +147,9 @@ def perturb_rows(
     """
     parameter, row, pointer, length, energy, by_element = _find(rows, places, dtype)
     piece, begin, end = _piece(rows, length)
-    index = tl.load(places + parameter * COLUMNS + 4)
+    place = places + parameter * COLUMNS
+    index = tl.load(place + 4)
+    target = tl.load(place + 5).to(tl.pointer_type(dtype)) + row.to(tl.int64) * length
     by_size: tl.constexpr = scale == "element"
     if scale == "filter":
         std = sigma * tl.sqrt(_sum_of_row(pointer, length, piece, sums, split))
@@ -172,13 +174,13 @@ def perturb_rows(
         a, b = _normal_pair(w0, w1)
         c, d = _normal_pair(w2, w3)
         at = start + lane
-        _move(pointer, at, end, a, std, first, by_element, eta, power, by_size, adaptive)
+        _move(pointer, target, at, end, a, std, first, by_element, eta, power, by_size, adaptive)
         at += LANES
-        _move(pointer, at, end, b, std, first, by_element, eta, power, by_size, adaptive)
+        _move(pointer, target, at, end, b, std, first, by_element, eta, power, by_size, adaptive)
         at += LANES
-        _move(pointer, at, end, c, std, first, by_element, eta, power, by_size, adaptive)
+        _move(pointer, target, at, end, c, std, first, by_element, eta, power, by_size, adaptive)
         at += LANES
-        _move(pointer, at, end, d, std, first, by_element, eta, power, by_size, adaptive)
+        _move(pointer, target, at, end, d, std, first, by_element, eta, power, by_size, adaptive)
 
 
 @triton.jit

@@ -7,8 +7,8 @@ Knows neither optimizer nor DeepSpeed: how clean weights come back is the busine
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.profiler import record_function
 
 from rwp_dist.perturb.backend import Backend
 from rwp_dist.perturb.batchnorm import frozen_statistics, tracking_layers
+from rwp_dist.perturb.clean_weights import CleanWeights
 from rwp_dist.perturb.deviations import Deviations, Scale
 from rwp_dist.perturb.energy import FilterEnergy
 from rwp_dist.perturb.filters import Filter
@@ -30,25 +31,6 @@ if TYPE_CHECKING:
 
 OBJECT_BYTES = 2**19
 """What hooks, views and a thread take beside tensors, for ResNet-50."""
-
-
-class CleanWeights(Protocol):
-    """Remembers the clean weights, by a copy or because something else will bring them back."""
-
-    whole: bool
-    """Every rank holds all parameters; otherwise they are had one at a time."""
-
-    def save(self) -> None:
-        """Called before weights are perturbed."""
-
-    def writable(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
-        """The whole parameters are there inside, and what is written to them stays."""
-
-    def restore(self, *, last: bool) -> None:
-        """Called after the pass. ``last``: the optimizer's step is next."""
-
-    def recover(self) -> None:
-        """Called instead of restore when the pass raised."""
 
 
 class Perturbation:
@@ -137,7 +119,6 @@ class Perturbation:
             return
         try:
             with record_function("perturb"), self.watch.running():
-                self.weights.save()
                 self.perturb(slot, step, sigma, loss)
             # Ascent has had its clean pass just now; noise alone (RWP) has no other to learn from.
             keep = self._norm_layers if self.method.has_clean_pass else []
@@ -153,7 +134,7 @@ class Perturbation:
             self.weights.restore(last=last)
 
     def perturb(self, slot: Slot, step: int, sigma: float, loss: Callable[[], Tensor]) -> None:
-        """Move the weights, in place."""
+        """Move the weights."""
         if self.method.direction == "ascent":
             self._ascend(loss())
         elif sigma > 0:
@@ -165,20 +146,20 @@ class Perturbation:
         if self._fused:
             energies = self.energy.value if self.energy is not None else None
             for fused in self._fused:
-                with self.weights.writable(fused.params):
-                    fused.add(step, slot.draw, sigma, energies, self._eta, self._power)
+                with self.weights.perturbing(fused.params) as targets:
+                    fused.add(targets, step, slot.draw, sigma, energies, self._eta, self._power)
             return
         units = self._prefetch.take(step, slot.draw) if self._prefetch is not None else None
         divisors = self.energy.divisor(self._eta, self._power) if self.energy is not None else None
         for filters, deviations in self._parts:
             divisor = divisors[deviations.rows] if divisors is not None else None
-            with self.weights.writable(deviations.params):
+            with self.weights.perturbing(deviations.params) as targets:
                 deviations.measure(sigma, divisor)
                 if units is not None:
-                    deviations.add_noise(units[: len(filters)])
+                    deviations.add_noise(targets, units[: len(filters)])
                     units = units[len(filters) :]
                 else:
-                    deviations.draw_noise(filters, self._noise, step, slot.draw)
+                    deviations.draw_noise(targets, filters, self._noise, step, slot.draw)
         if self._prefetch is not None:
             self._want_next(self._prefetch, slot, step)
 
@@ -221,17 +202,20 @@ class Perturbation:
         """``w + rho g / |g|`` (SAM), or ``w + rho w^2 g / | |w| g |`` (ASAM, element-wise)."""
         found = torch.autograd.grad(loss, [f.param for f in self.filters], allow_unused=True)
         pairs = [(f.param, g) for f, g in zip(self.filters, found, strict=True) if g is not None]
-        params: list[Tensor] = [param for param, _ in pairs]
+        params = [param for param, _ in pairs]
+        weights: list[Tensor] = list(params)
         grads = [grad for _, grad in pairs]
         with torch.no_grad():
             if self.method.elementwise:
-                grads = list(torch._foreach_mul(grads, torch._foreach_abs(params)))
+                grads = list(torch._foreach_mul(grads, torch._foreach_abs(weights)))
             norm = torch.stack(torch._foreach_norm(grads)).norm()
             if self.method.elementwise:
-                grads = list(torch._foreach_mul(grads, torch._foreach_abs(params)))
+                grads = list(torch._foreach_mul(grads, torch._foreach_abs(weights)))
             # A gradient of exactly zero has no direction: the weights stay.
             factor = torch.where(norm > 0, self._rho / norm, 0.0)
-            torch._foreach_add_(params, torch._foreach_mul(grads, factor))
+            with self.weights.perturbing(params) as targets:
+                for param, grad, target in zip(params, grads, targets, strict=True):
+                    torch.addcmul(param, grad, factor, out=target)
 
     def _observe(self, grad_scale: float | None) -> None:
         if self.energy is not None:

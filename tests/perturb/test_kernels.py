@@ -80,8 +80,13 @@ def test_perturbed_weights_equal_the_formulas(dtype, scale, adaptive):
         options = {"energies": energies, "eta": 0.7, "power": 0.25}
     wanted = by_formula(filters, scale, 7, 3, 2, -0.4, **options)
     before = [f.param.detach().clone() for f in filters]
-    FusedNoise(filters, scale, 7, CPU).add(3, 2, -0.4, **options)
-    for f, new, old in zip(filters, wanted, before, strict=True):
+    noise = FusedNoise(filters, scale, 7, CPU)
+    elsewhere = [torch.empty_like(f.param) for f in filters]
+    noise.add(elsewhere, 3, 2, -0.4, **options)
+    assert all(torch.equal(f.param, w) for f, w in zip(filters, before, strict=True))
+    noise.add(noise.params, 3, 2, -0.4, **options)
+    for f, new, old, copy in zip(filters, wanted, before, elsewhere, strict=True):
+        assert torch.equal(f.param, copy), f.name
         # One unit in the last place of bf16, as its rounding amplifies an error of fp32.
         rtol, atol = (2**-7, 1e-6) if dtype == torch.bfloat16 else (1e-5, 1e-5)
         torch.testing.assert_close(f.param.float(), new, rtol=rtol, atol=atol, msg=f.name)
@@ -97,7 +102,7 @@ def test_a_replay_is_bit_equal_wherever_the_weights_lie():
         clean = net.flat.clone()
         for step in (4, 5, 4):
             net.flat.copy_(clean)
-            noise.add(step, 0, 0.1)
+            noise.add(noise.params, step, 0, 0.1)
             results.append(net.flat.clone())
         # Another storage: DeepSpeed lays parameters anew, and stage 3 in every pass.
         for param in net.parameters():
@@ -105,7 +110,7 @@ def test_a_replay_is_bit_equal_wherever_the_weights_lie():
         for (_, param), piece in zip(net.named_parameters(), clean[1:].split(
             [p.numel() for p in net.parameters()]), strict=True):  # fmt: skip
             param.data.copy_(piece.view(param.shape))
-        noise.add(4, 0, 0.1)
+        noise.add(noise.params, 4, 0, 0.1)
         moved = torch.cat([clean[:1], *(p.data.flatten() for p in net.parameters())])
         assert torch.equal(moved, results[0])
     assert torch.equal(results[0], results[2]) and torch.equal(results[0], results[3])
@@ -118,7 +123,8 @@ def test_weights_in_channels_last_get_the_noise_of_their_place_in_memory():
     net.conv.data = net.conv.data.to(memory_format=torch.channels_last)
     plain.conv.data = net.conv.data.permute(0, 2, 3, 1).contiguous()
     for one in (net, plain):
-        FusedNoise(list_filters(one.named_parameters()), "filter", 7, CPU).add(0, 0, 0.1)
+        noise = FusedNoise(list_filters(one.named_parameters()), "filter", 7, CPU)
+        noise.add(noise.params, 0, 0, 0.1)
     assert torch.equal(net.conv.permute(0, 2, 3, 1), plain.conv)
 
 
@@ -169,7 +175,8 @@ def kernel_noise(step=0, draw=0, seed=7, shape=(40, 1_000)):
     net = Net(shapes={"w": shape})
     with torch.no_grad():
         net.flat.fill_(1.0)
-    FusedNoise(list_filters(net.named_parameters()), "element", seed, CPU).add(step, draw, 1.0)
+    noise = FusedNoise(list_filters(net.named_parameters()), "element", seed, CPU)
+    noise.add(noise.params, step, draw, 1.0)
     return net.w.detach().double() - 1.0
 
 

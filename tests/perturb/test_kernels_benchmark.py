@@ -71,11 +71,11 @@ def scaled(fill):
 
 
 def forgetful(add):
-    return lambda self, step, draw, sigma, *more: add(self, 3, draw, sigma, *more)
+    return lambda self, to, step, draw, *more: add(self, to, 3, draw, *more)
 
 
 def plain(add):
-    return lambda self, step, draw, sigma, *adaptive: add(self, step, draw, sigma)
+    return lambda self, to, step, draw, sigma, *adaptive: add(self, to, step, draw, sigma)
 
 
 def doubled(collect):

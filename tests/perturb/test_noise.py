@@ -16,6 +16,7 @@ from scipy import stats
 from small import run_steps, small_net, small_parts, small_settings, split_over
 from torch import nn
 
+from rwp_dist.perturb.clean_weights import PerturbedCopy
 from rwp_dist.perturb.filters import list_filters
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.perturb.noise import Noise, key_seed
@@ -82,34 +83,12 @@ def test_neighbouring_elements_are_independent(device):
         assert 2 * stats.norm.sf(abs(correlation) * math.sqrt(len(values) - lag)) > P_VALUE
 
 
-class Remember:
-    """A keeper of clean weights that only needs to put them back."""
-
-    whole = True
-
-    def __init__(self, model):
-        self.params = list(model.parameters())
-        self.copies = [p.detach().clone() for p in self.params]
-
-    def save(self):
-        pass
-
-    def writable(self, params):
-        return torch.no_grad()
-
-    def restore(self, *, last):
-        with torch.no_grad():
-            torch._foreach_copy_(self.params, self.copies)
-
-    recover = restore
-
-
 def perturbation_of(model, method="m-rwp", **options):
     return Perturbation(
         model,
         list_filters(model.named_parameters()),
         METHODS[method],
-        Remember(model),
+        PerturbedCopy(),
         device=CPU,
         seed=7,
         num_perturbed_slots=1,

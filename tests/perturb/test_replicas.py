@@ -1,6 +1,7 @@
 """Property 1: the optimizer alone moves the weights, so replicas stay the same to the last bit."""
 
 import hashlib
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
@@ -55,11 +56,14 @@ class NeverPerturbed:
     def __init__(self, model):
         self.model = model
 
-    def save(self):
-        pass
+    def perturbing(self, params):
+        return nullcontext(params)
 
     def restore(self, *, last):
         self.model.noisy = {}
+
+    def recover(self):
+        pass
 
     def stepped(self, applied):
         pass
@@ -72,8 +76,7 @@ def perturb_a_copy(parts, model):
     """Let noise go to a copy of the weights; the network's own stay clean throughout."""
     perturbation, original = parts.perturbation, parts.perturbation._add_noise
     model.on_a_copy = True
-    perturbation.weights = parts.engine.weights = keeper = NeverPerturbed(model)
-    keeper.writable = lambda params: torch.no_grad()
+    perturbation.weights = parts.engine.weights = NeverPerturbed(model)
 
     def add_noise(slot, step, sigma):
         own = perturbation._parts
@@ -139,13 +142,11 @@ def subtract_noise_again():
     """Break the property as the authors' code does: take the noise off by subtraction."""
 
     def restore(self, *, last):
-        with torch.no_grad():
-            for param, copy in zip(self._flats, self._copies, strict=True):
-                noise = param - copy
-                param.sub_(noise)
-        self._saved = False
+        for param, clean in self._clean:
+            clean.copy_(param.data - (param.data - clean))
+        self.recover()
 
-    with patch("rwp_dist.engine.CopyBack.restore", restore):
+    with patch("rwp_dist.engine.PerturbedCopy.restore", restore):
         return digests_after_every_step([("method.name=m-rwp", "deepspeed.zero_stage=0")], False)
 
 
