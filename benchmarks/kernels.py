@@ -148,7 +148,7 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
     from rwp_dist.perturb.deviations import Deviations
     from rwp_dist.perturb.filters import list_filters
     from rwp_dist.perturb.fused import FusedEnergy, FusedNoise
-    from rwp_dist.perturb.noise import Noise
+    from rwp_dist.perturb.noise import TorchNoise
 
     params: list[Tensor] = list(model.parameters())
     filters = list_filters(model.named_parameters())
@@ -156,7 +156,7 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
     observed = torch.zeros_like(energies)
     target = torch.empty_like(model.flat)
     fused = FusedNoise(filters, "filter", 0, device)
-    deviations, noise = Deviations(filters, "filter", device), Noise(0, device)
+    deviations, noise = Deviations(filters, "filter", device), TorchNoise(0, device)
     energy = FusedEnergy(device, bucket_bytes=2**62)
     step = iter(range(2**62))
 

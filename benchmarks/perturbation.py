@@ -23,10 +23,12 @@ from torch import Tensor, nn
 
 from rwp_dist.config import load_settings
 from rwp_dist.models import build_model
+from rwp_dist.perturb.backend import choose_backend
 from rwp_dist.perturb.clean_weights import CleanWeights, PerturbedCopy
 from rwp_dist.perturb.filters import list_filters
 from rwp_dist.perturb.methods import METHODS
-from rwp_dist.perturb.noise import Noise
+from rwp_dist.perturb.native import NativeNoise
+from rwp_dist.perturb.noise import Noise, TorchNoise
 from rwp_dist.perturb.perturbation import Perturbation
 from rwp_dist.perturb.roles import Slot
 
@@ -72,6 +74,7 @@ class Ours:
             seed=0,
             num_perturbed_slots=1,
             ahead=[SLOT] if ahead else (),
+            backend=choose_backend("auto", CPU),
         )
         self.step = 0
         self.observers: list[Callable[[], None]] = []
@@ -176,20 +179,22 @@ def measure(
 
 def generators(size: int) -> Ways:
     """Ways to draw ``size`` standard normal values."""
-    unit, noise = torch.empty(size), Noise(0, CPU)
+    unit = torch.empty(1, size)
     array = np.empty(size, dtype=np.float32)
     rivals = {
         kind.__name__: np.random.Generator(kind(0))
         for kind in (np.random.SFC64, np.random.PCG64DXSM, np.random.Philox)
     }
 
-    def torchs() -> object:
+    def ours(noise: Noise) -> object:
         return noise.fill(unit, 0, 1, 0)
 
     def numpys(name: str) -> object:
         return rivals[name].standard_normal(dtype=np.float32, out=array)
 
-    ways: Ways = {"torch, as used": (torchs, idle)}
+    ways: Ways = {"noise.backend: torch": (partial(ours, TorchNoise(0, CPU)), idle)}
+    if choose_backend("auto", CPU) == "native":
+        ways["noise.backend: native"] = (partial(ours, NativeNoise(0)), idle)
     return ways | {f"NumPy {name}": (partial(numpys, name), idle) for name in rivals}
 
 

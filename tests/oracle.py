@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from rwp_dist.perturb.noise import Noise
+from rwp_dist.perturb.noise import TorchNoise
 from rwp_dist.perturb.philox import PhiloxNoise
 
 Tensors = dict[str, Tensor]
@@ -102,7 +102,7 @@ class Oracle:
         self.energy = {n: torch.zeros(len(w)).double() for n, w in self.weights.items()}
         self._memory: dict[str, Tensors] = {"m": {}, "v": {}}
         self._updates = 0
-        self._noise: Noise | PhiloxNoise = Noise(self.formula.seed, torch.device("cpu"))
+        self._noise: TorchNoise | PhiloxNoise = TorchNoise(self.formula.seed, torch.device("cpu"))
         if self.formula.philox:
             self._noise = PhiloxNoise(self.formula.seed)
         self.slots = self._assign()

@@ -262,9 +262,10 @@ class Method(Section):
 class Noise(Section):
     """How noise is made."""
 
-    backend: Literal["auto", "torch", "triton"] = "auto"
-    """triton: one CUDA kernel draws noise in registers and perturbs all weights. torch: torch's
-    generator and operations; other values of the same distribution. auto: triton on a GPU."""
+    backend: Literal["auto", "torch", "triton", "native"] = "auto"
+    """triton: one CUDA kernel draws noise in registers and perturbs all weights. native: the same
+    noise on a CPU, by a C file that is compiled at its first use. torch: torch's generator; other
+    values of the same distribution. auto: the fastest that runs here."""
 
     prefetch: bool = True
     """Draw the next step's noise while gradients are reduced. It takes one buffer of the size of

@@ -1,4 +1,4 @@
-"""Which program draws the noise: torch's generator, or the Triton kernels."""
+"""Which program draws the noise: torch's generator, the Triton kernels, or their likeness in C."""
 
 import importlib.util
 import os
@@ -8,22 +8,32 @@ from typing import Any, Literal
 import torch
 
 from rwp_dist.errors import ConfigError
+from rwp_dist.perturb import native
 
-Backend = Literal["torch", "triton"]
+Backend = Literal["torch", "triton", "native"]
 
 ENERGY_BUCKET_BYTES = 2**23
 """Size of gradients that the kernels collect before they add up their energy."""
 
 
-def choose_backend(wanted: Literal["auto", "torch", "triton"], device: torch.device) -> Backend:
-    """The kernels on a GPU if Triton is installed, else torch; or what is wanted.
+def choose_backend(wanted: Backend | Literal["auto"], device: torch.device) -> Backend:
+    """What is wanted; ``auto`` is the fastest that runs here.
 
     Raises:
-        ConfigError: the kernels are wanted where they cannot run.
+        ConfigError: something is wanted that cannot run here.
     """
     installed = importlib.util.find_spec("triton") is not None
     if wanted == "auto":
-        return "triton" if installed and device.type == "cuda" else "torch"
+        if device.type == "cuda":
+            return "triton" if installed else "torch"
+        return "native" if native.is_fast() else "torch"
+    if wanted == "native":
+        if device.type != "cpu":
+            raise ConfigError(
+                f"noise.backend=native draws noise on the CPU, and this run is on {device.type}; "
+                "leave the setting at auto."
+            )
+        native.library()
     if wanted == "triton":
         if not installed:
             raise ConfigError(

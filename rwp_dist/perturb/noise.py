@@ -1,12 +1,11 @@
 """Keyed noise: a pure function of (seed, step, draw, parameter, element).
 
-No random state is kept or saved, and the global generators are never touched: each parameter's
-values come from a generator that is seeded anew with a hash of the key. On the CPU torch keeps
-32 bits of a seed, which is why the key is hashed and not added up.
+No random state is kept or saved, and the global generators are never touched.
 """
 
 import hashlib
 import struct
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +17,20 @@ def key_seed(seed: int, step: int, draw: int, index: int) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little", signed=True)
 
 
-class Noise:
+class Noise(Protocol):
     """Standard normal values by key, on one device."""
+
+    device: torch.device
+
+    def fill(self, out: Tensor, step: int, draw: int, index: int) -> Tensor:
+        """Fill a contiguous tensor with the values of parameter ``index``; returns it."""
+
+
+class TorchNoise:
+    """Values of torch's generators, seeded anew for each parameter with a hash of the key.
+
+    On the CPU they keep 32 bits of a seed, which is why the key is hashed and not added up.
+    """
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.seed = seed
@@ -27,6 +38,6 @@ class Noise:
         self._generator = torch.Generator(device=device)
 
     def fill(self, out: Tensor, step: int, draw: int, index: int) -> Tensor:
-        """Fill a contiguous tensor with the values of parameter ``index``; returns it."""
+        """See ``Noise``."""
         self._generator.manual_seed(key_seed(self.seed, step, draw, index))
         return out.normal_(generator=self._generator)

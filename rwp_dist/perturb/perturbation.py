@@ -21,7 +21,8 @@ from rwp_dist.perturb.deviations import Deviations, Scale
 from rwp_dist.perturb.energy import FilterEnergy
 from rwp_dist.perturb.filters import Filter
 from rwp_dist.perturb.methods import Method
-from rwp_dist.perturb.noise import Noise
+from rwp_dist.perturb.native import NativeNoise
+from rwp_dist.perturb.noise import Noise, TorchNoise
 from rwp_dist.perturb.prefetch import Prefetch, Times, leave_out
 from rwp_dist.perturb.roles import Slot
 from rwp_dist.timing import Stopwatch
@@ -70,7 +71,7 @@ class Perturbation:
         self.watch = Stopwatch(device)
         """Time that perturbing and restoring take; ARWP's energy is taken within the backward
         pass and not part of it."""
-        self._noise = Noise(seed, device)
+        self._noise = _noise(backend, seed, device)
         self._parts: list[tuple[Sequence[Filter], Deviations]] = []
         """What is perturbed in one go: everything, or one parameter after the other."""
         self._fused: list[FusedNoise] = []
@@ -90,7 +91,7 @@ class Perturbation:
                 tables += self.energy.most_bytes if self.energy is not None else 0
                 # Perturbing shall take no more memory than the parameters do.
                 left_out = leave_out(filters, tables + OBJECT_BYTES)
-                self._prefetch = Prefetch(seed, filters, device, left_out)
+                self._prefetch = Prefetch(_noise(backend, seed, device), filters, left_out)
 
     @contextmanager
     def around(
@@ -220,3 +221,7 @@ class Perturbation:
     def _observe(self, grad_scale: float | None) -> None:
         if self.energy is not None:
             self.energy.observe(grad_scale)
+
+
+def _noise(backend: Backend, seed: int, device: torch.device) -> Noise:
+    return NativeNoise(seed) if backend == "native" else TorchNoise(seed, device)

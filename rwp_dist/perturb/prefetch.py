@@ -41,23 +41,22 @@ class Prefetch:
 
     def __init__(
         self,
-        seed: int,
+        noise: Noise,
         filters: Sequence[Filter],
-        device: torch.device,
         left_out: Sequence[Filter] = (),
     ) -> None:
-        """``left_out``: see ``leave_out``."""
+        """``noise``: nobody else's, as it has a thread of its own. ``left_out``: see there."""
         self._filters = filters
         self._left_out = left_out
         ahead = [f for f in filters if f not in left_out]
-        buffer = torch.empty(sum(f.shape.numel() for f in ahead), device=device)
+        buffer = torch.empty(sum(f.shape.numel() for f in ahead), device=noise.device)
         pieces = buffer.split([f.shape.numel() for f in ahead])
         self._units = {f.index: p.view(f.shape) for f, p in zip(ahead, pieces, strict=True)}
-        self._noise = Noise(seed, device)
+        self._noise = noise
         self._wanted: Key | None = None
         self._held: Key | None = None
         """What is in the buffer, or on its way there."""
-        self._lane: _Lane = _Stream() if device.type == "cuda" else _Thread()
+        self._lane: _Lane = _Stream() if noise.device.type == "cuda" else _Thread()
         self.num_bytes = buffer.numel() * buffer.element_size()
 
     def want(self, step: int, draw: int) -> None:

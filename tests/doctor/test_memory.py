@@ -40,6 +40,7 @@ def peak_of_engine(overrides: list[str]) -> tuple[int, dict[str, float]]:
 
     from rwp_dist.engine import Engine
     from rwp_dist.perturb.filters import list_filters
+    from rwp_dist.perturb.noise import TorchNoise
     from rwp_dist.perturb.prefetch import Prefetch
 
     settings = settings_of(*overrides)
@@ -48,7 +49,8 @@ def peak_of_engine(overrides: list[str]) -> tuple[int, dict[str, float]]:
     model = build_model(settings)
     filters = list_filters(model.named_parameters())
     engine = Engine(model, settings, split, torch.device("cpu"), num_perturbed=split.micro_batches)
-    prefetch = Prefetch(0, filters, torch.device("cpu")) if settings.noise.prefetch else None
+    noise = TorchNoise(0, torch.device("cpu"))
+    prefetch = Prefetch(noise, filters) if settings.noise.prefetch else None
     peak = 0
     for update in range(2):
         for number in range(split.micro_batches):

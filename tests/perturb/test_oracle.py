@@ -18,6 +18,8 @@ from small import (
     weights_of,
 )
 
+from rwp_dist.perturb.backend import choose_backend
+
 METHODS = ("sgd", "sam", "asam", "rwp", "arwp", "m-rwp", "m-arwp")
 STEPS = 10
 TOLERANCE = 1e-5
@@ -67,7 +69,7 @@ def formula_of(settings):
         exclude=m.exclude,
         antithetic=m.antithetic,
         shared_noise=settings.deepspeed.zero_stage == 3,
-        philox=settings.noise.backend == "triton",
+        philox=choose_backend(settings.noise.backend, torch.device("cpu")) != "torch",
         optimizer=o.name,
         lr=o.lr,
         momentum=o.momentum,
@@ -166,6 +168,8 @@ OPTIONS = (
     ("method.name=sgd", "optimizer.clip_norm=0.1"),
     ("method.name=m-rwp", "optimizer.clip_norm=0.1", "optimizer.weight_decay=0.05"),
     ("method.name=sam", "optimizer.momentum=0", "optimizer.weight_decay=0"),
+    ("method.name=m-rwp", "noise.backend=torch"),
+    ("method.name=arwp", "noise.backend=torch", "method.scale=element", "method.sigma=0.5"),
 )
 
 

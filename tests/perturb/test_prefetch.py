@@ -13,7 +13,7 @@ from rwp_dist.config import load_settings
 from rwp_dist.models import build_model
 from rwp_dist.perturb.filters import list_filters
 from rwp_dist.perturb.methods import METHODS
-from rwp_dist.perturb.noise import Noise
+from rwp_dist.perturb.noise import TorchNoise
 from rwp_dist.perturb.perturbation import Perturbation
 from rwp_dist.perturb.prefetch import Prefetch, leave_out
 from rwp_dist.perturb.roles import Slot
@@ -28,14 +28,15 @@ def filters():
 
 @pytest.fixture
 def prefetch(filters):
-    made = Prefetch(7, filters, CPU)
+    made = Prefetch(TorchNoise(7, CPU), filters)
     yield made
     made.close()
 
 
-def drawn_now(filters, step, draw, device=CPU):
-    noise = Noise(7, device)
-    return [noise.fill(torch.empty(f.shape, device=device), step, draw, f.index) for f in filters]
+def drawn_now(filters, step, draw, noise=None):
+    noise = noise or TorchNoise(7, CPU)
+    units = [torch.empty(f.shape, device=noise.device) for f in filters]
+    return [noise.fill(u, step, draw, f.index) for u, f in zip(units, filters, strict=True)]
 
 
 def equal(units, others):
@@ -43,13 +44,13 @@ def equal(units, others):
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_noise_drawn_ahead_is_bit_equal_to_noise_drawn_now(filters, device, started):
-    prefetch = Prefetch(7, filters, device)
+def test_noise_drawn_ahead_is_bit_equal_to_noise_drawn_now(filters, generator, started):
+    prefetch = Prefetch(generator(7), filters)
     for step in range(3):
         prefetch.want(step, 1)
         if started:
             prefetch.start()
-        assert equal(prefetch.take(step, 1), drawn_now(filters, step, 1, device))
+        assert equal(prefetch.take(step, 1), drawn_now(filters, step, 1, generator(7)))
     prefetch.close()
 
 
@@ -69,14 +70,14 @@ def test_what_is_in_use_is_overwritten_only_after_it_was_given_up(prefetch, filt
 
 def test_drawing_happens_beside_the_caller_and_waiting_is_counted(prefetch, monkeypatch):
     go, where = threading.Event(), []
-    original = Noise.fill
+    original = TorchNoise.fill
 
     def fill(self, *args):
         where.append(threading.current_thread())
         assert go.wait(10)
         return original(self, *args)
 
-    monkeypatch.setattr(Noise, "fill", fill)
+    monkeypatch.setattr(TorchNoise, "fill", fill)
     prefetch.want(0, 0)
     prefetch.start()  # returns although nothing can be drawn yet
     threading.Timer(0.2, go.set).start()
@@ -89,17 +90,17 @@ def test_drawing_happens_beside_the_caller_and_waiting_is_counted(prefetch, monk
     assert prefetch.times() == (0.0, 0.0, 0.0)
 
 
-def test_noise_left_out_of_the_buffer_is_the_same_and_counts_as_waited_for(filters, device):
+def test_noise_left_out_of_the_buffer_is_the_same_and_counts_as_waited_for(filters, generator):
     whole = sum(4 * f.shape.numel() for f in filters)
     for left_out in ([filters[0]], filters[1:3], filters):
-        made = Prefetch(7, filters, device, left_out)
+        made = Prefetch(generator(7), filters, left_out)
         assert made.num_bytes == whole - sum(4 * f.shape.numel() for f in left_out)
         for step in range(2):
             made.want(step, 1)
             made.start()
             made.join()
             before = made.times()
-            assert equal(made.take(step, 1), drawn_now(filters, step, 1, device))
+            assert equal(made.take(step, 1), drawn_now(filters, step, 1, generator(7)))
             times = made.times()
             assert times.drawn == times.waited > 0 and times.work > 0, times
             assert before.drawn > 0 or left_out is filters
@@ -157,7 +158,7 @@ class Whole:
 
 def test_noise_that_failed_to_be_drawn_is_drawn_again(prefetch, filters, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(Noise, "fill", lambda *args: 1 / 0)
+        patched.setattr(TorchNoise, "fill", lambda *args: 1 / 0)
         prefetch.want(0, 1)
         prefetch.start()
         with pytest.raises(ZeroDivisionError):
