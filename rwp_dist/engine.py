@@ -40,7 +40,7 @@ class RestoredByStep:
 
     def restore(self, *, last: bool) -> None:
         """The step that follows does it."""
-        assert last, "a pass after a perturbed one needs a copy of the clean weights"
+        assert last, "a pass after a perturbed one needs a perturbed copy"
 
     def recover(self) -> None:
         """With one rank, bring the weights back at once; else ``ensure_clean`` will."""

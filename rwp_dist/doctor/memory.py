@@ -108,7 +108,7 @@ def estimate(
     if method.direction != "none":
         passes = _most_perturbed(settings, split)
         if passes and stage < 3 and (stage == 0 or passes > 1):
-            parts["clean copy"] = weights
+            parts["perturbed copy"] = weights
         if method.direction == "ascent":  # its gradient, and that times the radius
             parts["perturbation"] = 2 * weights
         elif passes and settings.noise.prefetch:
