@@ -15,6 +15,7 @@ would pay for it.
 """
 
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -65,10 +66,16 @@ def plain(
 def in_turns(
     steps: dict[str, Callable[[int], None]], built: dict[str, Parts], rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of every method's steps, taken in turns."""
+    """Seconds of every method's steps, taken in turns.
+
+    In another order every time, the same on all ranks: what a step finds in caches and in the heap
+    depends on the one before.
+    """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + WARM_UP):
-        for name, step in steps.items():
+        order = random.Random(number).sample(sorted(steps), len(steps))
+        for name in order:
+            step = steps[name]
             dist.barrier()
             begin = time.perf_counter()
             step(number)
