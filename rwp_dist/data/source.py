@@ -7,6 +7,7 @@ webdataset opens, or a function that the settings name. Integrity is checked by 
 import contextlib
 import queue
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -37,6 +38,8 @@ __all__ = [
 SLOWEST_BYTES_PER_S = 1024
 """A server that sends less than this is stalled too: at this rate a shard takes a day."""
 QUEUED_CHUNKS = 4
+TELLING_FAILURES = 3
+"""After so many somebody who waits is told what for, once."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,13 @@ class Attempts:
                 "training try longer."
             )
         self._alive()
+        if self.failures == TELLING_FAILURES:
+            left = self.patience.retries - self.failures + 1
+            print(
+                f"{shown(self.url)}: {' '.join(cause.split())}; trying again, {left} times at most.",
+                file=sys.stderr,
+                flush=True,
+            )
         wait_s = self.patience.wait_s(self.failures, self._random.random())
         time.sleep(max(wait_s, min(retry_after_s, self.patience.max_backoff_s)))
 

@@ -279,3 +279,14 @@ def test_a_server_that_names_a_wait_gets_it():
 
 def test_a_signature_is_not_shown():
     assert shown("https://me:secret@host/a.tar?sig=secret") == "https://host/a.tar"
+
+
+def test_who_waits_long_is_told_once_what_for(server, capsys):
+    server.faults[PATH] = [503] * 5
+    assert open_url(server.url(PATH), patience=Patience(8, backoff_s=0.005)) == DATA
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert PATH in lines[0] and lines[0].endswith("Unavailable; trying again, 6 times at most.")
+    server.faults[PATH] = [503] * 2
+    open_url(server.url(PATH), patience=QUICK)
+    assert capsys.readouterr().err == ""
