@@ -93,7 +93,8 @@ class Attempts:
         if self.failures == TELLING_FAILURES:
             left = self.patience.retries - self.failures + 1
             print(
-                f"{shown(self.url)}: {' '.join(cause.split())}; trying again, {left} times at most.",
+                f"{shown(self.url)}: {' '.join(cause.split())}; "
+                f"trying again, {left} times at most.",
                 file=sys.stderr,
                 flush=True,
             )
