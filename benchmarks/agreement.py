@@ -95,7 +95,12 @@ def _in_weights(
     for step in (STEP, STEP + 1, STEP):
         for f, w in zip(filters, clean, strict=True):
             f.param.copy_(w)
+        # Elsewhere, as at stage 0, then in place.
+        elsewhere = [torch.empty_like(f.param) for f in filters]
+        noise.add(elsewhere, step, DRAW, SIGMA, energies.to(device), ETA, POWER)
         noise.add(noise.params, step, DRAW, SIGMA, energies.to(device), ETA, POWER)
+        if not all(torch.equal(f.param, e) for f, e in zip(filters, elsewhere, strict=True)):
+            return f"Weights in {dtype} are others when they are written elsewhere than in place."
         found.append([f.param.clone() for f in filters])
     for f, w, first, other, again in zip(filters, clean, *found, strict=True):
         where = f"of a parameter {list(f.shape)} in {dtype}"

@@ -188,9 +188,7 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
         "torch._foreach": lambda: foreach(params),
         "noise.backend: torch": operations,
         "noise.backend: triton": kernel,
-        "the same, adaptive": lambda: fused.add(
-            fused.params, next(step), 0, SIGMA, energies, 0.1, 0.5
-        ),
+        "the same, adaptive": adaptive,
         "energy, one launch": add_up,
         "energy, torch": norms,
     }

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rwp_dist.errors import ConfigError
@@ -33,7 +33,7 @@ class Program:
     files: tuple[Path, ...]
     headers: tuple[Path, ...] = ()
     options: tuple[str, ...] = ()
-    libraries: tuple[str, ...] = field(default=())
+    libraries: tuple[str, ...] = ()
     native: bool = False
     """Made for this machine's processor, and so not to be shared with others in a common home."""
 
@@ -49,7 +49,7 @@ class Program:
             try:
                 return ctypes.CDLL(str(path))
             except OSError:  # not there yet, or by a machine with other libraries
-                self._compile(path)
+                self._compile(path, replacing=path.exists())
                 return ctypes.CDLL(str(path))
         except (OSError, RuntimeError) as error:  # the latter: a user without a home
             raise ConfigError(
@@ -66,27 +66,45 @@ class Program:
             digest.update(_processor().encode())
         return digest.hexdigest()[:16]
 
-    def _compile(self, path: Path) -> None:
+    def _compile(self, path: Path, replacing: bool) -> None:
         names = shlex.split(os.environ.get("CC", "")) or ["cc"]
         if shutil.which(names[0]) is None:
             raise ConfigError(
                 f"{self.setting} needs a C compiler, and there is no {names[0]!r}. Install one, or "
                 f"{self.instead}."
             )
-        # Under a name of its own, then renamed: ranks and workers may compile at once.
+        # Under a name of its own: ranks and workers may compile at once.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
             command = [*names, "-shared", "-fPIC", *self.options, *map(str, self.files)]
             command += ["-o", str(made), *self.libraries]
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_S)
+                done = subprocess.run(
+                    command, capture_output=True, errors="replace", timeout=COMPILE_S
+                )
             except subprocess.TimeoutExpired as error:
                 raise OSError(f"{names[0]} took more than {COMPILE_S:.0f} s") from error
             if done.returncode:
                 lines = done.stderr.splitlines()
                 words = next((line for line in lines if "error" in line), "no reason")
                 raise ConfigError(f"{self.lacks.format(words.strip())}, or {self.instead}.")
-            made.replace(path)
+            _publish(made, path, replacing)
+
+
+def _publish(made: Path, path: Path, replacing: bool) -> None:
+    """Give a file its name, unless another process has been faster.
+
+    Over NFS a library must not be taken away from a machine that has it loaded.
+    """
+    if not replacing:
+        try:
+            os.link(made, path)
+            return
+        except FileExistsError:
+            return
+        except OSError:  # a filesystem without links
+            pass
+    made.replace(path)
 
 
 def _folder() -> Path:

@@ -58,6 +58,7 @@ class Progress:
             "shown": self._shown,
             "bad_samples": self.bad_samples,
             "skipped_steps": self.skipped_steps,
+            "noise_backend": self._parts.backend,
         }
 
     @property

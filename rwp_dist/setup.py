@@ -10,10 +10,10 @@ from rwp_dist.config import Settings, Split, split_batch
 from rwp_dist.data.batch import normalise
 from rwp_dist.data.mix import Mixer
 from rwp_dist.data.open import Eval, Train, open_eval, open_train
-from rwp_dist.distributed import choose_device
+from rwp_dist.distributed import choose_device, gathered, same_on_all_ranks
 from rwp_dist.engine import Engine
 from rwp_dist.models import build_model
-from rwp_dist.perturb.backend import check_buckets, choose_backend
+from rwp_dist.perturb.backend import Backend, check_buckets, choose_backend
 from rwp_dist.perturb.batchnorm import broadcast_buffers
 from rwp_dist.perturb.filters import check_patterns, list_filters
 from rwp_dist.perturb.methods import METHODS, Method
@@ -40,6 +40,8 @@ class Parts:
     timeline: Timeline
     engine: Engine
     perturbation: Perturbation
+    backend: Backend | None
+    """What draws the noise; None for a method without."""
 
     @property
     def my_slots(self) -> list[Slot]:
@@ -90,10 +92,17 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     method = METHODS[settings.method.name]
     model = build_model(settings)
     pin = device.type == "cuda"
-    train, val = streams or (
-        open_train(settings, split, rank, pin=pin),
-        open_eval(settings, rank, world_size, pin=pin),
-    )
+    noisy = method.direction == "noise"
+    # What fails here may fail on one node alone; the others would wait for it in the engine.
+    with same_on_all_ranks():
+        train, val = streams or (
+            open_train(settings, split, rank, pin=pin),
+            open_eval(settings, rank, world_size, pin=pin),
+        )
+        backend = choose_backend(settings.noise.backend, device) if noisy else None
+    if backend == "native" or backend == "torch":
+        # One for all, or a run could not be repeated with its ranks on other nodes.
+        backend = "native" if all(b == "native" for b in gathered(backend)) else "torch"
     slots = assign_slots(
         method,
         world_size,
@@ -104,11 +113,9 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     )
     perturbed = [sum(slot.perturbed for slot in row) for row in slots]
     # Parameters are listed before ZeRO stage 3 takes them apart.
-    noisy = method.direction == "noise"
     check_patterns((name for name, _ in model.named_parameters()), settings.method.exclude)
     filters = list_filters(model.named_parameters(), settings.method.exclude if noisy else ())
-    backend = choose_backend(settings.noise.backend, device)
-    if method.adaptive:
+    if backend is not None and method.adaptive:
         check_buckets(backend, settings.deepspeed.extra)
     engine = Engine(model, settings, split, device, num_perturbed=max(perturbed))
     broadcast_buffers(engine.module)
@@ -122,7 +129,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         seed=settings.run.seed,
         num_perturbed_slots=sum(perturbed),
         ahead=slots[rank] if settings.noise.prefetch else (),
-        backend=backend,
+        backend=backend or "torch",
         scale=m.scale,
         rho=m.rho,
         eta=m.eta,
@@ -143,6 +150,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         timeline=Timeline.of(settings, train.steps_per_epoch),
         engine=engine,
         perturbation=perturbation,
+        backend=backend,
     )
 
 

@@ -166,6 +166,21 @@ class Training:
         if resumed:
             total = parts.timeline.total_steps
             self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
+        self._say_who_draws(before=counters.get("noise_backend"))
+
+    def _say_who_draws(self, before: str | None) -> None:
+        """If the noise is slow, or not what a run that was never interrupted would get."""
+        backend, wanted = self.parts.backend, self.parts.settings.noise.backend
+        if backend == "torch" and wanted == "auto":
+            self.tracker.say(
+                "Noise is drawn by torch's generator, which takes longer; noise.backend=native "
+                "says what the faster one lacks here."
+            )
+        if before not in (None, backend):
+            self.tracker.say(
+                f"Noise was drawn by noise.backend={before} and is by {backend} from here on, so "
+                "updates are not bit for bit those of the first attempt."
+            )
 
     def run(self, signals: StopSignals, session: str) -> dict[str, Any]:
         """Steps until the run is finished, or asked to stop; returns the summary so far."""

@@ -109,8 +109,8 @@ def estimate(
         passes = _most_perturbed(settings, split)
         if passes and stage < 3 and (stage == 0 or passes > 1):
             parts["perturbed copy"] = weights
-        if method.direction == "ascent":  # its gradient, and that times the radius
-            parts["perturbation"] = 2 * weights
+        if method.direction == "ascent":  # its gradient, and what is made of it
+            parts["perturbation"] = (4 if method.elementwise else 2) * weights
         elif passes and settings.noise.prefetch:
             parts["noise"] = weights
         else:  # drawn for one parameter at a time

@@ -61,11 +61,13 @@ class PerturbedCopy:
     def recover(self) -> None:
         """As ``restore``."""
         while self._clean:
-            param, clean = self._clean.pop()
+            param, clean = self._clean[-1]
             param.data = clean
+            self._clean.pop()  # after it, should a signal come in between
 
     def stepped(self, applied: bool) -> None:
         """Nothing to do: the weights are clean in any case."""
 
     def ensure_clean(self) -> None:
-        """Nothing to do: ``recover`` is local and already has."""
+        """As ``recover``, for what raised past it."""
+        self.recover()

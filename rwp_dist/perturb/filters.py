@@ -28,12 +28,12 @@ class Filter:
 
     def spread(self, rows: Tensor) -> Tensor:
         """Values of filters, ``[rows]``, in a shape that broadcasts over the parameter."""
-        return rows.view(-1, *([1] * (len(self.shape) - 1))) if self.many else rows
+        return rows.view(-1, *([1] * (len(self.shape) - 1))) if self.many else rows.view(self.shape)
 
     @property
     def size(self) -> int:
         """Elements of one filter."""
-        return self.shape.numel() // (self.shape[0] if self.many else 1)
+        return self.shape.numel() // (max(self.shape[0], 1) if self.many else 1)
 
 
 def list_filters(

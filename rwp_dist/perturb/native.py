@@ -1,4 +1,7 @@
-"""The kernels' noise on a CPU, by ``normals.c``: a fifth of the time that torch's generator takes.
+"""The kernels' noise on a CPU, by ``normals.c``.
+
+For ResNet-50 it takes a quarter of the time of torch's generator with AVX-512, half with AVX2.
+Short rows gain less: of a counter's four values a row of 128 elements or fewer takes one.
 
 Bit for bit the same on every processor, whatever its vectors; ``philox.py`` defines the values.
 """
@@ -46,7 +49,7 @@ def library() -> ctypes.CDLL:
 
 @lru_cache(maxsize=1)
 def is_fast() -> bool:
-    """Whether it can be compiled, and for a processor on which it has been seen to be faster."""
+    """Whether it can be compiled, and for a processor with vectors that make it faster."""
     try:
         return bool(library().is_fast())
     except ConfigError:
@@ -69,7 +72,8 @@ class NativeNoise:
 
     def fill(self, out: Tensor, step: int, draw: int, index: int) -> Tensor:
         """Fill a contiguous fp32 tensor with the values of parameter ``index``; returns it."""
-        assert out.is_contiguous() and out.dtype == torch.float32, "not what the C file writes"
+        if not (out.is_contiguous() and out.dtype == torch.float32 and out.is_cpu):
+            raise ValueError("noise is drawn into contiguous fp32 tensors on the CPU")
         rows = out.shape[0] if out.ndim > 1 else 1
         key = noise_key(self.seed, step, draw)
         # Lets go of the interpreter's lock.

@@ -19,7 +19,7 @@ enum { LANES = 128, VECTOR = 8 };
 typedef uint64_t Words __attribute__((vector_size(8 * VECTOR)));
 typedef uint32_t Halves __attribute__((vector_size(4 * VECTOR)));
 
-/* Whether there are vectors for which this was measured to be faster than torch's generator. */
+/* Whether there are vectors that make this faster than torch's generator. */
 int is_fast(void)
 {
 #ifdef __AVX2__

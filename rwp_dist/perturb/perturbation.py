@@ -123,14 +123,15 @@ class Perturbation:
                 self.perturb(slot, step, sigma, loss)
             # Ascent has had its clean pass just now; noise alone (RWP) has no other to learn from.
             keep = self._norm_layers if self.method.has_clean_pass else []
-            with frozen_statistics(keep):
-                self._observe(grad_scale)
-                yield
+            try:
+                with frozen_statistics(keep):
+                    self._observe(grad_scale)
+                    yield
+            finally:
+                self._observe(None)
         except BaseException:
             self.weights.recover()
             raise
-        finally:
-            self._observe(None)
         with record_function("restore"), self.watch.running():
             self.weights.restore(last=last)
 
@@ -214,9 +215,10 @@ class Perturbation:
                 grads = list(torch._foreach_mul(grads, torch._foreach_abs(weights)))
             # A gradient of exactly zero has no direction: the weights stay.
             factor = torch.where(norm > 0, self._rho / norm, 0.0)
+            moved = torch._foreach_mul(grads, factor)
+            torch._foreach_add_(moved, weights)
             with self.weights.perturbing(params) as targets:
-                for param, grad, target in zip(params, grads, targets, strict=True):
-                    torch.addcmul(param, grad, factor, out=target)
+                torch._foreach_copy_(targets, moved)
 
     def _observe(self, grad_scale: float | None) -> None:
         if self.energy is not None:

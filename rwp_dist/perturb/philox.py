@@ -1,4 +1,4 @@
-"""The noise of the CUDA kernels, in NumPy: slow, plain, and the same on every machine.
+"""The noise of the CUDA kernels and of ``normals.c``, in NumPy: slow and plain.
 
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a
 counter of four words and a key of two into four random words, and Box and Muller's transform two
@@ -15,8 +15,8 @@ So 128 neighbouring elements, which neighbouring threads work on, take one value
 counters, and the next 128 elements take the next value of the same counters. ``parameter`` is its
 position in the network, ``row`` a filter of it; a tensor of one dimension is one row.
 
-Random words are the kernels' bit for bit; normal values agree to a few units in the last place,
-because logarithms differ between devices.
+Random words are theirs bit for bit; normal values agree to a few units in the last place, because
+logarithms are computed in other ways.
 """
 
 import numpy as np
@@ -83,7 +83,9 @@ def row_normals(key: int, parameter: int, rows: int, length: int) -> npt.NDArray
 
 
 class PhiloxNoise:
-    """The kernels' noise behind the interface of ``Noise``: what a GPU run drew, anywhere."""
+    """The same noise behind the interface of ``Noise``: what a GPU's run drew, anywhere."""
+
+    device = torch.device("cpu")
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -92,5 +94,5 @@ class PhiloxNoise:
         """Fill a contiguous tensor with the values of parameter ``index``; returns it."""
         rows = out.shape[0] if out.ndim > 1 else 1
         key = noise_key(self.seed, step, draw)
-        values = row_normals(key, index, rows, out.numel() // rows)
+        values = row_normals(key, index, rows, out.numel() // max(rows, 1))
         return out.copy_(torch.from_numpy(values).view(out.shape))

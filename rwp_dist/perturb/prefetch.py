@@ -45,7 +45,10 @@ class Prefetch:
         filters: Sequence[Filter],
         left_out: Sequence[Filter] = (),
     ) -> None:
-        """``noise``: nobody else's, as it has a thread of its own. ``left_out``: see there."""
+        """Args:
+        noise: nobody else's, as it is drawn in a thread of its own.
+        left_out: see the function ``leave_out``.
+        """
         self._filters = filters
         self._left_out = left_out
         ahead = [f for f in filters if f not in left_out]
@@ -149,7 +152,7 @@ class _Lane(Protocol):
 
 
 class _Thread:
-    """A thread: torch lets go of the interpreter's lock while it fills a tensor."""
+    """A thread: whatever fills a tensor lets go of the interpreter's lock meanwhile."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="noise")

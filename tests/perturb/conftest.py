@@ -14,9 +14,3 @@ if torch.cuda.is_available():
 def generator(request):
     """Every generator of noise that runs on this machine, as a function of the seed."""
     return GENERATORS[request.param]
-
-
-@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def device(request):
-    """Every device of this machine on which noise is drawn."""
-    return torch.device(request.param)

@@ -44,15 +44,28 @@ def test_gradients_of_a_perturbed_pass_are_those_at_the_perturbed_weights():
     assert all(torch.equal(p.grad, g) for p, g in zip(params, found, strict=True))
 
 
-def test_an_error_while_weights_are_perturbed_leaves_them_as_they_are():
+@pytest.mark.parametrize("bring_back", ["recover", "ensure_clean"])
+def test_an_error_at_any_time_leaves_the_clean_weights(bring_back):
     net, keeper = small_net(), PerturbedCopy()
     params = list(net.parameters())
-    own = [p.data_ptr() for p in params]
+    own, clean = [p.data_ptr() for p in params], [p.detach().clone() for p in params]
+
+    def come_back():
+        getattr(keeper, bring_back)()
+        assert [p.data_ptr() for p in params] == own
+        assert all(torch.equal(p, c) for p, c in zip(params, clean, strict=True))
+
     with pytest.raises(KeyboardInterrupt), keeper.perturbing(params) as targets:
         targets[0].fill_(1.0)
         raise KeyboardInterrupt
-    keeper.recover()
-    assert [p.data_ptr() for p in params] == own
+    come_back()
+    with pytest.raises(ValueError, match="argument"), keeper.perturbing(params) as targets:
+        targets.pop()  # so that the last of the parameters cannot be exchanged
+    assert [p.data_ptr() for p in params] != own
+    come_back()
+    perturb(keeper, params)
+    assert [p.data_ptr() for p in params] != own
+    come_back()
 
 
 def test_weights_in_channels_last_have_their_copy_in_channels_last():

@@ -128,6 +128,35 @@ def test_the_noise_of_a_filter_has_sigma_times_its_norm_as_standard_deviation(sc
                 assert stats.chi2.cdf(value, 900) > P_VALUE
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("scale", ["filter", "element"])
+def test_a_parameter_without_dimensions_is_perturbed_and_keeps_its_shape(scale, ahead):
+    model = nn.ParameterDict({"factor": nn.Parameter(torch.tensor(3.0))})
+    slot = Slot(index=1, perturbed=True, share=0.5, draw=1)
+    perturbation = perturbation_of(model, scale=scale, ahead=[slot] if ahead else ())
+    with around(perturbation):
+        assert model.factor.shape == ()
+        assert model.factor != 3.0
+        (model.factor * 2.0).backward()
+    assert model.factor.grad.shape == () and model.factor == 3.0
+    perturbation.close()
+
+
+def test_an_error_of_what_ends_a_pass_leaves_clean_weights_too(monkeypatch):
+    model = small_net()
+    perturbation = perturbation_of(model, "m-arwp")
+    clean = [p.detach().clone() for p in model.parameters()]
+
+    def observe(scale):
+        if scale is None:
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(perturbation.energy, "observe", observe)
+    with pytest.raises(RuntimeError, match="out of memory"), around(perturbation):
+        assert not torch.equal(next(model.parameters()), clean[0])
+    assert all(torch.equal(p, c) for p, c in zip(model.parameters(), clean, strict=True))
+
+
 def test_a_perturbed_pass_leaves_the_global_generators_alone():
     model = small_net()
     perturbation = perturbation_of(model, "m-arwp")
