@@ -100,9 +100,9 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
             open_eval(settings, rank, world_size, pin=pin),
         )
         backend = choose_backend(settings.noise.backend, device) if noisy else None
-    if backend == "native" or backend == "torch":
-        # One for all, or a run could not be repeated with its ranks on other nodes.
-        backend = "native" if all(b == "native" for b in gathered(backend)) else "torch"
+    # One for all, or a run could not be repeated with its ranks on other nodes.
+    if backend is not None and len(set(gathered(backend))) > 1:
+        backend = "torch"
     slots = assign_slots(
         method,
         world_size,

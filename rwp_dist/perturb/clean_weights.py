@@ -32,7 +32,7 @@ class PerturbedCopy:
     """Perturbed weights in memory of their own: the clean ones stay where they are, untouched.
 
     Parameters are the copy during a perturbed pass, and their own memory again after it. There is
-    nothing to save and nothing to copy back, and no error in between can spoil the clean weights.
+    nothing to save and nothing to copy back.
     """
 
     whole = True
