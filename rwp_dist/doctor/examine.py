@@ -71,6 +71,7 @@ def run_steps(case: Case) -> list[Step]:
     return [
         Step(disks.GROUP, "room for checkpoints", partial(_checkpoints, case)),
         Step("memory", "estimate", partial(_memory, case)),
+        Step("noise", "generator", partial(_noise, case), 90.0),
         Step("data", "training", partial(_training, case), 600.0),
         Step("data", "evaluation", partial(_evaluation, case), 300.0),
     ]
@@ -94,6 +95,12 @@ def _memory(case: Case) -> Iterator[Finding]:
     from rwp_dist.doctor import memory
 
     yield from memory.fits(case)
+
+
+def _noise(case: Case) -> Iterator[Finding]:
+    from rwp_dist.doctor import noise
+
+    yield from noise.generator(case)
 
 
 def _checkpoints(case: Case) -> Iterator[Finding]:
