@@ -30,7 +30,7 @@ def test_a_whole_examination_ends_well_and_says_how_fast_the_data_is(tmp_path_fa
     assert not (folder / "run").exists()
     groups = {f["group"] for f in found.values()}
     assert groups == {
-        *("software", "gpus", "compiler", "limits", "disks", "memory", "data"),
+        *("software", "gpus", "compiler", "limits", "disks", "memory", "noise", "data"),
         *("tracking", "network", "clock"),
     }
 
