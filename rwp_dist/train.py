@@ -172,10 +172,9 @@ class Training:
         """If the noise is slow, or not what a run that was never interrupted would get."""
         backend, wanted = self.parts.backend, self.parts.settings.noise.backend
         if backend == "torch" and wanted == "auto":
-            self.tracker.say(
-                "Noise is drawn by torch's generator, which takes longer; noise.backend=native "
-                "says what the faster one lacks here."
-            )
+            on_gpu = self.parts.device.type == "cuda"
+            why = "Triton is not installed" if on_gpu else "`rwp-dist doctor` says what is missing"
+            self.tracker.say(f"Noise is drawn by torch's generator, which takes longer: {why}.")
         if before not in (None, backend):
             self.tracker.say(
                 f"Noise was drawn by noise.backend={before} and is by {backend} from here on, so "
