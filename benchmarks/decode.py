@@ -26,9 +26,9 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
-from rwp_dist.data.augment import Keyed, TrainTransform
-from rwp_dist.data.augment.regions import random_resized_crop
-from rwp_dist.data.decode import Decoder, Tier, optional_module, resize
+from rwp_dist.data.image import Keyed, TrainTransform
+from rwp_dist.data.image.decode import Decoder, Tier, optional_module, resize
+from rwp_dist.data.image.regions import random_resized_crop
 
 cv2 = optional_module("cv2")
 simplejpeg = optional_module("simplejpeg")

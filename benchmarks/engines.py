@@ -6,10 +6,10 @@ import torch
 import torch.distributed as dist
 
 from rwp_dist.config import load_settings
-from rwp_dist.consensus import Agreed
 from rwp_dist.data.batch import Batch, Step
-from rwp_dist.progress import Progress
-from rwp_dist.setup import Parts, build_parts
+from rwp_dist.process.consensus import Agreed
+from rwp_dist.run.build import Parts, build_parts
+from rwp_dist.run.progress import Progress
 from rwp_dist.train import train_step
 
 

@@ -145,10 +145,10 @@ def measure(
 
 def perturbing(model: Weights, device: torch.device) -> Ways:
     """Ways to put noise onto all weights, the copy that limits them, and the energy."""
-    from rwp_dist.perturb.deviations import Deviations
-    from rwp_dist.perturb.filters import list_filters
-    from rwp_dist.perturb.fused import FusedEnergy, FusedNoise
-    from rwp_dist.perturb.noise import TorchNoise
+    from rwp_dist.perturb.normals.generator import TorchNoise
+    from rwp_dist.perturb.normals.triton.fused import FusedEnergy, FusedNoise
+    from rwp_dist.perturb.rows import list_filters
+    from rwp_dist.perturb.scale import Deviations
 
     params: list[Tensor] = list(model.parameters())
     filters = list_filters(model.named_parameters())
@@ -196,12 +196,12 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
 
 def training(model: nn.Module, size: int, batch: int, device: torch.device) -> Ways:
     """A training step without and with m-arwp's perturbed pass."""
-    from rwp_dist.perturb.backend import choose_backend
-    from rwp_dist.perturb.clean_weights import PerturbedCopy
-    from rwp_dist.perturb.filters import list_filters
     from rwp_dist.perturb.methods import METHODS
+    from rwp_dist.perturb.normals.backend import choose_backend
     from rwp_dist.perturb.perturbation import Perturbation
-    from rwp_dist.perturb.roles import Slot
+    from rwp_dist.perturb.rows import list_filters
+    from rwp_dist.perturb.slots import Slot
+    from rwp_dist.perturb.weights import PerturbedCopy
 
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(batch, 3, size, size, device=device)

@@ -21,9 +21,9 @@ import torch
 import torch.distributed as dist
 from engines import engine_step
 
-from rwp_dist.distributed import choose_device, process_group
-from rwp_dist.progress import memory_bytes
-from rwp_dist.setup import count_parameters
+from rwp_dist.process.group import choose_device, process_group
+from rwp_dist.run.build import count_parameters
+from rwp_dist.run.progress import memory_bytes
 
 METHODS = {
     "sgd": ("sgd", "noise.prefetch=false"),

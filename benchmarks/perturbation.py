@@ -22,15 +22,15 @@ from authors import add_expanded_noise, subtract_noise
 from torch import Tensor, nn
 
 from rwp_dist.config import load_settings
-from rwp_dist.models import build_model
-from rwp_dist.perturb.backend import choose_backend
-from rwp_dist.perturb.clean_weights import CleanWeights, PerturbedCopy
-from rwp_dist.perturb.filters import list_filters
 from rwp_dist.perturb.methods import METHODS
-from rwp_dist.perturb.native import NativeNoise
-from rwp_dist.perturb.noise import Noise, TorchNoise
+from rwp_dist.perturb.normals.backend import choose_backend
+from rwp_dist.perturb.normals.generator import Noise, TorchNoise
+from rwp_dist.perturb.normals.native import NativeNoise
 from rwp_dist.perturb.perturbation import Perturbation
-from rwp_dist.perturb.roles import Slot
+from rwp_dist.perturb.rows import list_filters
+from rwp_dist.perturb.slots import Slot
+from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy
+from rwp_dist.run.models import build_model
 
 CPU = torch.device("cpu")
 SIGMA = 0.01

@@ -30,9 +30,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from rwp_dist.config import load_settings
-from rwp_dist.distributed import choose_device, process_group
-from rwp_dist.models import build_model
-from rwp_dist.setup import Parts
+from rwp_dist.process.group import choose_device, process_group
+from rwp_dist.run.build import Parts
+from rwp_dist.run.models import build_model
 
 METHODS = ("sgd", "m-rwp", "m-arwp", "sam")
 WARM_UP = 3

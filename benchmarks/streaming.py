@@ -37,14 +37,14 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from rwp_dist.config import Settings, load_settings, split_batch
-from rwp_dist.data.augment import TrainTransform
 from rwp_dist.data.batch import normalise
-from rwp_dist.data.decode import Decoder, from_pixels
+from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name, load_index
+from rwp_dist.data.format.manifest import Manifest, ShardEntry, describe
+from rwp_dist.data.image import TrainTransform
+from rwp_dist.data.image.decode import Decoder, from_pixels
 from rwp_dist.data.open import open_train
 from rwp_dist.data.plan import Plan
 from rwp_dist.data.selection import Everything
-from rwp_dist.shards.index import IndexedShard, index_bytes, index_name, load_index
-from rwp_dist.shards.manifest import Manifest, ShardEntry, describe
 from rwp_dist.shards.synthetic import synthetic_listing
 from rwp_dist.shards.write import write_shards
 

@@ -75,7 +75,7 @@ found = json.load(sys.stdin)
 config = found[0]["Config"] if isinstance(found, list) else found["Docker"]["config"]
 assert config["User"] == "1000:1000", config["User"]
 assert config["Entrypoint"] == ["tini", "-s", "--"], config["Entrypoint"]
-assert config["Healthcheck"]["Test"][-1] == "rwp_dist.heartbeat", config["Healthcheck"]
+assert config["Healthcheck"]["Test"][-1] == "rwp_dist.process.heartbeat", config["Healthcheck"]
 prefix = "org.opencontainers.image."
 labels = {key.removeprefix(prefix): value for key, value in config["Labels"].items()}
 assert [labels["revision"], labels["created"], labels["licenses"]] == [*sys.argv[1:], "Apache-2.0"], labels
@@ -94,14 +94,14 @@ summary, environment = (json.load(open(f"check/run/{n}.json")) for n in ("summar
 assert summary["steps"] == 320 and summary["top1"] > 90, summary
 assert environment["world_size"] == 2 and environment["git"]["commit"], environment
 '
-inside python -m rwp_dist.heartbeat
+inside python -m rwp_dist.process.heartbeat
 
 echo "== SIGTERM saves"
 # shellcheck disable=SC2016  # the container's shell expands it
 inside bash -c '
 tini -s -- rwp-launch run configs/digits.yaml --nproc 2 "$@" variant=m-rwp schedule.steps=100000 \
     run.dir=check/long tracking.log_every=10 > check/long.txt 2>&1 &
-until python -m rwp_dist.heartbeat | grep -q "last beat"; do sleep 0.5; done
+until python -m rwp_dist.process.heartbeat | grep -q "last beat"; do sleep 0.5; done
 kill -TERM $!; wait $!; code=$?
 tail -n 2 check/long.txt
 [ $code = 75 ] && ls check/long/checkpoints/step-*.pt && [ ! -e "$RWP_HEARTBEAT" ]

@@ -26,8 +26,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from launcher import ends
 from launcher.ends import End
-from rwp_dist import ending
-from rwp_dist.rank import LOGS, log_of
+from rwp_dist.process import signals as ending
+from rwp_dist.process.rank import LOGS, log_of
 
 PATIENCE_S = 600.0
 """How long ranks that were asked to stop may take for their step and their checkpoint."""

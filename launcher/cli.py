@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from rwp_dist import __version__, ending
+from rwp_dist import __version__
+from rwp_dist.process import signals as ending
 
 with ending.at_once():
     import click
@@ -19,9 +20,9 @@ with ending.at_once():
     from launcher.job import Job, Resources
     from launcher.look_after import COMMANDS
     from launcher.options import NAMES, asks_for_resources, refuse_given
+    from rwp_dist.base.errors import ConfigError
     from rwp_dist.cli import Commands
     from rwp_dist.config import Settings, expand, load_settings, split_batch
-    from rwp_dist.errors import ConfigError
 
 CONFIG = click.Path(path_type=Path)
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rwp_dist import ending
-from rwp_dist.errors import Interrupted
+from rwp_dist.base.errors import Interrupted
+from rwp_dist.process import signals as ending
 
 TOLD = (ending.STOPPED, -signal.SIGINT, -signal.SIGTERM)
 """Exit codes of ranks that ended because they were told to, by a person or by their agent."""

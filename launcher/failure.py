@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from launcher.ends import End, first, from_word
-from rwp_dist.rank import log_of
+from rwp_dist.process.rank import log_of
 
 LINES = 25
 """Of a rank's log that are repeated."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from launcher.backends import backend
 from launcher.job import read_job
-from rwp_dist.errors import RwpError
-from rwp_dist.rundir import RunDir
+from rwp_dist.base.errors import RwpError
+from rwp_dist.record.directory import RunDir
 
 POLL_S = 0.5
 ASK_S = 15.0

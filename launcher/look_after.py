@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from rwp_dist import ending
-from rwp_dist.errors import ConfigError, RwpError
-from rwp_dist.rundir import RunDir
+from rwp_dist.base.errors import ConfigError, RwpError
+from rwp_dist.process import signals as ending
+from rwp_dist.record.directory import RunDir
 
 RUN = click.Path(path_type=Path)
 RUNS = click.argument("folders", nargs=-1, type=RUN, metavar="[DIR]...")

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from launcher.job import Resources
-from rwp_dist.errors import ConfigError
+from rwp_dist.base.errors import ConfigError
 
 OPTIONS = (
     click.option("--nodes", default=1, show_default=True, help="Nodes of each run."),

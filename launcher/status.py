@@ -14,9 +14,9 @@ from typing import Any
 from launcher.backends import Found, LaunchError, backend
 from launcher.job import Job, read_job
 from launcher.submit import locate
+from rwp_dist.base.errors import RwpError
 from rwp_dist.compare.table import DASH, columns, whole
-from rwp_dist.errors import RwpError
-from rwp_dist.rundir import RunDir, run_directories
+from rwp_dist.record.directory import RunDir, run_directories
 from rwp_dist.tracking.console import duration
 
 TAIL_BYTES = 1 << 16

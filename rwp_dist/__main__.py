@@ -1,6 +1,6 @@
 """``python -m rwp_dist``, which torchrun's ``-m`` starts on every rank."""
 
-from rwp_dist import rank
+from rwp_dist.process import rank
 
 rank.settle()
 

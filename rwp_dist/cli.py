@@ -5,8 +5,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from rwp_dist import __version__, ending, launched
-from rwp_dist.errors import RwpError
+from rwp_dist import __version__
+from rwp_dist.base.errors import RwpError
+from rwp_dist.process import signals as ending
+from rwp_dist.process import torchrun as launched
 
 with ending.at_once():
     import click
@@ -135,7 +137,7 @@ def sweep(
 @click.option("--checkpoint", type=RUN, help="A checkpoint file; the run's newest, unless given.")
 def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> None:
     """Top-1, top-5 and loss of a run's checkpoint, every sample counted once."""
-    from rwp_dist.rundir import RunDir
+    from rwp_dist.record.directory import RunDir
 
     run_dir = RunDir(run)
     if not run_dir.config.is_file():
@@ -146,10 +148,10 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
         )
     ending.ctrl_c_says(lambda: "Stopped before the evaluation was done; nothing was changed.")
     settings = load_settings(run_dir.config, overrides)
-    from rwp_dist.distributed import choose_device
+    from rwp_dist.process.group import choose_device
 
     choose_device(settings.run.device)  # before DeepSpeed is imported, which warns otherwise
-    from rwp_dist.evaluate_run import evaluate_run
+    from rwp_dist.run.evaluate_run import evaluate_run
 
     click.echo(evaluate_run(settings, run_dir, checkpoint))
 

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Sequence
 
-from rwp_dist import ending
+from rwp_dist.base.errors import Interrupted
 from rwp_dist.config import Settings
-from rwp_dist.errors import Interrupted
-from rwp_dist.rundir import RunDir
+from rwp_dist.process import signals as ending
+from rwp_dist.record.directory import RunDir
 
 
 def run_all(runs: Sequence[Settings], session: str) -> None:
@@ -22,7 +22,7 @@ def run_all(runs: Sequence[Settings], session: str) -> None:
     """
     standing = Standing(runs, bool(session))
     ending.ctrl_c_says(standing.when_stopped)
-    from rwp_dist.distributed import choose_device, process_group
+    from rwp_dist.process.group import choose_device, process_group
 
     device = choose_device(runs[0].run.device)
     from rwp_dist.train import train  # imports DeepSpeed, which wants to know the device

@@ -20,28 +20,28 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from rwp_dist.checkpoint import check_state, load_checkpoint, save_checkpoint
+from rwp_dist.base.errors import Interrupted
 from rwp_dist.config import Settings
-from rwp_dist.consensus import Agreed, Consensus, StopSignals
-from rwp_dist.data.bad import BadSamples, list_evaluation
 from rwp_dist.data.batch import BadRecord, Batch, Step
-from rwp_dist.distributed import all_agree_on, check_replicas, from_main, same_on_all_ranks
-from rwp_dist.errors import Interrupted
-from rwp_dist.evaluate import evaluate, evaluating_mode, recalibrate
-from rwp_dist.heartbeat import Heartbeat
-from rwp_dist.perturb.batchnorm import (
+from rwp_dist.perturb.normals.generator import key_seed
+from rwp_dist.perturb.slots import Slot, loss_scale
+from rwp_dist.perturb.statistics import (
     average_statistics,
     gather_statistics,
     own_statistics_kept,
     tracking_layers,
 )
-from rwp_dist.perturb.noise import key_seed
-from rwp_dist.perturb.roles import Slot, loss_scale
-from rwp_dist.profiling import Profile
-from rwp_dist.progress import Progress
-from rwp_dist.rundir import RunDir
-from rwp_dist.setup import Parts, build_parts
-from rwp_dist.start import open_run
+from rwp_dist.process.consensus import Agreed, Consensus, StopSignals
+from rwp_dist.process.group import all_agree_on, check_replicas, from_main, same_on_all_ranks
+from rwp_dist.process.heartbeat import Heartbeat
+from rwp_dist.record.directory import RunDir
+from rwp_dist.record.start import open_run
+from rwp_dist.run.bad_samples import BadSamples, list_evaluation
+from rwp_dist.run.build import Parts, build_parts
+from rwp_dist.run.checkpoint import check_state, load_checkpoint, save_checkpoint
+from rwp_dist.run.evaluate import evaluate, evaluating_mode, recalibrate
+from rwp_dist.run.profiling import Profile
+from rwp_dist.run.progress import Progress
 from rwp_dist.tracking import open_tracker
 
 

@@ -12,15 +12,16 @@ from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
-from ranks import run_ranks
+from support.ranks import run_ranks
 
-from rwp_dist import ending, sweep
+from rwp_dist import sweep
 from rwp_dist import train as train_module
+from rwp_dist.base.errors import CheckpointWriteError, DataError, Interrupted, RwpError
 from rwp_dist.cli import main
 from rwp_dist.config import load_settings
-from rwp_dist.distributed import same_on_all_ranks
-from rwp_dist.errors import CheckpointWriteError, DataError, Interrupted, RwpError
-from rwp_dist.rundir import RunDir
+from rwp_dist.process import signals as ending
+from rwp_dist.process.group import same_on_all_ranks
+from rwp_dist.record.directory import RunDir
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "digits.yaml")
@@ -135,7 +136,7 @@ def test_ctrl_c_while_something_is_evaluated_does_not_speak_of_steps(tmp_path: P
     code = (
         "import sys, time, types; from rwp_dist.cli import main\n"
         "def wait(*args): print('now', flush=True); time.sleep(60)\n"
-        "sys.modules['rwp_dist.evaluate_run'] = types.SimpleNamespace(evaluate_run=wait)\n"
+        "sys.modules['rwp_dist.run.evaluate_run'] = types.SimpleNamespace(evaluate_run=wait)\n"
         "main()"
     )
     process = subprocess.Popen(
@@ -152,7 +153,7 @@ def test_ctrl_c_while_something_is_evaluated_does_not_speak_of_steps(tmp_path: P
 
 
 def test_shards_clear_up_after_ctrl_c(tmp_path: Path) -> None:
-    with patch("rwp_dist.data.digits.write_digits", side_effect=KeyboardInterrupt):
+    with patch("rwp_dist.shards.digits.write_digits", side_effect=KeyboardInterrupt):
         result = CliRunner().invoke(main, ["shards", "digits", "--out", str(tmp_path)])
     assert result.exit_code == 130
     assert result.stderr == "Stopped; finished shards are kept: start the same command again.\n"

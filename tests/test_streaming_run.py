@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import zlib
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,20 +13,28 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import run_ranks
-
-sys.path.insert(0, str(Path(__file__).parent / "data"))
-from faulty_server import FaultyServer
-from stream_sets import BATCH, CLASSES, NUM, SIZE, flip_bit, load, read_source, served, write_set
+from support.faulty_server import FaultyServer
+from support.ranks import run_ranks
+from support.stream_sets import (
+    BATCH,
+    CLASSES,
+    NUM,
+    SIZE,
+    flip_bit,
+    load,
+    read_source,
+    served,
+    write_set,
+)
 
 from rwp_dist import train as train_module
+from rwp_dist.base.errors import DataError, Interrupted
 from rwp_dist.config import load_settings
 from rwp_dist.data.batch import Batch, Step
-from rwp_dist.data.source import Patience
-from rwp_dist.errors import DataError, Interrupted
-from rwp_dist.evaluate import evaluate
-from rwp_dist.evaluate_run import evaluate_run
-from rwp_dist.rundir import RunDir
+from rwp_dist.data.remote.source import Patience
+from rwp_dist.record.directory import RunDir
+from rwp_dist.run.evaluate import evaluate
+from rwp_dist.run.evaluate_run import evaluate_run
 from rwp_dist.shards.sources import Source
 from rwp_dist.train import train, train_step
 
@@ -247,7 +254,7 @@ def evaluated(settings):
     """What ``rwp-dist evaluate`` says; a rank of the tests is in a group already."""
     multiprocessing.current_process()._config["daemon"] = False
     loaded = load_settings(None, settings)
-    with patch("rwp_dist.evaluate_run.process_group", lambda device: nullcontext()):
+    with patch("rwp_dist.run.evaluate_run.process_group", lambda device: nullcontext()):
         return evaluate_run(loaded, RunDir(loaded.run.dir), None)
 
 

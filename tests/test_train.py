@@ -8,15 +8,15 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import run_ranks
-from small import same_bits
+from support.ranks import run_ranks
+from support.small import same_bits
 
 from rwp_dist import train as train_module
-from rwp_dist.checkpoint import list_checkpoints, read_checkpoint
+from rwp_dist.base.errors import ConfigError, Interrupted, ReplicaError
 from rwp_dist.config import load_settings
-from rwp_dist.data.digits import write_digits
-from rwp_dist.errors import ConfigError, Interrupted, ReplicaError
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
+from rwp_dist.run.checkpoint import list_checkpoints, read_checkpoint
+from rwp_dist.shards.digits import write_digits
 from rwp_dist.train import train, train_step
 
 STEPS = 12  # three epochs of four steps

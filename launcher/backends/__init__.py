@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from launcher.job import Job, Resources
-from rwp_dist.errors import ConfigError, RwpError
+from rwp_dist.base.errors import ConfigError, RwpError
 
 
 class LaunchError(RwpError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from launcher.backends import Found, LaunchError, refuse
 from launcher.job import Job
-from rwp_dist.errors import ConfigError
+from rwp_dist.base.errors import ConfigError
 
 LABEL = "rwp.token"
 

@@ -13,7 +13,7 @@ import psutil  # type: ignore[import-untyped]
 
 from launcher.backends import Found, refuse
 from launcher.job import Job
-from rwp_dist.errors import ConfigError
+from rwp_dist.base.errors import ConfigError
 
 TOKEN = "RWP_JOB"
 """Environment variable by which a job's processes are found."""

@@ -7,10 +7,10 @@ evaluations in ``metrics.jsonl``.
 from collections.abc import Sequence
 from pathlib import Path
 
+from rwp_dist.base.errors import RwpError
 from rwp_dist.compare.runs import collect
 from rwp_dist.compare.table import Comparison, build
-from rwp_dist.errors import RwpError
-from rwp_dist.rundir import write_json, write_text
+from rwp_dist.record.directory import write_json, write_text
 
 __all__ = ["Comparison", "compare"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from rwp_dist.errors import RwpError
-from rwp_dist.rundir import RunDir, run_directories
+from rwp_dist.base.errors import RwpError
+from rwp_dist.record.directory import RunDir, run_directories
 
 NEEDED = ("label", "method", "steps", "samples", "device_seconds", "step_s", "top1")
 """Keys of a summary without which a run cannot be a row."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config.deepspeed_keys import DEEPSPEED_KEYS
 from rwp_dist.config.tree import Settings
-from rwp_dist.errors import ConfigError
 from rwp_dist.perturb.methods import METHODS
 
 OWNED = {

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config.checks import combinations
 from rwp_dist.config.tree import Settings
-from rwp_dist.errors import ConfigError
 
 
 def load_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> Settings:

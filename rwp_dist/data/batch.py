@@ -7,8 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from rwp_dist.data.cache import CacheStats
-from rwp_dist.errors import RwpError
+from rwp_dist.base.errors import RwpError
+from rwp_dist.data.remote.cache import CacheStats
 
 CACHED_VALUES = 2**17
 """Values whose float32 form a core's cache holds."""

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rwp_dist.data.cache import NodeCache, Wanted
-from rwp_dist.data.openers import local_path
-from rwp_dist.data.source import Attempts, Patience, read_chunks
-from rwp_dist.errors import DataError
-from rwp_dist.shards.index import INDEX_DTYPE, Index, index_bytes, load_index
-from rwp_dist.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, cure_of_missing
+from rwp_dist.base.errors import DataError
+from rwp_dist.data.format.index import INDEX_DTYPE, Index, index_bytes, load_index
+from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, cure_of_missing
+from rwp_dist.data.remote.cache import NodeCache, Wanted
+from rwp_dist.data.remote.openers import local_path
+from rwp_dist.data.remote.source import Attempts, Patience, read_chunks
 
 INDEX_REQUESTS = 16
 """Index files of a remote data set that are fetched at once."""

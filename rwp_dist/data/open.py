@@ -5,18 +5,18 @@ from math import gcd
 from pathlib import Path
 from typing import Protocol
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, Split
-from rwp_dist.data.augment import EvalTransform, TrainTransform
 from rwp_dist.data.batch import Step
-from rwp_dist.data.cache import NodeCache
 from rwp_dist.data.dataset import Dataset, is_local, load_dataset, load_manifest
-from rwp_dist.data.decode import Decoder
-from rwp_dist.data.decode_cuda import require_cuda
+from rwp_dist.data.image import EvalTransform, TrainTransform
+from rwp_dist.data.image.decode import Decoder
+from rwp_dist.data.image.decode_cuda import require_cuda
 from rwp_dist.data.plan import Plan
+from rwp_dist.data.remote.cache import NodeCache
+from rwp_dist.data.remote.source import Patience
 from rwp_dist.data.selection import Balanced, Everything, Mixture, Selection
-from rwp_dist.data.source import Patience
 from rwp_dist.data.stream import EvalStream, Reading, TrainStream
-from rwp_dist.errors import ConfigError
 
 LOOK_AHEAD_SHARDS = 32
 """Most that a process downloads before they are needed."""

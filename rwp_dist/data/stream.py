@@ -21,18 +21,18 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from rwp_dist.data.augment import EvalTransform, TrainTransform
+from rwp_dist.base.errors import DataError, RwpError
 from rwp_dist.data.batch import BadRecord, Batch, Step, Unreadable
-from rwp_dist.data.cache import CacheStats, NodeCache
 from rwp_dist.data.dataset import Dataset
-from rwp_dist.data.decode import UndecodableImage
+from rwp_dist.data.image import EvalTransform, TrainTransform
+from rwp_dist.data.image.decode import UndecodableImage
 from rwp_dist.data.plan import Plan, evaluation_rows
-from rwp_dist.data.shard_reader import BadSample, ShardFiles, ShardReader
-from rwp_dist.errors import DataError, RwpError
-from rwp_dist.rank import end_with_parent
+from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
+from rwp_dist.data.remote.cache import CacheStats, NodeCache
+from rwp_dist.process.rank import end_with_parent
 
 if TYPE_CHECKING:
-    from rwp_dist.data.gpu import GpuTransform
+    from rwp_dist.data.image.gpu import GpuTransform
 
 LOOK_AHEAD_STEPS = 64
 """How far ahead of a worker its node's cache fetches shards."""
@@ -370,7 +370,7 @@ def _gpu_transform(
 ) -> "GpuTransform | None":
     if not reading.decode_on_gpu:
         return None
-    from rwp_dist.data.gpu import GpuTransform
+    from rwp_dist.data.image.gpu import GpuTransform
 
     device = torch.device("cuda", torch.cuda.current_device())
     return GpuTransform(transform, reading.channels, device)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from rwp_dist import launched
 from rwp_dist.config import Settings
-from rwp_dist.data.openers import local_path
+from rwp_dist.data.remote.openers import local_path
 from rwp_dist.doctor.nvidia import Gpu, Nvidia
+from rwp_dist.process import torchrun as launched
 
 
 @dataclass(frozen=True)

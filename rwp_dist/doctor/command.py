@@ -6,13 +6,13 @@ import threading
 
 import click
 
-from rwp_dist import launched
 from rwp_dist.config import Settings
 from rwp_dist.doctor import report
 from rwp_dist.doctor.case import node_name
 from rwp_dist.doctor.examine import examine
 from rwp_dist.doctor.finding import worst
 from rwp_dist.doctor.together import examine_together
+from rwp_dist.process import torchrun as launched
 
 
 def run(settings: Settings | None, *, quick: bool, as_json: bool) -> None:

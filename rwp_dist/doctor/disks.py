@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, split_batch
 from rwp_dist.doctor.case import Case
 from rwp_dist.doctor.finding import Finding
-from rwp_dist.errors import ConfigError
 from rwp_dist.tracking.console import size
 
 GROUP = "disks"

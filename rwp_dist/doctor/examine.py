@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from rwp_dist import launched
 from rwp_dist.config import Settings
 from rwp_dist.doctor import clock, compiler, disks, gpus, limits, network, software
 from rwp_dist.doctor.case import Case, node_name
 from rwp_dist.doctor.finding import Finding, Step, findings_of
+from rwp_dist.process import torchrun as launched
 
 
 def examine(settings: Settings | None, *, quick: bool = False) -> Iterator[Finding]:

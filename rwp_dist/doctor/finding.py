@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rwp_dist.errors import RwpError
+from rwp_dist.base.errors import RwpError
 
 State = Literal["ok", "warning", "problem"]
 

@@ -12,14 +12,14 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from torch import nn
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, Split, split_batch
 from rwp_dist.doctor import cgroup
 from rwp_dist.doctor.case import Case
 from rwp_dist.doctor.finding import Finding, State
-from rwp_dist.errors import ConfigError
-from rwp_dist.models import build_shapes
 from rwp_dist.perturb.methods import METHODS
-from rwp_dist.perturb.roles import assign_slots
+from rwp_dist.perturb.slots import assign_slots
+from rwp_dist.run.models import build_shapes
 from rwp_dist.tracking.console import size
 
 GROUP = "memory"

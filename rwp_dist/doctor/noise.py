@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.doctor.case import Case
 from rwp_dist.doctor.finding import Finding
-from rwp_dist.errors import ConfigError
-from rwp_dist.perturb import native
 from rwp_dist.perturb.methods import METHODS
+from rwp_dist.perturb.normals import native
 
 GROUP = "noise"
 NAME = "generator"

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import click
 
 from rwp_dist.doctor.finding import Finding, State, worst
-from rwp_dist.rundir import finite
+from rwp_dist.record.directory import finite
 
 NAME_WIDTH = 20
 

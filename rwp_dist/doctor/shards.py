@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from rwp_dist import checksum
+from rwp_dist.base import checksum
+from rwp_dist.base.errors import DataError
 from rwp_dist.config import Settings
 from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.open import open_dataset
-from rwp_dist.data.source import Patience, local_path, open_url, shown
-from rwp_dist.data.speed import images_per_second
+from rwp_dist.data.remote.source import Patience, local_path, open_url, shown
 from rwp_dist.doctor import disks
 from rwp_dist.doctor.case import Case
 from rwp_dist.doctor.finding import Finding
-from rwp_dist.errors import DataError
+from rwp_dist.doctor.speed import images_per_second
 from rwp_dist.tracking.console import count, size
 
 GROUP = "data"

@@ -6,12 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from rwp_dist import launched
 from rwp_dist.config import Settings
 from rwp_dist.doctor import clock, network
 from rwp_dist.doctor.case import Case, node_name
 from rwp_dist.doctor.examine import examine
 from rwp_dist.doctor.finding import Finding, Step, findings_of
+from rwp_dist.process import torchrun as launched
 
 JOIN_S = 120.0
 """How long ranks wait for each other to join: some are slow to import torch."""

@@ -16,12 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rwp_dist.perturb.backend import Backend
-from rwp_dist.perturb.filters import Filter
 from rwp_dist.perturb.float24 import Float24
+from rwp_dist.perturb.normals.backend import Backend
+from rwp_dist.perturb.rows import Filter
 
 if TYPE_CHECKING:
-    from rwp_dist.perturb.fused import FusedEnergy
+    from rwp_dist.perturb.normals.triton.fused import FusedEnergy
 
 
 class FilterEnergy:
@@ -46,7 +46,7 @@ class FilterEnergy:
         self._work: dist.Work | None = None
         self._fused: FusedEnergy | None = None
         if backend == "triton":
-            from rwp_dist.perturb.fused import FusedEnergy  # needs Triton
+            from rwp_dist.perturb.normals.triton.fused import FusedEnergy  # needs Triton
 
             self._fused = FusedEnergy(device)
         # A leaf's hook sees this rank's own gradient, before any reduction, at every ZeRO stage.

@@ -14,21 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from rwp_dist.perturb.backend import Backend
-from rwp_dist.perturb.batchnorm import frozen_statistics, tracking_layers
-from rwp_dist.perturb.clean_weights import CleanWeights
-from rwp_dist.perturb.deviations import Deviations, Scale
+from rwp_dist.base.timing import Stopwatch
+from rwp_dist.perturb.ahead import Prefetch, Times, leave_out
 from rwp_dist.perturb.energy import FilterEnergy
-from rwp_dist.perturb.filters import Filter
 from rwp_dist.perturb.methods import Method
-from rwp_dist.perturb.native import NativeNoise
-from rwp_dist.perturb.noise import Noise, TorchNoise
-from rwp_dist.perturb.prefetch import Prefetch, Times, leave_out
-from rwp_dist.perturb.roles import Slot
-from rwp_dist.timing import Stopwatch
+from rwp_dist.perturb.normals.backend import Backend
+from rwp_dist.perturb.normals.generator import Noise, TorchNoise
+from rwp_dist.perturb.normals.native import NativeNoise
+from rwp_dist.perturb.rows import Filter
+from rwp_dist.perturb.scale import Deviations, Scale
+from rwp_dist.perturb.slots import Slot
+from rwp_dist.perturb.statistics import frozen_statistics, tracking_layers
+from rwp_dist.perturb.weights import CleanWeights
 
 if TYPE_CHECKING:
-    from rwp_dist.perturb.fused import FusedNoise
+    from rwp_dist.perturb.normals.triton.fused import FusedNoise
 
 OBJECT_BYTES = 2**19
 """What hooks, views and a thread take beside tensors, for ResNet-50."""
@@ -81,7 +81,7 @@ class Perturbation:
         if method.direction == "noise" and filters:
             groups = [filters] if weights.whole else [[f] for f in filters]
             if backend == "triton":
-                from rwp_dist.perturb.fused import FusedNoise  # needs Triton
+                from rwp_dist.perturb.normals.triton.fused import FusedNoise  # needs Triton
 
                 self._fused = [FusedNoise(group, scale, seed, device) for group in groups]
                 return

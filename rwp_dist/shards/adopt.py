@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwp_dist.errors import DataError
-from rwp_dist.shards.index import index_tar
-from rwp_dist.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, check_basenames
+from rwp_dist.base.errors import DataError
+from rwp_dist.data.format.index import index_tar
+from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, check_basenames
 from rwp_dist.shards.opening import expand_shards, is_remote, open_shard, shard_size
 from rwp_dist.shards.parallel import run_jobs
 from rwp_dist.shards.records import Records, recipe_id

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rwp_dist.errors import DataError
+from rwp_dist.base.errors import DataError
 from rwp_dist.shards.sources import Listing, Source
 
 FOLDER = "cifar-100-python"

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from rwp_dist.errors import ConfigError, DataError
+from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.shards.bar import progress_bar
 from rwp_dist.shards.task import find_part
 
@@ -22,7 +22,7 @@ class LocalPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path."""
-        from rwp_dist.data.openers import local_path
+        from rwp_dist.data.remote.openers import local_path
 
         path = local_path(str(value))
         if path is None:
@@ -222,7 +222,7 @@ def verify_command(
 
     Samples are counted from 0 in the order of their shard.
     """
-    from rwp_dist.shards.manifest import Manifest
+    from rwp_dist.data.format.manifest import Manifest
     from rwp_dist.shards.verify import UNDECODABLE, verify_shards, write_report
 
     total = len(Manifest.load(folder).shards)
@@ -282,7 +282,7 @@ def digits_command(out: Path, label_noise: float, seed: int, folds: int) -> None
     """Write scikit-learn's 1,797 real handwritten digits as WebDataset shards."""
     if not 0.0 <= label_noise <= 1.0:
         raise ConfigError(f"--label-noise: {label_noise} is no share; give 0 to 1.")
-    from rwp_dist.data.digits import write_digits
+    from rwp_dist.shards.digits import write_digits
 
     report = write_digits(out, label_noise=label_noise, seed=seed, folds=folds)
     click.echo(

@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from rwp_dist.errors import DataError
+from rwp_dist.base.errors import DataError
 
 
 def shrink(data: bytes, short_side: int, quality: int, name: str) -> bytes:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from rwp_dist.data.openers import TransientError, local_path, open_stream, scheme_of
-from rwp_dist.data.source import Attempts, Patience, read_chunks
-from rwp_dist.errors import DataError
-from rwp_dist.shards.tar import Stream
+from rwp_dist.base.errors import DataError
+from rwp_dist.data.format.tar import Stream
+from rwp_dist.data.remote.openers import TransientError, local_path, open_stream, scheme_of
+from rwp_dist.data.remote.source import Attempts, Patience, read_chunks
 
 
 @contextmanager

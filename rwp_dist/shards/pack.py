@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from rwp_dist.shards.atomic import remove_leftovers, whole_file
+from rwp_dist.base.files import remove_leftovers, whole_file
+from rwp_dist.data.format.index import IndexedShard, index_tar
+from rwp_dist.data.format.manifest import ShardEntry
 from rwp_dist.shards.encode import shrink
-from rwp_dist.shards.index import IndexedShard, index_tar
-from rwp_dist.shards.manifest import ShardEntry
 from rwp_dist.shards.records import Records
 from rwp_dist.shards.sources import Source
 

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
-from rwp_dist.errors import DataError
+from rwp_dist.base.errors import DataError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rwp_dist.errors import DataError
-from rwp_dist.shards.atomic import make_folder, write_whole
-from rwp_dist.shards.index import IndexedShard, index_bytes, index_name
-from rwp_dist.shards.manifest import (
+from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import make_folder, write_whole
+from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name
+from rwp_dist.data.format.manifest import (
     MANIFEST_NAME,
     RECORDS_NAME,
     Manifest,

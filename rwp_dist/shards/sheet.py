@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from rwp_dist.shards.atomic import make_folder, whole_file
+from rwp_dist.base.files import make_folder, whole_file
 from rwp_dist.shards.stats import Drawn
 
 TILE = 160

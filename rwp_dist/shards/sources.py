@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from rwp_dist.data.openers import local_path
-from rwp_dist.errors import DataError
-from rwp_dist.shards.index import sample_image, sample_label
-from rwp_dist.shards.manifest import MANIFEST_NAME, Manifest
+from rwp_dist.base.errors import DataError
+from rwp_dist.data.format.index import sample_image, sample_label
+from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest
+from rwp_dist.data.format.tar import IMAGE_TYPES, read_samples
+from rwp_dist.data.remote.openers import local_path
 from rwp_dist.shards.opening import expand_shards, open_shard
 from rwp_dist.shards.parallel import run_jobs
-from rwp_dist.shards.tar import IMAGE_TYPES, read_samples
 
 _SPLITS = {"train", "val", "valid", "validation", "test", "training"}
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rwp_dist.errors import DataError
-from rwp_dist.shards.index import Index, load_index
-from rwp_dist.shards.manifest import Manifest
+from rwp_dist.base.errors import DataError
+from rwp_dist.data.format.index import Index, load_index
+from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.shards.opening import is_remote
 
 

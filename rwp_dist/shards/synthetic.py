@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rwp_dist.errors import ConfigError
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.shards.sources import Listing, Source
 
 QUALITY = 91

@@ -3,7 +3,7 @@
 import os
 import re
 
-from rwp_dist.errors import ConfigError
+from rwp_dist.base.errors import ConfigError
 
 
 def find_part(option: str | None) -> tuple[int, int]:

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from rwp_dist import checksum
-from rwp_dist.errors import DataError
-from rwp_dist.shards.atomic import make_folder, write_whole
-from rwp_dist.shards.index import Index, load_index
-from rwp_dist.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry
+from rwp_dist.base import checksum
+from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import make_folder, write_whole
+from rwp_dist.data.format.index import Index, load_index
+from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry
+from rwp_dist.data.format.tar import Stream
 from rwp_dist.shards.opening import open_shard, shard_size
 from rwp_dist.shards.parallel import run_jobs
-from rwp_dist.shards.tar import Stream
 
 LEVELS = ("size", "sha256", "decode")
 HEADER_BYTES, NAME_BYTES = 512, 100

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rwp_dist.errors import DataError
-from rwp_dist.shards.manifest import Manifest
+from rwp_dist.base.errors import DataError
+from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.shards.pack import ShardJob, Shrink, pack_shard
 from rwp_dist.shards.parallel import run_jobs
 from rwp_dist.shards.records import Records, local_size, recipe_id

@@ -8,9 +8,9 @@ import time
 from types import TracebackType
 from typing import Any, TextIO
 
+from rwp_dist.base.errors import Interrupted
 from rwp_dist.config.tree import Settings
-from rwp_dist.errors import Interrupted
-from rwp_dist.rundir import RunDir, finite
+from rwp_dist.record.directory import RunDir, finite
 from rwp_dist.tracking.console import Console, duration, head_line
 from rwp_dist.tracking.wandb import WandbRun, open_wandb
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rwp_dist.config.tree import Settings
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
 
 INIT_TIMEOUT_S = 20.0
 """How long a run waits for W&B's server at its start before it goes offline."""

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from ranks import run_ranks
+from support.ranks import run_ranks
 from torch.utils.flop_counter import FlopCounterMode
 
 from launcher.cli import main as launch
 from rwp_dist.config import list_variants, load_settings, split_batch
-from rwp_dist.models import draw_model
+from rwp_dist.run.models import draw_model
 from rwp_dist.shards.synthetic import synthetic_listing
 from rwp_dist.shards.write import write_shards
 from rwp_dist.train import train

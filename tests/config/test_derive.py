@@ -5,10 +5,10 @@ from typing import Any, get_args
 
 import pytest
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import deepspeed_config, load_settings, split_batch
 from rwp_dist.config.deepspeed_keys import DEEPSPEED_KEYS
 from rwp_dist.config.tree import MethodName
-from rwp_dist.errors import ConfigError
 from rwp_dist.perturb.methods import METHODS
 
 

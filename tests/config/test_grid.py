@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import expand
-from rwp_dist.errors import ConfigError
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
 

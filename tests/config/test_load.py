@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import (
     Settings,
     differences,
@@ -17,7 +18,6 @@ from rwp_dist.config import (
     list_variants,
     load_settings,
 )
-from rwp_dist.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 

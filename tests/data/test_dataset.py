@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faulty_server import FaultyServer
-from small_shards import cache_in
-from stream_sets import CLASSES, NUM, flip_bit, load, served, train_streams, write_set
+from support.faulty_server import FaultyServer
+from support.small_shards import cache_in
+from support.stream_sets import CLASSES, NUM, flip_bit, load, served, train_streams, write_set
 
+from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.config import load_settings, split_batch
 from rwp_dist.data.dataset import load_manifest
+from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.data.open import open_dataset, open_train
-from rwp_dist.data.source import Patience
-from rwp_dist.data.speed import images_per_second
-from rwp_dist.errors import ConfigError, DataError
-from rwp_dist.shards.manifest import Manifest
+from rwp_dist.data.remote.source import Patience
+from rwp_dist.doctor.speed import images_per_second
 
 QUICK = Patience(retries=2, backoff_s=0.005, stall_s=0.5)
 

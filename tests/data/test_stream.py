@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faulty_server import FaultyServer
-from small_shards import FORK, cache_in
-from stream_sets import (
+from support.faulty_server import FaultyServer
+from support.small_shards import FORK, cache_in
+from support.stream_sets import (
     BATCH,
     LANES,
     NUM,
@@ -29,10 +29,10 @@ from stream_sets import (
     write_set,
 )
 
-from rwp_dist.checkpoint import check_state
+from rwp_dist.base.errors import CheckpointError, DataError
 from rwp_dist.data import stream as module
 from rwp_dist.data.selection import Balanced, Mixture
-from rwp_dist.errors import CheckpointError, DataError
+from rwp_dist.run.checkpoint import check_state
 
 # Tests have more workers than cores.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

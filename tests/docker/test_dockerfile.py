@@ -56,7 +56,7 @@ def test_it_runs_as_a_number_that_is_not_root_under_an_init_with_a_health_check(
     assert values("USER") == ["1000:1000"]
     assert json.loads(values("ENTRYPOINT")[0])[0] == "tini"
     (check,) = values("HEALTHCHECK")
-    assert json.loads(check.partition("CMD ")[2]) == ["python", "-m", "rwp_dist.heartbeat"]
+    assert json.loads(check.partition("CMD ")[2]) == ["python", "-m", "rwp_dist.process.heartbeat"]
     assert any("RWP_HEARTBEAT=" in text for text in values("ENV"))
 
 

@@ -112,4 +112,8 @@ def test_kubernetes_mounts_every_volume_and_runs_as_nobody_special(objects):
     (container,) = pod["containers"]
     assert {v["name"] for v in pod["volumes"]} == {m["name"] for m in container["volumeMounts"]}
     assert pod["securityContext"]["runAsNonRoot"]
-    assert container["livenessProbe"]["exec"]["command"] == ["python", "-m", "rwp_dist.heartbeat"]
+    assert container["livenessProbe"]["exec"]["command"] == [
+        "python",
+        "-m",
+        "rwp_dist.process.heartbeat",
+    ]

@@ -1,11 +1,11 @@
 import pytest
-from examining import CONFIG, doctor, findings
+from support.examining import CONFIG, doctor, findings
 
 from rwp_dist.config import load_settings
-from rwp_dist.data.digits import write_digits
 from rwp_dist.doctor import shards
 from rwp_dist.doctor.case import Case
 from rwp_dist.doctor.finding import Finding, Step, findings_of
+from rwp_dist.shards.digits import write_digits
 
 
 def reach(*overrides: str) -> list[Finding]:

@@ -5,7 +5,7 @@ import pytest
 from rwp_dist.config import load_settings
 from rwp_dist.doctor.case import Case
 from rwp_dist.doctor.noise import generator
-from rwp_dist.perturb import native
+from rwp_dist.perturb.normals import native
 
 
 @pytest.fixture(autouse=True)

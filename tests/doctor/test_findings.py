@@ -2,8 +2,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from rwp_dist.base.errors import DataError
 from rwp_dist.doctor.finding import Finding, Step, findings_of, worst
-from rwp_dist.errors import DataError
 
 
 def one() -> Finding:

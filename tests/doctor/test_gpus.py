@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from examining import doctor, findings, program
+from support.examining import doctor, findings, program
 
 from rwp_dist.doctor import gpus
 from rwp_dist.doctor.case import Case

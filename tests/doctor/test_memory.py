@@ -2,14 +2,14 @@ import gc
 
 import pytest
 import torch
-from ranks import run_ranks
+from support.ranks import run_ranks
 
 from rwp_dist.config import Settings, load_settings, split_batch
 from rwp_dist.doctor import memory
 from rwp_dist.doctor.case import Case
 from rwp_dist.doctor.finding import Finding, Step, findings_of
 from rwp_dist.doctor.nvidia import Gpu, Nvidia
-from rwp_dist.models import build_model, build_shapes
+from rwp_dist.run.models import build_model, build_shapes
 
 IMAGENET = ["data.channels=3", "data.image_size=224", "model.num_classes=1000"]
 
@@ -38,10 +38,10 @@ def peak_of_engine(overrides: list[str]) -> tuple[int, dict[str, float]]:
     """Bytes after a backward pass of the second update, when all state is there; the estimate."""
     import torch.distributed as dist
 
-    from rwp_dist.engine import Engine
-    from rwp_dist.perturb.filters import list_filters
-    from rwp_dist.perturb.noise import TorchNoise
-    from rwp_dist.perturb.prefetch import Prefetch
+    from rwp_dist.engine.engine import Engine
+    from rwp_dist.perturb.ahead import Prefetch
+    from rwp_dist.perturb.normals.generator import TorchNoise
+    from rwp_dist.perturb.rows import list_filters
 
     settings = settings_of(*overrides)
     split = split_batch(settings, dist.get_world_size())

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from examining import CONFIG, doctor, findings, program
+from support.examining import CONFIG, doctor, findings, program
 
 
 def tools(folder: Path, *names: str) -> str:

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from examining import CONFIG, ROOT
+from support.examining import CONFIG, ROOT
 
-from rwp_dist.data.digits import write_digits
 from rwp_dist.doctor import clock
 from rwp_dist.doctor.finding import Finding
 from rwp_dist.doctor.together import _merged
+from rwp_dist.shards.digits import write_digits
 
 
 def free_port() -> int:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from launcher.attempt import AGAIN, main
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
 
 CONFIG = """
 data: {train: shards/train, val: shards/val}

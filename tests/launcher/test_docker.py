@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from launcher.cli import main
 from launcher.job import read_job
 from launcher.status import collect
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "digits.yaml")
 

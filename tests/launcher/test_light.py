@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "digits.yaml")
 HEAVY = ("torch", "deepspeed", "wandb", "numpy", "matplotlib", "torchvision")

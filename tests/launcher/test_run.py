@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rwp_dist.data.digits import write_digits
+from rwp_dist.shards.digits import write_digits
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "digits.yaml")
@@ -247,7 +247,7 @@ WAITS = "import sys, time; print('here', file=sys.stderr, flush=True); time.slee
 CRASHES_THEN_ENDS = """
 import os, pathlib
 def run_all(runs, session):
-    from rwp_dist.errors import CheckpointError, ConfigError
+    from rwp_dist.base.errors import CheckpointError, ConfigError
     if os.environ["RANK"] == "1":
         return
     tried = pathlib.Path(runs[0].run.dir) / "tried"

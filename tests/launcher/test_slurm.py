@@ -15,7 +15,7 @@ from launcher.backends.slurm import Slurm, _accounts
 from launcher.cli import main
 from launcher.job import Job, Resources, read_job
 from launcher.status import collect, table
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
 
 JOB = Job(Path("/runs/a"), "a", "slurm", token="token", id="17")
 

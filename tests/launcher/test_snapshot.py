@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from launcher import snapshot
 from launcher.cli import main
 from launcher.job import Job, Resources, read_job
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "digits.yaml")
 

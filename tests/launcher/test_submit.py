@@ -16,8 +16,8 @@ from launcher.backends.slurm import Slurm
 from launcher.cli import main
 from launcher.job import Job, read_job
 from launcher.status import collect
-from rwp_dist.data.digits import write_digits
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
+from rwp_dist.shards.digits import write_digits
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "digits.yaml")
@@ -168,7 +168,8 @@ def test_a_lock_of_a_dead_process_is_nobodys(tmp_path: Path) -> None:
 
 def test_looking_at_a_lock_never_keeps_a_run_from_starting(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    looker = "import sys, time\nfrom rwp_dist.rundir import RunDir\nrun = RunDir(sys.argv[1])\n"
+    looker = "import sys, time\nfrom rwp_dist.record.directory import RunDir\n"
+    looker += "run = RunDir(sys.argv[1])\n"
     looker += "end = time.monotonic() + 3\nwhile time.monotonic() < end: run.holder()"
     with run.locked():
         pass

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from rwp_dist.perturb.native import NativeNoise
-from rwp_dist.perturb.noise import TorchNoise
+from rwp_dist.perturb.normals.generator import TorchNoise
+from rwp_dist.perturb.normals.native import NativeNoise
 
 CPU = torch.device("cpu")
 GENERATORS = {"torch": lambda seed: TorchNoise(seed, CPU), "native": NativeNoise}

@@ -2,8 +2,16 @@
 
 import pytest
 import torch.distributed as dist
-from ranks import run_ranks
-from small import agree, run_all, same_bits, small_parts, small_settings, split_over, weights_of
+from support.ranks import run_ranks
+from support.small import (
+    agree,
+    run_all,
+    same_bits,
+    small_parts,
+    small_settings,
+    split_over,
+    weights_of,
+)
 
 from rwp_dist.train import train_step
 

@@ -12,17 +12,17 @@ import random
 import numpy as np
 import pytest
 import torch
-from ranks import run_ranks
 from scipy import stats
-from small import run_steps, small_net, small_parts, small_settings, split_over
+from support.ranks import run_ranks
+from support.small import run_steps, small_net, small_parts, small_settings, split_over
 from torch import nn
 
-from rwp_dist.perturb.clean_weights import PerturbedCopy
-from rwp_dist.perturb.filters import list_filters
 from rwp_dist.perturb.methods import METHODS
-from rwp_dist.perturb.noise import key_seed
+from rwp_dist.perturb.normals.generator import key_seed
 from rwp_dist.perturb.perturbation import Perturbation
-from rwp_dist.perturb.roles import Slot
+from rwp_dist.perturb.rows import list_filters
+from rwp_dist.perturb.slots import Slot
+from rwp_dist.perturb.weights import PerturbedCopy
 
 P_VALUE = 1e-6
 CPU = torch.device("cpu")

@@ -2,11 +2,11 @@
 
 from functools import cache
 
-import oracle
 import pytest
 import torch
-from ranks import run_ranks
-from small import (
+from support import oracle
+from support.ranks import run_ranks
+from support.small import (
     buffers_of,
     memory_plan,
     run_all,
@@ -18,7 +18,7 @@ from small import (
     weights_of,
 )
 
-from rwp_dist.perturb.backend import choose_backend
+from rwp_dist.perturb.normals.backend import choose_backend
 
 METHODS = ("sgd", "sam", "asam", "rwp", "arwp", "m-rwp", "m-arwp")
 STEPS = 10

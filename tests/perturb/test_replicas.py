@@ -6,14 +6,14 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from ranks import run_ranks
-from small import run_steps, small_net, small_parts, small_settings, split_over, weights_of
+from support.ranks import run_ranks
+from support.small import run_steps, small_net, small_parts, small_settings, split_over, weights_of
 from torch import nn
 from torch.func import functional_call
 
-from rwp_dist.distributed import check_replicas
-from rwp_dist.perturb.deviations import Deviations
-from rwp_dist.perturb.filters import Filter
+from rwp_dist.perturb.rows import Filter
+from rwp_dist.perturb.scale import Deviations
+from rwp_dist.process.group import check_replicas
 
 STEPS = 50
 
@@ -146,12 +146,12 @@ def subtract_noise_again():
             clean.copy_(param.data - (param.data - clean))
         self.recover()
 
-    with patch("rwp_dist.engine.PerturbedCopy.restore", restore):
+    with patch("rwp_dist.engine.engine.PerturbedCopy.restore", restore):
         return digests_after_every_step([("method.name=m-rwp", "deepspeed.zero_stage=0")], False)
 
 
 def test_restoring_by_subtraction_would_be_noticed():
-    from rwp_dist.errors import ReplicaError
+    from rwp_dist.base.errors import ReplicaError
 
     with pytest.raises(ReplicaError, match="After step 0 the weights of rank 1 differ"):
         run_ranks(subtract_noise_again, 2)

@@ -5,11 +5,11 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import run_ranks
-from small import run_steps, same_bits, small_parts, small_settings, split_over, weights_of
+from support.ranks import run_ranks
+from support.small import run_steps, same_bits, small_parts, small_settings, split_over, weights_of
 
 from rwp_dist import train
-from rwp_dist.progress import Progress
+from rwp_dist.run.progress import Progress
 
 POISONED_STEP, STEPS = 3, 6
 

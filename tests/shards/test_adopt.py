@@ -2,21 +2,17 @@ import http.server
 import json
 import shutil
 import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import webdataset as wds
-from shard_files import files, jpeg, run, sample_members, tar_file
+from support.faulty_server import FaultyServer
+from support.shard_files import files, jpeg, run, sample_members, tar_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from faulty_server import FaultyServer
-
-from rwp_dist.data.source import Patience
-from rwp_dist.errors import DataError
-from rwp_dist.shards.index import load_index
-from rwp_dist.shards.manifest import Manifest
+from rwp_dist.base.errors import DataError
+from rwp_dist.data.format.index import load_index
+from rwp_dist.data.format.manifest import Manifest
+from rwp_dist.data.remote.source import Patience
 from rwp_dist.shards.verify import verify_shards
 
 

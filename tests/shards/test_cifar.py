@@ -8,11 +8,11 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
-from shard_files import run, tar_contents, tar_file
+from support.shard_files import run, tar_contents, tar_file
 
-from rwp_dist.errors import DataError
+from rwp_dist.base.errors import DataError
+from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.shards.cifar import cifar100_listing
-from rwp_dist.shards.manifest import Manifest
 
 COUNTS = {"train": 25, "test": 10}
 PIXELS = {

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from rwp_dist.cli import main
-from rwp_dist.data import digits
+from rwp_dist.shards import digits
 from rwp_dist.shards.cli import shards
 
 

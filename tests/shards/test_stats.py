@@ -1,6 +1,6 @@
 import numpy as np
 from PIL import Image
-from shard_files import image_folder, jpeg, run, sample_members, tar_file
+from support.shard_files import image_folder, jpeg, run, sample_members, tar_file
 
 from rwp_dist.shards.sheet import TILE, contact_sheet
 from rwp_dist.shards.stats import Drawn, ShardSet

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from shard_files import jpeg, run, sample_members, tar_file
+from support.shard_files import jpeg, run, sample_members, tar_file
 
-from rwp_dist.errors import DataError
-from rwp_dist.shards.index import load_index
-from rwp_dist.shards.manifest import Manifest
+from rwp_dist.base.errors import DataError
+from rwp_dist.data.format.index import load_index
+from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.shards.verify import verify_shards
 
 LEVELS = ("size", "sha256", "decode")

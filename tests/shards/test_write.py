@@ -8,11 +8,19 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from shard_files import files, image_folder, jpeg, run, sample_members, tar_contents, tar_file
+from support.shard_files import (
+    files,
+    image_folder,
+    jpeg,
+    run,
+    sample_members,
+    tar_contents,
+    tar_file,
+)
 
-from rwp_dist.errors import ConfigError, DataError
-from rwp_dist.shards.index import index_name, load_index
-from rwp_dist.shards.manifest import Manifest
+from rwp_dist.base.errors import ConfigError, DataError
+from rwp_dist.data.format.index import index_name, load_index
+from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.shards.verify import verify_shards
 
 TASK_1_OF_2 = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from cluster import Cluster, missing
+from support.cluster import Cluster, missing
 
 from rwp_dist.cli import main
 from rwp_dist.shards.sources import Source

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
-from jobs import Job
+from support.cluster import Cluster
+from support.jobs import Job
 
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
 
 ENDLESS = "schedule.epochs=100000"
 
@@ -155,7 +155,7 @@ def test_a_crash_loop_ends_after_two_attempts_with_the_error_and_log_of_the_rank
 ONE_GOES_ON = """
 import os, sys, time, types
 if "RANK" in os.environ:
-    from rwp_dist.errors import ReplicaError
+    from rwp_dist.base.errors import ReplicaError
     fake = types.ModuleType("rwp_dist.sweep")
     def run_all(runs, session):
         task = int(os.environ["SLURM_ARRAY_TASK_ID"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "imagenet_rwp.sh"
 

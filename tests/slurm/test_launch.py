@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from cluster import Cluster
+from support.cluster import Cluster
 
 from launcher.backends.slurm import Slurm
 from launcher.cli import main
 from launcher.job import Job, read_job
 from launcher.status import collect
 from rwp_dist.compare import compare
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
 
 SHARED = ("--gpus=0", "--cpus=1", "--option=exclusive=user", "tiny.yaml")
 SECRET = "planted-" + 24 * "x"  # not in one piece: a submission keeps the code's diff

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cluster import NODES, Cluster
-from jobs import Job
+from support.cluster import NODES, Cluster
+from support.jobs import Job
 
 KEY = "a-key-that-nobody-may-see-0123456789abcdef"
 EPOCHS = 40

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from rwp_dist.base.errors import Interrupted
 from rwp_dist.config.load import load_settings
-from rwp_dist.errors import Interrupted
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
 from rwp_dist.tracking import Tracker, open_tracker, tracker
 
 SETTINGS = load_settings(None, ["tracking.wandb='off'", "run.name=m-rwp-3", "run.seed=3"])

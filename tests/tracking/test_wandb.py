@@ -11,7 +11,7 @@ import pytest
 
 from rwp_dist.config.load import load_settings
 from rwp_dist.config.tree import Settings
-from rwp_dist.rundir import RunDir
+from rwp_dist.record.directory import RunDir
 from rwp_dist.tracking import open_tracker
 from rwp_dist.tracking import wandb as guest
 from rwp_dist.tracking.console import Console
@@ -158,7 +158,7 @@ def test_wandb_that_cannot_start_is_left_out(
 def test_off_imports_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; from rwp_dist.tracking import open_tracker;"
-        "from rwp_dist.rundir import RunDir;"
+        "from rwp_dist.record.directory import RunDir;"
         "from rwp_dist.config.load import load_settings;"
         "s = load_settings(None, ['tracking.wandb=\"off\"']);"
         f"open_tracker(s, RunDir({str(tmp_path)!r}), total_steps=1, first_step=0, is_main=True);"

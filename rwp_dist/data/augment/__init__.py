@@ -1,6 +1,0 @@
-"""Augmentation as a pure function of an image and its key (seed, epoch, sample)."""
-
-from rwp_dist.data.augment.keyed import Keyed
-from rwp_dist.data.augment.transforms import EvalTransform, TrainTransform
-
-__all__ = ["EvalTransform", "Keyed", "TrainTransform"]

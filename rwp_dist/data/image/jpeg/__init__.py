@@ -1,0 +1,1 @@
+"""libjpeg-turbo behind a C file of this project."""

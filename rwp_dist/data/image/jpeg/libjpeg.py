@@ -1,0 +1,78 @@
+"""``region.c`` and ``huffman.c`` compiled against the system's libjpeg-turbo, at their first use.
+
+Takes a quarter of a second; the library stays in ``~/.cache/rwp-dist/compiled``.
+"""
+
+import ctypes
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwp_dist.base.compiled import Program
+from rwp_dist.base.errors import ConfigError
+
+HERE = Path(__file__).parent
+PROGRAM = Program(
+    setting="data.decoder=libjpeg",
+    instead="choose data.decoder=auto",
+    lacks="data.decoder=libjpeg needs libjpeg-turbo with its headers ({}). Install them (Debian "
+    "and Ubuntu: apt install libjpeg-dev; Fedora: libjpeg-turbo-devel)",
+    files=(HERE / "region.c", HERE / "huffman.c"),
+    headers=(HERE / "huffman.h",),
+    options=("-O2", "-Werror=implicit-function-declaration"),
+    libraries=("-ljpeg",),
+)
+
+
+def decode_region(
+    data: bytes, channels: int, left: int, top: int, width: int, height: int
+) -> NDArray[np.uint8] | None:
+    """A rectangle of a JPEG: uint8 ``[height, width, channels]``.
+
+    None if the image is damaged, no JPEG, or does not hold the rectangle. Damage below the
+    rectangle is not seen.
+
+    Args:
+        data: the file.
+        channels: 1 (grey) or 3 (RGB).
+        left: first column.
+        top: first row.
+        width: columns.
+        height: rows.
+
+    Raises:
+        ConfigError: the C files cannot be compiled here.
+    """
+    out = np.empty((height, width, channels), dtype=np.uint8)
+    failed = library().decode_region(
+        data, len(data), channels, left, top, width, height, out.ctypes.data
+    )
+    return None if failed else out
+
+
+@lru_cache(maxsize=1)
+def available() -> bool:
+    """Whether the C files are compiled or can be."""
+    try:
+        library()
+    except ConfigError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """The compiled C files.
+
+    Raises:
+        ConfigError: there is no compiler, no libjpeg-turbo to compile against, or no place.
+    """
+    compiled = PROGRAM.load()
+    number = ctypes.c_uint
+    compiled.decode_region.argtypes = [
+        *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int),
+        *(number, number, number, number, ctypes.c_void_p),
+    ]
+    return compiled

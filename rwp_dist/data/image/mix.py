@@ -1,0 +1,110 @@
+"""Mixup, CutMix and label smoothing of a batch, on its device.
+
+torchvision v2's definitions: Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) pair every
+row with the one before it, with one ratio for the batch. The draws are Python numbers that depend
+on a key alone, so the host never waits for the device.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rwp_dist.base.keyed import Keyed
+
+
+class Mixer:
+    """Mixes batches; with both alphas above 0, each batch takes one of the two, evenly.
+
+    Args:
+        mixup_alpha: of Mixup's Beta(alpha, alpha); 0 turns it off.
+        cutmix_alpha: of CutMix's; 0 turns it off.
+        num_classes: width of the targets.
+        label_smoothing: share of a target spread evenly over all classes, 0 up to 1.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        mixup_alpha: float,
+        cutmix_alpha: float,
+        num_classes: int,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        if mixup_alpha < 0 or cutmix_alpha < 0:
+            raise ValueError("mixup_alpha and cutmix_alpha are 0 or more.")
+        if num_classes < 1 or not 0 <= label_smoothing < 1:
+            raise ValueError("num_classes is at least 1, label_smoothing is 0 up to 1.")
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_alpha = cutmix_alpha
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        key: tuple[int, int, int],
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mixed images ``[B, C, H, W]`` and targets ``[B, num_classes]``, float32.
+
+        ``key`` is (seed, step, slot). Rows whose weight is 0 are padding and are mixed into no
+        other. The input is left as it is. Where mixing is on, uint8 images come back as float32 in
+        0..255, whichever of the two the batch takes; floats keep their type.
+        """
+        targets = F.one_hot(labels, self.num_classes).to(torch.float32)
+        if self.label_smoothing:
+            spread = self.label_smoothing / self.num_classes
+            targets = targets * (1.0 - self.label_smoothing) + spread
+        if not self.mixup_alpha and not self.cutmix_alpha:
+            return images, targets
+        if not images.is_floating_point():
+            images = images.to(torch.float32)
+        draw = Keyed(*key, purpose=b"mix")
+        cut = (
+            draw.uniform() < 0.5 if self.mixup_alpha and self.cutmix_alpha else not self.mixup_alpha
+        )
+        ratio = _beta(self.cutmix_alpha if cut else self.mixup_alpha, draw)
+        partner = _previous_good(weights, len(images), images.device)
+        if cut:
+            images, ratio = _cutmix(images, partner, ratio, draw)
+        else:
+            images = images[partner].mul_(1.0 - ratio).add_(images, alpha=ratio)
+        return images, targets[partner].mul_(1.0 - ratio).add_(targets, alpha=ratio)
+
+
+def _cutmix(images: Tensor, partner: Tensor, ratio: float, draw: Keyed) -> tuple[Tensor, float]:
+    """Paste a box of each partner; the ratio returned is the area that was really kept."""
+    height, width = images.shape[-2:]
+    x, y = draw.integers(width), draw.integers(height)
+    half = 0.5 * math.sqrt(1.0 - ratio)
+    half_width, half_height = int(half * width), int(half * height)
+    left, right = max(x - half_width, 0), min(x + half_width, width)
+    top, bottom = max(y - half_height, 0), min(y + half_height, height)
+    mixed = images.clone()
+    mixed[..., top:bottom, left:right] = images[..., top:bottom, left:right][partner]
+    return mixed, 1.0 - (right - left) * (bottom - top) / (width * height)
+
+
+def _previous_good(weights: Tensor | None, batch: int, device: torch.device) -> Tensor:
+    """For every row the nearest row before it, going round, whose weight is not 0: ``[B]``.
+
+    Without any such row each keeps to itself. No value leaves the device.
+    """
+    rows = torch.arange(batch, device=device)
+    if weights is None:
+        return rows.roll(1)
+    good = torch.where(weights > 0, rows, -1)
+    before = good.cummax(0).values.roll(1)
+    # Rolling has put the last good row of all in front: rows before the first good one take it.
+    nearest = torch.where(before < 0, before[0], before)
+    return torch.where(nearest < 0, rows, nearest)
+
+
+def _beta(alpha: float, draw: Keyed) -> float:
+    return float(np.random.Generator(np.random.Philox(key=draw.bits())).beta(alpha, alpha))

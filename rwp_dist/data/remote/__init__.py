@@ -1,0 +1,1 @@
+"""Shards elsewhere: fetched, checked, kept."""

@@ -1,0 +1,1 @@
+"""Standard normal values by key."""

@@ -1,0 +1,1 @@
+"""The same noise on a GPU, by Triton kernels."""

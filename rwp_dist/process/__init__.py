@@ -1,0 +1,1 @@
+"""Ranks: their group, what they agree on, signals, a sign of life."""

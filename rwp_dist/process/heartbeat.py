@@ -1,0 +1,62 @@
+"""A sign of life for whoever watches from outside: a container's health check, a liveness probe.
+
+While a run trains, one rank of each node touches the file that ``RWP_HEARTBEAT`` names, once a
+second at most; at the end, however it comes, the file goes. ``python -m
+rwp_dist.process.heartbeat`` exits with 1 if the file is there and has not been touched for
+``RWP_HEARTBEAT_MAX_AGE_S`` seconds: more than the slowest step, evaluation or checkpoint takes. No
+file: nothing trains here, or not yet.
+Imports no torch.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from rwp_dist.process import torchrun as launched
+
+MAX_AGE_S = 900.0
+INTERVAL_S = 1.0
+
+
+class Heartbeat:
+    """Touches the file from the first step to the last; does nothing if none is named."""
+
+    def __init__(self) -> None:
+        name = os.environ.get("RWP_HEARTBEAT")
+        self.path = Path(name) if name and launched.local_rank() == 0 else None
+        self._last = -INTERVAL_S
+
+    def __enter__(self) -> "Heartbeat":
+        self.beat()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def beat(self) -> None:
+        """Say that training goes on."""
+        now = time.monotonic()
+        if self.path is not None and now - self._last >= INTERVAL_S:
+            self.path.touch()
+            self._last = now
+
+
+def main() -> int:
+    """Say how old the last beat is; the exit code of a health check."""
+    name = os.environ.get("RWP_HEARTBEAT")
+    if not name:
+        print("RWP_HEARTBEAT names no file; set it for the run and for this command.")
+        return 1
+    try:
+        age = max(0.0, time.time() - Path(name).stat().st_mtime)
+    except FileNotFoundError:
+        print("nothing trains here, or not yet")
+        return 0
+    print(f"last beat {age:.0f} s ago")
+    return int(age > float(os.environ.get("RWP_HEARTBEAT_MAX_AGE_S", MAX_AGE_S)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Networks by name: torchvision's classification models, and four that it lacks."""
+
+import difflib
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.config import Settings
+
+COMMON_SIZES = (8, 32, 64, 128, 224, 299)
+"""Images that are tried, in pixels, to tell which a network takes."""
+
+
+def small_cnn(num_classes: int, channels: int) -> nn.Module:
+    """Three convolutions with BatchNorm (32, 64, 64 channels) for 8x8 to 32x32 images.
+
+    Halves the image twice, then averages: ``[B, channels, H, W]`` to ``[B, num_classes]``.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (inputs, outputs) in enumerate(((channels, 32), (32, 64), (64, 64)), start=1):
+        if number > 1:
+            layers[f"pool{number - 1}"] = nn.MaxPool2d(2)
+        layers[f"conv{number}"] = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        layers[f"bn{number}"] = nn.BatchNorm2d(outputs)
+        layers[f"relu{number}"] = nn.ReLU(inplace=True)
+    layers["average"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["linear"] = nn.Linear(64, num_classes)
+    return nn.Sequential(layers)
+
+
+def cifar_resnet18(num_classes: int) -> nn.Module:
+    """ResNet-18 for 32x32 images: a 3x3 stem of stride 1 and no max-pooling, else torchvision's."""
+    from torchvision.models import resnet18
+
+    model = resnet18(weights=None, num_classes=num_classes)
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    return model
+
+
+def vit_s(num_classes: int, image_size: int, patch_size: int) -> nn.Module:
+    """ViT-S, half as wide as ViT-B: 12 layers of 6 heads and 384 channels, an MLP of 1,536."""
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(
+        image_size, patch_size, 12, 6, hidden_dim=384, mlp_dim=1536, num_classes=num_classes
+    )
+
+
+OWN: dict[str, Callable[..., nn.Module]] = {
+    "small_cnn": small_cnn,
+    "cifar_resnet18": cifar_resnet18,
+    "vit_s_16": partial(vit_s, patch_size=16),
+    "vit_s_32": partial(vit_s, patch_size=32),
+}
+"""Networks of this project."""
+
+
+def build_model(settings: Settings) -> nn.Module:
+    """The settings' network with weights drawn from ``run.seed``, the same on every rank.
+
+    Raises:
+        ConfigError: there is no such model, or it does not take such images.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.run.seed)
+        model = draw_model(settings)
+        size, channels = settings.data.image_size, settings.data.channels
+        trouble = _trouble(model, channels, size)
+        if trouble:
+            fits = next((n for n in COMMON_SIZES if _trouble(model, channels, n) is None), None)
+            cure = f"set data.image_size to {fits}, or " if fits else ""
+            raise ConfigError(
+                f"data.image_size: {settings.model.name} does not take images of {size} pixels "
+                f"({trouble}); {cure}choose another model.name."
+            )
+    return model
+
+
+def draw_model(settings: Settings) -> nn.Module:
+    """The network, with weights from torch's generator, on torch's device, as they stand.
+
+    Raises:
+        ConfigError: there is no such model, or it cannot be built for such images.
+    """
+    import torchvision
+
+    name, data = settings.model.name, settings.data
+    known = (*OWN, *torchvision.models.list_models(module=torchvision.models))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        own = ", ".join(OWN)
+        hint = f"did you mean {near[0]}?" if near else f"use {own} or a torchvision name."
+        raise ConfigError(f"model.name: there is no model {name!r}; {hint}")
+    options: dict[str, object] = {"num_classes": settings.model.num_classes}
+    if name == "small_cnn":
+        options["channels"] = data.channels
+    elif data.channels != 3:
+        raise ConfigError(f"data.channels: {name} takes RGB images; set data.channels to 3.")
+    if name.startswith("vit_"):
+        options["image_size"] = data.image_size
+    if name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": True}
+    build = OWN.get(name) or partial(torchvision.models.get_model, name, weights=None)
+    try:
+        return build(**options)
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"model.name: {name} cannot be built for {data.image_size} pixel images "
+            f"({error}); change data.image_size."
+        ) from None
+
+
+def _trouble(model: nn.Module, channels: int, size: int) -> str | None:
+    """Why the network does not take such images: what a pass of shapes without numbers says."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    state = {name: tensor.detach().to("meta") for name, tensor in tensors}
+    images = torch.empty(2, channels, size, size, device="meta")
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(model, state, (images,))
+    except (ValueError, RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0].rstrip(".")
+    return None
+
+
+class _NoValues(TorchFunctionMode):
+    """Drawing weights that have no values: a loop that redraws some of them has nothing to do."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return False if func is torch.Tensor.__bool__ else func(*args, **(kwargs or {}))
+
+
+def build_shapes(settings: Settings) -> nn.Module:
+    """The settings' network on the meta device: shapes without values, at no cost.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    with torch.device("meta"), _NoValues():
+        return draw_model(settings)

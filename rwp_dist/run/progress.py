@@ -1,0 +1,210 @@
+"""What a run measures about itself: losses on the device, times on the host."""
+
+import resource
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rwp_dist.data.batch import Batch, Step
+from rwp_dist.data.remote.cache import CacheStats
+from rwp_dist.perturb.slots import Slot
+from rwp_dist.process.consensus import Agreed
+from rwp_dist.run.build import Parts, count_parameters
+
+
+class Progress:
+    """Counters of a run. Losses stay on the device until a log step asks for them."""
+
+    def __init__(self, parts: Parts, counters: dict[str, Any]) -> None:
+        """``counters``: what ``counters()`` said when the checkpoint was written, or nothing."""
+        self._parts = parts
+        self.samples = int(counters.get("samples", 0))
+        self.train_s = float(counters.get("train_s", 0.0))
+        self.bad_samples = int(counters.get("bad_samples", 0))
+        self.skipped_before = int(counters.get("skipped_steps", 0))
+        # Loss, correct and counted samples since the last log step.
+        self._sums = torch.zeros(3, device=parts.device)
+        self._shown = counters.get("shown", {"loss": float("nan"), "top1": float("nan")})
+        # What an earlier attempt measured, in case this one has no step left to take.
+        self._before_s = counters.get("step_s")
+        self._step_s: deque[float] = deque(maxlen=100_000)
+        self._perturb_share = float(counters.get("perturb_share", 0.0))
+        self._mark = time.perf_counter()
+        self._start_interval()
+
+    def start(self) -> None:
+        """The first step begins now."""
+        self._mark = time.perf_counter()
+
+    def _start_interval(self) -> None:
+        self._interval_s = self._wait_s = 0.0
+        self._interval_steps = self._interval_samples = self._interval_bytes = 0
+        self._cache = CacheStats()
+
+    def counters(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that a resumed run's totals go on."""
+        return {
+            "samples": self.samples,
+            "train_s": self.train_s,
+            "step_s": self._median_step_s(),
+            "perturb_share": self._perturb_share,
+            "shown": self._shown,
+            "bad_samples": self.bad_samples,
+            "skipped_steps": self.skipped_steps,
+            "noise_backend": self._parts.backend,
+        }
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps whose gradient was not finite, over all attempts."""
+        return self.skipped_before + self._parts.engine.skipped_steps
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time inside is spent waiting for data."""
+        begin = time.perf_counter()
+        yield
+        self._wait_s += time.perf_counter() - begin
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside is not training: evaluation, checkpoints, reports."""
+        begin = time.perf_counter()
+        yield
+        self._mark += time.perf_counter() - begin
+
+    def observe(self, slot: Slot, loss: Tensor, logits: Tensor, batch: Batch) -> None:
+        """Add a pass: its part of the update's loss, and its hits if its role counts for top-1."""
+        with torch.no_grad():
+            self._sums[0] += loss.detach() / self._parts.split.slots
+            if not (slot.perturbed and self._parts.method.mixed):
+                hits = (logits.argmax(1) == batch.labels) * batch.weights
+                self._sums[1] += hits.sum()
+                self._sums[2] += batch.weights.sum()
+
+    def step_done(self, data: Step, agreed: Agreed) -> None:
+        """Count one update of all ranks."""
+        now = time.perf_counter()
+        seconds, self._mark = now - self._mark, now
+        count = round(agreed.clean + agreed.perturbed)
+        self.samples += count
+        self._interval_bytes += data.num_bytes
+        self._cache = self._cache + data.cache
+        self.train_s += seconds
+        self._step_s.append(seconds)
+        self._interval_s += seconds
+        self._interval_steps += 1
+        self._interval_samples += count
+
+    def train_record(self, done: int) -> dict[str, Any]:
+        """Means since the last record, over all ranks; the slowest rank's times. A collective."""
+        parts, steps = self._parts, max(self._interval_steps, 1)
+        energy = parts.perturbation.energy
+        adaptation = energy.adaptation(parts.settings.method.eta) if energy else None
+        perturbation = parts.perturbation
+        perturb_s = perturbation.watch.take() / steps
+        _, drawn_s, waited_s = perturbation.take_noise_times()
+        dist.all_reduce(self._sums)
+        read = torch.tensor(
+            [self._interval_bytes, self._cache.hits, self._cache.misses, drawn_s, waited_s],
+            dtype=torch.float64,
+            device=parts.device,
+        )
+        dist.all_reduce(read)
+        slowest = torch.tensor(
+            [
+                self._interval_s / steps,
+                self._wait_s / steps,
+                perturb_s,
+                drawn_s / steps,
+                perturbation.noise_bytes,
+                memory_bytes(parts.device),
+            ],
+            dtype=torch.float64,
+            device=parts.device,
+        )
+        dist.all_reduce(slowest, dist.ReduceOp.MAX)
+        loss, hits, counted = self._sums.tolist()
+        num_bytes, cached, fetched, drawn_s, waited_s = read.tolist()
+        step_s, wait_s, perturb_s, noise_s, noise_bytes, memory = slowest.tolist()
+        self._perturb_share = perturb_s / step_s
+        self._shown = {"loss": loss / steps, "top1": 100.0 * hits / max(counted, 1.0)}
+        step, total = done - 1, parts.timeline.total_steps
+        record = {
+            "step": done,
+            "total_steps": total,
+            "epoch": done / parts.timeline.steps_per_epoch,
+            **self._shown,
+            "lr": parts.timeline.lr(step),
+            "sigma": parts.timeline.sigma(step),
+            "step_s": step_s,
+            "images_per_s": self._interval_samples / steps / step_s,
+            "data_wait_s": wait_s,
+            "data_wait_share": wait_s / step_s,
+            "bytes_per_s": num_bytes / steps / step_s,
+            "cache_hits": cached / (cached + fetched) if cached + fetched else None,
+            "bad_samples": self.bad_samples,
+            "perturb_s": perturb_s,
+            "perturb_share": perturb_s / step_s,
+            "noise_s": noise_s,
+            "noise_hidden": max(1.0 - waited_s / drawn_s, 0.0) if drawn_s else None,
+            "noise_bytes": int(noise_bytes),
+            "memory_bytes": int(memory),
+            "skipped_steps": self.skipped_steps,
+            "adaptation": float(adaptation) if adaptation is not None else None,
+            "eta_s": (total - done) * step_s,
+        }
+        self._sums.zero_()
+        self._start_interval()
+        return record
+
+    def _median_step_s(self) -> float | None:
+        """Of this attempt's steps; an earlier one's if this has taken none."""
+        return median(self._step_s) if self._step_s else self._before_s
+
+    def summary(self, last_eval: dict[str, float], session: str) -> dict[str, Any]:
+        """The run in numbers, for ``summary.json`` and ``rwp-dist compare``."""
+        parts, s = self._parts, self._parts.settings
+        return {
+            "state": "finished",
+            "name": s.run.name,
+            "label": s.run.label,
+            "method": s.method.name,
+            "seed": s.run.seed,
+            "session": session,
+            "model": s.model.name,
+            "num_parameters": count_parameters(parts.engine.module),
+            "world_size": parts.split.world_size,
+            "device": parts.device.type,
+            "steps": parts.timeline.total_steps,
+            "epochs": parts.timeline.total_steps / parts.timeline.steps_per_epoch,
+            "samples": self.samples,
+            "passes_per_step": parts.method.passes,
+            "train_s": self.train_s,
+            "device_seconds": self.train_s * parts.split.world_size,
+            "step_s": self._median_step_s(),
+            "perturb_share": self._perturb_share,
+            "train_loss": self._shown["loss"],
+            "train_top1": self._shown["top1"],
+            "loss": last_eval.get("loss"),
+            "top1": last_eval.get("top1"),
+            "top5": last_eval.get("top5"),
+            "bad_samples": self.bad_samples,
+            "eval_bad_samples": last_eval.get("bad_samples", 0),
+            "skipped_steps": self.skipped_steps,
+            "method_settings": s.method.model_dump(by_alias=True, mode="json"),
+        }
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Peak memory of this process on its device, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

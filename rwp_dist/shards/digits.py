@@ -1,0 +1,139 @@
+"""The embedded data: scikit-learn's handwritten digits with noisy training labels, as shards.
+
+::
+
+    OUT/train/digits-train-000000.tar ...           1,000 images, some labels replaced
+    OUT/test/digits-test-000000.tar ...             the other 797 images, labels as they are
+    OUT/fold0/train/...  OUT/fold0/val/...          cuts of the training side, for tuning
+
+Every folder also gets indexes and a manifest, as all shards do.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import write_whole
+from rwp_dist.data.format.index import index_bytes, index_name
+from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, describe
+from rwp_dist.shards.pack import Packed, write_tar
+
+NUM_TRAIN = 1000
+NUM_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class DigitsReport:
+    """What was written."""
+
+    num_train: int
+    num_test: int
+    num_noisy: int
+    """Training labels replaced; about a tenth of them by the label they had."""
+    paths: tuple[Path, ...]
+    """All shards."""
+
+
+@dataclass(frozen=True)
+class _Digits:
+    images: NDArray[np.uint8]
+    """``[N, 8, 8]``."""
+    labels: NDArray[np.int64]
+    """``[N]``."""
+    keys: list[str]
+
+    def take(self, rows: NDArray[np.int64]) -> "_Digits":
+        return _Digits(self.images[rows], self.labels[rows], [self.keys[row] for row in rows])
+
+
+def write_digits(
+    out: Path, label_noise: float = 0.4, seed: int = 0, num_shards: int = 4, folds: int = 0
+) -> DigitsReport:
+    """Write 1,797 real 8x8 digits as WebDataset shards: 1,000 to train on, 797 to test on.
+
+    ``label_noise`` is the share of training labels replaced by one drawn uniformly from all ten
+    classes, so a tenth of the replaced ones stay right: at 0.4, 400 labels are replaced and about
+    360 are wrong (355 with seed 0). Test labels stay as they are. ``folds`` also writes that many
+    cuts of the training side (noisy labels on both sides, no test image), to tune on without ever
+    looking at the test set. The same arguments give the same bytes; shards of an earlier call are
+    replaced.
+
+    Raises:
+        DataError: an argument is out of range.
+    """
+    if not 0.0 <= label_noise <= 1.0:
+        raise DataError(f"label noise: {label_noise} is no share of labels; give 0 to 1.")
+    if folds < 0 or folds == 1 or folds > NUM_TRAIN:
+        raise DataError(f"folds: {folds} cuts are not possible; give 2 to {NUM_TRAIN}, or 0.")
+    train, test, num_noisy = _load(label_noise, seed)
+    parts = {"train": train, "test": test}
+    rows = np.arange(NUM_TRAIN)
+    for fold in range(folds):
+        parts[f"fold{fold}/train"] = train.take(rows[rows % folds != fold])
+        parts[f"fold{fold}/val"] = train.take(rows[rows % folds == fold])
+    smallest = min(len(part.keys) for part in parts.values())
+    if not 1 <= num_shards <= smallest:
+        raise DataError(
+            f"shards: {smallest} samples cannot fill {num_shards} shards; give 1 to {smallest}."
+        )
+    paths = [
+        path for name, part in parts.items() for path in _write_part(out / name, part, num_shards)
+    ]
+    return DigitsReport(len(train.keys), len(test.keys), num_noisy, tuple(paths))
+
+
+def _load(label_noise: float, seed: int) -> tuple[_Digits, _Digits, int]:
+    from sklearn.datasets import load_digits  # takes a second, and only this command needs it
+
+    bunch = load_digits()
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(bunch.target))
+    images = np.rint(bunch.images[order] * (255 / 16)).astype(np.uint8)
+    labels = bunch.target[order].astype(np.int64)
+    num_noisy = round(label_noise * NUM_TRAIN)
+    noisy = rng.choice(NUM_TRAIN, size=num_noisy, replace=False)
+    labels[noisy] = rng.integers(NUM_CLASSES, size=num_noisy)
+    keys = [f"train-{i:06d}" for i in range(NUM_TRAIN)]
+    keys += [f"test-{i:06d}" for i in range(len(order) - NUM_TRAIN)]
+    digits = _Digits(images, labels, keys)
+    rows = np.arange(len(order))
+    return digits.take(rows[:NUM_TRAIN]), digits.take(rows[NUM_TRAIN:]), num_noisy
+
+
+def _write_part(folder: Path, part: _Digits, num_shards: int) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    # A manifest describes all shards or is not there.
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    paths = [folder / f"digits-{folder.name}-{i:06d}.tar" for i in range(num_shards)]
+    # Left behind, shards of another seed would mix test images into the training side.
+    for old in set(folder.glob(f"digits-{folder.name}-*.tar")).difference(paths):
+        old.unlink()
+        old.with_name(index_name(old.name)).unlink(missing_ok=True)
+    rows = np.array_split(np.arange(len(part.keys)), num_shards)
+    shards = [_write_shard(path, part.take(own)) for path, own in zip(paths, rows, strict=True)]
+    classes = tuple(str(digit) for digit in range(NUM_CLASSES))
+    Manifest(NUM_CLASSES, classes, tuple(shards)).save(folder)
+    return paths
+
+
+def _write_shard(path: Path, part: _Digits) -> ShardEntry:
+    indexed = write_tar(
+        path,
+        (
+            Packed(key, "png", _png(image), int(label))
+            for image, label, key in zip(part.images, part.labels, part.keys, strict=True)
+        ),
+    )
+    write_whole(path.with_name(index_name(path.name)), index_bytes(indexed.index))
+    return describe(path.name, indexed)
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="png")
+    return buffer.getvalue()

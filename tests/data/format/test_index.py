@@ -1,0 +1,141 @@
+import io
+import subprocess
+import tarfile
+import zlib
+
+import numpy as np
+import pytest
+import webdataset as wds
+from support.shard_files import jpeg, sample_members, tar_file
+
+from rwp_dist.base.errors import DataError
+from rwp_dist.data.format.index import INDEX_DTYPE, index_bytes, index_tar, load_index
+from rwp_dist.data.format.tar import BLOCK_BYTES
+
+
+def index_of(path, **keywords):
+    with path.open("rb") as file:
+        return index_tar(file, str(path), **keywords)
+
+
+def check_against_bytes(path, expected):
+    """The index leads to the images in ``expected``, [(image, label)], in order."""
+    data = path.read_bytes()
+    found = []
+    for offset, size, crc32, label in index_of(path).index:
+        image = data[offset : offset + size]
+        assert zlib.crc32(image) == crc32
+        found.append((image, label))
+    assert found == expected
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("folder", ["", "./some/dir.d/", "ü" * 120 + "/"])
+def test_the_index_leads_to_every_image_whatever_wrote_the_tar(tmp_path, format, folder):
+    if format == tarfile.USTAR_FORMAT and len(folder) > 100:
+        pytest.skip("USTAR has no such names")
+    members = [(folder + name, content) for name, content in sample_members(4)]
+    path = tar_file(tmp_path / "a.tar", members, format)
+    check_against_bytes(path, [(jpeg(i), i % 3) for i in range(4)])
+
+
+def test_tars_of_the_command_line_and_of_webdataset_are_indexed(tmp_path):
+    (tmp_path / "files").mkdir()
+    for name, content in sample_members(3):
+        (tmp_path / "files" / name).write_bytes(content)
+    path = tmp_path / "gnu.tar"
+    subprocess.run(["tar", "cf", path, "--sort=name", "-C", tmp_path / "files", "."], check=True)
+    check_against_bytes(path, [(jpeg(i), i % 3) for i in range(3)])
+    with wds.TarWriter(str(tmp_path / "wds.tar"), format="PAX_FORMAT") as tar:
+        for i in range(3):
+            tar.write({"__key__": f"x/{i}", "jpg": jpeg(i), "cls": i % 3, "txt": "hello"})
+    check_against_bytes(tmp_path / "wds.tar", [(jpeg(i), i % 3) for i in range(3)])
+
+
+def test_labels_come_from_a_json_field(tmp_path):
+    members = [("a.jpg", jpeg(0)), ("a.json", b'{"label": 7, "other": "x"}')]
+    path = tar_file(tmp_path / "a.tar", members)
+    assert index_of(path, label_key="label").index["label"].tolist() == [7]
+    for key in ("absent", "other"):
+        with pytest.raises(DataError, match=r"sample a .*whole number from 0"):
+            index_of(path, label_key=key)
+    with pytest.raises(DataError, match="--label-key"):
+        index_of(path)
+
+
+def test_a_cut_anywhere_is_an_error(tmp_path):
+    data = tar_file(tmp_path / "a.tar", sample_members(3)).read_bytes()
+    end = len(data.rstrip(b"\0"))
+    blocks = range(0, -(-end // BLOCK_BYTES) * BLOCK_BYTES + BLOCK_BYTES + 1, BLOCK_BYTES)
+    for cut in [*blocks, *range(100, end, 777)]:
+        for stream in (io.BytesIO(data[:cut]), _NoSeek(data[:cut])):
+            with pytest.raises(DataError, match="cut short"):
+                index_tar(stream, "a.tar")
+    # Both blocks that end a tar are there: what is gone is padding.
+    assert len(index_tar(io.BytesIO(data[: blocks[-1] + BLOCK_BYTES]), "a.tar").index) == 3
+
+
+def test_a_flipped_bit_in_any_header_is_an_error(tmp_path):
+    path = tar_file(tmp_path / "a.tar", sample_members(2))
+    data = path.read_bytes()
+    with tarfile.open(path) as tar:
+        headers = [member.offset for member in tar]
+    for header in headers:
+        for place in range(header, header + 160, 7):
+            damaged = bytearray(data)
+            damaged[place] ^= 4
+            with pytest.raises(DataError, match=r"a.tar: .*(damaged|cut short)"):
+                index_tar(io.BytesIO(damaged), "a.tar")
+    with pytest.raises(DataError, match="something follows its end"):
+        index_tar(io.BytesIO(data + b"more"), "a.tar")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([], "0 samples"),
+        ([("a.cls", b"1")], "sample a has no image"),
+        ([("a.jpg", b"1")], "sample a has no .cls"),
+        ([("a.jpg", b"1"), ("a.cls", b"cat")], "the label b'cat'"),
+        ([("a.jpg", b"1"), ("a.cls", b"-1")], "the label -1"),
+        ([("a.jpg", b"1"), ("a.cls", b"3000000000")], "the label 3000000000"),
+        ([("a.jpg", b"1"), ("a.cls", b"1"), ("a.jpg", b"2")], r"two \.jpg files"),
+        ([("a.jpg", b"1"), ("b.jpg", b"2"), ("a.cls", b"1")], "right beside"),
+    ],
+)
+def test_samples_that_cannot_be_used_are_named(tmp_path, members, message):
+    with pytest.raises(DataError, match=message):
+        index_of(tar_file(tmp_path / "a.tar", members))
+
+
+def test_a_compressed_tar_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("x.jpg"))
+    with pytest.raises(DataError, match="uncompressed tar"):
+        index_of(tmp_path / "a.tar")
+
+
+def test_an_index_file_round_trips_and_anything_else_is_refused(tmp_path):
+    index = index_of(tar_file(tmp_path / "a.tar", sample_members(5))).index
+    content = index_bytes(index)
+    (tmp_path / "a.tar.index.npy").write_bytes(content)
+    for source in (content, tmp_path / "a.tar.index.npy"):
+        loaded = load_index(source)
+        assert loaded.dtype == INDEX_DTYPE and np.array_equal(loaded, index)
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3))
+    for wrong in (content[:-1], content[:20], b"", b"nonsense", buffer.getvalue()):
+        with pytest.raises(DataError, match=r"x.npy: this is no index .*shards index"):
+            load_index(wrong, "x.npy")
+    with pytest.raises(DataError, match=r"none.npy: cannot be read"):
+        load_index(tmp_path / "none.npy")
+
+
+class _NoSeek:
+    """A stream such as a connection: short reads, no seeking."""
+
+    def __init__(self, data):
+        self.rest = io.BytesIO(data)
+
+    def read(self, size):
+        return self.rest.read(min(size, 300))

@@ -1,0 +1,376 @@
+import importlib
+import io
+import types
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as F
+
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.data.image import decode as module
+from rwp_dist.data.image import decode_cuda
+from rwp_dist.data.image.decode import Decoder, Region, UndecodableImage, jpeg_header, resize
+from rwp_dist.data.image.jpeg import libjpeg
+
+HAS_SIMPLEJPEG = importlib.util.find_spec("simplejpeg") is not None
+HAS_CV2 = importlib.util.find_spec("cv2") is not None
+needs_simplejpeg = pytest.mark.skipif(not HAS_SIMPLEJPEG, reason="simplejpeg is an extra")
+needs_cv2 = pytest.mark.skipif(not HAS_CV2, reason="OpenCV is an extra")
+needs_libjpeg = pytest.mark.skipif(not libjpeg.available(), reason="libjpeg-turbo is optional")
+TIERS = [
+    pytest.param("libjpeg", marks=needs_libjpeg),
+    pytest.param("simplejpeg", marks=needs_simplejpeg),
+    "torchvision",
+    "pil",
+]
+
+
+def picture(height=61, width=83, channels=3, seed=0):
+    """Smooth shapes and noise, so that subsampling, DCT and cropping all show."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (8, 8, channels), dtype=np.uint8).squeeze()
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    noise = rng.integers(-30, 31, smooth.shape)
+    return Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8))
+
+
+def encoded(image, kind="jpeg", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def by_pil(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+ODD = {
+    "progressive": encoded(picture(), progressive=True),
+    "cmyk": encoded(picture().convert("CMYK")),
+    "grey jpeg": encoded(picture(channels=1)),
+    "png": encoded(picture(), "png"),
+    "palette png": encoded(picture().convert("P"), "png"),
+    "transparent png": encoded(picture().convert("RGBA"), "png"),
+    "grey png": encoded(picture(channels=1), "png"),
+    "webp": encoded(picture(), "webp"),
+    "gif": encoded(picture().convert("P"), "gif"),
+    "trailing bytes": encoded(picture()) + bytes(100),
+    # A warning to libjpeg, and so an error to a strict decoder: 40 bytes too many in the scan.
+    "extraneous bytes": encoded(picture())[:-2] + b"\x55" * 40 + b"\xff\xd9",
+}
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+def test_all_tiers_give_pillows_pixels(tier, subsampling):
+    data = encoded(picture(), quality=90, subsampling=subsampling)
+    pixels = Decoder(tier, 3).decode(data)
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, by_pil(data))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_grey_is_the_luminance_as_stored(tier):
+    image = picture()
+    data = encoded(image, quality=90)
+    pixels = Decoder(tier, 1).decode(data)
+    luminance = Image.open(io.BytesIO(data))
+    luminance.draft("YCbCr", luminance.size)
+    assert pixels.shape == (61, 83, 1)
+    assert np.array_equal(pixels[..., 0], np.asarray(luminance)[..., 0])
+    # JPEG's rounding alone lies between this and the picture.
+    assert np.abs(pixels[..., 0] - np.asarray(image.convert("L"), dtype=float)).mean() < 4
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsampling": "4:4:4"},
+        {"subsampling": "4:2:2"},
+        {"subsampling": "4:2:0"},
+        {"subsampling": "4:2:0", "restart_marker_rows": 1},
+        {"subsampling": "4:2:0", "progressive": True},
+    ],
+)
+def test_a_region_is_that_part_of_the_whole(tier, options):
+    data = encoded(picture(), quality=92, **options)
+    decoder, whole = Decoder(tier, 3), by_pil(data)
+    for top in (0, 1, 7, 30, 44, 60):
+        for height in {1, min(16, 61 - top), 61 - top}:
+            region = Region(5, top, 40, height)
+            assert np.array_equal(decoder.decode(data, region), whole[top : top + height, 5:45]), (
+                region
+            )
+
+
+@needs_libjpeg
+@needs_simplejpeg
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411", "Gray"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_region_is_that_part_of_the_whole_to_the_last_bit(subsampling, channels):
+    import simplejpeg
+
+    space = "GRAY" if subsampling == "Gray" else "RGB"
+    pixels = np.array(picture(channels=1 if space == "GRAY" else 3)).reshape(61, 83, -1)
+    data = simplejpeg.encode_jpeg(pixels, 92, space, "444" if space == "GRAY" else subsampling)
+    decoder, whole = Decoder("libjpeg", channels), Decoder("simplejpeg", channels).decode(data)
+    assert np.array_equal(decoder.decode(data), whole)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        left, top = rng.integers(83), rng.integers(61)
+        region = Region(left, top, rng.integers(1, 84 - left), rng.integers(1, 62 - top))
+        found = libjpeg.decode_region(data, channels, *map(int, region))
+        assert np.array_equal(found, module._crop(whole, region)), region
+
+
+@needs_libjpeg
+def test_a_rectangle_that_the_image_does_not_hold_is_refused_by_the_c_code():
+    data = encoded(picture())
+    for region in (
+        (0, 0, 84, 1),
+        (83, 0, 1, 1),
+        (0, 61, 1, 1),
+        (0, 60, 1, 2),
+        (2**32 - 1, 0, 2, 1),
+    ):
+        assert libjpeg.decode_region(data, 3, *region) is None
+
+
+@needs_simplejpeg
+@pytest.mark.parametrize("progressive", [False, True])
+def test_rows_below_the_region_are_not_decoded(monkeypatch, progressive):
+    import simplejpeg
+
+    def spy(*args, **options):
+        pixels = simplejpeg.decode_jpeg(*args, **options)
+        heights.append(len(pixels))
+        return pixels
+
+    heights = []
+    fake = types.SimpleNamespace(decode_jpeg=spy)
+    monkeypatch.setattr(module, "optional_module", lambda name: fake)
+    decoder = Decoder("simplejpeg", 3)
+    data = encoded(picture(200, 64), progressive=progressive)
+    decoder.decode(data, Region(0, 10, 64, 50))
+    decoder.decode(data, Region(0, 10, 64, 190))
+    assert heights == [62, 200]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_odd_files_decode_as_with_pillow(tier, kind, channels):
+    data = ODD[kind]
+    decoder = Decoder(tier, channels)
+    image = Image.open(io.BytesIO(data))
+    if channels == 1:
+        image.draft("L", image.size)
+    expected = np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(61, 83, channels)
+    assert decoder.size(data) == (83, 61)
+    assert np.array_equal(decoder.decode(data), expected)
+    assert np.array_equal(decoder.decode(data, Region(3, 2, 20, 10)), expected[2:12, 3:23])
+
+
+@needs_simplejpeg
+def test_the_fallback_is_needed():
+    """Without it the strict decoder would count this file as bad."""
+    import simplejpeg
+
+    with pytest.raises(ValueError, match="xtraneous"):
+        simplejpeg.decode_jpeg(ODD["extraneous bytes"])
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_orientation_is_ignored(tier):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(picture(), exif=exif.tobytes())
+    assert Decoder(tier, 3).size(data) == (83, 61)
+    assert Decoder(tier, 3).decode(data).shape == (61, 83, 3)
+
+
+def claiming(size):
+    data = bytearray(ODD["grey jpeg"])
+    at = jpeg_header(bytes(data)).height_at
+    data[at : at + 4] = size
+    return bytes(data)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff\xd8\xff",
+        b"no image at all",
+        encoded(picture())[:-200],
+        encoded(picture())[:300],
+        encoded(picture(), "png")[:-2000],
+        claiming(b"\xff\xff\xff\xff"),
+        claiming(b"\0\0\0\x08"),
+    ],
+    ids=["empty", "marker", "text", "truncated", "header", "truncated png", "huge", "no height"],
+)
+@pytest.mark.parametrize("region", [None, Region(0, 0, 8, 8)])
+def test_undecodable_for_every_tier_and_every_region(tier, data, region):
+    with pytest.raises(UndecodableImage):
+        Decoder(tier, 3).decode(data, region)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_size_and_memory_are_not_taken_on_trust(tier):
+    with pytest.raises(UndecodableImage):
+        Decoder(tier, 3).size(claiming(b"\0\0\0\x08"))
+    if tier != "pil":
+        with pytest.raises(UndecodableImage, match="65535x65535 is too large"):
+            Decoder(tier, 3).decode(claiming(b"\xff\xff\xff\xff"))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("region", [None, Region(3, 5, 9, 11)])
+def test_every_cut_and_flip_ends_in_pixels_or_the_one_error(tier, region):
+    rng = np.random.default_rng(0)
+    decoder, data = Decoder(tier, 3), encoded(picture(24, 24))
+    outcomes = {"decoded": 0, "bad": 0}
+    for _ in range(300):
+        broken = bytearray(data[: rng.integers(len(data))] if rng.random() < 0.3 else data)
+        for _ in range(min(4, len(broken))):
+            broken[rng.integers(len(broken))] = rng.integers(256)
+        try:
+            width, height = decoder.size(bytes(broken))
+            fits = region is None or (width >= 12 and height >= 16)
+            decoder.decode(bytes(broken), region if fits else None)
+            outcomes["decoded"] += 1
+        except UndecodableImage:
+            outcomes["bad"] += 1
+    assert min(outcomes.values()) > 30
+
+
+# Pillow's WebP plugin wants the whole file.
+@pytest.mark.parametrize("kind", sorted(ODD.keys() - {"webp"}))
+def test_size_needs_the_header_only(kind):
+    data = ODD[kind]
+    assert Decoder("pil", 3).size(data[: max(len(data) // 4, 700)]) == (83, 61)
+
+
+@pytest.mark.parametrize(
+    "region", [(80, 0, 10, 10), (0, 60, 10, 10), (-10, 0, 5, 5), (0, -1, 5, 5)]
+)
+def test_a_region_outside_is_refused(region):
+    with pytest.raises(ValueError, match="not inside"):
+        Decoder("auto", 3).decode(encoded(picture()), Region(*region))
+
+
+def test_refusals(monkeypatch):
+    with pytest.raises(ConfigError, match="no decoder is called 'turbo'"):
+        Decoder("turbo", 3)
+    with pytest.raises(ValueError, match="not 4"):
+        Decoder("auto", 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"needs an NVIDIA GPU.*data\.decoder=auto"):
+        Decoder("cuda", 3)
+
+
+def test_without_the_extra(monkeypatch):
+    def absent(name, *args):
+        raise ImportError(name)
+
+    module.optional_module.cache_clear()
+    monkeypatch.setattr(module.importlib, "import_module", absent)
+    missing = ("libjpeg", "simplejpeg")
+    monkeypatch.setattr(module, "_available", lambda name: name not in missing)
+    assert Decoder("auto", 3).tier == "torchvision"
+    with pytest.raises(ConfigError, match=r"pip install 'rwp-dist\[fast\]'"):
+        Decoder("simplejpeg", 3)
+    with pytest.raises(ConfigError, match="cv2 is not installed"):
+        resize(np.zeros((4, 4, 3), np.uint8), 2, 2, antialias=False)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_mirrored_image_is_the_same_with_and_without_opencv(channels, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
+    wanted = np.ascontiguousarray(image[:, ::-1])
+    for has_opencv in (True, False):
+        monkeypatch.setattr(module, "_has_opencv", lambda has=has_opencv: has)
+        np.testing.assert_array_equal(module.mirror(image), wanted)
+
+
+@needs_libjpeg
+@needs_simplejpeg
+def test_auto_takes_the_fastest(monkeypatch):
+    assert Decoder("auto", 3).tier == "libjpeg"
+    monkeypatch.setattr(libjpeg, "available", lambda: False)
+    assert Decoder("auto", 3).tier == "simplejpeg"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(20, 30), (61, 30), (130, 90), (224, 224)])
+def test_resize_is_torchvisions_and_within_1_of_pillows(channels, size):
+    image = picture(channels=channels)
+    pixels = np.array(image).reshape(61, 83, channels)[:, 2:]
+    ours = resize(pixels, *size)
+    theirs = F.resize(torch.from_numpy(pixels.copy()).permute(2, 0, 1), list(size), antialias=True)
+    assert ours.shape == (*size, channels)
+    assert ours.flags.c_contiguous
+    assert np.abs(ours.astype(int) - theirs.permute(1, 2, 0).numpy()).max() <= 1
+    pillows = Image.fromarray(pixels.squeeze()).resize(size[::-1], Image.Resampling.BILINEAR)
+    assert np.abs(ours.astype(int) - np.asarray(pillows).reshape(ours.shape)).max() <= 1
+
+
+@needs_cv2
+@pytest.mark.parametrize("channels", [1, 3])
+def test_fast_resize_agrees_only_where_no_antialiasing_is_needed(channels):
+    pixels = np.array(picture(channels=channels)).reshape(61, 83, channels)
+    larger = [resize(pixels, 128, 170, antialias).astype(int) for antialias in (True, False)]
+    smaller = [resize(pixels, 20, 30, antialias).astype(int) for antialias in (True, False)]
+    assert np.abs(larger[0] - larger[1]).max() <= 1
+    assert smaller[1].shape == (20, 30, channels)
+    assert np.abs(smaller[0] - smaller[1]).max() > 10
+
+
+class TestCuda:
+    """The list path, with nvJPEG's place taken by libjpeg-turbo."""
+
+    @pytest.fixture(autouse=True)
+    def pretend(self, monkeypatch):
+        def nvjpeg(images, channels, device):
+            if any(data == ODD["extraneous bytes"] for data in images):
+                raise RuntimeError("nvJPEG refuses")
+            decoder = Decoder("torchvision", channels)
+            self.lists.append(len(images))
+            return [torch.tensor(decoder.decode(data)).permute(2, 0, 1) for data in images]
+
+        self.lists = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(decode_cuda, "nvjpeg", nvjpeg)
+
+    def test_a_list_in_order_with_others_on_the_cpu(self):
+        kinds = ["progressive", "png", "cmyk", "grey jpeg"]
+        images = [*(ODD[kind] for kind in kinds), b"nothing"]
+        decoded = decode_cuda.CudaDecoder(3, "cpu").decode_batch(images)
+        assert self.lists == [2]
+        assert decoded[4] is None
+        for data, image in zip(images[:4], decoded[:4], strict=True):
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), by_pil(data))
+
+    def test_one_refused_file_does_not_cost_the_list(self):
+        images = [ODD["progressive"], ODD["extraneous bytes"]]
+        decoded = decode_cuda.CudaDecoder(3, "cpu").decode_batch(images)
+        for data, image in zip(images, decoded, strict=True):
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), by_pil(data))
+
+    def test_single_images_fall_back_too(self):
+        pixels = Decoder("cuda", 3).decode(ODD["extraneous bytes"])
+        assert np.array_equal(pixels, by_pil(ODD["extraneous bytes"]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nvjpeg_is_near_libjpeg():
+    images = [encoded(picture(seed=seed), quality=90) for seed in range(4)]
+    decoded = decode_cuda.CudaDecoder(3).decode_batch(images)
+    for data, image in zip(images, decoded, strict=True):
+        difference = image.permute(1, 2, 0).cpu().numpy().astype(int) - by_pil(data)
+        assert np.abs(difference).mean() < 3

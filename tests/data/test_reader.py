@@ -1,0 +1,79 @@
+import threading
+from pathlib import Path
+
+import pytest
+from support.small_shards import FORK, content, index_of
+
+from rwp_dist.base.errors import DataError
+from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
+
+
+def test_samples_by_index(tmp_path):
+    path = tmp_path / "x.tar"
+    path.write_bytes(content(0))
+    index = index_of(content(0))
+    reader = ShardReader(str(path), index)
+    assert reader.read(3) == content(0)[60_000:80_000] and len(reader) == 10
+    flipped = bytearray(content(0))
+    flipped[60_010] ^= 4
+    path.write_bytes(bytes(flipped[:190_000]))
+    reader = ShardReader(str(path), index, ShardFiles(max_open=1))
+    assert reader.read(2) == content(0)[40_000:60_000]
+    with pytest.raises(BadSample, match=r"x\.tar: sample 3 is damaged"):
+        reader.read(3)
+    with pytest.raises(BadSample, match=r"x\.tar: sample 9 is cut off.*10000 of 20000"):
+        reader.read(9)
+    with pytest.raises(IndexError):
+        reader.read(10)
+
+
+def open_files():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_no_more_files_than_allowed_are_open(tmp_path):
+    files = ShardFiles(max_open=2)
+    readers = []
+    for number in range(5):
+        (tmp_path / f"{number}.tar").write_bytes(content(number))
+        readers.append(
+            ShardReader(str(tmp_path / f"{number}.tar"), index_of(content(number)), files)
+        )
+    before = open_files()
+    for turn in range(20):
+        assert readers[turn % 5].read(1) == content(turn % 5)[20_000:40_000]
+        assert open_files() <= before + 2
+    results = FORK.Queue()
+    process = FORK.Process(target=lambda: results.put(readers[4].read(0)))
+    with files._lock:  # as if another thread were reading just now
+        process.start()
+    assert results.get(timeout=5) == content(4)[:20_000]
+    process.join()
+    assert readers[4].read(2) == content(4)[40_000:60_000]
+
+
+def test_threads_share_open_files(tmp_path):
+    files = ShardFiles(max_open=1)
+    wrong = []
+
+    def read(number):
+        reader = ShardReader(str(tmp_path / f"{number}.tar"), index_of(content(number)), files)
+        for turn in range(200):
+            row = turn % 10
+            data = content(number)[row * 20_000 : (row + 1) * 20_000]
+            wrong.append(reader.read(row) != data)
+
+    for number in range(2):
+        (tmp_path / f"{number}.tar").write_bytes(content(number))
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(wrong) == 400 and not any(wrong)
+
+
+def test_a_remote_shard_needs_a_cache():
+    reader = ShardReader("http://127.0.0.1:1/x.tar", index_of(content(0)))
+    with pytest.raises(DataError, match=r"x\.tar.*data\.cache_dir"):
+        reader.read(0)

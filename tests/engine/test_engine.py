@@ -1,0 +1,136 @@
+import pytest
+import torch
+from support.ranks import run_ranks
+from support.small import (
+    run_all,
+    same_bits,
+    small_net,
+    small_parts,
+    small_settings,
+    split_over,
+    weights_of,
+)
+
+from rwp_dist.config import Split
+from rwp_dist.engine.engine import Engine, Gathered, RestoredByStep, build_optimizer
+from rwp_dist.perturb.weights import PerturbedCopy
+
+CPU = torch.device("cpu")
+
+
+def kinds_of_keepers(cases):
+    kinds = []
+    for overrides in cases:
+        with small_parts(small_settings(*overrides)) as parts:
+            kinds.append(type(parts.engine.weights).__name__)
+    return kinds
+
+
+def test_weights_are_copied_only_where_the_step_does_not_bring_them_back():
+    """In production one perturbed pass at stage 1 or 2 must cost no memory."""
+    stages = [f"deepspeed.zero_stage={stage}" for stage in (0, 1, 2, 3)]
+    one = [("method.name=m-rwp", stage, split_over(2, 2)) for stage in stages]
+    several = [("method.name=rwp", stage, split_over(2, 2)) for stage in stages]
+    kinds = run_ranks(kinds_of_keepers, 2, one + several)[0]
+    copy, step, gathered = (c.__name__ for c in (PerturbedCopy, RestoredByStep, Gathered))
+    assert kinds == [copy, step, step, gathered, copy, copy, copy, gathered]
+
+
+def mean_gradient():
+    """Accumulate two losses on each of two ranks, and step once with plain SGD."""
+    changes = {}
+    for stage in (0, 1, 2, 3):
+        plain = ("method.name=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0")
+        settings = small_settings(*plain, f"deepspeed.zero_stage={stage}")
+        engine = Engine(torch.nn.Linear(1, 1), settings, Split(2, 2, 3), CPU, num_perturbed=0)
+        before = engine.full_weights()
+        rank = torch.distributed.get_rank()
+        for micro_batch in range(2):
+            logits = engine.forward(torch.ones(3, 1) * 10.0 ** (2 * rank + micro_batch))
+            engine.backward(logits.mean())
+        assert engine.step(lr=0.5)
+        after = engine.full_weights()
+        changes[stage] = float((before["weight"] - after["weight"]) / 0.5)
+        engine.close()
+    return changes
+
+
+def test_an_update_takes_the_mean_over_ranks_and_micro_batches_with_the_given_rate():
+    for changes in run_ranks(mean_gradient, 2):
+        assert changes == pytest.approx(dict.fromkeys(range(4), 1111 / 4), rel=1e-5)
+
+
+def states_of_all_stages(optimizer):
+    states = []
+    for stage in (0, 1, 2, 3):
+        settings = small_settings("method.name=sgd", *optimizer, f"deepspeed.zero_stage={stage}")
+        with small_parts(settings) as parts:
+            fresh = parts.engine.optimizer_state(keep=True)
+            run_all(parts, 0, 2)
+            states.append(
+                (fresh, parts.engine.optimizer_state(keep=True), parts.engine.full_weights())
+            )
+    return states
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "keys"),
+    [
+        ((), {"momentum_buffer"}),
+        (("optimizer.name=adamw", "optimizer.eps=1e-3"), {"exp_avg", "exp_avg_sq", "step"}),
+    ],
+    ids=["sgd", "adamw"],
+)
+def test_optimizer_state_is_the_same_by_name_at_every_stage(optimizer, keys):
+    for states in run_ranks(states_of_all_stages, 2, optimizer):
+        _, reference, _ = states[0]
+        for fresh, state, weights in states:
+            assert fresh.keys() == state.keys() == weights.keys() == reference.keys()
+            assert not any(fresh.values()), "before the first step there is none"
+            for name, values in state.items():
+                assert values.keys() == keys
+                for key, value in values.items():
+                    torch.testing.assert_close(
+                        value.float(), reference[name][key].float(), rtol=1e-4, atol=1e-6
+                    )
+
+
+def evaluate_between_steps(look):
+    with small_parts(small_settings("method.name=m-rwp")) as parts:
+        images = parts.to_input(next(parts.train.steps(0, 1)).batches[0].images)
+        for step in range(3):
+            if look:
+                parts.engine.module.eval()
+                with torch.no_grad():
+                    parts.engine.forward_only(images)
+                parts.engine.module.train()
+            run_all(parts, step, step + 1)
+        return weights_of(parts)
+
+
+def test_looking_at_the_network_between_steps_changes_nothing():
+    looked, not_looked = (run_ranks(evaluate_between_steps, 2, look) for look in (True, False))
+    assert same_bits(looked[0], not_looked[0])
+
+
+def dtypes_of_passes(precision):
+    with small_parts(small_settings("method.name=sgd", f"precision={precision}")) as parts:
+        seen, engine = [], parts.engine
+        images = parts.to_input(next(parts.train.steps(0, 1)).batches[0].images)
+        engine.module.linear1.register_forward_hook(lambda *args: seen.append(str(args[2].dtype)))
+        logits = [engine.forward(images), engine.forward_only(images)]
+        assert all(x.dtype == torch.float32 for x in logits)
+        assert all(p.dtype == torch.float32 for p in engine.params.values())
+        return seen
+
+
+def test_both_kinds_of_passes_compute_in_the_same_precision():
+    assert run_ranks(dtypes_of_passes, 1, "fp32") == [["torch.float32"] * 2]
+    assert run_ranks(dtypes_of_passes, 1, "bf16") == [["torch.bfloat16"] * 2]
+
+
+def test_frozen_parameters_are_left_to_themselves():
+    net = small_net()
+    net.conv1.weight.requires_grad_(False)
+    optimizer = build_optimizer(net.parameters(), small_settings())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 9

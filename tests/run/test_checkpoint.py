@@ -1,0 +1,337 @@
+"""Property 6 of checkpoints: whole, clean, portable, and a resumed run is an undisturbed one."""
+
+import re
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+from support.ranks import run_ranks
+from support.small import (
+    SmallNet,
+    buffers_of,
+    run_all,
+    same_bits,
+    small_net,
+    small_parts,
+    small_settings,
+    split_over,
+    weights_of,
+)
+
+from rwp_dist.base.errors import CheckpointError, CheckpointWriteError
+from rwp_dist.perturb.statistics import gather_statistics, own_statistics_kept, tracking_layers
+from rwp_dist.run.checkpoint import (
+    FORMAT,
+    _newest_readable,
+    list_checkpoints,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
+from rwp_dist.train import refresh_statistics
+
+ADAMW = ("optimizer.name=adamw", "optimizer.lr=0.01")
+STEPS = 8
+
+
+def save(folder, parts, step, keep_last=2):
+    progress = {"samples": 12 * step, "eval": {"top1": 50.0}}
+    layers = tracking_layers(parts.engine.module)
+    statistics = gather_statistics(layers)
+    with own_statistics_kept(layers):
+        refresh_statistics(parts, step)
+        save_checkpoint(
+            folder,
+            parts.engine,
+            parts.perturbation,
+            step=step,
+            progress=progress,
+            keep_last=keep_last,
+            statistics=statistics,
+        )
+    return folder / f"step-{step:08d}.pt"
+
+
+def everything(parts):
+    """Weights, buffers, optimizer state and energy, as one flat dictionary."""
+    state = {f"local {n}": w for n, w in weights_of(parts).items() if parts.engine.stage < 3}
+    state |= {f"weight {n}": w for n, w in parts.engine.full_weights().items()}
+    state |= {f"buffer {n}": b for n, b in buffers_of(parts).items()}
+    for name, values in parts.engine.optimizer_state(keep=True).items():
+        state |= {f"{key} {name}": value for key, value in values.items()}
+    if parts.perturbation.energy is not None:
+        state["energy"] = parts.perturbation.energy.value.clone()
+    return state
+
+
+def resume_in_the_middle(cases, folder):
+    """For every case: the final state undisturbed, resumed, and right after saving and loading."""
+    outcomes = []
+    for number, overrides in enumerate(cases):
+        here = folder / str(number)
+        settings = small_settings(*overrides, steps=STEPS)
+        with small_parts(settings) as parts:
+            run_all(parts, 0, 3)
+            save(here, parts, 3)
+            saved = everything(parts)
+            run_all(parts, 3)
+            undisturbed = everything(parts)
+        # Another initialisation, so that nothing can be right by chance.
+        with small_parts(settings, small_net(seed=9)) as parts:
+            step, progress, _ = load_checkpoint(here, parts.engine, parts.perturbation)
+            loaded = everything(parts)
+            run_all(parts, step)
+            resumed = everything(parts)
+        outcomes.append((saved, loaded, undisturbed, resumed, step, progress))
+    return outcomes
+
+
+def test_a_resumed_run_is_bit_identical_to_an_undisturbed_one(tmp_path):
+    cases = [
+        (*method, f"deepspeed.zero_stage={stage}", split_over(2, 2))
+        for method in (("method.name=m-arwp",), ("method.name=sgd", *ADAMW))
+        for stage in (0, 1, 2, 3)
+    ]
+    for outcomes in run_ranks(resume_in_the_middle, 2, cases, tmp_path):
+        for case, outcome in zip(cases, outcomes, strict=True):
+            saved, loaded, undisturbed, resumed, step, progress = outcome
+            assert step == 3 and progress == {"samples": 36, "eval": {"top1": 50.0}}
+            assert same_bits(saved, loaded), case
+            assert same_bits(undisturbed, resumed), case
+            assert not same_bits(saved, resumed), case
+
+
+def load_whole_floats(folder):
+    """A checkpoint whose energy has more bits than this project keeps, as it once wrote them."""
+    with small_parts(small_settings("method.name=m-arwp", split_over(1, 2))) as parts:
+        path = save(folder, parts, 3)
+        state = torch.load(path)
+        state["energy"] = {name: torch.rand(len(F)) for name, F in state["energy"].items()}
+        torch.save(state, path)
+        load_checkpoint(folder, parts.engine, parts.perturbation)
+        return parts.perturbation.energy.value, torch.cat(list(state["energy"].values()))
+
+
+def test_energy_of_older_checkpoints_is_taken_to_the_nearest(tmp_path):
+    ((got, wanted),) = run_ranks(load_whole_floats, 1, tmp_path)
+    assert not torch.equal(got, wanted)
+    torch.testing.assert_close(got, wanted, rtol=2**-17, atol=0)
+
+
+def save_on_two(cases, folder):
+    for number, overrides in enumerate(cases):
+        with small_parts(small_settings(*overrides, "deepspeed.zero_stage=1")) as parts:
+            run_all(parts, 0, 3)
+            save(folder / str(number), parts, 3)
+
+
+def load_elsewhere(cases, stages, folder):
+    states = []
+    for number, overrides in enumerate(cases):
+        for stage in stages:
+            settings = small_settings(
+                *overrides,
+                f"deepspeed.zero_stage={stage}",
+                split_over(dist.get_world_size(), 2),
+            )
+            with small_parts(settings, small_net(seed=9)) as parts:
+                load_checkpoint(folder / str(number), parts.engine, parts.perturbation)
+                loaded = everything(parts)
+                run_all(parts, 3, 5)
+                moved = everything(parts)
+            states.append((number, stage, loaded, moved))
+    return states
+
+
+def test_a_checkpoint_of_2_ranks_at_stage_1_resumes_anywhere(tmp_path):
+    """And goes on alike: after two more steps weights differ between places by rounding only."""
+    cases = [("method.name=m-arwp",), ("method.name=sgd", *ADAMW)]
+    run_ranks(save_on_two, 2, cases, tmp_path)
+    ends = {}
+    for world_size in (1, 2, 3):
+        for states in run_ranks(load_elsewhere, world_size, cases, (0, 1, 2, 3), tmp_path):
+            for number, stage, loaded, moved in states:
+                (path,) = list_checkpoints(tmp_path / str(number))
+                saved, where = read_checkpoint(path), f"{world_size} ranks, stage {stage}"
+                got = {n: v for n, v in loaded.items() if n.startswith("weight ")}
+                wanted = {f"weight {n}": w for n, w in saved["weights"].items()}
+                assert same_bits(got, wanted), where
+                for name, values in saved["optimizer"].items():
+                    for key, value in values.items():
+                        assert same_bits({"": loaded[f"{key} {name}"]}, {"": value}), where
+                if saved["energy"]:
+                    energy = torch.cat(list(saved["energy"].values()))
+                    assert same_bits({"": loaded["energy"]}, {"": energy}), where
+                end = ends.setdefault((number, world_size, stage == 3), moved)
+                for name in (n for n in end if n.startswith("weight ")):
+                    torch.testing.assert_close(moved[name], end[name], rtol=1e-3, atol=1e-5)
+
+
+def save_three(folder, keep_last):
+    with small_parts(small_settings("method.name=m-arwp")) as parts:
+        for step in (1, 2, 3):
+            run_all(parts, step - 1, step)
+            save(folder, parts, step, keep_last)
+        return everything(parts)
+
+
+def load_newest(folder, net=None):
+    with small_parts(small_settings("method.name=m-arwp"), net) as parts:
+        found = load_checkpoint(folder, parts.engine, parts.perturbation)
+        return found and found[0]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_newest_keep_last_checkpoints_stay_and_nothing_else(tmp_path):
+    run_ranks(save_three, 1, tmp_path, 2)
+    assert names(tmp_path) == ["step-00000002.pt", "step-00000003.pt"]
+
+
+def test_a_checkpoint_holds_tensors_and_numbers_only(tmp_path):
+    (state,) = run_ranks(save_three, 1, tmp_path, 1)
+    loaded = torch.load(tmp_path / "step-00000003.pt", weights_only=True)
+    assert loaded["step"] == 3 and loaded["progress"]["samples"] == 36
+    assert loaded["weights"].keys() == dict(small_net().named_parameters()).keys()
+    assert {n: v for n, v in state.items() if n.startswith("weight ")}.keys() == {
+        f"weight {n}" for n in loaded["weights"]
+    }
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage(path):
+    """Of the right size, but with a hole where the first tensor was, as after a power failure."""
+    data = bytearray(path.read_bytes())
+    data[-200:] = bytes(200)
+    path.write_bytes(data)
+
+
+def test_a_torn_newest_checkpoint_falls_back_to_the_one_before(tmp_path):
+    run_ranks(save_three, 1, tmp_path, 3)
+    assert run_ranks(load_newest, 2, tmp_path) == [3, 3]
+    truncate(tmp_path / "step-00000003.pt")
+    assert run_ranks(load_newest, 2, tmp_path) == [2, 2]
+    damage(tmp_path / "step-00000002.pt")
+    assert run_ranks(load_newest, 2, tmp_path) == [1, 1]
+    (tmp_path / "step-00000001.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of 1 checkpoints can be read"):
+        run_ranks(load_newest, 2, tmp_path)
+
+
+def go_on_after_a_torn_one(folder):
+    with small_parts(small_settings("method.name=m-arwp")) as parts:
+        step, _, troubles = load_checkpoint(folder, parts.engine, parts.perturbation)
+        save(folder, parts, step + 1, 1)
+        return troubles
+
+
+def test_what_is_saved_after_a_torn_checkpoint_stays(tmp_path):
+    run_ranks(save_three, 1, tmp_path, 2)
+    (tmp_path / "step-00000003.pt").replace(tmp_path / "step-00000009.pt")
+    truncate(tmp_path / "step-00000009.pt")
+    (troubles,) = run_ranks(go_on_after_a_torn_one, 1, tmp_path)
+    assert "step-00000009.pt" in troubles[0]
+    assert names(tmp_path) == ["step-00000003.pt", "step-00000009.bad"]
+
+
+def test_without_checkpoints_there_is_nothing_to_resume(tmp_path):
+    (tmp_path / "step-00000004.part").write_bytes(b"half written")
+    assert run_ranks(load_newest, 1, tmp_path) == [None]
+    assert run_ranks(load_newest, 1, tmp_path / "nowhere") == [None]
+
+
+@pytest.mark.parametrize(
+    ("net", "differs"),
+    [
+        (SmallNet(num_classes=4), "linear2.bias"),
+        (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3)), "1.bias"),
+    ],
+    ids=["another shape", "other names"],
+)
+def test_a_checkpoint_of_another_network_is_refused_by_its_name(tmp_path, net, differs):
+    run_ranks(save_three, 1, tmp_path, 1)
+    with pytest.raises(CheckpointError, match=f"another network \\({re.escape(differs)} differs"):
+        run_ranks(load_newest, 1, tmp_path, net)
+
+
+def save_on_a_full_disk(folder):
+    def fail_with(error):
+        def write_a_part(state, file):
+            file.write(b"the beginning")
+            raise error
+
+        return patch("rwp_dist.run.checkpoint.torch.save", write_a_part)
+
+    with small_parts(small_settings("method.name=sgd")) as parts:
+        for error in (OSError(28, "No space left on device"), RuntimeError("file write failed")):
+            with (
+                fail_with(error),
+                pytest.raises(CheckpointWriteError, match=r"step-00000001\.pt.*free space there"),
+            ):
+                save(folder, parts, 1)
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path):
+    run_ranks(save_on_a_full_disk, 1, tmp_path)
+    assert names(tmp_path) == []
+
+
+def save_after_a_skipped_first_step(folder):
+    """A run whose first step after resuming is skipped, and which is then asked to stop."""
+    for stage in (0, 1, 2, 3):
+        settings = small_settings("method.name=sgd", f"deepspeed.zero_stage={stage}")
+        with small_parts(settings) as parts:
+            run_all(parts, 0, 2)
+            save(folder / str(stage), parts, 2)
+        with small_parts(settings) as parts:
+            load_checkpoint(folder / str(stage), parts.engine, parts.perturbation)
+            with patch("rwp_dist.train.cross_entropy", lambda x, *_: x.sum(1) * float("inf")):
+                run_all(parts, 2, 3)
+            assert parts.engine.skipped_steps == 1
+            save(folder / str(stage), parts, 3)
+        first, second = map(read_checkpoint, list_checkpoints(folder / str(stage)))
+        assert same_bits(first["weights"], second["weights"])
+        for name, values in first["optimizer"].items():
+            assert same_bits(values, second["optimizer"][name])
+
+
+def test_a_run_whose_first_step_after_resuming_was_skipped_can_be_saved(tmp_path):
+    run_ranks(save_after_a_skipped_first_step, 2, tmp_path)
+
+
+def save_while_perturbed(folder):
+    outcomes = []
+    for stage in (0, 1, 2):
+        with small_parts(small_settings("method.name=rwp", f"deepspeed.zero_stage={stage}")) as p:
+            run_all(p, 0, 2)
+            clean = p.engine.full_weights()
+            arguments = {"loss": lambda: None, "grad_scale": 1.0, "last": True}
+            try:
+                with p.perturbation.around(p.my_slots[-1], 2, 0.1, **arguments):
+                    raise RuntimeError("in a perturbed pass")
+            except RuntimeError:
+                save(folder / str(stage), p, 2)
+            (path,) = list_checkpoints(folder / str(stage))
+            outcomes.append(same_bits(read_checkpoint(path)["weights"], clean))
+    return outcomes
+
+
+def test_a_checkpoint_never_holds_perturbed_weights(tmp_path):
+    assert run_ranks(save_while_perturbed, 2, tmp_path) == [[True, True, True]] * 2
+
+
+def test_one_damaged_byte_inside_a_tensor_is_noticed(tmp_path):
+    path = tmp_path / "step-00000001.pt"
+    torch.save({"format": FORMAT, "weights": {"w": torch.ones(10_000)}}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    chosen, trouble = _newest_readable(tmp_path)
+    assert chosen is None
+    assert "is damaged in" in trouble[0]

@@ -1,0 +1,80 @@
+"""Networks by name, and which images they take."""
+
+import pytest
+import torch
+from support.ranks import run_ranks
+from support.small import small_parts, small_settings
+
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.config import load_settings
+from rwp_dist.perturb.rows import check_patterns
+from rwp_dist.run.models import build_model
+
+
+@pytest.mark.parametrize(
+    ("overrides", "size", "cure"),
+    [
+        (["model.name=small_cnn"], 2, "set data.image_size to 8"),
+        (["model.name=alexnet", "data.channels=3"], 32, "set data.image_size to 64"),
+        (["model.name=maxvit_t", "data.channels=3"], 32, "set data.image_size to 224"),
+    ],
+)
+def test_images_that_a_network_does_not_take_are_refused_with_the_cure(overrides, size, cure):
+    with pytest.raises(ConfigError) as caught:
+        build_model(load_settings(None, [*overrides, f"data.image_size={size}"]))
+    assert str(caught.value).startswith("data.image_size: ")
+    assert "model.name" in str(caught.value) and cure in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_size_that_a_vision_transformer_cannot_be_built_for_is_refused():
+    settings = ["model.name=vit_b_32", "data.channels=3", "data.image_size=50"]
+    with pytest.raises(ConfigError, match=r"model.name: vit_b_32 .*data.image_size"):
+        build_model(load_settings(None, settings))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "shufflenet_v2_x0_5", "small_cnn"])
+def test_trying_a_network_leaves_no_trace(name):
+    settings = load_settings(
+        None, [f"model.name={name}", "data.channels=3", "data.image_size=32", "model.num_classes=7"]
+    )
+    state = torch.get_rng_state()
+    model, again = build_model(settings), build_model(settings)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(t.device.type == "cpu" for t in model.state_dict().values())
+    assert not any(
+        t.any() for name, t in model.state_dict().items() if name.endswith("num_batches_tracked")
+    )
+    for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_unknown_models_and_grey_images_are_refused_with_the_cure():
+    with pytest.raises(ConfigError, match="did you mean resnet50"):
+        build_model(load_settings(None, ["model.name=resnet5O"]))
+    with pytest.raises(ConfigError, match=r"set data.channels to 3"):
+        build_model(load_settings(None, ["model.name=resnet18"]))
+
+
+def test_small_cnn_has_names_to_speak_of():
+    names = [name for name, _ in build_model(load_settings(None)).named_parameters()]
+    assert names[:4] == ["conv1.weight", "bn1.weight", "bn1.bias", "conv2.weight"]
+    check_patterns(names, ["*.bias", "*bn*", "bn*", "conv?.weight", "ndim<2"])
+    with pytest.raises(ConfigError) as caught:
+        check_patterns(names, ["bn*", "norm*", "head.*"])
+    assert "method.exclude: no parameter is named 'norm*' or 'head.*'" in str(caught.value)
+    assert "conv1.weight, bn1.weight" in str(caught.value)
+
+
+def build(settings):
+    with small_parts(settings):
+        pass
+
+
+@pytest.mark.parametrize("method", ["m-rwp", "sgd"])
+def test_a_run_refuses_to_exclude_what_there_is_not(method):
+    with pytest.raises(ConfigError, match=r"method.exclude: no parameter is named 'norm\*'"):
+        run_ranks(
+            build, 1, small_settings("method.exclude=['bn*', 'norm*']", f"method.name={method}")
+        )

@@ -1,0 +1,144 @@
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset as wds
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from rwp_dist.base.errors import DataError
+from rwp_dist.shards.digits import write_digits
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The default digits with three folds: their folder and the report."""
+    out = tmp_path_factory.mktemp("digits")
+    return out, write_digits(out, folds=3)
+
+
+def load(folder):
+    shards = sorted(str(path) for path in folder.glob("*.tar"))
+    samples = list(wds.WebDataset(shards, shardshuffle=False))  # as any other reader would
+    images = [np.array(Image.open(io.BytesIO(sample["png"]))) for sample in samples]
+    return np.stack(images), np.array([int(sample["cls"]) for sample in samples])
+
+
+def keys(folder):
+    names = []
+    for shard in sorted(folder.glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            names += [name.removesuffix(".png") for name in tar.getnames() if name.endswith(".png")]
+    return names
+
+
+def true_labels(images):
+    """Labels that scikit-learn gives these images."""
+    bunch = load_digits()
+    known = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    table = {image.tobytes(): label for image, label in zip(known, bunch.target, strict=True)}
+    return np.array([table[image.tobytes()] for image in images])
+
+
+def files(folder):
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_training_and_test_images_are_the_whole_set_without_overlap(written):
+    out, report = written
+    train, _ = load(out / "train")
+    test, _ = load(out / "test")
+    assert (report.num_train, report.num_test) == (len(train), len(test)) == (1000, 797)
+    written = sorted(image.tobytes() for image in np.concatenate([train, test]))
+    bunch = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
+    assert written == sorted(image.tobytes() for image in bunch)
+    assert train.max() == 255 and train.min() == 0
+
+
+def test_only_training_labels_are_noisy_and_a_tenth_of_the_noise_is_right(written):
+    out, report = written
+    images, labels = load(out / "train")
+    assert report.num_noisy == 400
+    wrong = labels != true_labels(images)
+    assert wrong.sum() == 355  # the figure in the docstring
+    # wrong labels are spread over the set and over the classes, not put in front
+    assert all(20 < part.sum() < 50 for part in np.array_split(wrong, 10))
+    assert np.bincount(labels[wrong], minlength=10).min() > 20
+    images, labels = load(out / "test")
+    assert np.array_equal(labels, true_labels(images))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_label_noise_leaves_the_split_alone(tmp_path, written, noise):
+    report = write_digits(tmp_path, label_noise=noise)
+    images, labels = load(tmp_path / "train")
+    assert np.array_equal(images, load(written[0] / "train")[0])
+    assert report.num_noisy == noise * 1000
+    assert (labels != true_labels(images)).sum() <= report.num_noisy
+
+
+def test_the_same_arguments_give_the_same_bytes_and_another_seed_others(tmp_path, written):
+    out, report = written
+    write_digits(tmp_path / "again", folds=3)
+    write_digits(tmp_path / "other", seed=1)
+    first, other = files(out), files(tmp_path / "other")
+    assert first == files(tmp_path / "again")
+    assert all(first[name] != other[name] for name in other)
+    tars = [os.path.relpath(path, out) for path in report.paths]
+    indexes = [f"{tar}.index.npy" for tar in tars]
+    manifests = {str(Path(tar).with_name("manifest.json")) for tar in tars}
+    assert sorted(first) == sorted([*tars, *indexes, *manifests])
+
+
+def test_keys_number_the_samples_in_order(written):
+    out, _ = written
+    assert keys(out / "train") == [f"train-{i:06d}" for i in range(1000)]
+    assert keys(out / "test") == [f"test-{i:06d}" for i in range(797)]
+
+
+def test_folds_cut_the_noisy_training_side_and_never_see_a_test_image(written):
+    out, _ = written
+    whole, labels = load(out / "train")
+    values = []
+    for fold in range(3):
+        train, val = (keys(out / f"fold{fold}" / side) for side in ("train", "val"))
+        assert sorted(train + val) == [f"train-{i:06d}" for i in range(1000)]
+        for side, names in (("train", train), ("val", val)):
+            rows = [int(name.split("-")[1]) for name in names]
+            images, noisy = load(out / f"fold{fold}" / side)
+            assert np.array_equal(images, whole[rows])
+            assert np.array_equal(noisy, labels[rows])
+        values += val
+    assert sorted(values) == [f"train-{i:06d}" for i in range(1000)]
+
+
+def test_shards_of_an_earlier_call_do_not_stay_beside_new_ones(tmp_path):
+    write_digits(tmp_path, num_shards=6)
+    other = tmp_path / "train" / "notes.txt"
+    other.write_text("mine")
+    report = write_digits(tmp_path, num_shards=2, seed=1)
+    assert sorted(tmp_path.rglob("*.tar")) == sorted(report.paths)
+    assert len(load(tmp_path / "train")[1]) == 1000
+    assert other.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label_noise": 40}, "give 0 to 1"),
+        ({"label_noise": float("nan")}, "give 0 to 1"),
+        ({"num_shards": 0}, "0 shards"),
+        ({"num_shards": 1000}, "797 samples cannot fill 1000 shards"),
+        ({"folds": 1}, "give 2 to 1000, or 0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_before_anything_is_written(
+    tmp_path, arguments, message
+):
+    with pytest.raises(DataError, match=message):
+        write_digits(tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,243 @@
+"""All seven methods in plain float64 on one process, written from the formulas alone.
+
+Sources: Li et al., TMLR 2024 (arXiv 2404.00357) for RWP, ARWP and their mixtures; Foret et al.,
+ICLR 2021 for SAM; Kwon et al., ICML 2021 for ASAM. Of the package only the unit noise of a key is
+used, because equality is claimed *given the same noise*.
+"""
+
+import math
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from rwp_dist.perturb.normals.generator import TorchNoise
+from rwp_dist.perturb.normals.philox import PhiloxNoise
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """What is computed; the names are those of the formulas."""
+
+    method: str
+    total_steps: int
+    seed: int = 0
+    lambda_: float = 0.5
+    sigma: float = 0.05
+    sigma_increase: float = 2.0
+    sigma_warmup_steps: int = 0
+    rho: float = 0.3
+    eta: float = 20.0
+    beta: float = 0.7
+    power: float = 0.5
+    scale: str = "filter"
+    exclude: tuple[str, ...] = ()
+    antithetic: bool = False
+    shared_noise: bool = False
+    philox: bool = False
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 5e-4
+    clip_norm: float = 0.0
+    mean: float = 0.4
+    std: float = 0.3
+
+    def mixed(self) -> bool:
+        return self.method in ("m-rwp", "m-arwp")
+
+    def adaptive(self) -> bool:
+        return self.method in ("arwp", "m-arwp")
+
+    def lr_at(self, step: int) -> float:
+        return self.lr * (1.0 + math.cos(math.pi * step / self.total_steps)) / 2.0
+
+    def sigma_at(self, step: int) -> float:
+        if step < self.sigma_warmup_steps:
+            return 0.0
+        if self.mixed():
+            return self.sigma
+        ramp = (1.0 - math.cos(math.pi * step / self.total_steps)) / 2.0
+        return self.sigma * (1.0 + self.sigma_increase * ramp)
+
+
+@dataclass
+class Slot:
+    """One micro-batch of one rank."""
+
+    rank: int
+    index: int
+    perturbed: bool
+    draw: int
+    sign: float
+
+
+@dataclass
+class Oracle:
+    """Weights, buffers of every rank, energy and optimizer state of one run."""
+
+    formula: Formula
+    net: nn.Module
+    world_size: int
+    micro_batches: int
+    weights: Tensors = field(init=False)
+    buffers: list[Tensors] = field(init=False)
+    energy: Tensors = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.net = self.net.double().train()
+        self.weights = {n: p.detach().clone() for n, p in self.net.named_parameters()}
+        self.buffers = [
+            {n: b.detach().clone() for n, b in self.net.named_buffers()}
+            for _ in range(self.world_size)
+        ]
+        self.energy = {n: torch.zeros(len(w)).double() for n, w in self.weights.items()}
+        self._memory: dict[str, Tensors] = {"m": {}, "v": {}}
+        self._updates = 0
+        self._noise: TorchNoise | PhiloxNoise = TorchNoise(self.formula.seed, torch.device("cpu"))
+        if self.formula.philox:
+            self._noise = PhiloxNoise(self.formula.seed)
+        self.slots = self._assign()
+
+    # --- roles ---
+
+    def _assign(self) -> list[Slot]:
+        """Half of the slots perturbed, one fewer if their number is odd; clean ones first."""
+        M, slots, partner = self.micro_batches, [], None
+        for rank in range(self.world_size):
+            perturbed_here = (rank + 1) * M // 2 - (rank * M) // 2
+            for m in range(M):
+                index = rank * M + m
+                draw = m if self.formula.shared_noise else index
+                slot = Slot(rank, index, m >= M - perturbed_here, draw, 1.0)
+                if not self.formula.mixed():
+                    slot.perturbed = self.formula.method != "sgd"
+                if slot.perturbed and self.formula.antithetic:
+                    if partner is None:
+                        partner = slot
+                    else:
+                        slot.draw, slot.sign, partner = partner.draw, -1.0, None
+                slots.append(slot)
+        return slots
+
+    # --- one step ---
+
+    def step(self, step: int, batches: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """One update; for every slot uint8 images, labels and weights of samples (1 or 0)."""
+        f = self.formula
+        total = {name: torch.zeros_like(w) for name, w in self.weights.items()}
+        seen = {name: torch.zeros_like(e) for name, e in self.energy.items()}
+        perturbed = [slot for slot in self.slots if slot.perturbed]
+        for slot, (images, labels, counts) in zip(self.slots, batches, strict=True):
+            batch = ((images.double() / 255 - f.mean) / f.std, labels, counts.double())
+            statistics = self.buffers[slot.rank]
+            weights = self.weights
+            if slot.perturbed and f.method in ("sam", "asam"):
+                ascent = self._mean_gradient(weights, batch, statistics)
+                weights = self._ascended(ascent)
+                statistics = {n: b.clone() for n, b in statistics.items()}
+            elif slot.perturbed:
+                weights = self._noisy(slot, step)
+                if f.mixed():
+                    statistics = {n: b.clone() for n, b in statistics.items()}
+            gradient = self._mean_gradient(weights, batch, statistics)
+            role = sum(
+                float(batches[s.index][2].sum())
+                for s in self.slots
+                if s.perturbed == slot.perturbed
+            )
+            share = (f.lambda_ if slot.perturbed else 1.0 - f.lambda_) if f.mixed() else 1.0
+            for name, g in gradient.items():
+                # lambda * mean over all perturbed samples + (1 - lambda) * mean over clean ones
+                total[name] += share * g * float(counts.sum()) / role
+                if slot.perturbed and f.adaptive():
+                    squares = g.square() if g.ndim == 1 else g.flatten(1).square().sum(1)
+                    seen[name] += squares / len(perturbed)
+        if not all(g.isfinite().all() for g in total.values()):
+            return
+        for name in self.energy:
+            self.energy[name] = f.beta * self.energy[name] + seen[name]
+        self._update(total, f.lr_at(step))
+
+    def _mean_gradient(self, weights: Tensors, batch: tuple, statistics: Tensors) -> Tensors:
+        """Gradient of the mean loss of a slot's samples; moves running statistics along."""
+        images, labels, counts = batch
+        leaves = {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
+        logits = functional_call(self.net, leaves | statistics, (images,))
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        loss = (losses * counts).sum() / counts.sum()
+        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+    # --- perturbations ---
+
+    def _ascended(self, gradient: Tensors) -> Tensors:
+        """SAM: w + rho g / |g|. ASAM, with T = |w|: w + rho T^2 g / |T g|."""
+        scale = {
+            n: w.abs() if self.formula.method == "asam" else torch.ones_like(w)
+            for n, w in self.weights.items()
+        }
+        norm = math.sqrt(sum(float((scale[n] * g).square().sum()) for n, g in gradient.items()))
+        return {
+            n: w + self.formula.rho * scale[n] ** 2 * gradient[n] / norm
+            for n, w in self.weights.items()
+        }
+
+    def _noisy(self, slot: Slot, step: int) -> Tensors:
+        f, sigma, noisy = self.formula, self.formula.sigma_at(step), {}
+        for index, (name, w) in enumerate(self.weights.items()):
+            excluded = any(fnmatchcase(name, pattern) for pattern in f.exclude)
+            if excluded or ("ndim<2" in f.exclude and w.ndim < 2) or sigma == 0:
+                noisy[name] = w
+                continue
+            unit = self._noise.fill(torch.empty(w.shape), step, slot.draw, index).double()
+            shrink = (1.0 + f.eta * self.energy[name]) ** f.power if f.adaptive() else None
+            rows = []
+            for j in range(len(w)):
+                # One dimension: the whole tensor is one filter, but adaptation is by element.
+                filter_ = w[j] if w.ndim > 1 else w
+                std = (
+                    sigma
+                    * {
+                        "filter": filter_.norm(),
+                        "rms": filter_.square().mean().sqrt(),
+                        "tensor": w.square().mean().sqrt(),
+                        "element": w[j].abs(),
+                    }[f.scale]
+                )
+                if shrink is not None:
+                    std = std / shrink[j]
+                rows.append(w[j] + slot.sign * std * unit[j])
+            noisy[name] = torch.stack(rows)
+        return noisy
+
+    # --- optimizers ---
+
+    def _update(self, gradient: Tensors, lr: float) -> None:
+        f = self.formula
+        norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
+        clip = f.clip_norm / norm if 0 < f.clip_norm < norm else 1.0
+        self._updates += 1
+        for name, g in gradient.items():
+            g = g * clip
+            w, m, v = self.weights[name], self._memory["m"].get(name), self._memory["v"].get(name)
+            if f.optimizer == "sgd":
+                g = g + f.weight_decay * w
+                m = g if m is None else f.momentum * m + g
+                self.weights[name] = w - lr * (g + f.momentum * m if f.nesterov else m)
+            else:
+                b1, b2 = f.betas
+                m = (1 - b1) * g + (0.0 if m is None else b1 * m)
+                v = (1 - b2) * g**2 + (0.0 if v is None else b2 * v)
+                m_hat, v_hat = m / (1 - b1**self._updates), v / (1 - b2**self._updates)
+                w = w * (1 - lr * f.weight_decay)
+                self.weights[name] = w - lr * m_hat / (v_hat.sqrt() + f.eps)
+                self._memory["v"][name] = v
+            self._memory["m"][name] = m
