@@ -3,9 +3,8 @@
 import time
 from pathlib import Path
 
-from support.cluster import Cluster
-
 from rwp_dist.record.directory import RunDir
+from support.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm" / "imagenet_rwp.sh"
