@@ -5,23 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwp_dist.compare.runs import Run
-from rwp_dist.config import Settings
-
-UNRELATED_SECTIONS = ("run", "tracking", "checkpoint", "deepspeed")
-
-UNRELATED = {
-    "evaluation.every_epochs",
-    "data.workers",
-    "data.prefetch",
-    "data.decoder",
-    "data.max_bad_samples",
-    "data.cache_dir",
-    "data.cache_gb",
-    "data.retries",
-    "data.stall_s",
-    "data.opener",
-}
-"""With the sections above: settings that may differ between seeds of one experiment."""
+from rwp_dist.config import Affects, Settings, affects
 
 FIRST = ("method", "batch", "optimizer", "schedule", "model")
 """Sections that experiments are told apart by, before any other."""
@@ -68,7 +52,7 @@ def related(run: Run) -> dict[str, Any] | None:
     return {
         key: value
         for key, value in known.items()
-        if key not in UNRELATED and key.partition(".")[0] not in UNRELATED_SECTIONS
+        if affects(key) is Affects.RESULT and key != "run.seed"
     }
 
 

@@ -3,17 +3,17 @@
 Precedence: defaults < file < the file's chosen variant < command line.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config.checks import combinations
+from rwp_dist.config.keys import is_within_setting, meaning, nearest, sections
 from rwp_dist.config.tree import Settings
 
 
@@ -71,15 +71,29 @@ def get_setting(settings: Settings, key: str) -> Any:
     raise ConfigError(f"{key}: unknown setting{_suggest(key)}")
 
 
-def differences(old: Settings, new: Settings) -> Iterator[str]:
-    """``section.key: old -> new`` for every value that differs."""
+@dataclass(frozen=True)
+class Difference:
+    """A setting that has another value in another tree."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old!r} -> {self.new!r}"
+
+
+def differences(old: Settings, new: Settings) -> list[Difference]:
+    """Every setting whose value differs, by key; ``variant``, a name of others, is left out."""
     a, b = (
         dict(_flatten(s.model_dump(by_alias=True, mode="json", exclude={"variant"})))
         for s in (old, new)
     )
-    for key in sorted(a.keys() | b.keys()):
-        if a.get(key) != b.get(key):
-            yield f"{key}: {a.get(key)!r} -> {b.get(key)!r}"
+    return [
+        Difference(key, a.get(key), b.get(key))
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key)
+    ]
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
@@ -145,7 +159,7 @@ def _read_overrides(
             problems.append(f"{text!r}: the value is no valid YAML; quote it.")
             wrong.add(key)
             continue
-        if key in _sections() and (not value or not isinstance(value, dict)):
+        if key in sections() and (not value or not isinstance(value, dict)):
             problems.append(_is_section(key, value))
             wrong.add(key)
         elif key == "variant" and value is not None:
@@ -159,7 +173,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
     """Dotted keys and their values; a setting that is a mapping is one value."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and value and not _within_leaf(name):
+        if isinstance(value, dict) and value and not is_within_setting(name):
             yield from _flatten(value, f"{name}.")
         else:
             yield name, value
@@ -167,11 +181,11 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def _set(raw: dict[str, Any], key: str, value: Any) -> list[str]:
     """Put one dotted key into the tree; a list with what was wrong with it."""
-    if key in _sections():  # not a mapping with something in it, or it were flat
+    if key in sections():  # not a mapping with something in it, or it were flat
         return [] if value is None or value == {} else [_is_section(key, value)]
-    *sections, last = key.split(".")
+    *path, last = key.split(".")
     branch = raw
-    for section in sections:
+    for section in path:
         if branch.get(section) is None:
             branch[section] = {}
         branch = branch[section]
@@ -182,7 +196,7 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> list[str]:
 
 
 def _validate(raw: dict[str, Any], problems: list[str], wrong: set[str], source: str) -> Settings:
-    raw = {k: {} if v is None and k in _sections() else v for k, v in raw.items()}
+    raw = {k: {} if v is None and k in sections() else v for k, v in raw.items()}
     settings: Settings | None = None
     # Wrong values are reported and left out, until the rest makes a tree: combinations are then
     # checked on that, so that one message holds every error.
@@ -258,45 +272,11 @@ def _is_section(key: str, value: Any) -> str:
     return f"{key}: is a section; write {key}.<key>, not {key}: {value!r}."
 
 
-def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every key of the tree with its docstring."""
-    for name, field in model.model_fields.items():
-        key = f"{prefix}{field.alias or name}"
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from known_keys(kind, f"{key}.")
-        else:
-            yield key, " ".join((field.description or "").split())
-
-
-@cache
-def _meanings() -> dict[str, str]:
-    return dict(known_keys())
-
-
-@cache
-def _sections() -> frozenset[str]:
-    return frozenset(key.rpartition(".")[0] for key in _meanings()) - {""}
-
-
-def _within_leaf(name: str) -> bool:
-    """Whether a dotted name is a setting, or something inside a setting that is a mapping."""
-    parts = name.split(".")
-    return any(".".join(parts[:n]) in _meanings() for n in range(1, len(parts) + 1))
-
-
 def _meaning(key: str) -> str:
-    text = _meanings().get(key, "")
+    text = meaning(key)
     return f" ({text.rstrip('.')})." if text else "."
 
 
 def _suggest(key: str) -> str:
-    """The nearest right key: the same section first, then the same last word anywhere."""
-    keys = list(_meanings())
-    last = key.rpartition(".")[2]
-    same = [name for name in keys if name.rpartition(".")[2] == last]
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
-    ends = {name.rpartition(".")[2]: name for name in keys}
-    loose = difflib.get_close_matches(last, list(ends), n=1, cutoff=0.7)
-    found = near or same[:1] or [ends[name] for name in loose]
-    return f"; did you mean {found[0]}?" if found else "; `rwp-dist settings` lists all."
+    near = nearest(key)
+    return f"; did you mean {near}?" if near else "; `rwp-dist settings` lists all."

@@ -6,7 +6,22 @@ the weights.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
+
+from rwp_dist.config.types import (
+    Affects,
+    BareOff,
+    BelowOne,
+    Count,
+    Fraction,
+    Integer,
+    NoBool,
+    NonNegativeFloat,
+    Number,
+    PositiveFloat,
+    Seed,
+    Size,
+)
 
 Finite = ConfigDict(
     extra="forbid",
@@ -15,27 +30,6 @@ Finite = ConfigDict(
     allow_inf_nan=False,
     protected_namespaces=(),
 )
-
-
-def _refuse_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a number is wanted, not true or false")
-    return value
-
-
-def _off(value: Any) -> Any:
-    return "off" if value is False else value  # what YAML makes of a bare off
-
-
-Integer = Annotated[int, BeforeValidator(_refuse_bool)]
-Count = Annotated[Integer, Field(ge=0)]
-Size = Annotated[Integer, Field(gt=0)]
-Seed = Annotated[Integer, Field(ge=0, lt=2**63)]
-Number = Annotated[float, BeforeValidator(_refuse_bool)]
-NonNegativeFloat = Annotated[Number, Field(ge=0.0)]
-PositiveFloat = Annotated[Number, Field(gt=0.0)]
-Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
-BelowOne = Annotated[Number, Field(ge=0.0, lt=1.0)]
 
 
 class Section(BaseModel):
@@ -47,25 +41,25 @@ class Section(BaseModel):
 class Run(Section):
     """Where a run lives and what makes it repeatable."""
 
-    label: str | None = None
+    label: Annotated[str | None, Affects.NOTHING] = None
     """What seeds of one experiment share: its row in a table. null: the variant, or the method."""
 
-    name: str | None = None
+    name: Annotated[str | None, Affects.NOTHING] = None
     """Name of this one run. null: ``<label>-s<seed>``."""
 
-    dir: str | None = None
+    dir: Annotated[str | None, Affects.NOTHING] = None
     """Run directory: everything a run leaves behind. null: ``runs/<name>``."""
 
     seed: Seed = 0
     """Seed of initial weights, sample order and noise."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Affects.ROUNDING] = "auto"
     """Where ranks compute. auto: cuda if there is one, else cpu."""
 
-    threads: Size = 1
+    threads: Annotated[Size, Affects.ROUNDING] = 1
     """Threads that a rank computes with on the CPU. More pay for large networks on idle cores."""
 
-    check_replicas_every: Count = 0
+    check_replicas_every: Annotated[Count, Affects.NOTHING] = 0
     """Hash the weights of all ranks every so many steps and stop if they differ. 0: never."""
 
 
@@ -95,7 +89,7 @@ class Data(Section):
     image_size: Size = 8
     """Height and width of the images given to the model, in pixels."""
 
-    channels: Annotated[Literal[1, 3], BeforeValidator(_refuse_bool)] = 1
+    channels: Annotated[Literal[1, 3], NoBool] = 1
     """Channels of the images given to the model: 1 grey, 3 RGB."""
 
     mean: tuple[Number, ...] = (0.5,)
@@ -118,13 +112,15 @@ class Data(Section):
     """Show every sample in every epoch, with a last batch that is not full. false: leave out
     fewer than a batch and the lanes, others in every epoch."""
 
-    workers: Count = 4
+    workers: Annotated[Count, Affects.NOTHING] = 4
     """Processes of each rank that read and decode. 0: the rank itself does."""
 
-    prefetch: Size = 2
+    prefetch: Annotated[Size, Affects.NOTHING] = 2
     """Steps that each worker keeps ready."""
 
-    decoder: Literal["auto", "libjpeg", "simplejpeg", "torchvision", "pil", "cuda"] = "auto"
+    decoder: Annotated[
+        Literal["auto", "libjpeg", "simplejpeg", "torchvision", "pil", "cuda"], Affects.ROUNDING
+    ] = "auto"
     """JPEG library. auto: the fastest that is installed; these give the same pixels. libjpeg
     decodes the crop only, by a C file that is compiled at its first use. cuda: nvJPEG on the
     rank's GPU, pixels within a few levels."""
@@ -137,22 +133,22 @@ class Data(Section):
     eval_crop_ratio: Annotated[Number, Field(gt=0.0, le=1.0)] = 0.875
     """Evaluation resizes the shorter side to image_size / this, and takes the centre."""
 
-    max_bad_samples: Count = 100
+    max_bad_samples: Annotated[Count, Affects.NOTHING] = 100
     """Samples that may be unreadable, counted whenever one comes, before all ranks stop."""
 
-    cache_dir: str = "~/.cache/rwp-dist"
+    cache_dir: Annotated[str, Affects.NOTHING] = "~/.cache/rwp-dist"
     """Where a node keeps remote shards; on a local disk, the same for all of its ranks."""
 
-    cache_gb: PositiveFloat | None = None
+    cache_gb: Annotated[PositiveFloat | None, Affects.NOTHING] = None
     """Most that the cache may hold, in 10^9 bytes. null: the disk."""
 
-    retries: Count = 8
+    retries: Annotated[Count, Affects.NOTHING] = 8
     """Attempts at a remote shard after the first."""
 
-    stall_s: PositiveFloat = 30.0
+    stall_s: Annotated[PositiveFloat, Affects.NOTHING] = 30.0
     """Seconds without a byte after which a connection is given up and tried again."""
 
-    opener: str | None = None
+    opener: Annotated[str | None, Affects.NOTHING] = None
     """``module:function`` that opens URLs. null: http(s), s3, gs, pipe and webdataset's own."""
 
 
@@ -262,12 +258,12 @@ class Method(Section):
 class Noise(Section):
     """How noise is made."""
 
-    backend: Literal["auto", "torch", "triton", "native"] = "auto"
+    backend: Annotated[Literal["auto", "torch", "triton", "native"], Affects.ROUNDING] = "auto"
     """triton: one CUDA kernel draws noise in registers and perturbs all weights. native: the same
     noise on a CPU, by a C file that is compiled at its first use. torch: torch's generator; other
     values of the same distribution. auto: the fastest that runs here."""
 
-    prefetch: bool = True
+    prefetch: Annotated[bool, Affects.NOTHING] = True
     """Draw the next step's noise while gradients are reduced. It takes one buffer of the size of
     the parameters on perturbed ranks; false: none, and the drawing shows in the step's time. With
     triton there is nothing to draw ahead."""
@@ -332,7 +328,7 @@ class Schedule(Section):
 class DeepSpeed(Section):
     """What DeepSpeed is told beside what follows from the other settings."""
 
-    zero_stage: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_refuse_bool)] = 1
+    zero_stage: Annotated[Literal[0, 1, 2, 3], NoBool] = 1
     """What ranks share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
 
     overlap_comm: bool = False
@@ -345,7 +341,7 @@ class DeepSpeed(Section):
 class Evaluation(Section):
     """When the model is evaluated."""
 
-    every_epochs: NonNegativeFloat = 1.0
+    every_epochs: Annotated[NonNegativeFloat, Affects.NOTHING] = 1.0
     """Epochs between evaluations. 0: at the end only."""
 
     recalibrate_batches: Count = 50
@@ -366,7 +362,7 @@ class Checkpoint(Section):
 class Tracking(Section):
     """What is written down while a run goes on. ``metrics.jsonl`` always is."""
 
-    wandb: Annotated[Literal["auto", "online", "offline", "off"], BeforeValidator(_off)] = "auto"
+    wandb: Annotated[Literal["auto", "online", "offline", "off"], BareOff] = "auto"
     """auto: online when a W&B login is there, otherwise offline."""
 
     project: str = "rwp-dist"
@@ -399,11 +395,11 @@ class Settings(Section):
     schedule: Schedule = Schedule()
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32, or bf16: autocast of convolutions and matrix products, weights stay in fp32."""
-    deepspeed: DeepSpeed = DeepSpeed()
+    deepspeed: Annotated[DeepSpeed, Affects.ROUNDING] = DeepSpeed()
     evaluation: Evaluation = Evaluation()
-    checkpoint: Checkpoint = Checkpoint()
-    tracking: Tracking = Tracking()
-    profile: bool = False
+    checkpoint: Annotated[Checkpoint, Affects.NOTHING] = Checkpoint()
+    tracking: Annotated[Tracking, Affects.NOTHING] = Tracking()
+    profile: Annotated[bool, Affects.NOTHING] = False
     """Write a trace of a few steps, with named parts, to ``profile/`` in the run directory."""
-    variant: str | None = None
+    variant: Annotated[str | None, Affects.NOTHING] = None
     """Which of the file's ``variants`` was chosen. null: none."""

@@ -1,42 +1,17 @@
 """Whether settings are those of the run that a directory holds. Imports no torch."""
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.config import Settings, differences, load_settings
+from rwp_dist.config import Affects, Settings, affects, differences, load_settings
 from rwp_dist.record.directory import RunDir
 
-MAY_CHANGE = (
-    "run.name",
-    "run.dir",
-    "run.check_replicas_every",
-    "data.train",
-    "data.val",
-    "data.workers",
-    "data.prefetch",
-    "data.cache_dir",
-    "data.cache_gb",
-    "data.retries",
-    "data.stall_s",
-    "data.opener",
-    "data.max_bad_samples",
-    "noise.",
-    "profile",
-    "evaluation.",
-    "checkpoint.",
-    "tracking.",
-)
-"""Settings that a resumed run may change, because they do not say what an update computes."""
+PLACES = ("data.train", "data.val")
+"""A run may go on where its data lies elsewhere; a checkpoint knows the training set by its
+contents."""
 
-CHANGES_UPDATES = (
-    "run.device",
-    "run.threads",
-    "batch.per_rank",
-    "deepspeed.",
-)
-"""Settings that a resumed run may change, too, so that it can move to another machine. Like the
-number of ranks, they do change its updates: ``batch.per_rank`` and the ranks change the slots, so
-which samples are perturbed by which noise, what BatchNorm sees, and the batch of SAM's ascent;
-stage 3 shares noise; device, threads and ZeRO change rounding. The samples of an update, their
-order and the formulas stay."""
+SPLIT = "batch.per_rank"
+"""A run may go on where less of a batch fits into memory. Like the number of ranks, this decides
+how a batch is split: which samples see which noise, what BatchNorm sees, and the batch of SAM's
+ascent. The samples of an update, their order and the formulas stay."""
 
 
 def changed_settings(run_dir: RunDir, settings: Settings, ranks: int) -> list[str]:
@@ -50,14 +25,23 @@ def changed_settings(run_dir: RunDir, settings: Settings, ranks: int) -> list[st
     finished = run_dir.summary.is_file()
     if not run_dir.config.is_file() or not (finished or run_dir.has_checkpoint()):
         return []
-    differing = differences(load_settings(run_dir.config), settings)
-    changed = [change for change in differing if not change.startswith(MAY_CHANGE)]
-    refused = [change for change in changed if not change.startswith(CHANGES_UPDATES)]
+    differing = [
+        difference
+        for difference in differences(load_settings(run_dir.config), settings)
+        if affects(difference.key) is not Affects.NOTHING and difference.key not in PLACES
+    ]
+    refused = [
+        str(difference)
+        for difference in differing
+        if affects(difference.key) is Affects.RESULT and difference.key != SPLIT
+    ]
     if refused:
         raise ConfigError(
-            f"run.dir: {run_dir.path} holds a run with other settings ({'; '.join(refused)}); "
-            "choose another run.dir or run.label, or remove that folder."
+            f"{run_dir.path} holds a run with other settings ({', '.join(refused)})",
+            key="run.dir",
+            cure="choose another run.dir or run.label, or remove that folder",
         )
+    changed = [str(difference) for difference in differing]
     before = (run_dir.read_environment() or {}).get("world_size")
     if before not in (None, ranks):
         changed.append(f"ranks: {before} -> {ranks}")

@@ -11,7 +11,9 @@ from pydantic import BaseModel
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import (
+    Affects,
     Settings,
+    affects,
     differences,
     dump_settings,
     known_keys,
@@ -200,9 +202,9 @@ def test_what_is_written_reads_back_unchanged(tmp_path: Path) -> None:
     settings = load_settings(None, ["method.exclude=['*.bias']", "tracking.wandb=off"])
     again = load_settings(write(tmp_path / "config.yaml", dump_settings(settings)))
     assert again == settings
-    assert list(differences(settings, again)) == []
+    assert differences(settings, again) == []
     other = load_settings(None, ["method.sigma=9", "tracking.wandb=off"])
-    assert "method.sigma: 0.01 -> 9.0" in list(differences(settings, other))
+    assert "method.sigma: 0.01 -> 9.0" in map(str, differences(settings, other))
 
 
 def test_a_run_is_named_after_its_variant_or_method_and_seed(tmp_path: Path) -> None:
@@ -210,6 +212,23 @@ def test_a_run_is_named_after_its_variant_or_method_and_seed(tmp_path: Path) -> 
     assert load_settings(config, ["run.seed=2"]).run.dir == "runs/m-rwp-s2"
     assert load_settings(config, ["variant=long"]).run.name == "long-s0"
     assert load_settings(config, ["run.label=x"]).tracking.group == "x"
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("run.threads", Affects.ROUNDING),
+        ("deepspeed.zero_stage", Affects.ROUNDING),  # of its section
+        ("tracking.log_every", Affects.NOTHING),
+        ("evaluation.every_epochs", Affects.NOTHING),
+        ("evaluation.recalibrate_batches", Affects.RESULT),
+        ("method.lambda", Affects.RESULT),
+        ("precision", Affects.RESULT),
+        ("no.such.key", Affects.RESULT),
+    ],
+)
+def test_a_setting_says_what_it_affects(key: str, what: Affects) -> None:
+    assert affects(key) is what
 
 
 def test_every_setting_has_a_docstring() -> None:

@@ -46,3 +46,22 @@ def test_other_settings_are_refused_by_name(tmp_path):
         attempt(tmp_path, "method.sigma=3", "batch.per_rank=16")
     assert "method.sigma: 0.01 -> 3.0" in str(caught.value)
     assert "per_rank" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override", ["data.train=elsewhere", "data.val=elsewhere", "run.label=renamed", "run.threads=2"]
+)
+def test_a_run_may_move_and_be_renamed(tmp_path, override):
+    attempt(tmp_path)
+    attempt(tmp_path, override)
+
+
+@pytest.mark.parametrize(
+    "override", ["run.seed=1", "evaluation.recalibrate_batches=0", "data.mix={other: 1}"]
+)
+def test_what_affects_the_result_may_not_change(tmp_path, override):
+    attempt(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        attempt(tmp_path, override)
+    assert caught.value.key == "run.dir"
+    assert override.partition("=")[0] in caught.value.problem
