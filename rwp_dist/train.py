@@ -153,14 +153,14 @@ class Training:
             run_dir.path, parts.settings.data.max_bad_samples, counters.get("bad_samples", 0)
         )
         self.progress = Progress(parts, counters)
-        self.tracker = open_tracker(
-            parts.settings,
-            run_dir,
-            total_steps=parts.timeline.total_steps,
-            first_step=self.first_step,
-            is_main=self.is_main,
-            position=position,
-        )
+        with same_on_all_ranks():
+            self.tracker = open_tracker(
+                parts.settings,
+                run_dir,
+                total_steps=parts.timeline.total_steps,
+                first_step=self.first_step,
+                position=position,
+            )
         for trouble in troubles:
             self.tracker.say(f"{trouble} It is put aside as .bad.")
         if resumed:
@@ -191,7 +191,7 @@ class Training:
             summary = self.progress.summary(self.last_eval, session)
             if self.finished and self.is_main:
                 self.run_dir.write_summary(summary)
-                self.tracker.finish(summary)
+                self.tracker.summarize(summary)
             if not self.finished:
                 self.tracker.close("interrupted")
         return summary
@@ -245,7 +245,7 @@ class Training:
             check_replicas(self.parts.engine.module, done)
         if done % settings.tracking.log_every == 0 or done == timeline.total_steps:
             record = self.progress.train_record(done)
-            self.tracker.log_train(record)
+            self.tracker.log("train", record)
             self._warn_of_divergence(record["loss"])
             if self.is_main:
                 self.run_dir.write_status("running", done, timeline.total_steps)
@@ -275,7 +275,7 @@ class Training:
                 if self.is_main:
                     list_evaluation(self.run_dir.path, bad)
                 epoch = self.done / self.parts.timeline.steps_per_epoch
-                self.tracker.log_eval({"step": self.done, "epoch": epoch} | self.last_eval)
+                self.tracker.log("eval", {"step": self.done, "epoch": epoch} | self.last_eval)
             if saving:
                 save_checkpoint(
                     self.run_dir.checkpoints,

@@ -1,5 +1,10 @@
-"""What a run says while it goes on: to ``metrics.jsonl``, the console and W&B alike."""
+"""What a run reports while it trains: one record goes to every sink.
 
+Sinks are ``metrics.jsonl``, the console, W&B and TensorBoard, a file each. ``records`` documents
+the columns.
+"""
+
+from rwp_dist.tracking.sink import RunInfo, Sink
 from rwp_dist.tracking.tracker import Tracker, open_tracker
 
-__all__ = ["Tracker", "open_tracker"]
+__all__ = ["RunInfo", "Sink", "Tracker", "open_tracker"]

@@ -1,23 +1,38 @@
-"""What a person sees: a progress bar on a terminal, one aligned line per record elsewhere."""
+"""The console: a progress bar on a terminal, one aligned line per record elsewhere."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
 
+from rwp_dist.tracking.sink import RunInfo, Sink
+
 BAR_FORMAT = "{desc}{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
 
 MIN_BAR = 8
-"""Characters that the bar itself keeps; what does not fit beside it is left out."""
+"""Least width of the bar itself, in characters. Text that does not fit beside it is left out."""
 
 WIDTH = 80
-"""Assumed of a terminal that does not tell its own."""
+"""Assumed width of a terminal that does not report one, in characters."""
 
 
-class Console:
-    """Shows records. The bar is on stderr and only if that is a terminal; lines are on stdout."""
+class Console(Sink):
+    """Prints records. The bar goes to stderr, and only if that is a terminal; lines to stdout."""
 
-    def __init__(self, *, total_steps: int, first_step: int, title: str = "") -> None:
+    name = "the console"
+
+    def __init__(
+        self, *, total_steps: int, first_step: int = 0, title: str = "", folder: str = ""
+    ) -> None:
+        """
+        Args:
+            total_steps: updates of the whole run.
+            first_step: updates that are done already.
+            title: short name, shown before the bar.
+            folder: where the run's files are, shown at the end.
+        """
+        self._folder = folder
         self._bar: tqdm[Any] | None = None
         title = title if len(title) <= 20 else f"{title[:19]}…"
         head = f"{title}: " if title else ""
@@ -35,46 +50,74 @@ class Console:
                 mininterval=0.2,
             )
 
+    @classmethod
+    def open(cls, run: RunInfo) -> "Console":
+        print(title_line(run), flush=True)
+        return cls(
+            total_steps=run.total_steps,
+            first_step=run.first_step,
+            title=run.settings.run.name or run.run_dir.path.name,
+            folder=str(run.run_dir.path),
+        )
+
+    def log(self, kind: str, record: Mapping[str, Any]) -> None:
+        """Print a line; but a train record goes beside the bar, if there is one."""
+        if kind != "train":
+            self.say(eval_line(record))
+        elif self._bar is None:
+            self.say(train_line(record))
+        else:
+            room = (self._bar.format_dict["ncols"] or WIDTH) - self._beside - MIN_BAR
+            room -= 2 if (record.get("eta_s") or 0) >= 3600 else 0  # 0:00:00
+            self._bar.set_postfix_str(train_postfix(record, room), refresh=False)
+            self.advance(record["step"])
+
     def advance(self, step: int) -> None:
-        """Move the bar to ``step``; costs next to nothing without one."""
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
     def say(self, text: str) -> None:
-        """Print a line above the bar."""
+        """Print a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stdout)
             sys.stdout.flush()
         else:
             print(text, flush=True)
 
-    def train(self, record: dict[str, Any]) -> None:
-        """Show a train record: short beside the bar, else as a line."""
-        if self._bar is not None:
-            room = (self._bar.format_dict["ncols"] or WIDTH) - self._beside - MIN_BAR
-            room -= 2 if (record.get("eta_s") or 0) >= 3600 else 0  # 0:00:00
-            self._bar.set_postfix_str(train_postfix(record, room), refresh=False)
-            self.advance(record["step"])
-        else:
-            self.say(train_line(record))
+    def summarize(self, summary: Mapping[str, Any]) -> None:
+        """Print the result as a line."""
+        self._remove_bar()
+        self.say(f"{summary_line(summary)}; all of it is in {self._folder}")
 
-    def eval(self, record: dict[str, Any]) -> None:
-        """Show an evaluation as a line."""
-        self.say(eval_line(record))
+    def close(self, state: str) -> None:
+        self._remove_bar()
 
-    def close(self) -> None:
-        """Take the bar away; lines stay."""
+    def _remove_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
-def head_line(title: str, position: tuple[int, int] | None = None) -> str:
-    """What a run begins with: ``[5/18] m-rwp, seed 0``."""
-    return title if position is None else f"[{position[0]}/{position[1]}] {title}"
+def title_line(run: RunInfo) -> str:
+    """First line of a run: ``[5/18] m-rwp, seed 0``."""
+    settings = run.settings
+    title = f"{settings.run.label or settings.method.name}, seed {settings.run.seed}"
+    return title if run.position is None else f"[{run.position[0]}/{run.position[1]}] {title}"
 
 
-def train_line(record: dict[str, Any]) -> str:
+def summary_line(summary: Mapping[str, Any]) -> str:
+    """Last line of a run: ``finished m-rwp, top-1 93.94 %, 1,260 updates, 45 s of training``."""
+    parts = [str(summary.get("label") or summary.get("name") or "")]
+    if summary.get("top1") is not None:
+        parts.append(f"top-1 {summary['top1']:.2f} %")
+    if summary.get("steps") is not None:
+        parts.append(f"{summary['steps']:,} updates")
+    if summary.get("train_s") is not None:
+        parts.append(f"{duration(summary['train_s'])} of training")
+    return f"finished {', '.join(parts)}"
+
+
+def train_line(record: Mapping[str, Any]) -> str:
     """A train record as one line; parts that a run does not have are left out."""
     total = record.get("total_steps") or record["step"]
     parts = [
@@ -105,7 +148,7 @@ def train_line(record: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def train_postfix(record: dict[str, Any], room: int) -> str:
+def train_postfix(record: Mapping[str, Any], room: int) -> str:
     """What fits into ``room`` characters beside a bar, which tells steps and the time left."""
     parts = [f"loss {loss_text(record.get('loss'), 3)}", *_troubles(record)]
     if record.get("top1") is not None:
@@ -127,7 +170,7 @@ def train_postfix(record: dict[str, Any], room: int) -> str:
     return text
 
 
-def eval_line(record: dict[str, Any]) -> str:
+def eval_line(record: Mapping[str, Any]) -> str:
     """An evaluation as one line."""
     parts = [
         f"eval at step {record['step']:,}:",
@@ -148,7 +191,7 @@ def loss_text(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits if abs(value) < 99.5 else 2}f}"
 
 
-def _troubles(record: dict[str, Any]) -> list[str]:
+def _troubles(record: Mapping[str, Any]) -> list[str]:
     """What should not be there: skipped updates and samples that could not be read."""
     parts = []
     if record.get("skipped_steps"):

@@ -1,100 +1,83 @@
-"""Weights & Biases as a guest: it may fail, be slow or be away, and training does not notice.
+"""Weights & Biases, an optional sink: it may fail, be slow or be away, and training goes on.
 
-Every call is guarded; the first failure says one line and switches W&B off. ``metrics.jsonl``
-holds the same numbers in any case.
-
-After a crash, steps since the checkpoint are sent again, so W&B may show them twice: what it has
-kept of the last seconds is not known here, and a point too many is better than a gap.
+After a crash, the steps since the last checkpoint are sent again, so W&B may show them twice:
+what it has kept of the last seconds is not known here, and a point too many is better than a gap.
 ``metrics.jsonl`` has each step once.
 """
 
-import re
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from rwp_dist.config.tree import Settings
 from rwp_dist.record.directory import RunDir
+from rwp_dist.tracking.sink import RunInfo, Sink, first_line
 
 INIT_TIMEOUT_S = 20.0
-"""How long a run waits for W&B's server at its start before it goes offline."""
+"""How long a run waits for W&B's server at its start before it goes offline, in seconds."""
 
 FINISH_TIMEOUT_S = 30.0
-"""How long a run waits at its end for the rest to be uploaded."""
+"""How long a run waits at its end for the rest to be uploaded, in seconds."""
 
 
-class WandbRun:
-    """An open W&B run, guarded. ``say`` prints one line for the user."""
+class Wandb(Sink):
+    """Sends a record as ``<kind>/<column>`` against ``global_step``; never waits for a network."""
 
-    def __init__(self, run: Any, say: Callable[[str], None], stop: threading.Event) -> None:
+    name = "W&B"
+    optional = True
+
+    def __init__(self, run: Any, stop: threading.Event) -> None:
+        """``run``: of ``wandb.init``. ``stop``: set by the stop button of its page."""
         self._run = run
         self._stop = stop
-        self.say = say
         self.folder = Path(run.dir).parent
+        self.recovery = f"what W&B has so far can be sent with: wandb sync {self.folder}"
+
+    @classmethod
+    def open(cls, run: RunInfo) -> "Wandb | None":
+        """Start or continue this run in W&B: offline if it is to be, or cannot be online."""
+        mode, why = choose_mode(run.settings)
+        if mode == "off":
+            return None
+        import wandb
+
+        if mode == "online":
+            try:
+                sink = _start(run, mode)
+            except Exception as error:
+                why = first_line(error)
+                # Only a fresh service lets go of the identity that the failed start holds.
+                wandb.teardown()
+                wandb.setup(settings=wandb.Settings(silent=True))
+            else:
+                run.say(f"W&B: {sink._run.url}")
+                return sink
+        sink = _start(run, "offline")
+        run.say(f"W&B is offline ({why}); send this run later with: wandb sync {sink.folder}")
+        return sink
 
     @property
     def stop_requested(self) -> bool:
         """Whether the stop button of W&B's page was pressed (seen within about 15 s)."""
         return self._stop.is_set()
 
-    def log(self, kind: str, record: dict[str, Any]) -> None:
-        """Send a record as ``<kind>/<key>`` against ``global_step``; never waits for a network."""
+    def log(self, kind: str, record: Mapping[str, Any]) -> None:
         values = {
             f"{kind}/{key}": value
             for key, value in record.items()
             if value is not None and key not in ("step", "total_steps")
         }
-        self._guard(lambda run: run.log({**values, "global_step": record["step"]}))
+        self._run.log({**values, "global_step": record["step"]})
 
-    def summarize(self, summary: dict[str, Any]) -> None:
-        """Set W&B's summary."""
-        self._guard(lambda run: run.summary.update(summary))
+    def summarize(self, summary: Mapping[str, Any]) -> None:
+        self._run.summary.update(summary)
 
     def close(self, state: str) -> None:
         """Upload what is left, for ``FINISH_TIMEOUT_S`` at most, and end the run."""
-
-        def end(run: Any) -> None:
-            if state == "interrupted":
-                run.mark_preempting()
-            run.finish(exit_code=0 if state == "finished" else 1)
-
-        self._guard(end)
-        self._run = None
-
-    def _guard(self, call: Callable[[Any], Any]) -> None:
-        if self._run is None:
-            return
-        try:
-            call(self._run)
-        except Exception as error:
-            self._run = None
-            self.say(
-                f"W&B is off from here ({_short(error)}); metrics.jsonl goes on, and what W&B "
-                f"has so far can be sent with: wandb sync {self.folder}"
-            )
-
-
-def open_wandb(settings: Settings, run_dir: RunDir, say: Callable[[str], None]) -> WandbRun | None:
-    """Start or continue this run in W&B; None if that is not wanted or not possible."""
-    try:
-        mode, why = choose_mode(settings)
-        if mode == "off":
-            return None
-        if mode == "offline":
-            return _open(settings, run_dir, mode, say, why)
-        import wandb
-
-        try:
-            return _open(settings, run_dir, "online", say, "")
-        except Exception as error:
-            # Only a fresh service lets go of the identity that the failed start holds.
-            wandb.teardown()
-            wandb.setup(settings=wandb.Settings(silent=True))
-            return _open(settings, run_dir, "offline", say, _short(error))
-    except Exception as error:
-        say(f"W&B is off ({_short(error)}); metrics.jsonl holds every number.")
-        return None
+        if state == "interrupted":
+            self._run.mark_preempting()
+        self._run.finish(exit_code=0 if state == "finished" else 1)
 
 
 def choose_mode(settings: Settings) -> tuple[Literal["online", "offline", "off"], str]:
@@ -144,24 +127,19 @@ def has_login() -> bool:
         return False
 
 
-def _open(
-    settings: Settings,
-    run_dir: RunDir,
-    mode: Literal["online", "offline"],
-    say: Callable[[str], None],
-    why: str,
-) -> WandbRun:
+def _start(run: RunInfo, mode: Literal["online", "offline"]) -> Wandb:
     import wandb
 
+    tracking, run_dir = run.settings.tracking, run.run_dir
     stop = threading.Event()
-    run = wandb.init(
+    started = wandb.init(
         mode=mode,
-        project=settings.tracking.project,
-        entity=settings.tracking.entity,
-        name=settings.run.name or run_dir.path.name,
-        group=settings.tracking.group,
-        tags=tags_of(settings),
-        config=config_of(settings, run_dir),
+        project=tracking.project,
+        entity=tracking.entity,
+        name=run.settings.run.name or run_dir.path.name,
+        group=tracking.group,
+        tags=tags_of(run.settings),
+        config=config_of(run.settings, run_dir),
         dir=str(run_dir.path.resolve()),
         id=run_dir.wandb_id(),
         resume="allow",
@@ -174,17 +152,5 @@ def _open(
             stop_fn=stop.set,
         ),
     )
-    opened = WandbRun(run, say, stop)
-    opened._guard(lambda r: r.define_metric("*", step_metric="global_step"))
-    if mode == "offline":
-        say(f"W&B is offline ({why}); send this run later with: wandb sync {opened.folder}")
-    else:
-        say(f"W&B: {run.url}")
-    return opened
-
-
-def _short(error: Exception) -> str:
-    """One line of an error, and of its text only the first: the rest repeats what was tried."""
-    text = str(error).strip().split("\n")[0].rstrip(".")
-    text = re.sub(r"//[^/@\s]+@", "//", text)  # a server's address may carry a password
-    return text[:160] or type(error).__name__
+    started.define_metric("*", step_metric="global_step")
+    return Wandb(started, stop)

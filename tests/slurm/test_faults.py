@@ -188,8 +188,8 @@ def test_a_task_of_an_array_is_requeued_without_the_others(cluster: Cluster, wor
 STOPPED_IN_WANDB = """
 import os
 if "RANK" in os.environ:
-    from rwp_dist.tracking.tracker import RunTracker
-    RunTracker.stop_requested = property(lambda self: self._run_dir.has_checkpoint())
+    from rwp_dist.tracking.jsonl import JsonLines
+    JsonLines.stop_requested = property(lambda self: self.run_dir.has_checkpoint())
 """
 
 

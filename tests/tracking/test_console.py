@@ -8,7 +8,6 @@ from rwp_dist.tracking.console import (
     count,
     duration,
     eval_line,
-    head_line,
     loss_text,
     size,
     train_line,
@@ -95,11 +94,6 @@ def test_eval_line() -> None:
     assert eval_line(EVAL | {"bad_samples": 2}).endswith("  loss 1.5000  2 bad samples")
 
 
-def test_head_line() -> None:
-    assert head_line("m-rwp, seed 0", (5, 18)) == "[5/18] m-rwp, seed 0"
-    assert head_line("m-rwp, seed 0") == "m-rwp, seed 0"
-
-
 def test_beside_the_bar_stands_what_fits() -> None:
     parts = ["loss 2.303", "2 skipped", "top-1 11.2 %", "12,346 img/s", "wait 0.2 %",
              "perturb 1.1 %", "3.4 GB"]  # fmt: skip
@@ -118,10 +112,10 @@ def test_the_bar_keeps_its_room(monkeypatch: pytest.MonkeyPatch, columns: int) -
     console = Console(total_steps=12500, first_step=0, title="a run with a rather long name")
     assert console._bar is not None
     monkeypatch.setattr(console._bar, "dynamic_ncols", lambda _: (columns, 24))
-    console.train(TRAIN)
+    console.log("train", TRAIN)
     console._bar.refresh()
     last = err.getvalue().rpartition("\r")[2]
-    console.close()
+    console.close("finished")
     assert len(last) <= columns
     bar = last.partition("|")[2].partition("|")[0]
     assert len(bar) >= 8
@@ -131,11 +125,11 @@ def test_the_bar_keeps_its_room(monkeypatch: pytest.MonkeyPatch, columns: int) -
 
 
 def test_without_a_terminal_there_are_lines_and_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(total_steps=12500, first_step=0)
+    console = Console(total_steps=12500)
     console.advance(49)
-    console.train(TRAIN)
-    console.eval(EVAL)
-    console.close()
+    console.log("train", TRAIN)
+    console.log("eval", EVAL)
+    console.close("finished")
     out, err = capsys.readouterr()
     assert out == f"{train_line(TRAIN)}\n{eval_line(EVAL)}\n"
     assert err == ""
@@ -148,9 +142,9 @@ def test_on_a_terminal_there_is_a_bar_and_lines_stay_whole(monkeypatch: pytest.M
     console = Console(total_steps=100, first_step=40, title="run")
     for step in range(41, 51):
         console.advance(step)
-    console.train(TRAIN | {"total_steps": 100})
-    console.eval(EVAL)
-    console.close()
+    console.log("train", TRAIN | {"total_steps": 100})
+    console.log("eval", EVAL)
+    console.close("finished")
     assert err.getvalue().endswith("\r")
     assert err.getvalue().split("\r")[-2].strip() == ""  # taken away, not drawn again
     assert out.getvalue() == f"{eval_line(EVAL)}\n"

@@ -12,10 +12,9 @@ import pytest
 from rwp_dist.config.load import load_settings
 from rwp_dist.config.tree import Settings
 from rwp_dist.record.directory import RunDir
-from rwp_dist.tracking import open_tracker
+from rwp_dist.tracking import Tracker, open_tracker
 from rwp_dist.tracking import wandb as guest
 from rwp_dist.tracking.console import Console
-from rwp_dist.tracking.tracker import RunTracker
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -59,12 +58,10 @@ def test_without_a_login_auto_goes_offline_and_says_how_to_sync(
 ) -> None:
     run = RunDir(tmp_path / "run")
     run.write_environment({"git": {"commit": "abc", "dirty": False}, "world_size": 2})
-    tracker = open_tracker(
-        settings("tracking.tags=[night]"), run, total_steps=20, first_step=0, is_main=True
-    )
-    tracker.log_train({"step": 10, "total_steps": 20, "loss": 2.0, "top1": None, "lr": 0.1})
-    tracker.log_eval({"step": 10, "loss": 1.0, "top1": 71.0})
-    tracker.finish({"top1": 71.0, "label": "m-rwp"})
+    tracker = open_tracker(settings("tracking.tags=[night]"), run, total_steps=20, first_step=0)
+    tracker.log("train", {"step": 10, "total_steps": 20, "loss": 2.0, "top1": None, "lr": 0.1})
+    tracker.log("eval", {"step": 10, "loss": 1.0, "top1": 71.0})
+    tracker.summarize({"top1": 71.0, "label": "m-rwp"})
     tracker.close("finished")
     out, err = capsys.readouterr()
     head, first = out.splitlines()[:2]
@@ -100,8 +97,8 @@ def test_unreachable_server_falls_back_with_the_same_id_and_the_key_stays_secret
     monkeypatch.setattr(guest, "INIT_TIMEOUT_S", 1.5)
     run = RunDir(tmp_path / "run")
     before = time.monotonic()
-    tracker = open_tracker(settings(), run, total_steps=20, first_step=0, is_main=True)
-    tracker.log_train({"step": 10, "loss": 2.0})
+    tracker = open_tracker(settings(), run, total_steps=20, first_step=0)
+    tracker.log("train", {"step": 10, "loss": 2.0})
     tracker.close("interrupted")
     assert time.monotonic() - before < 8
     out, err = capsys.readouterr()
@@ -120,16 +117,14 @@ def test_service_killed_in_the_middle_says_one_line_and_training_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = RunDir(tmp_path)
-    tracker = open_tracker(
-        settings("tracking.wandb=offline"), run, total_steps=20, first_step=0, is_main=True
-    )
+    tracker = open_tracker(settings("tracking.wandb=offline"), run, total_steps=20, first_step=0)
     import wandb
 
     wandb.teardown()  # as a SIGTERM to the whole job does
     before = time.monotonic()
     for step in (10, 20):
-        tracker.log_train({"step": step, "loss": 2.0})
-    tracker.finish({"top1": 1.0})
+        tracker.log("train", {"step": step, "loss": 2.0})
+    tracker.summarize({"top1": 1.0})
     tracker.close("finished")
     assert time.monotonic() - before < 5
     out = capsys.readouterr().out
@@ -147,10 +142,10 @@ def test_wandb_that_cannot_start_is_left_out(
 
     monkeypatch.setattr(wandb, "init", broken)
     asked = settings("tracking.wandb=online")
-    with open_tracker(asked, RunDir(tmp_path), total_steps=20, first_step=0, is_main=True) as run:
-        run.log_train({"step": 10, "loss": 2.0})
+    with open_tracker(asked, RunDir(tmp_path), total_steps=20, first_step=0) as run:
+        run.log("train", {"step": 10, "loss": 2.0})
     assert capsys.readouterr().out.splitlines()[1] == (
-        "W&B is off (broken at http://host/x); metrics.jsonl holds every number."
+        "W&B is off (broken at http://host/x); metrics.jsonl has every number."
     )
     assert len(RunDir(tmp_path).read_metrics()) == 1
 
@@ -161,31 +156,35 @@ def test_off_imports_nothing(tmp_path: Path) -> None:
         "from rwp_dist.record.directory import RunDir;"
         "from rwp_dist.config.load import load_settings;"
         "s = load_settings(None, ['tracking.wandb=\"off\"']);"
-        f"open_tracker(s, RunDir({str(tmp_path)!r}), total_steps=1, first_step=0, is_main=True);"
+        f"open_tracker(s, RunDir({str(tmp_path)!r}), total_steps=1, first_step=0);"
         "print('wandb' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
 
 
-def test_stop_button_and_failing_calls() -> None:
+def test_stop_button_and_failing_calls(capsys: pytest.CaptureFixture[str]) -> None:
     class Run:
         dir = "/nowhere/run/files"
 
         def log(self, values: dict[str, Any]) -> None:
             raise ConnectionError("gone")
 
-    said: list[str] = []
     stop = threading.Event()
-    run = guest.WandbRun(Run(), said.append, stop)
-    assert not run.stop_requested
+    tracker = Tracker([Console(total_steps=1), guest.Wandb(Run(), stop)])
+    assert not tracker.stop_requested
     stop.set()
-    assert run.stop_requested
-    run.log("train", {"step": 1, "loss": 1.0})
-    run.log("train", {"step": 2, "loss": 1.0})
-    run.close("finished")
-    assert len(said) == 1
-    assert said[0].startswith("W&B is off from here (gone)")
+    assert tracker.stop_requested
+    tracker.log("eval", {"step": 1, "loss": 1.0})
+    tracker.log("eval", {"step": 2, "loss": 1.0})
+    tracker.close("finished")
+    assert tracker.stop_requested  # status.json says why a run stopped, after the tracker is closed
+    out = capsys.readouterr().out.splitlines()
+    assert [line.startswith("eval at step") for line in out] == [True, False, True]
+    assert out[1] == (
+        "W&B is off from here (gone); metrics.jsonl goes on, and what W&B has so far can be sent "
+        "with: wandb sync /nowhere/run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,7 +193,7 @@ def test_stop_button_and_failing_calls() -> None:
      ("finished", ["finish 0"])],
 )  # fmt: skip
 def test_the_end_of_the_context_does_not_overwrite_how_the_run_ended(
-    tmp_path: Path, state: str, calls: list[str]
+    state: str, calls: list[str]
 ) -> None:
     made: list[str] = []
 
@@ -207,8 +206,7 @@ def test_the_end_of_the_context_does_not_overwrite_how_the_run_ended(
         def finish(self, exit_code: int) -> None:
             made.append(f"finish {exit_code}")
 
-    open_run = guest.WandbRun(Run(), print, threading.Event())
-    with RunTracker(RunDir(tmp_path), Console(total_steps=1, first_step=0), open_run) as tracker:
+    with Tracker([guest.Wandb(Run(), threading.Event())]) as tracker:
         tracker.close(state)
     assert made == calls
 
