@@ -156,8 +156,9 @@ def test_off_imports_nothing(tmp_path: Path) -> None:
         "from rwp_dist.record.directory import RunDir;"
         "from rwp_dist.config.load import load_settings;"
         "s = load_settings(None, ['tracking.wandb=\"off\"']);"
+        "torch = 'torch' in sys.modules;"
         f"open_tracker(s, RunDir({str(tmp_path)!r}), total_steps=1, first_step=0);"
-        "print('wandb' in sys.modules, 'torch' in sys.modules)"
+        "print('wandb' in sys.modules, torch)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
