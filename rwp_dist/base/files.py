@@ -1,21 +1,26 @@
-"""Files that are there as a whole or not at all, also after a kill or a power cut."""
+"""Atomic, durable writes: a file is complete or absent, even after a kill or a power cut.
 
+The content goes to a temporary file ``.NAME.HOST-PID.tmp`` in the same folder, which is synced to
+disk and then renamed. All functions raise ``OSError`` with the name of the final file.
+"""
+
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from rwp_dist.base.errors import DataError
+from typing import Any
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; when the block ends well, ``path`` is that file, on disk.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; it becomes ``path`` when the block ends without an error.
 
-    Raises:
-        DataError: it cannot be written.
+    Makes the folder of ``path`` if needed.
     """
-    # Nodes that share a file system have equal process numbers, so the host is in the name.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Nodes that share a file system may use the same process number, so the host is in the name.
     temporary = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
     try:
         yield temporary
@@ -23,44 +28,47 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        if error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    with whole_file(path) as temporary:
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file's content."""
+    with atomic_file(path) as temporary:
         temporary.write_bytes(data)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of ``path`` left; only where no other one can be at work."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file by strict JSON; nan and infinities become null."""
+    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove the temporary files of killed writers of ``name``.
+
+    Call this only where no other process can be writing these files.
+    """
+    for left in folder.glob(f".{name}.*.tmp"):
         left.unlink(missing_ok=True)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, unless it is there.
-
-    Raises:
-        DataError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"{path}: cannot be written ({error.strerror or error}); see to space and permissions, "
-        "or name another place."
-    )
+def finite(value: Any) -> Any:
+    """A copy of nested dicts and lists in which nan and infinities, unknown to JSON, are None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _sync(path: Path) -> None:

@@ -1,29 +1,36 @@
-"""Random numbers by key: no global state, the same in every process, a few µs per sample.
+"""Random numbers by key: the same in every process, without global state.
 
-A BLAKE2b hash of the key starts a SplitMix64 stream (Steele, Lea and Flood, "Fast splittable
-pseudorandom number generators", 2014). numpy's and torch's generators cost more to set up than a
-sample's few draws take here.
+Runs that are resumed, and runs on other numbers of ranks, draw the same values. So no function here
+may ever change what it returns.
+
+``Keyed`` is for the few draws of one sample: it takes a few µs, where a generator of numpy or torch
+costs more to construct. ``numpy_generator`` is for arrays, ``key_seed`` seeds torch's generators.
 """
 
 import math
 import struct
 from hashlib import blake2b
 
+import numpy as np
+
 _MASK = 2**64 - 1
 
 
 class Keyed:
-    """Draws that depend on the key, the purpose and their order alone.
+    """A stream of draws that depend only on the key, the purpose and the order of the calls.
 
-    Any integers are keys; ``purpose`` (at most 16 bytes) keeps equal keys of different users apart.
+    A BLAKE2b hash of the key starts a SplitMix64 stream (Steele, Lea and Flood, "Fast splittable
+    pseudorandom number generators", 2014).
+
+    Args:
+        key: any integers.
+        purpose: at most 16 bytes; equal keys with different purposes give different draws.
     """
 
     __slots__ = ("_state",)
 
     def __init__(self, *key: int, purpose: bytes = b"augment") -> None:
-        words = struct.pack(f"<{len(key)}Q", *[part & _MASK for part in key])
-        digest = blake2b(words, digest_size=8, person=purpose).digest()
-        self._state = int.from_bytes(digest, "little")
+        self._state = int.from_bytes(_hash(key, purpose), "little")
 
     def bits(self) -> int:
         """64 random bits."""
@@ -44,3 +51,26 @@ class Keyed:
         """A standard normal value (Box and Muller, 1958)."""
         radius = math.sqrt(-2.0 * math.log(1.0 - self.uniform()))
         return radius * math.cos(2.0 * math.pi * self.uniform())
+
+    def beta(self, a: float, b: float) -> float:
+        """A value of the beta distribution."""
+        return float(np.random.Generator(np.random.Philox(key=self.bits())).beta(a, b))
+
+
+def numpy_generator(seed: int, *key: int) -> np.random.Generator:
+    """A Philox generator for (seed, key)."""
+    # As a spawn key, the key cannot be taken for the high bits of a long seed.
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def key_seed(*key: int) -> int:
+    """64 well-mixed bits of a key as a signed integer, for ``torch.Generator.manual_seed``.
+
+    Torch's CPU generator keeps only 32 bits of a seed, so sums of key parts would collide.
+    """
+    return int.from_bytes(_hash(key, b""), "little", signed=True)
+
+
+def _hash(key: tuple[int, ...], purpose: bytes) -> bytes:
+    words = struct.pack(f"<{len(key)}Q", *[part & _MASK for part in key])
+    return blake2b(words, digest_size=8, person=purpose).digest()

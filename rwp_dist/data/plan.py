@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rwp_dist.base.keyed import numpy_generator
 from rwp_dist.data.selection import Line, Selection
 
 Positions = NDArray[np.int64]
@@ -147,7 +148,7 @@ class Plan:
         length = self._lane_length()
         begin = number * self.window
         size = min(self.window, length - begin)
-        order = generator(self.seed, 1, epoch, lane, number).permutation(size)
+        order = numpy_generator(self.seed, 1, epoch, lane, number).permutation(size)
         positions = np.arange(size) + (lane * length + begin)
         weights = np.ones(size, dtype=np.float32)
         if self.pad:
@@ -169,8 +170,3 @@ def evaluation_rows(
     for start in range(0, num_samples, batch * world_size):
         positions = start + rank * batch + np.arange(batch, dtype=np.int64)
         yield positions % num_samples, (positions < num_samples).astype(np.float32)
-
-
-def generator(seed: int, *key: int) -> np.random.Generator:
-    """Random numbers by key. As a spawn key it cannot be taken for high bits of a long seed."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))

@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rwp_dist.base.keyed import numpy_generator
+
 
 @dataclass(frozen=True)
 class Line:
@@ -84,7 +86,7 @@ class Everything:
 
     def line(self, seed: int, epoch: int) -> Line:
         """Whole shards in random order."""
-        order = _generator(seed, epoch).permutation(len(self.counts))
+        order = numpy_generator(seed, 0, epoch).permutation(len(self.counts))
         return Line(order, self.counts[order].cumsum(), np.zeros(len(order), dtype=np.int64))
 
 
@@ -124,7 +126,7 @@ class Mixture:
 
     def line(self, seed: int, epoch: int) -> Line:
         """Stretches of all data sets in random order."""
-        random = _generator(seed, epoch)
+        random = numpy_generator(seed, 0, epoch)
         shards, sizes = [], []
         for number, quota in enumerate(self._quotas()):
             own = np.flatnonzero(self.dataset == number)
@@ -176,7 +178,7 @@ class Balanced:
 
     def line(self, seed: int, epoch: int) -> Line:
         """Rows repeated so that classes are even, shards in random order."""
-        random = _generator(seed, epoch)
+        random = numpy_generator(seed, 0, epoch)
         classes, members = np.unique(self.labels, return_counts=True)
         quota = len(self.labels) // len(classes)
         repeats = np.zeros(len(self.labels), dtype=np.int64)
@@ -192,8 +194,3 @@ class Balanced:
         order = random.permutation(len(self.counts))
         order = order[sizes[order] > 0]
         return Line(order, sizes[order].cumsum(), begins[order], table)
-
-
-def _generator(seed: int, epoch: int) -> np.random.Generator:
-    sequence = np.random.SeedSequence(seed, spawn_key=(0, epoch))
-    return np.random.Generator(np.random.Philox(sequence))

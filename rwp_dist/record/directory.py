@@ -30,7 +30,6 @@ Imports no torch, so that a launcher can read it in no time.
 import errno
 import fcntl
 import json
-import math
 import os
 import platform
 import secrets
@@ -46,6 +45,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from rwp_dist.base.errors import RunDirError
+from rwp_dist.base.files import finite as finite
+from rwp_dist.base.files import write_json as write_json
+from rwp_dist.base.files import write_text as write_text
 
 PACKAGES = ("torch", "deepspeed", "torchvision", "webdataset", "wandb")
 """Packages whose versions can change a run's numbers or its record."""
@@ -341,36 +343,6 @@ def _image_state() -> dict[str, Any] | None:
     """The commit that a container's image was built from, as ``git_state``."""
     commit = os.environ.get("RWP_COMMIT")
     return {"commit": commit, "dirty": None} if commit else None
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replace a file by strict JSON, atomically and durably; nan and infinities become null."""
-    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically: all of it is on the disk before it takes the name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def finite(value: Any) -> Any:
-    """The same value without nan and infinities, which JSON does not know: they become None."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

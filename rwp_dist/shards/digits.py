@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.files import write_whole
+from rwp_dist.base.files import write_bytes
 from rwp_dist.data.format.index import index_bytes, index_name
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, describe
 from rwp_dist.shards.pack import Packed, write_tar
@@ -129,7 +129,7 @@ def _write_shard(path: Path, part: _Digits) -> ShardEntry:
             for image, label, key in zip(part.images, part.labels, part.keys, strict=True)
         ),
     )
-    write_whole(path.with_name(index_name(path.name)), index_bytes(indexed.index))
+    write_bytes(path.with_name(index_name(path.name)), index_bytes(indexed.index))
     return describe(path.name, indexed)
 
 

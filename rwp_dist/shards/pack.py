@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from rwp_dist.base.files import remove_leftovers, whole_file
+from rwp_dist.base.files import atomic_file, remove_leftovers
 from rwp_dist.data.format.index import IndexedShard, index_tar
 from rwp_dist.data.format.manifest import ShardEntry
 from rwp_dist.shards.encode import shrink
@@ -69,8 +69,8 @@ def write_tar(path: Path, samples: Iterable[Packed]) -> IndexedShard:
     """
     import webdataset as wds  # brings torch along, which takes seconds: only where it is needed
 
-    remove_leftovers(path)
-    with whole_file(path) as temporary:
+    remove_leftovers(path.parent, path.name)
+    with atomic_file(path) as temporary:
         with temporary.open("wb") as file, wds.TarWriter(file, mtime=0, encoder=False) as tar:
             for sample in samples:
                 tar.write(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.files import make_folder, write_whole
+from rwp_dist.base.files import write_bytes
 from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name
 from rwp_dist.data.format.manifest import (
     MANIFEST_NAME,
@@ -66,7 +66,7 @@ class Records:
         Raises:
             DataError: it cannot be made.
         """
-        make_folder(self.path("").parent)
+        self.path("").parent.mkdir(parents=True, exist_ok=True)
 
     def save(self, name: str, indexed: IndexedShard) -> ShardEntry:
         """Record a shard that lies under its name and write its index, in this order."""
@@ -76,8 +76,8 @@ class Records:
             "num_classes": indexed.num_classes,
             "entry": asdict(entry),
         }
-        write_whole(self.path(name), json.dumps(record).encode())
-        write_whole(self.folder / index_name(entry.basename), index_bytes(indexed.index))
+        write_bytes(self.path(name), json.dumps(record).encode())
+        write_bytes(self.folder / index_name(entry.basename), index_bytes(indexed.index))
         return entry
 
     def finished(self, name: str, num_bytes: int | None) -> tuple[ShardEntry, int] | None:

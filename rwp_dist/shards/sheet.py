@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from rwp_dist.base.files import make_folder, whole_file
+from rwp_dist.base.files import atomic_file
 from rwp_dist.shards.stats import Drawn
 
 TILE = 160
@@ -39,8 +39,7 @@ def contact_sheet(drawn: Sequence[Drawn], classes: Sequence[str] | None, out: Pa
         sheet.paste(image, place)
         text = _shorten(_text(sample.label, classes), draw, font)
         draw.text((left + TILE // 2, top + TILE + 4), text, _INK, font, anchor="ma")
-    make_folder(out.parent)
-    with whole_file(out) as temporary:
+    with atomic_file(out) as temporary:
         sheet.save(temporary, format="png")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.files import make_folder, write_whole
+from rwp_dist.base.files import write_text
 from rwp_dist.data.format.index import Index, load_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from rwp_dist.data.format.tar import Stream
@@ -167,5 +167,4 @@ def write_report(faults: Sequence[Fault], path: Path) -> None:
     """
     lines = ["shard\tsample\tlabel\tfault"]
     lines += [f"{f.shard}\t{f.sample}\t{f.label}\t{' '.join(f.what.split())}" for f in faults]
-    make_folder(path.parent)
-    write_whole(path, ("\n".join(lines) + "\n").encode())
+    write_text(path, "\n".join(lines) + "\n")

@@ -6,6 +6,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rwp_dist.base.text import count as count
+from rwp_dist.base.text import duration as duration
+from rwp_dist.base.text import percent as percent
+from rwp_dist.base.text import size as size
 from rwp_dist.tracking.sink import RunInfo, Sink
 
 BAR_FORMAT = "{desc}{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
@@ -200,50 +204,6 @@ def _troubles(record: Mapping[str, Any]) -> list[str]:
         number = record["bad_samples"]
         parts.append(f"{number:,} bad sample{'' if number == 1 else 's'}")
     return parts
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds in the unit a person would use: ``85 µs``, ``4.2 ms``, ``12 s``, ``3 h 05 min``."""
-    if seconds is None:
-        return "—"
-    if seconds < 0.9995e-3:
-        return f"{seconds * 1e6:.0f} µs"
-    if seconds < 0.9995:
-        return f"{seconds * 1e3:.{0 if seconds >= 0.0995 else 1}f} ms"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 119.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    hours = round(seconds / 3600)
-    return f"{hours // 24} d {hours % 24:02d} h"
-
-
-def size(num_bytes: float | None) -> str:
-    """Bytes in decimal units, as vendors sell memory: ``812 MB``, ``31.4 GB``."""
-    if num_bytes is None:
-        return "—"
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= factor:
-            value = num_bytes / factor
-            return f"{value:.{1 if value < 99.95 else 0}f} {unit}"
-    return f"{num_bytes:.0f} B"
-
-
-def count(value: float | None) -> str:
-    """A number of things: three digits below 100, whole with separators above."""
-    if value is None:
-        return "—"
-    return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}"
-
-
-def percent(share: float | None) -> str:
-    """A share in [0, 1] as a percentage."""
-    return "—" if share is None else f"{share * 100:.1f} %"
 
 
 def _number(value: float | None, width: int, digits: int) -> str:

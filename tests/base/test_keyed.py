@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from rwp_dist.data.image import Keyed
+from rwp_dist.base.keyed import Keyed, key_seed, numpy_generator
 
 # A normal value exceeds this once in 10,000 times.
 SIGMAS = 3.9
@@ -25,6 +25,10 @@ def test_values_stay_the_same_for_ever():
     """A resumed run must continue the one that an older version began."""
     assert Keyed(1, 2, 3).bits() == 15139382244769264552
     assert Keyed(1, 2, 3, purpose=b"mix").bits() == 6300550049027466092
+    assert Keyed(1, 2, 3).beta(0.2, 0.2) == 0.9722795428887783
+    assert numpy_generator(7, 1, 2, 3).permutation(8).tolist() == [1, 2, 4, 6, 0, 5, 7, 3]
+    assert key_seed(7, 100, -1, 3) == -865171257987667098
+    assert key_seed(0, 0, 0, 0) == -6826982551633916475
 
 
 def test_every_part_of_the_key_counts():

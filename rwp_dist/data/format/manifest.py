@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.files import write_whole
+from rwp_dist.base.files import write_bytes
 from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name
 
 MANIFEST_NAME = "manifest.json"
@@ -110,7 +110,7 @@ class Manifest:
     def save(self, folder: str | Path) -> Path:
         """Write ``manifest.json`` into a folder, atomically, and return its path."""
         path = Path(folder) / MANIFEST_NAME
-        write_whole(path, self.to_json().encode())
+        write_bytes(path, self.to_json().encode())
         return path
 
     @classmethod

@@ -7,7 +7,6 @@ on a key alone, so the host never waits for the device.
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -69,7 +68,8 @@ class Mixer:
         cut = (
             draw.uniform() < 0.5 if self.mixup_alpha and self.cutmix_alpha else not self.mixup_alpha
         )
-        ratio = _beta(self.cutmix_alpha if cut else self.mixup_alpha, draw)
+        alpha = self.cutmix_alpha if cut else self.mixup_alpha
+        ratio = draw.beta(alpha, alpha)
         partner = _previous_good(weights, len(images), images.device)
         if cut:
             images, ratio = _cutmix(images, partner, ratio, draw)
@@ -104,7 +104,3 @@ def _previous_good(weights: Tensor | None, batch: int, device: torch.device) -> 
     # Rolling has put the last good row of all in front: rows before the first good one take it.
     nearest = torch.where(before < 0, before[0], before)
     return torch.where(nearest < 0, rows, nearest)
-
-
-def _beta(alpha: float, draw: Keyed) -> float:
-    return float(np.random.Generator(np.random.Philox(key=draw.bits())).beta(alpha, alpha))

@@ -3,18 +3,12 @@
 No random state is kept or saved, and the global generators are never touched.
 """
 
-import hashlib
-import struct
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-
-def key_seed(seed: int, step: int, draw: int, index: int) -> int:
-    """64 well-mixed bits of one parameter's key."""
-    key = struct.pack("<4q", seed, step, draw, index)
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little", signed=True)
+from rwp_dist.base.keyed import key_seed as key_seed
 
 
 class Noise(Protocol):

@@ -1,0 +1,79 @@
+"""Numbers, units and tables as people read them. An absent value (None) is shown as ``—``."""
+
+from collections.abc import Sequence
+
+DASH = "—"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in a convenient unit: ``85 µs``, ``4.2 ms``, ``12 s``, ``3 h 05 min``."""
+    if seconds is None:
+        return DASH
+    if seconds < 0.9995e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.{0 if seconds >= 0.0995 else 1}f} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 119.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24:02d} h"
+
+
+def size(num_bytes: float | None) -> str:
+    """Bytes in decimal units, as vendors sell memory: ``812 MB``, ``31.4 GB``."""
+    if num_bytes is None:
+        return DASH
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= factor:
+            value = num_bytes / factor
+            return f"{value:.{1 if value < 99.95 else 0}f} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
+def count(value: float | None) -> str:
+    """A measured number, such as a rate: ``12.3`` below 100, ``1,234`` above."""
+    if value is None:
+        return DASH
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}"
+
+
+def whole(value: float | None) -> str:
+    """A whole number: ``12``, ``1,234``."""
+    return DASH if value is None else f"{value:,.0f}"
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1]: ``12.5 %``."""
+    return DASH if share is None else f"{share * 100:.1f} %"
+
+
+def plural(number: int, noun: str) -> str:
+    """A number with its noun: ``1 shard``, ``1,200 shards``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def table(rows: Sequence[Sequence[str]], *, num_left: int, num_heads: int = 1) -> list[str]:
+    """Lines of a table with aligned columns and a rule below its head.
+
+    Args:
+        rows: cells by row, all rows of one length.
+        num_left: how many columns, from the first, are left-aligned; the others are right-aligned.
+        num_heads: how many rows, from the first, are above the rule.
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < num_left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.insert(num_heads, "  ".join("-" * width for width in widths))
+    return lines
