@@ -27,7 +27,6 @@ KNOWN = {
     ("launcher.status", "rwp_dist.compare.table"),
     ("launcher.status", "rwp_dist.tracking.console"),
     ("launcher.submit", "rwp_dist.data.remote.openers"),
-    ("rwp_dist.data.image.decode", "rwp_dist.data.image.decode_cuda"),  # a circle
     ("rwp_dist.doctor.software", "deepspeed"),
 }
 KNOWN_TORCH = {"launcher.agent", "rwp_dist.base.timing", "rwp_dist.record.start"}

@@ -119,11 +119,10 @@ class Data(Section):
     """Steps that each worker keeps ready."""
 
     decoder: Annotated[
-        Literal["auto", "libjpeg", "simplejpeg", "torchvision", "pil", "cuda"], Affects.ROUNDING
+        Literal["auto", "libjpeg", "simplejpeg", "torchvision", "pil"], Affects.ROUNDING
     ] = "auto"
-    """JPEG library. auto: the fastest that is installed; these give the same pixels. libjpeg
-    decodes the crop only, by a C file that is compiled at its first use. cuda: nvJPEG on the
-    rank's GPU, pixels within a few levels."""
+    """JPEG library. auto: the fastest that is installed; all give the same pixels. libjpeg decodes
+    the crop only, with C files that are compiled at their first use."""
 
     interpolation: Literal["antialias", "fast"] = "antialias"
     """How images are resized. fast: OpenCV's linear, without antialiasing: other pixels

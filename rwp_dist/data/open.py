@@ -11,7 +11,6 @@ from rwp_dist.data.batch import Step
 from rwp_dist.data.dataset import Dataset, is_local, load_dataset, load_manifest
 from rwp_dist.data.image import EvalTransform, TrainTransform
 from rwp_dist.data.image.decode import Decoder
-from rwp_dist.data.image.decode_cuda import require_cuda
 from rwp_dist.data.plan import Plan
 from rwp_dist.data.remote.cache import NodeCache
 from rwp_dist.data.remote.source import Patience
@@ -75,18 +74,6 @@ def open_train(settings: Settings, split: Split, rank: int, *, pin: bool = False
     )
 
 
-def decoder_of(settings: Settings) -> Decoder:
-    """What decodes on the CPU: for ``cuda`` what nvJPEG refuses.
-
-    Raises:
-        ConfigError: the library is not installed, or there is no GPU.
-    """
-    d = settings.data
-    if d.decoder == "cuda":
-        require_cuda()
-    return Decoder("auto" if d.decoder == "cuda" else d.decoder, d.channels)
-
-
 def sources_of(settings: Settings) -> tuple[str, ...]:
     """Folders or URLs of the training data."""
     return tuple(settings.data.mix) or (settings.data.train,)
@@ -108,7 +95,7 @@ def transform_of(settings: Settings) -> TrainTransform:
         erase=a.erase,
         cutout=a.cutout,
         fill=[round(255 * m) for m in _per_channel(d.mean, d.channels)],
-        decoder=decoder_of(settings),
+        decoder=Decoder(d.decoder, d.channels),
         interpolation=d.interpolation,
     )
 
@@ -127,7 +114,7 @@ def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = Fal
             d.image_size,
             d.channels,
             d.eval_crop_ratio,
-            decoder_of(settings),
+            Decoder(d.decoder, d.channels),
             d.interpolation,
         ),
         reading_of(settings, pin),
@@ -175,14 +162,7 @@ def choose_selection(settings: Settings, dataset: Dataset) -> Selection:
 def reading_of(settings: Settings, pin: bool) -> Reading:
     """How this rank reads."""
     d = settings.data
-    return Reading(
-        d.image_size,
-        d.channels,
-        d.workers,
-        d.prefetch,
-        pin,
-        decode_on_gpu=d.decoder == "cuda",
-    )
+    return Reading(d.image_size, d.channels, d.workers, d.prefetch, pin)
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.synchronize import Semaphore
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,9 +30,6 @@ from rwp_dist.data.plan import Plan, evaluation_rows
 from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
 from rwp_dist.data.remote.cache import CacheStats, NodeCache
 from rwp_dist.process.rank import end_with_parent
-
-if TYPE_CHECKING:
-    from rwp_dist.data.image.gpu import GpuTransform
 
 LOOK_AHEAD_STEPS = 64
 """How far ahead of a worker its node's cache fetches shards."""
@@ -55,8 +52,6 @@ class Reading:
     pin: bool = False
     max_open_shards: int = 128
     """Local ones; of the cache a process holds one at a time."""
-    decode_on_gpu: bool = False
-    """Workers hand on encoded bytes, and the rank's GPU decodes."""
 
 
 class Request(NamedTuple):
@@ -77,7 +72,7 @@ class _Work(IterableDataset[dict[str, Any]]):
         self,
         dataset: Dataset,
         requests: Callable[[int, int], Iterator[Request]],
-        decode: Decode | None,
+        decode: Decode,
         reading: Reading,
         cache: NodeCache | None,
         upcoming: Callable[[int], list[int]] | None = None,
@@ -121,9 +116,7 @@ class _Work(IterableDataset[dict[str, Any]]):
     def _fill(self, request: Request, read: Callable[[int, int], bytes]) -> dict[str, Any]:
         size, channels = self._reading.size, self._reading.channels
         count = len(request.rows)
-        on_gpu = self._decode is None
-        images = np.empty((0 if on_gpu else count, size, size, channels), dtype=np.uint8)
-        encoded: list[bytes | None] = [None] * count
+        images = np.empty((count, size, size, channels), dtype=np.uint8)
         samples = self._dataset.firsts[request.shards] + request.rows
         weights = request.weights.copy()
         bad: list[tuple[int, int, str]] = []
@@ -135,10 +128,7 @@ class _Work(IterableDataset[dict[str, Any]]):
             shard, row = int(request.shards[position]), int(request.rows[position])
             try:
                 data = read(shard, row)
-                if self._decode is None:
-                    encoded[position] = data
-                else:
-                    images[position] = self._decode(data, request.keys[position])
+                images[position] = self._decode(data, request.keys[position])
                 num_bytes += len(data)
             except (BadSample, UndecodableImage) as error:
                 failed.append(position)
@@ -156,12 +146,6 @@ class _Work(IterableDataset[dict[str, Any]]):
             "bytes": num_bytes,
             "cache": CacheStats(),
         }
-        if on_gpu:
-            names = [
-                (int(sample), self._dataset.name(int(shard), int(row)))
-                for sample, shard, row in zip(samples, request.shards, request.rows, strict=True)
-            ]
-            return item | {"encoded": encoded, "keys": request.keys, "names": names}
         return _replaced(item, failed)
 
 
@@ -208,15 +192,13 @@ class TrainStream:
                 epoch, index, self._start, self._stop, min(LOOK_AHEAD_STEPS, last - step)
             )
 
-        gpu = _gpu_transform(self._transform, self._reading)
-        decode = None if gpu else self._transform
-        work = _Work(self.dataset, requests, decode, self._reading, self._cache, upcoming)
+        work = _Work(self.dataset, requests, self._transform, self._reading, self._cache, upcoming)
         for item in _load(work, self._reading, last - first):
             if "error" in item:
                 failed = BadRecord(item["step"], -1, str(item["error"]))
                 yield Step(Unreadable(item["error"]), [0] * self._micro_batches, [failed])
                 return
-            yield _step(_decoded(item, gpu), self._size)
+            yield _step(item, self._size)
 
     def state(self) -> dict[str, object]:
         """What the order of samples depends on, beside epoch and step."""
@@ -285,12 +267,11 @@ class EvalStream:
         def decode(data: bytes, key: tuple[int, ...]) -> NDArray[np.uint8]:
             return transform(data)
 
-        gpu = _gpu_transform(transform, self._reading)
-        work = _Work(self.dataset, requests, None if gpu else decode, self._reading, self._cache)
+        work = _Work(self.dataset, requests, decode, self._reading, self._cache)
         for item in _load(work, self._reading, len(shares)):
             if "error" in item:
                 raise item["error"]
-            yield _step(_decoded(item, gpu), self._batch)
+            yield _step(item, self._batch)
 
 
 def _load(work: _Work, reading: Reading, count: int) -> Iterator[dict[str, Any]]:
@@ -363,29 +344,6 @@ def _obey_sigterm_of(rank: int) -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != rank:
             pass
         os._exit(128 + signal.SIGTERM)
-
-
-def _gpu_transform(
-    transform: TrainTransform | EvalTransform, reading: Reading
-) -> "GpuTransform | None":
-    if not reading.decode_on_gpu:
-        return None
-    from rwp_dist.data.image.gpu import GpuTransform
-
-    device = torch.device("cuda", torch.cuda.current_device())
-    return GpuTransform(transform, reading.channels, device)
-
-
-def _decoded(item: dict[str, Any], gpu: "GpuTransform | None") -> dict[str, Any]:
-    """The item with its pixels, where these are left to the GPU."""
-    if gpu is None:
-        return item
-    item["images"], failed = gpu(item["encoded"], item["keys"])
-    for position in failed:
-        if item["encoded"][position] is not None and item["weights"][position]:
-            sample, name = item["names"][position]
-            item["bad"].append((item["step"], sample, f"{name}: cannot be decoded"))
-    return _replaced(item, failed)
 
 
 def _replaced(item: dict[str, Any], failed: list[int]) -> dict[str, Any]:

@@ -160,8 +160,6 @@ def _batches_on_their_way(case: Case) -> float:
     if case.settings is None:
         return 0.0
     data = case.settings.data
-    if data.decoder == "cuda":  # encoded images go through a pipe
-        return 0.0
     try:
         split = split_batch(case.settings, case.world_size)
         images = split.micro_batches * split.size

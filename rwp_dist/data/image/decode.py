@@ -22,7 +22,7 @@ from PIL import Image
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.data.image.jpeg import libjpeg
 
-Tier = Literal["auto", "libjpeg", "simplejpeg", "torchvision", "pil", "cuda"]
+Tier = Literal["auto", "libjpeg", "simplejpeg", "torchvision", "pil"]
 FASTEST_FIRST: tuple[Tier, ...] = ("libjpeg", "simplejpeg", "torchvision", "pil")
 """What ``auto`` tries."""
 
@@ -57,14 +57,14 @@ class JpegHeader(NamedTuple):
 
 
 class Decoder:
-    """Decodes one image at a time on the CPU (tier ``cuda``: on the device, copied back).
+    """Decodes one image at a time on the CPU.
 
     ``libjpeg`` decodes only the region of a crop; it compiles two small C files at its first use.
     ``simplejpeg`` leaves out the rows below the region, the others nothing. ``auto`` is the first
     of them that this machine has. ``channels`` is 1 (grey) or 3 (RGB), whatever the file holds.
 
     Raises:
-        ConfigError: the tier does not exist or its library or device is missing.
+        ConfigError: the tier does not exist or its library is missing.
         ValueError: ``channels`` is neither 1 nor 3.
     """
 
@@ -84,10 +84,6 @@ class Decoder:
                 "this torchvision has no decode_jpeg (it is moving to TorchCodec). "
                 "Choose data.decoder=auto."
             )
-        elif tier == "cuda":
-            from rwp_dist.data.image.decode_cuda import require_cuda
-
-            require_cuda()
         self.tier = tier
         self.channels = channels
 
@@ -143,11 +139,7 @@ class Decoder:
                 decode = optional_module("simplejpeg").decode_jpeg
                 pixels: Pixels = decode(data, space, strict=strict)
                 return pixels
-            if self.tier == "torchvision":
-                return _torchvision(data, self.channels)
-            from rwp_dist.data.image.decode_cuda import decode_one
-
-            return decode_one(data, self.channels)
+            return _torchvision(data, self.channels)
         except (ValueError, RuntimeError):
             return None
 

@@ -10,7 +10,6 @@ from torchvision.transforms.v2 import functional as F
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.data.image import decode as module
-from rwp_dist.data.image import decode_cuda
 from rwp_dist.data.image.decode import Decoder, Region, UndecodableImage, jpeg_header, resize
 from rwp_dist.data.image.jpeg import libjpeg
 
@@ -264,14 +263,11 @@ def test_a_region_outside_is_refused(region):
         Decoder("auto", 3).decode(encoded(picture()), Region(*region))
 
 
-def test_refusals(monkeypatch):
+def test_refusals():
     with pytest.raises(ConfigError, match="no decoder is called 'turbo'"):
         Decoder("turbo", 3)
     with pytest.raises(ValueError, match="not 4"):
         Decoder("auto", 4)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"needs an NVIDIA GPU.*data\.decoder=auto"):
-        Decoder("cuda", 3)
 
 
 def test_without_the_extra(monkeypatch):
@@ -329,48 +325,3 @@ def test_fast_resize_agrees_only_where_no_antialiasing_is_needed(channels):
     assert np.abs(larger[0] - larger[1]).max() <= 1
     assert smaller[1].shape == (20, 30, channels)
     assert np.abs(smaller[0] - smaller[1]).max() > 10
-
-
-class TestCuda:
-    """The list path, with nvJPEG's place taken by libjpeg-turbo."""
-
-    @pytest.fixture(autouse=True)
-    def pretend(self, monkeypatch):
-        def nvjpeg(images, channels, device):
-            if any(data == ODD["extraneous bytes"] for data in images):
-                raise RuntimeError("nvJPEG refuses")
-            decoder = Decoder("torchvision", channels)
-            self.lists.append(len(images))
-            return [torch.tensor(decoder.decode(data)).permute(2, 0, 1) for data in images]
-
-        self.lists = []
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(decode_cuda, "nvjpeg", nvjpeg)
-
-    def test_a_list_in_order_with_others_on_the_cpu(self):
-        kinds = ["progressive", "png", "cmyk", "grey jpeg"]
-        images = [*(ODD[kind] for kind in kinds), b"nothing"]
-        decoded = decode_cuda.CudaDecoder(3, "cpu").decode_batch(images)
-        assert self.lists == [2]
-        assert decoded[4] is None
-        for data, image in zip(images[:4], decoded[:4], strict=True):
-            assert np.array_equal(image.permute(1, 2, 0).numpy(), by_pil(data))
-
-    def test_one_refused_file_does_not_cost_the_list(self):
-        images = [ODD["progressive"], ODD["extraneous bytes"]]
-        decoded = decode_cuda.CudaDecoder(3, "cpu").decode_batch(images)
-        for data, image in zip(images, decoded, strict=True):
-            assert np.array_equal(image.permute(1, 2, 0).numpy(), by_pil(data))
-
-    def test_single_images_fall_back_too(self):
-        pixels = Decoder("cuda", 3).decode(ODD["extraneous bytes"])
-        assert np.array_equal(pixels, by_pil(ODD["extraneous bytes"]))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_nvjpeg_is_near_libjpeg():
-    images = [encoded(picture(seed=seed), quality=90) for seed in range(4)]
-    decoded = decode_cuda.CudaDecoder(3).decode_batch(images)
-    for data, image in zip(images, decoded, strict=True):
-        difference = image.permute(1, 2, 0).cpu().numpy().astype(int) - by_pil(data)
-        assert np.abs(difference).mean() < 3
