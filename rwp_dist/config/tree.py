@@ -359,10 +359,10 @@ class Checkpoint(Section):
 
 
 class Tracking(Section):
-    """What is written down while a run goes on. ``metrics.jsonl`` always is."""
+    """Where records go while a run trains. ``metrics.jsonl`` and the console get them always."""
 
     wandb: Annotated[Literal["auto", "online", "offline", "off"], BareOff] = "auto"
-    """auto: online when a W&B login is there, otherwise offline."""
+    """auto: online if there is a W&B login, otherwise offline."""
 
     project: str = "rwp-dist"
     """W&B project."""
@@ -375,6 +375,10 @@ class Tracking(Section):
 
     tags: tuple[str, ...] = ()
     """W&B tags, beside the method and the model."""
+
+    tensorboard: bool = False
+    """Write TensorBoard's files to ``tensorboard/`` in the run directory. Needs
+    ``rwp-dist[tensorboard]``."""
 
     log_every: Size = 50
     """Steps between two log lines."""

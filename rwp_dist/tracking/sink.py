@@ -79,6 +79,15 @@ class Sink:
         """Release everything; ``state`` is "finished", "interrupted" or "failed"."""
 
 
+def named_columns(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by ``<kind>/<column>``, without those that are None and without the step."""
+    return {
+        f"{kind}/{column}": value
+        for column, value in record.items()
+        if value is not None and column not in ("step", "total_steps")
+    }
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's text, without passwords; the rest repeats what was tried."""
     text = str(error).strip().split("\n")[0].rstrip(".")

@@ -14,9 +14,10 @@ from rwp_dist.record.directory import RunDir
 from rwp_dist.tracking.console import Console
 from rwp_dist.tracking.jsonl import JsonLines
 from rwp_dist.tracking.sink import RunInfo, Sink, first_line
+from rwp_dist.tracking.tensorboard import TensorBoard
 from rwp_dist.tracking.wandb import Wandb
 
-SINKS: tuple[type[Sink], ...] = (Console, JsonLines, Wandb)
+SINKS: tuple[type[Sink], ...] = (Console, JsonLines, Wandb, TensorBoard)
 """Every sink there is, in the order in which they are opened. Each decides by the settings whether
 it takes part. The console comes first, because the others say their lines on it."""
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from rwp_dist.config.tree import Settings
 from rwp_dist.record.directory import RunDir
-from rwp_dist.tracking.sink import RunInfo, Sink, first_line
+from rwp_dist.tracking.sink import RunInfo, Sink, first_line, named_columns
 
 INIT_TIMEOUT_S = 20.0
 """How long a run waits for W&B's server at its start before it goes offline, in seconds."""
@@ -63,12 +63,7 @@ class Wandb(Sink):
         return self._stop.is_set()
 
     def log(self, kind: str, record: Mapping[str, Any]) -> None:
-        values = {
-            f"{kind}/{key}": value
-            for key, value in record.items()
-            if value is not None and key not in ("step", "total_steps")
-        }
-        self._run.log({**values, "global_step": record["step"]})
+        self._run.log(named_columns(kind, record) | {"global_step": record["step"]})
 
     def summarize(self, summary: Mapping[str, Any]) -> None:
         self._run.summary.update(summary)

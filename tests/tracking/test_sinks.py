@@ -1,0 +1,154 @@
+"""The same records through every sink: each shows all of them, and resumes as it promises."""
+
+import contextlib
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.config.load import load_settings
+from rwp_dist.record.directory import RunDir
+from rwp_dist.tracking import Sink, Tracker, open_tracker
+from rwp_dist.tracking.console import Console
+from rwp_dist.tracking.jsonl import JsonLines
+from rwp_dist.tracking.tensorboard import TensorBoard
+from rwp_dist.tracking.tracker import SINKS
+from rwp_dist.tracking.wandb import Wandb
+
+Shown = list[tuple[str, int, float]]
+"""Kind, step and loss of every record, as a sink shows them."""
+
+FIRST: Shown = [("train", 10, 2.5), ("eval", 10, 2.25), ("train", 20, 2.0), ("train", 30, 1.75)]
+"""What the first attempt logs. Its checkpoint is of step 20."""
+
+SECOND: Shown = [("train", 30, 1.5), ("eval", 30, 1.25)]
+
+
+def start(run: Path, first_step: int, *overrides: str) -> Tracker:
+    settings = load_settings(None, ["tracking.wandb=offline", *overrides])
+    return open_tracker(settings, RunDir(run), total_steps=30, first_step=first_step)
+
+
+def log(tracker: Tracker, records: Shown) -> None:
+    for kind, step, loss in records:
+        tracker.log(kind, {"step": step, "total_steps": 30, "loss": loss, "top1": None})
+
+
+def read_console(run: Path, out: str) -> Shown:
+    found = re.findall(r"^(step|eval at step) +(\d+)[/:].*?loss +([\d.]+)", out, re.MULTILINE)
+    return [("train" if head == "step" else "eval", int(n), float(x)) for head, n, x in found]
+
+
+def read_jsonl(run: Path, out: str) -> Shown:
+    return [(r["kind"], r["step"], r["loss"]) for r in RunDir(run).read_metrics()]
+
+
+def read_wandb(run: Path, out: str) -> Shown:
+    shown = []
+    for file in sorted(run.glob("wandb/offline-run-*/*.wandb")):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for record in map(json.loads, text.splitlines()):
+            item = record.get("history", {}).get("item", {})
+            losses = [(k.partition("/")[0], v) for k, v in item.items() if k.endswith("/loss")]
+            shown += [(kind, item["global_step"], loss) for kind, loss in losses]
+    return shown
+
+
+def read_tensorboard(run: Path, out: str) -> Shown:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert events.Tags()["scalars"] == ["train/loss", "eval/loss"]
+    return [(k, e.step, e.value) for k in ("train", "eval") for e in events.Scalars(f"{k}/loss")]
+
+
+ONCE, TWICE = FIRST[:3] + SECOND, FIRST + SECOND
+EXPECTED: dict[type[Sink], tuple[Callable[[Path, str], Shown], Shown]] = {
+    Console: (read_console, TWICE),
+    JsonLines: (read_jsonl, ONCE),
+    Wandb: (read_wandb, TWICE),
+    TensorBoard: (read_tensorboard, ONCE),
+}
+"""How to read what a sink shows, and what that is after an attempt and a second one from step 20:
+each step once, or those after the checkpoint twice."""
+
+
+@pytest.fixture(scope="module")
+def two_attempts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run directory after two attempts, and what the console showed."""
+    run = tmp_path_factory.mktemp("runs") / "m-rwp-s0"
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        for first_step, records in ((0, FIRST), (20, SECOND)):
+            with start(run, first_step, "tracking.tensorboard=true") as tracker:
+                log(tracker, records)
+                tracker.summarize({"top1": 71.0})
+    return run, out.getvalue()
+
+
+@pytest.mark.parametrize("kind", SINKS)
+def test_every_record_is_shown(kind: type[Sink], two_attempts: tuple[Path, str]) -> None:
+    read, expected = EXPECTED[kind]
+    assert sorted(read(*two_attempts)) == sorted(expected)
+
+
+def test_a_sink_that_is_off_leaves_no_files(tmp_path: Path) -> None:
+    with start(tmp_path, 0, "tracking.wandb=off") as tracker:
+        log(tracker, FIRST)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_tensorboard_has_a_record_at_once(tmp_path: Path) -> None:
+    tracker = start(tmp_path, 0, "tracking.wandb=off", "tracking.tensorboard=true")
+    log(tracker, FIRST[:2])
+    assert read_tensorboard(tmp_path, "") == FIRST[:2]
+    tracker.close("failed")
+
+
+def test_tensorboard_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match="TensorBoard is not installed") as error:
+        start(tmp_path, 0, "tracking.wandb=off", "tracking.tensorboard=true")
+    assert error.value.key == "tracking.tensorboard"
+    assert "pip install 'rwp-dist[tensorboard]'" in str(error.value.cure)
+
+
+@pytest.mark.parametrize("call", ["log", "advance", "summarize", "close"])
+@pytest.mark.parametrize("optional", [True, False])
+def test_only_an_optional_sink_may_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], call: str, optional: bool
+) -> None:
+    class Failing(Sink):
+        name = "X"
+        calls = 0
+
+    def fail(self: Failing, *_: object) -> None:
+        Failing.calls += 1
+        raise OSError("no room")
+
+    setattr(Failing, call, fail)
+    Failing.optional = optional
+    tracker = Tracker([Console(total_steps=30), JsonLines(RunDir(tmp_path)), Failing()])
+
+    def use() -> None:
+        log(tracker, FIRST)
+        for step in (1, 2):
+            tracker.advance(step)
+            tracker.summarize({"top1": 71.0})
+        tracker.close("finished")
+
+    if optional:
+        use()
+        assert Failing.calls == 1
+        assert capsys.readouterr().out.count("X is off from here (no room); metrics.jsonl") == 1
+        assert read_jsonl(tmp_path, "") == FIRST
+    else:
+        with pytest.raises(OSError, match="no room"):
+            use()
