@@ -15,9 +15,9 @@ from launcher.backends import Found, LaunchError, backend
 from launcher.job import Job, read_job
 from launcher.submit import locate
 from rwp_dist.base.errors import RwpError
-from rwp_dist.compare.table import DASH, columns, whole
+from rwp_dist.base.text import DASH, duration, whole
+from rwp_dist.base.text import table as columns
 from rwp_dist.record.directory import RunDir, run_directories
-from rwp_dist.tracking.console import duration
 
 TAIL_BYTES = 1 << 16
 """Of ``metrics.jsonl``: some hundred of its last records."""

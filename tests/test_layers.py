@@ -24,8 +24,6 @@ WITHOUT_TORCH = ("launcher", "rwp_dist.config", "rwp_dist.record", "rwp_dist.bas
 KNOWN = {
     ("launcher.attempt", "rwp_dist.cli"),
     ("launcher.cli", "rwp_dist.cli"),
-    ("launcher.status", "rwp_dist.compare.table"),
-    ("launcher.status", "rwp_dist.tracking.console"),
     ("launcher.submit", "rwp_dist.data.remote.openers"),
     ("rwp_dist.doctor.software", "deepspeed"),
 }
