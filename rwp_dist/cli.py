@@ -178,10 +178,9 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 def doctor(config: Path | None, overrides: tuple[str, ...], as_json: bool, quick: bool) -> None:
     """What on this machine would stop a run, and the cure; exit code 1 if there is a problem.
 
-    Software, GPUs, compiler, limits, disks, W&B, an all-reduce between two processes and clocks;
-    with CONFIG also memory, the data, and how many images/s this machine can feed. Takes half a
-    minute, with --node some seconds. Started by torchrun, all ranks examine their machines, and
-    the network and the clocks between them.
+    torch and DeepSpeed, GPUs, limits and disks; with CONFIG also memory, noise, the data, and how
+    many images/s this machine can feed. Takes some ten seconds, with --node a few. Started by
+    torchrun, all ranks examine their machines and the network between them.
     """
     from rwp_dist.doctor.command import run
 

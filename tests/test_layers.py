@@ -25,7 +25,6 @@ KNOWN = {
     ("launcher.attempt", "rwp_dist.cli"),
     ("launcher.cli", "rwp_dist.cli"),
     ("launcher.submit", "rwp_dist.data.remote.openers"),
-    ("rwp_dist.doctor.software", "deepspeed"),
 }
 KNOWN_TORCH = {"launcher.agent", "rwp_dist.base.timing", "rwp_dist.record.start"}
 

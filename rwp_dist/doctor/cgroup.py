@@ -18,9 +18,10 @@ def threads_left() -> int | None:
 
 
 def memory_left() -> int | None:
-    """Bytes that the tightest group still allows, files that can be dropped apart; None: no limit.
+    """Bytes that the tightest group still allows; None: no limit.
 
-    Both versions of control groups have the same numbers under other names.
+    Cached files do not count as used, because the kernel drops them when memory is short. Both
+    versions of control groups have the same numbers under other names.
     """
     names = {
         "memory.max": ("memory.current", "inactive_file"),

@@ -1,117 +1,80 @@
-"""Limits that the system sets on processes: open files, their number, locked memory."""
+"""Limits that the system sets on processes: open files, threads, locked memory."""
 
-import os
 import resource
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
-
+from rwp_dist.base.text import size
 from rwp_dist.doctor import cgroup
-from rwp_dist.doctor.case import Case
-from rwp_dist.doctor.finding import Finding
-from rwp_dist.tracking.console import size
-
-GROUP = "limits"
+from rwp_dist.doctor.finding import Check, Finding, ok, problem, warning
+from rwp_dist.doctor.machine import Machine
 
 OPEN_SHARDS = 128
 """Local shards that a worker keeps open (``data.stream.Reading``)."""
+
 FILES_OF_TORCH = 100
 """Files, pipes and sockets that a rank holds besides: measured, rounded up."""
+
 THREADS_OF_RANK = 60
 """Threads of a rank: torch, gloo or NCCL, W&B's service."""
+
 THREADS_OF_WORKER = 5
 
 RDMA = Path("/sys/class/infiniband")
 
 
-def open_files(case: Case) -> Iterator[Finding]:
+def open_files(machine: Machine) -> Iterator[Finding]:
     """Enough for shards, for batches on their way (each a file) and for other ranks."""
-    workers, prefetch = _workers(case)
-    need = FILES_OF_TORCH + OPEN_SHARDS + 3 * workers * (prefetch + 1)
-    if case.world_size <= 64:  # beyond, ranks connect only to those they talk to
-        need += 2 * case.world_size
+    need = FILES_OF_TORCH + OPEN_SHARDS
+    if machine.settings is not None:
+        need += 3 * machine.settings.data.workers * (machine.settings.data.prefetch + 1)
+    if machine.world_size <= 64:  # beyond, ranks connect only to those they talk to
+        need += 2 * machine.world_size
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= need:
-        yield Finding(GROUP, "open files", "ok", f"{_words(soft)} (ulimit -n)")
+        yield ok("open files", f"{_limit(soft)} (ulimit -n)")
         return
-    cure = f"Raise it before starting: ulimit -n {max(need, 4096)}"
+    cure = f"raise it before starting: ulimit -n {max(need, 4096)}"
     if hard != resource.RLIM_INFINITY and hard < need:
-        cure += "; that needs an administrator, because the hard limit is as low"
-    yield Finding(
-        GROUP,
-        "open files",
-        "problem",
-        f"{soft} may be open at once (ulimit -n), a rank needs about {need}",
-        f"{cure}.",
-        {"limit": soft, "need": need},
-    )
+        cure += " (the hard limit is as low, so an administrator has to)"
+    seen = f"{soft} may be open at once (ulimit -n), a rank needs about {need}"
+    yield problem("open files", seen, cure, limit=soft, need=need)
 
 
-def processes(case: Case) -> Iterator[Finding]:
-    """Enough processes and threads for all ranks of this machine and their workers."""
-    workers, _ = _workers(case)
-    need = case.ranks_here * (THREADS_OF_RANK + THREADS_OF_WORKER * workers)
-    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    rooms = {}
-    if soft != resource.RLIM_INFINITY and os.geteuid() != 0:  # root is exempt
-        rooms["ulimit -u"] = soft - _threads_of(os.geteuid())
-    group = cgroup.threads_left()
-    if group is not None:
-        rooms["the container or job (pids.max)"] = group
-    for what, room in rooms.items():
-        if room < need:
-            yield Finding(
-                GROUP,
-                "processes",
-                "problem",
-                f"{what} leaves room for {max(room, 0)} more threads, the ranks of this machine "
-                f"need about {need}",
-                "Raise it (ulimit -u, docker run --pids-limit=-1), or use fewer data.workers.",
-                {"room": room, "need": need},
-            )
-            return
-    seen = f"room for {min(rooms.values()):,}" if rooms else "unlimited"
-    yield Finding(GROUP, "processes", "ok", seen)
+def threads(machine: Machine) -> Iterator[Finding]:
+    """The container or job allows the threads of all ranks of this machine and their workers."""
+    workers = machine.settings.data.workers if machine.settings else 0
+    need = machine.num_ranks * (THREADS_OF_RANK + THREADS_OF_WORKER * workers)
+    room = cgroup.threads_left()
+    if room is None or room >= need:
+        yield ok("threads", "unlimited" if room is None else f"room for {room:,}")
+        return
+    seen = f"room for {max(room, 0)} more, the ranks of this machine need about {need}"
+    cure = "raise the limit (pids.max; docker run --pids-limit=-1), or use fewer data.workers"
+    yield problem("threads", seen, cure, room=room, need=need)
 
 
-def locked_memory(case: Case) -> Iterator[Finding]:
+def locked_memory(machine: Machine) -> Iterator[Finding]:
     """RDMA network cards need memory that is locked; nothing else here does."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    unlimited = soft == resource.RLIM_INFINITY
-    cards = sorted(p.name for p in RDMA.iterdir()) if RDMA.is_dir() else []
-    if not cards:
-        seen = "unlimited" if unlimited else f"{size(soft)}, enough without an RDMA card"
-        yield Finding(GROUP, "locked memory", "ok", seen)
-    elif unlimited or soft >= 1 << 33:
-        yield Finding(GROUP, "locked memory", "ok", f"{_words(soft)}, for {', '.join(cards)}")
+    cards = ", ".join(sorted(p.name for p in RDMA.iterdir())) if RDMA.is_dir() else ""
+    if not cards or soft == resource.RLIM_INFINITY or soft >= 1 << 33:
+        yield ok("locked memory", f"enough for {cards or 'a machine without an RDMA card'}")
     else:
-        yield Finding(
-            GROUP,
-            "locked memory",
-            "warning",
-            f"{size(soft)} (ulimit -l), though {', '.join(cards)} wants to lock more",
-            "Raise it for jobs (memlock unlimited in limits.conf or in slurmd's unit; docker run "
-            "--ulimit memlock=-1), or NCCL may fail to use the card.",
+        seen = f"{size(soft)} (ulimit -l), though {cards} locks more"
+        cure = (
+            "raise it for jobs, or NCCL may fail to use the card (memlock unlimited in limits.conf "
+            "or slurmd's unit; docker run --ulimit memlock=-1)"
         )
+        yield warning("locked memory", seen, cure)
 
 
-def _workers(case: Case) -> tuple[int, int]:
-    """Workers of a rank, and steps that each keeps ready."""
-    if case.settings is None:
-        return 0, 0
-    return case.settings.data.workers, case.settings.data.prefetch
+def _limit(number: int) -> str:
+    return "unlimited" if number == resource.RLIM_INFINITY else f"{number:,}"
 
 
-def _words(limit: int) -> str:
-    return "unlimited" if limit == resource.RLIM_INFINITY else f"{limit:,}"
-
-
-def _threads_of(uid: int) -> int:
-    total = 0
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.uids().real == uid:
-                total += process.num_threads()
-    return total
+CHECKS = (
+    Check("limits", "open files", open_files),
+    Check("limits", "threads", threads),
+    Check("limits", "locked memory", locked_memory),
+)

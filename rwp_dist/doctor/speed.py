@@ -1,4 +1,4 @@
-"""How many images a second this machine can read, decode and augment; what ``doctor`` says."""
+"""How many images a second this machine can read, decode and augment."""
 
 import multiprocessing
 import os
@@ -14,6 +14,7 @@ from rwp_dist.data.image import TrainTransform
 from rwp_dist.data.image.decode import UndecodableImage
 from rwp_dist.data.open import open_dataset, sources_of, transform_of
 from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
+from rwp_dist.data.remote.source import shown
 
 MEASURED_S = 2.0
 
@@ -24,8 +25,8 @@ def images_per_second(settings: Settings, seconds: float = MEASURED_S) -> dict[s
     All cores are measured together, because they share memory and, as hyper-threads, each other.
 
     Args:
-        settings: whose data, decoder and augmentation.
-        seconds: that each of the two measurements takes.
+        settings: data, decoder and augmentation.
+        seconds: length of each of the two measurements.
 
     Returns:
         ``shard``, its ``images`` and how many of them are ``bad``, the mean ``bytes_per_image``,
@@ -41,7 +42,8 @@ def images_per_second(settings: Settings, seconds: float = MEASURED_S) -> dict[s
     good = [row for row in range(len(rows)) if _is_good(reader, transform, row)]
     if not good:
         raise DataError(
-            f"{shard.url}: no image of this shard can be read; `rwp-dist shards verify` says why."
+            f"{shown(shard.url)}: no image of this shard can be read",
+            cure="see why: `rwp-dist shards verify`",
         )
     work = partial(_work, reader, transform, good, seconds)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -73,7 +75,7 @@ def _is_good(reader: ShardReader, transform: TrainTransform, row: int) -> bool:
 def _work(
     reader: ShardReader, transform: TrainTransform, rows: list[int], seconds: float, seed: int
 ) -> tuple[int, float]:
-    """Images done in so many seconds, and the CPU time that they took."""
+    """Go through the images for ``seconds``: number of images done, CPU seconds taken."""
     torch.set_num_threads(1)
     count, begin, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - begin < seconds:

@@ -1,48 +1,69 @@
+"""What is printed: the whole report once, as text and as JSON."""
+
 import io
 import json
+from fnmatch import fnmatchcase
 
-from rwp_dist.doctor.finding import Finding
+from support.examining import CONFIG, doctor
+
+from rwp_dist.doctor.finding import ok, problem, warning
 from rwp_dist.doctor.report import as_json, show
+from rwp_dist.shards.digits import write_digits
 
-FINDINGS = [
-    Finding("disks", "cache", "ok", "there"),
-    Finding("disks", "run directory", "problem", "é cannot be written to", "Set run.dir."),
-    Finding("data", "training", "warning", "slow", "Move it."),
-]
+REPORT = """\
+software
+  ok       torch                 2.*
+  ok       deepspeed             0.19.*
+  ok       torch's build         *CUDA*
+gpus
+  ok       present               none: ranks compute on the CPU
+limits
+  ok       open files            * (ulimit -n)
+  ok       threads               *
+  ok       locked memory         *
+disks
+  ok       shared memory         * free in /dev/shm, workers need 58.4 kB
+  ok       run directory         */run can be written to
+  ok       room for logs         * free, 100 MB needed
+  ok       room for checkpoints  * free, 1.4 MB needed
+memory
+  ok       estimate              2.5 MB a rank, with 1 rank at ZeRO 1: weights 226 kB, fp32 \
+shards 226 kB, gradients 226 kB, optimizer state 226 kB, reduction buckets 226 kB, noise 226 kB, \
+activations 1.2 MB
+  ok       main memory           * GB, 603 MB needed
+noise
+  ok       generator             *
+data
+  ok       training              1,000 images, 4 shards, 2.1 MB: */train
+  ok       speed                 * images/s on this machine's * cores, * on one
+  ok       decoder               *
+  ok       evaluation            797 images, 4 shards, 1.6 MB: */test
+
+no problems: nothing here keeps a run from starting.
+"""
 
 
-def shown(encoding: str) -> str:
-    buffer = io.BytesIO()
-    out = io.TextIOWrapper(buffer, encoding=encoding, errors="replace")
-    show(FINDINGS, out)
-    out.flush()
-    return buffer.getvalue().decode(encoding)
+def test_the_whole_report(tmp_path_factory) -> None:
+    folder = tmp_path_factory.mktemp("digits")
+    write_digits(folder)
+    data = (f"data.train={folder}/train", f"data.val={folder}/test", "data.workers=4")
+    options = (*data, f"run.dir={folder}/run", "run.device=cpu", "data.decoder=pil")
+    done = doctor(CONFIG, *options, CUDA_VISIBLE_DEVICES="")
+    lines, expected = done.stdout.splitlines(), REPORT.splitlines()
+    pairs = zip(lines, expected, strict=False)
+    assert [line for line, pattern in pairs if not fnmatchcase(line, pattern)] == []
+    assert (len(lines), done.returncode) == (len(expected), 0)
+    assert not (folder / "run").exists()
 
 
-def test_findings_are_grouped_and_aligned_and_have_their_cure_below() -> None:
-    assert shown("utf-8").splitlines() == [
-        "disks",
-        "  ✓ cache                 there",
-        "  ✗ run directory         é cannot be written to",
-        "      → Set run.dir.",
-        "data",
-        "  ! training              slow",
-        "      → Move it.",
-        "",
-        "1 problem, 1 warning: a run is likely to fail here until that is put right.",
-    ]
-
-
-def test_signs_degrade_where_the_terminal_does_not_know_them() -> None:
-    lines = shown("ascii").splitlines()
-    assert lines[1:4] == [
-        "  ok cache                 there",
-        "  X  run directory         ? cannot be written to",
-        "      -> Set run.dir.",
-    ]
-    assert lines[5].startswith("  !  training")
+def test_a_cure_is_below_its_finding_and_problems_are_counted() -> None:
+    out = io.StringIO()
+    show([problem("cache", "full", "make room"), warning("clock", "late", ""), ok("a", "b")], out)
+    lines = out.getvalue().splitlines()
+    assert lines[1:3] == ["  problem  cache                 full", "           -> make room"]
+    assert lines[-1].startswith("1 problem, 1 warning: a run is likely to fail")
 
 
 def test_json_is_strict() -> None:
-    broken = Finding("a", "b", "ok", "c", "", {"x": float("nan")})
+    broken = ok("b", "c", x=float("nan"))
     assert json.loads(as_json([broken], "n1"))["findings"][0]["figures"] == {"x": None}

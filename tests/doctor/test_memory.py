@@ -2,13 +2,17 @@ import gc
 
 import pytest
 import torch
+from support.examining import look
 from support.ranks import run_ranks
 
 from rwp_dist.config import Settings, load_settings, split_batch
-from rwp_dist.doctor import memory
-from rwp_dist.doctor.case import Case
-from rwp_dist.doctor.finding import Finding, Step, findings_of
-from rwp_dist.doctor.nvidia import Gpu, Nvidia
+from rwp_dist.doctor import memory, run
+from rwp_dist.doctor.finding import Finding
+from rwp_dist.doctor.machine import Machine
+from rwp_dist.doctor.probe import Gpu, Probe
+from rwp_dist.engine.memory import engine_bytes, needs_copy
+from rwp_dist.perturb.memory import perturbation_bytes
+from rwp_dist.perturb.methods import METHODS
 from rwp_dist.run.models import build_model, build_shapes
 
 IMAGENET = ["data.channels=3", "data.image_size=224", "model.num_classes=1000"]
@@ -64,7 +68,7 @@ def peak_of_engine(overrides: list[str]) -> tuple[int, dict[str, float]]:
                 peak = live_bytes() - before
             engine.weights.restore(last=number == split.micro_batches - 1)
         engine.step(0.1)
-    parts = memory.estimate(settings, split, build_shapes(settings), on_cpu=True)
+    parts = memory.estimate(settings, split, on_gpus=False)
     del prefetch
     return peak, parts
 
@@ -126,20 +130,77 @@ def test_activations_of_resnet50_are_those_that_autograd_saves() -> None:
     assert memory.activation_bytes(half, 16, build_shapes(half)) < 0.6 * estimated
 
 
+def test_optimizer_state_is_counted_from_the_optimizer_itself() -> None:
+    for options, copies in (
+        (["optimizer.name=adamw"], 2),
+        (["optimizer.momentum=0.9"], 1),
+        (["optimizer.momentum=0"], 0),
+    ):
+        settings = settings_of(*options)
+        model = build_shapes(settings)
+        weights = sum(p.nbytes for p in model.parameters())
+        assert memory.optimizer_bytes(settings, model) == copies * weights
+
+
+# --- formulas ---
+
+
+def engine(stage: int, micro_batches: int = 1, **zero) -> dict[str, float]:
+    on_cpu = zero.pop("on_cpu", False)
+    told = {"stage": stage, "reduce_bucket_size": 10} | zero
+    return engine_bytes(800, 1600, told, world_size=4, micro_batches=micro_batches, on_cpu=on_cpu)
+
+
+def test_stages_share_out_more_and_more() -> None:
+    assert engine(0) == {"weights": 800, "gradients": 800, "optimizer state": 1600}
+    shared = {"weights": 800, "fp32 shards": 200, "gradients": 200, "optimizer state": 400}
+    assert engine(1) == engine(2) == {**shared, "reduction buckets": 40}
+    assert engine(3) == {**shared, "weights": 1000, "reduction buckets": 40}
+
+
+def test_stage_1_accumulates_whole_gradients() -> None:
+    assert engine(1, micro_batches=2)["gradients"] == 800
+    assert engine(2, micro_batches=2)["gradients"] == 200
+
+
+def test_buckets_are_two_when_they_overlap_and_on_a_cpu_as_large_as_their_content() -> None:
+    assert engine(1, overlap_comm=True)["reduction buckets"] == 80
+    assert engine(1, reduce_bucket_size=1000)["reduction buckets"] == 4000
+    assert engine(1, reduce_bucket_size=1000, on_cpu=True)["reduction buckets"] == 800
+
+
+def test_a_copy_is_needed_where_no_step_restores_in_time() -> None:
+    assert [needs_copy(stage, 1) for stage in range(4)] == [True, False, False, False]
+    assert [needs_copy(stage, 2) for stage in range(4)] == [True, True, True, False]
+    assert not needs_copy(0, 0)
+
+
+def perturbation(method: str, **more) -> dict[str, float]:
+    told = {"num_perturbed": 1, "copy": False, "prefetch": True, "in_registers": False} | more
+    return perturbation_bytes(METHODS[method], 100, 30, **told)
+
+
+def test_what_perturbing_takes_depends_on_the_method() -> None:
+    assert perturbation("sgd") == perturbation("m-rwp", num_perturbed=0) == {}
+    assert perturbation("rwp") == perturbation("m-arwp") == {"noise": 100}
+    assert perturbation("rwp", prefetch=False) == {"noise": 30}
+    assert perturbation("rwp", in_registers=True) == {}
+    assert perturbation("rwp", copy=True) == {"perturbed copy": 100, "noise": 100}
+    assert perturbation("sam") == {"perturbation": 200}
+    assert perturbation("asam") == {"perturbation": 400}
+
+
 # --- verdicts ---
 
 
 def on_gpus(memory_gb: float, *overrides: str, count: int = 2) -> list[Finding]:
-    case = Case(load_settings(None, ["run.device=cuda", *IMAGENET, *overrides]))
-    gpu = Gpu(0, "GPU-1", "A card", int(memory_gb * 1e9), 0, "580")
-    case.__dict__["nvidia"] = Nvidia((gpu,) * count)
-    return findings_of(Step("memory", "estimate", lambda: memory.fits(case)))
+    machine = Machine(load_settings(None, ["run.device=cuda", *IMAGENET, *overrides]))
+    gpu = Gpu("A card", "1", int(memory_gb * 1e9), 0)
+    machine.__dict__["probe"] = Probe("13.2", (gpu,) * count)
+    return look(run.memory, machine)
 
 
-def test_a_network_that_does_not_fit_is_a_problem_with_the_settings_to_change(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+def test_a_network_that_does_not_fit_is_a_problem_with_the_settings_to_change() -> None:
     big = ["model.name=resnet50", "batch.global=512", "batch.per_rank=256"]
     estimate, verdict = on_gpus(16, *big)
     assert "activations 22.0 GB" in estimate.seen and "2 ranks" in estimate.seen
@@ -149,10 +210,7 @@ def test_a_network_that_does_not_fit_is_a_problem_with_the_settings_to_change(
     assert on_gpus(27, *big)[1].state == "warning"
 
 
-def test_a_batch_that_so_many_ranks_cannot_share_is_a_warning(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+def test_a_batch_that_so_many_ranks_cannot_share_is_a_warning() -> None:
     [warning] = on_gpus(80, "model.name=resnet50", "batch.global=64", count=3)
     assert warning.state == "warning" and "with 3 ranks" in warning.seen
-    assert "63" in warning.cure and "another number of ranks" in warning.cure
+    assert "another number of ranks" in warning.cure

@@ -1,4 +1,4 @@
-"""A doctor as a person starts it: a process of its own, with limits and a PATH of the test's."""
+"""``rwp-dist doctor`` as a person starts it, with the test's limits and PATH."""
 
 import json
 import os
@@ -7,6 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from rwp_dist.config import load_settings
+from rwp_dist.doctor.finding import Check, Finding, run_check
+from rwp_dist.doctor.machine import Machine
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "digits.yaml")
@@ -32,9 +36,11 @@ def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]
     return {f["name"]: f for f in json.loads(done.stdout)["findings"]}
 
 
-def program(folder: Path, name: str, text: str) -> None:
-    """An executable shell script."""
-    folder.mkdir(exist_ok=True)
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
+def machine(*overrides: str) -> Machine:
+    """This machine and a run with these settings, on the CPU."""
+    return Machine(load_settings(None, ["run.device=cpu", *overrides]))
+
+
+def look(check: Callable[..., Any], machine: Machine) -> list[Finding]:
+    """Findings of one check."""
+    return run_check(Check("group", "name", check), machine)

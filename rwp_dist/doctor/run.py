@@ -1,0 +1,167 @@
+"""What the settings of a run ask of this machine: memory, noise, data and its speed."""
+
+from collections.abc import Iterator
+
+from rwp_dist.base.errors import ConfigError, DataError
+from rwp_dist.base.text import count, plural, size
+from rwp_dist.config import Settings, split_batch
+from rwp_dist.data.open import open_dataset, sources_of
+from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
+from rwp_dist.data.remote.source import local_path, shown
+from rwp_dist.doctor import disks
+from rwp_dist.doctor.finding import Check, Finding, from_error, ok, problem, warning
+from rwp_dist.doctor.machine import Machine
+from rwp_dist.doctor.memory import PROCESS_BYTES, available_bytes, checkpoint_bytes, estimate
+from rwp_dist.doctor.speed import images_per_second
+from rwp_dist.perturb.methods import METHODS
+from rwp_dist.perturb.normals import native
+
+TIGHT = 0.85
+"""Share of the memory above which what the estimate leaves out may not fit."""
+
+RETRIES = 1
+STALL_S = 10.0
+"""A run is patient with a server; a check is not."""
+
+
+def checkpoint_room(machine: Machine) -> Iterator[Finding]:
+    """There is room for all checkpoints that the run keeps and the one being written."""
+    assert machine.settings is not None
+    yield disks.room("room for checkpoints", machine, checkpoint_bytes(machine.settings))
+
+
+def memory(machine: Machine) -> Iterator[Finding]:
+    """What a rank will hold at its peak, and whether it fits."""
+    settings = machine.settings
+    assert settings is not None
+    try:
+        split = split_batch(settings, machine.world_size)
+    except ConfigError as error:
+        found = from_error("batch", error)
+        cure = " ".join(filter(None, (found.cure, "or start another number of ranks")))
+        yield warning("batch", f"with {machine.world_size} ranks, {found.seen}", cure)
+        return
+    parts = estimate(settings, split, on_gpus=machine.on_gpus)
+    total = sum(parts.values())
+    text = ", ".join(f"{name} {size(n)}" for name, n in parts.items() if n >= 0.005 * total)
+    figures = {f"{name.replace(' ', '_')}_bytes": n for name, n in parts.items()}
+    yield ok(
+        "estimate",
+        f"{size(total)} a rank, with {plural(split.world_size, 'rank')} at ZeRO "
+        f"{settings.deepspeed.zero_stage}: {text}",
+        total_bytes=total,
+        **figures,
+    )
+    if not machine.on_gpus:
+        need = machine.num_ranks * (total + PROCESS_BYTES)
+        yield _fits("main memory", need, available_bytes(), split.size)
+    elif memories := [gpu.memory_bytes for gpu in machine.gpus if gpu.memory_bytes]:
+        yield _fits("GPU memory", total, min(memories), split.size)
+
+
+def _fits(name: str, need: float, have: float, micro_batch: int) -> Finding:
+    figures = {"need_bytes": need, "have_bytes": have}
+    if need <= TIGHT * have:
+        return ok(name, f"{size(have)}, {size(need)} needed", **figures)
+    what = "too little" if need > have else "little more than the estimate"
+    seen = f"{size(have)} is {what}: {size(need)} needed, and some that cannot be estimated"
+    cure = (
+        f"set batch.per_rank below {micro_batch}, precision to bf16 or deepspeed.zero_stage "
+        "higher, or use more ranks"
+    )
+    return (problem if need > have else warning)(name, seen, cure, **figures)
+
+
+def noise(machine: Machine) -> Iterator[Finding]:
+    """What will draw the noise of a run on a CPU; on GPUs Triton draws it."""
+    assert machine.settings is not None
+    backend = machine.settings.noise.backend
+    noisy = METHODS[machine.settings.method.name].direction == "noise"
+    if machine.on_gpus or not noisy or backend not in ("auto", "native"):
+        return
+    try:
+        native.library()
+    except ConfigError as error:
+        if backend == "native":
+            yield from_error("generator", error)
+        else:
+            seen = f"torch's generator, which takes two to four times as long ({error.problem})"
+            cure = "install a C compiler, or set CC to yours"
+            yield warning("generator", seen, cure)
+        return
+    fast = backend == "native" or native.is_fast()
+    yield ok("generator", "normals.c" if fast else "torch's generator: there is no AVX2 here")
+
+
+def training(machine: Machine) -> Iterator[Finding]:
+    """The training data can be read; how many images/s this machine's cores make of it."""
+    settings = _impatient(machine)
+    yield from _readable("training", settings, sources_of(settings))
+    found = images_per_second(settings)
+    images, one, cores = found["images_per_s"], found["images_per_s_core"], found["cores"]
+    seen = f"{count(images)} images/s on this machine's {cores} cores, {count(one)} on one"
+    yield ok("speed", seen, **found)
+    decoder = found["decoder"]
+    if settings.data.decoder == "auto" and decoder != "libjpeg":
+        seen = f"{decoder}; libjpeg, which decodes the crop alone, takes about a third less time"
+        cure = "install a C compiler and libjpeg-turbo's headers (apt install gcc libjpeg-dev)"
+        yield warning("decoder", seen, cure)
+    else:
+        yield ok("decoder", decoder)
+    if found["bad"]:
+        seen = f"{found['bad']} of {found['images']} in {shown(found['shard'])}"
+        cure = "see which ones and why: rwp-dist shards verify"
+        yield warning("unreadable images", seen, cure)
+
+
+def evaluation(machine: Machine) -> Iterator[Finding]:
+    """The evaluation data can be read."""
+    settings = _impatient(machine)
+    yield from _readable("evaluation", settings, (settings.data.val,))
+
+
+def _readable(name: str, settings: Settings, sources: tuple[str, ...]) -> Iterator[Finding]:
+    """Manifest and indexes are whole, and the first sample of the first shard is the indexed one.
+
+    Raises:
+        DataError: they are not.
+    """
+    cache, dataset = open_dataset(settings, sources)
+    files = ShardFiles(1, cache)
+    try:
+        ShardReader(dataset.shards[0], dataset.index[:1], files).read(0)
+    except BadSample as error:
+        cure = "restore the shard, or index it again with `rwp-dist shards index`"
+        raise DataError(error.reason, cure=cure) from None
+    finally:
+        files.close()
+    num_bytes = sum(shard.num_bytes or 0 for shard in dataset.shards)
+    yield ok(
+        name,
+        f"{dataset.num_samples:,} images, {len(dataset.shards):,} shards, {size(num_bytes)}: "
+        f"{', '.join(shown(source) for source in sources)}",
+        samples=dataset.num_samples,
+        shards=len(dataset.shards),
+        bytes=num_bytes,
+    )
+    if cache is not None:
+        remote = [s.num_bytes or 0 for s in dataset.shards if local_path(s.url) is None]
+        yield disks.cache_room(settings, sum(remote))
+
+
+def _impatient(machine: Machine) -> Settings:
+    """The settings, but a server gets two attempts and some seconds."""
+    assert machine.settings is not None
+    data = machine.settings.data
+    quick = {"retries": min(data.retries, RETRIES), "stall_s": min(data.stall_s, STALL_S)}
+    return machine.settings.model_copy(update={"data": data.model_copy(update=quick)})
+
+
+CHECKS = (
+    Check("disks", "room for checkpoints", checkpoint_room),
+    Check("memory", "estimate", memory),
+    Check("noise", "generator", noise, 90.0),
+    Check("data", "training", training, 600.0),
+    Check("data", "evaluation", evaluation, 300.0),
+)
+"""Only for a machine with settings."""

@@ -1,0 +1,120 @@
+"""What the settings of a run ask of a machine: data and noise; torch and DeepSpeed."""
+
+from importlib import metadata
+
+import pytest
+from support.examining import look, machine
+
+from rwp_dist.doctor import run, software
+from rwp_dist.doctor.machine import Machine
+from rwp_dist.perturb.normals import native
+from rwp_dist.shards.digits import write_digits
+
+# --- data ---
+
+
+def test_a_server_that_is_not_there_is_a_problem_soon(tmp_path) -> None:
+    remote = machine("data.train=http://127.0.0.1:9/train", f"data.cache_dir={tmp_path}")
+    [found] = look(run.training, remote)
+    assert found.state == "problem"
+    assert "http://127.0.0.1:9/train/manifest.json" in found.seen
+    assert "2 attempts" in found.seen
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_shard_is_a_problem_that_names_it(damage, tmp_path) -> None:
+    write_digits(tmp_path)
+    shard = sorted((tmp_path / "test").glob("*.tar"))[0]
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-512] if damage == "cut" else bytes(len(data)))
+    [found] = look(run.evaluation, machine(f"data.val={tmp_path}/test"))
+    assert found.state == "problem" and shard.name in found.seen
+    assert "rwp-dist shards index" in found.seen + found.cure
+
+
+def test_images_that_cannot_be_read_and_a_slow_decoder_are_warnings(tmp_path, monkeypatch) -> None:
+    speed = {
+        "images_per_s": 9.0,
+        "images_per_s_core": 5.0,
+        "cores": 2,
+        "decoder": "pil",
+        "bad": 3,
+        "images": 7,
+        "shard": "a.tar",
+    }
+    monkeypatch.setattr(run, "images_per_second", lambda settings: speed)
+    write_digits(tmp_path)
+    found = {f.name: f for f in look(run.training, machine(f"data.train={tmp_path}/train"))}
+    assert found["training"].figures["samples"] == 1000
+    assert found["speed"].figures == speed
+    assert found["unreadable images"].state == "warning"
+    assert "3 of 7 in a.tar" in found["unreadable images"].seen
+    assert found["decoder"].state == "warning" and "libjpeg-dev" in found["decoder"].cure
+    told = machine(f"data.train={tmp_path}/train", "data.decoder=pil")
+    assert {f.name: f.state for f in look(run.training, told)}["decoder"] == "ok"
+
+
+# --- noise ---
+
+
+@pytest.fixture
+def nothing_compiled(tmp_path, monkeypatch):
+    """As on a machine that has compiled nothing yet."""
+
+    def forget() -> None:
+        native.library.cache_clear()
+        native.is_fast.cache_clear()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    forget()
+    yield
+    forget()
+
+
+def test_a_machine_with_a_compiler_draws_noise_in_c(nothing_compiled) -> None:
+    [found] = look(run.noise, machine("method.name=m-rwp", "noise.backend=native"))
+    assert (found.state, found.seen) == ("ok", "normals.c")
+
+
+@pytest.mark.parametrize(("backend", "state"), [("auto", "warning"), ("native", "problem")])
+def test_without_a_compiler_noise_is_slower_or_impossible(
+    monkeypatch, nothing_compiled, backend, state
+) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    [found] = look(run.noise, machine("method.name=arwp", f"noise.backend={backend}"))
+    assert found.state == state and "no-such-compiler" in found.seen
+
+
+def test_where_no_noise_is_drawn_or_torch_is_wanted_there_is_nothing_to_say() -> None:
+    assert look(run.noise, machine("method.name=sam")) == []
+    assert look(run.noise, machine("method.name=rwp", "noise.backend=torch")) == []
+
+
+# --- software ---
+
+
+def test_a_version_that_is_not_supported_is_a_problem(monkeypatch) -> None:
+    real = metadata.version
+    old = {"torch": "2.1.0+cu121"}
+    monkeypatch.setattr(metadata, "version", lambda name: old.get(name) or real(name))
+    torch, deepspeed = look(software.versions, Machine())
+    assert torch.state == "problem" and "2.1.0+cu121" in torch.seen
+    assert "pip install 'torch>=" in torch.cure
+    assert deepspeed.state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [("0.19.7", False), ("0.19.8", True), ("0.19.10+cu128", True), ("0.20", False)],
+)
+def test_versions_are_compared_by_number(version, expected) -> None:
+    assert software.supported(version, "deepspeed<0.20,>=0.19.8") is expected
+
+
+def test_what_a_run_cannot_import_is_a_problem(monkeypatch) -> None:
+    def broken(name: str) -> None:
+        raise OSError("libcudart.so: cannot open shared object file")
+
+    monkeypatch.setattr(software.importlib, "import_module", broken)
+    [found] = look(software.modules, Machine())
+    assert found.state == "problem" and "libcudart.so" in found.seen
