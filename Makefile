@@ -1,5 +1,6 @@
-# Two commands: `make demo` shows that it works, `make test` checks that it does.
-.PHONY: demo test format clean
+# `make demo` shows that it works, `make check` tells in a minute and a half whether a change is
+# sound, `make test` checks everything.
+.PHONY: demo lint check test format clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,10 +11,15 @@ demo: .venv/installed
 	$(BIN)/rwp-launch sweep configs/digits.yaml --nproc 2 --seeds 3 --dir runs/demo
 	$(BIN)/rwp-dist compare runs/demo --out runs/demo
 
-test: .venv/installed-dev
+lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check: lint
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test: lint
 	$(BIN)/pytest -n 2 --ignore=tests/slurm
 	$(BIN)/pytest tests/slurm  # one after another, because they share a cluster
 

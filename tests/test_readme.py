@@ -1,0 +1,180 @@
+"""What README and the other pages say can be done: their commands, settings, links and code."""
+
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.exceptions import Exit, NoArgsIsHelpError
+from PIL import Image
+from support.pages import PAGES, ROOT, blocks, commands, page_name, python
+
+import launcher.cli
+import rwp_dist.cli
+from rwp_dist.config import known_keys, load_settings
+
+PROGRAMS = {"rwp-dist": rwp_dist.cli.main, "rwp-launch": launcher.cli.main}
+FOREIGN = {".", "apt", "cat", "cd", "date", "docker", "export", "git", "id", "mkdir", "pip", "sky"}
+PLACEHOLDERS = {"CONFIG", "RUN", "DIR"}
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=page_name)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the commands of the pages name, README's my.yaml too; work is there."""
+    for name in ("configs", "slurm", "benchmarks", "docs", "docker", "Makefile"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    [text] = blocks(ROOT / "README.md", "yaml")
+    (tmp_path / "my.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- each command exists, with its options, settings and files ---
+
+
+@EVERY_PAGE
+def test_commands_in_shell_blocks_exist(page: Path, checkout: Path) -> None:
+    for block in blocks(page, "sh"):
+        for words in commands(block):
+            check(words)
+
+
+@EVERY_PAGE
+def test_commands_in_the_text_exist(page: Path, checkout: Path) -> None:
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for command in re.findall(r"`((?:rwp-dist|rwp-launch|make|pip) [^`…]*)`", text):
+        for words in commands(re.sub(r"\s+", " ", command)):
+            # The text may name a command without what it acts on.
+            with suppress(click.MissingParameter, NoArgsIsHelpError):
+                check(words)
+
+
+def check(words: list[str]) -> None:
+    """Raise unless a command's program, options, settings and files are there."""
+    while re.match(r"[A-Z_]+=", words[0]):
+        words = words[1:]
+    program, arguments = words[0], words[1:]
+    for word in arguments:
+        if re.match(r"(configs|slurm|benchmarks|docs|docker)/", word):
+            assert Path(word).exists(), word
+    if program in PROGRAMS:
+        check_settings(parse(PROGRAMS[program], arguments))
+    elif program == "torchrun":
+        check(["rwp-dist", *arguments[arguments.index("rwp_dist") + 1 :]])
+    elif program == "sbatch":
+        script = next(i for i, word in enumerate(arguments) if not word.startswith("-"))
+        assert Path(arguments[script]).is_file()
+        load_settings(Path(arguments[script + 1]), arguments[script + 2 :])
+    elif program == "make":
+        assert f"\n{arguments[0]}:" in Path("Makefile").read_text()
+    elif program == "docker" and arguments[0] == "run" and "rwp-dist" in arguments:
+        check(arguments[arguments.index("rwp-dist") + 1 :])
+    elif program == "pip" and arguments[0] == "install":
+        for extra in re.findall(r"rwp-dist\[(.*?)\]", arguments[-1]):
+            assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+    elif program == "python":
+        assert Path(arguments[0]).is_file(), arguments
+    else:
+        assert program in FOREIGN or Path(program).is_file(), words
+
+
+def parse(command: click.Command, arguments: list[str]) -> dict:
+    """The parameters that a command line gives its command; nothing is run."""
+    context, name = None, ""
+    try:
+        while isinstance(command, click.Group):
+            context = command.make_context(name, arguments, parent=context)
+            rest = [*context._protected_args, *context.args]
+            name, command, arguments = command.resolve_command(context, rest)
+        return command.make_context(name, arguments, parent=context).params
+    except Exit:  # --help
+        return {}
+
+
+def check_settings(parameters: dict) -> None:
+    config = parameters.get("config")
+    if config is not None and str(config) not in PLACEHOLDERS:
+        load_settings(config, parameters["overrides"])
+
+
+# --- what else the text names exists ---
+
+
+@EVERY_PAGE
+def test_settings_in_the_text_exist(page: Path) -> None:
+    keys = {key for key, _ in known_keys()}
+    sections = {key.partition(".")[0] for key in keys}
+    named = re.findall(r"`([a-z]+\.[a-z_0-9.]+)(?:=[^`]*)?`", page.read_text(encoding="utf-8"))
+    missing = {name for name in named if name.partition(".")[0] in sections} - keys
+    assert {name for name in missing if not any(k.startswith(f"{name}.") for k in keys)} == set()
+
+
+@EVERY_PAGE
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link, _ in links if not (page.parent / link).exists()] == []
+
+
+# --- code runs ---
+
+
+@EVERY_PAGE
+def test_python_runs(page: Path, checkout: Path) -> None:
+    exec(compile(python(page), page_name(page), "exec"), {"__name__": "page"})
+
+
+@pytest.mark.slow
+def test_the_commands_to_train_run(tmp_path: Path, run_block: Callable[[str], str]) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    short = tmp_path / "configs" / "digits.yaml"
+    short.write_text(short.read_text().replace("steps: 320", "steps: 8"))
+    run_block("rwp-dist shards digits --out data/digits")
+    output = run_block(block_with("rwp-dist evaluate runs/m-rwp-s0"))
+    assert "top-1" in output and (tmp_path / "runs" / "table" / "compare.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_commands_for_own_images_run(tmp_path: Path, run_block: Callable[[str], str]) -> None:
+    random = np.random.default_rng(0)
+    for side, name, number in [(s, n, i) for s in ("train", "val") for n in "ab" for i in range(9)]:
+        path = tmp_path / "imagenet" / side / name / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (300, 320, 3), "uint8")).save(path)
+    (tmp_path / "other" / "shards").mkdir(parents=True)
+    with tarfile.open(tmp_path / "other" / "shards" / "0.tar", "w") as tar:
+        (tmp_path / "0.cls").write_text("1")
+        tar.add(path, "0.jpg")
+        tar.add(tmp_path / "0.cls", "0.cls")
+    lines = block_with("rwp-dist shards write  imagenet/train").splitlines()
+    run_block("\n".join(line for line in lines if line.startswith("rwp-dist shards")))
+    assert (tmp_path / "shards" / "val" / "manifest.json").is_file()
+    assert list((tmp_path / "other" / "shards").glob("*.json"))
+    assert (tmp_path / "sheet.png").is_file()
+
+
+@pytest.fixture
+def run_block(tmp_path: Path) -> Callable[[str], str]:
+    """Runs a shell block in the temporary folder, except for its line that activates .venv."""
+
+    def run(block: str) -> str:
+        text = "\n".join(line for line in block.splitlines() if not line.startswith(". "))
+        done = subprocess.run(
+            ["bash", "-euc", text], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def block_with(command: str) -> str:
+    """README's shell block that has this command."""
+    [block] = [text for text in blocks(ROOT / "README.md", "sh") if command in text]
+    return block
