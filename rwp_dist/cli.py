@@ -159,12 +159,17 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
 @main.command(short_help="Table and picture of several runs.")
 @click.argument("runs", nargs=-1, required=True, type=RUN)
 @click.option("--out", type=RUN, default=Path("runs"), show_default=True, help="Folder for files.")
-def compare(runs: tuple[Path, ...], out: Path) -> None:
-    """Table and picture of several runs: mean and deviation over seeds, cost, step time."""
+@click.option("--by", metavar="KEY[,KEY]", help="Settings that make rows of their own.")
+def compare(runs: tuple[Path, ...], out: Path, by: str | None) -> None:
+    """Table and picture of several runs: mean and deviation over seeds, cost, step time.
+
+    Runs with one label are one row if they agree in all settings that affect the result; with
+    --by, if they agree in those settings.
+    """
     ending.ctrl_c_says(lambda: f"Stopped; compare again: {out} may lack files of this comparison.")
     from rwp_dist.compare import compare as make
 
-    click.echo(make(runs, out))
+    click.echo(make(runs, out, by.split(",") if by else ()))
     click.echo(f"Written: {out / 'compare.md'}, {out / 'compare.json'}, {out / 'compare.png'}")
 
 

@@ -1,17 +1,16 @@
-"""Finding runs on disk and reading what a comparison needs of them."""
+"""Finished runs on disk, and what a comparison reads of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from rwp_dist.base.errors import RwpError
+from rwp_dist.base.errors import ConfigError, RwpError
+from rwp_dist.config import Settings, load_settings
 from rwp_dist.record.directory import RunDir, run_directories
 
 NEEDED = ("label", "method", "steps", "samples", "device_seconds", "step_s", "top1")
-"""Keys of a summary without which a run cannot be a row."""
+"""Keys that the summary of every compared run must have."""
 
 
 @dataclass(frozen=True)
@@ -20,20 +19,22 @@ class Run:
 
     path: Path
     summary: dict[str, Any]
-    curve: tuple[tuple[int, float], ...]
-    """(step, test top-1 in percent) of every evaluation, steps increasing."""
+    """Contents of ``summary.json``."""
 
-    settings: dict[str, Any] | None = None
-    """What ``config.yaml`` says; None if it is missing or cannot be read."""
+    curve: dict[int, float]
+    """Test top-1 in percent of every evaluation, by step; steps increase."""
+
+    settings: Settings | None = None
+    """Of ``config.yaml``; None if it is missing or this version cannot read it."""
 
     @property
     def label(self) -> str:
-        """What the run is a seed of."""
+        """The name that it shares with other seeds of the same experiment."""
         return str(self.summary["label"])
 
     @property
     def seed(self) -> Any:
-        """Its seed; None if it does not say."""
+        """Its seed; None in a summary without one."""
         return self.summary.get("seed")
 
     def number(self, key: str) -> float | None:
@@ -42,59 +43,44 @@ class Run:
         return float(value) if isinstance(value, int | float) else None
 
 
-def collect(paths: Sequence[Path]) -> tuple[list[Run], list[tuple[Path, str]]]:
-    """Finished runs below ``paths``, each once, and (path, reason) of those left out.
+def collect(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
+    """All finished runs at or below ``paths``, and why other run directories were left out.
 
     Raises:
         RwpError: a path does not exist.
     """
-    runs: list[Run] = []
-    left_out: list[tuple[Path, str]] = []
-    seen: set[Path] = set()
+    found: dict[Path, Run | str] = {}
     for path in paths:
         if not path.is_dir():
-            raise RwpError(f"{path}: there is no such folder; name run directories.")
+            raise RwpError(f"{path}: there is no such folder", cure="name run directories")
         for folder in run_directories(path):
-            if folder.resolve() in seen:
-                continue
-            seen.add(folder.resolve())
-            found = _read(folder)
-            if isinstance(found, Run):
-                runs.append(found)
-            else:
-                left_out.append((folder, found))
-    return runs, left_out
+            if folder.resolve() not in {known.resolve() for known in found}:
+                found[folder] = read_run(folder)
+    runs = [run for run in found.values() if isinstance(run, Run)]
+    return runs, {path: why for path, why in found.items() if isinstance(why, str)}
 
 
-def _read(folder: Path) -> Run | str:
-    """A run, or why it cannot be compared."""
+def read_run(folder: Path) -> Run | str:
+    """The run in a directory, or why it cannot be compared."""
     directory = RunDir(folder)
-    summary = directory.read_summary()
+    summary = directory.read_summary() or {}
     status = directory.read_status() or {}
-    state = (summary or {}).get("state") or status.get("state")
-    # A run that goes on after it was finished (more epochs) has an old summary.
-    if status.get("state", "finished") != "finished":
-        state = status["state"]
-    if state != "finished":
+    # A finished run that now goes on with more epochs has an old summary.
+    states = (status.get("state"), summary.get("state"))
+    if state := next((state for state in states if state not in (None, "finished")), None):
         step, total = status.get("step"), status.get("total_steps")
-        where = f" at step {step:,} of {total:,}" if step is not None and total else ""
-        return f"{state}{where}" if state else "no summary"
-    if summary is None:
+        return f"{state} at step {step:,} of {total:,}" if step is not None and total else state
+    if not summary:
         return "no summary"
-    missing = [key for key in NEEDED if summary.get(key) is None]
-    if missing:
+    if missing := [key for key in NEEDED if summary.get(key) is None]:
         return f"its summary has no {', '.join(missing)}"
-    points = {
-        int(r["step"]): float(r["top1"])
-        for r in directory.read_metrics("eval")
-        if r.get("step") is not None and r.get("top1") is not None
+    curve = {
+        int(record["step"]): float(record["top1"])
+        for record in directory.read_metrics("eval")
+        if record.get("step") is not None and record.get("top1") is not None
     }
-    return Run(folder, summary, tuple(sorted(points.items())), _read_settings(directory))
-
-
-def _read_settings(directory: RunDir) -> dict[str, Any] | None:
     try:
-        tree = yaml.safe_load(directory.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return tree if isinstance(tree, dict) and tree else None
+        settings = load_settings(directory.config)
+    except ConfigError:
+        settings = None
+    return Run(folder, summary, dict(sorted(curve.items())), settings)

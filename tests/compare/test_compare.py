@@ -1,22 +1,26 @@
 import json
 import re
 import statistics
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rwp_dist.base.errors import RwpError
+from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.compare import compare
-from rwp_dist.compare.experiments import related
-from rwp_dist.compare.plot import _spread, headline
+from rwp_dist.compare.notes import make_notes
+from rwp_dist.compare.plot import COLOURS, make_styles
+from rwp_dist.compare.rows import Row, make_rows
 from rwp_dist.compare.runs import collect
-from rwp_dist.compare.table import build
 from rwp_dist.config.load import dump_settings, load_settings
 from rwp_dist.record.directory import RunDir
 
 PASSES = {"sgd": 1, "sam": 2, "m-rwp": "1 clean + 1 perturbed"}
+
+
+def configure(run: RunDir, *overrides: str) -> None:
+    settings = load_settings(None, [f"run.name={run.path.name}", *overrides])
+    run.write_config(dump_settings(settings))
 
 
 def make(folder: Path, label: str, seed: int, top1: float, step_s: float, **more: Any) -> RunDir:
@@ -29,7 +33,9 @@ def make(folder: Path, label: str, seed: int, top1: float, step_s: float, **more
         "device_seconds": 200 * step_s, "step_s": step_s, "top1": top1, "train_top1": 61.0,
         "skipped_steps": 0, "num_parameters": 5, "method_settings": {},
     }  # fmt: skip
-    run.write_summary(summary | more)
+    summary |= more
+    run.write_summary(summary)
+    configure(run, f"run.seed={seed}", f"method.name={summary['method']}")
     run.write_status("finished", 100, 100)
     records = [{"kind": "eval", "step": s, "top1": top1 - 50 / s} for s in (25, 50, 100)]
     run.metrics.write_text("".join(json.dumps(r) + "\n" for r in records))
@@ -79,8 +85,8 @@ def test_rows_are_ordered_and_text_is_aligned(folder: Path, tmp_path: Path) -> N
     ]  # fmt: skip
     lines = lines[1:]
     labels = [line[:10].strip() for line in lines[2:8]]
-    assert labels == ["sgd", "sgd 2x", "sam", "m-rwp", "a sam", "m-rwp wide"]
-    assert [cell.strip() for cell in re.split(r" {2,}", lines[5])] == [
+    assert labels == ["sgd", "sgd 2x", "sam", "a sam", "m-rwp", "m-rwp wide"]
+    assert [cell.strip() for cell in re.split(r" {2,}", lines[6])] == [
         "m-rwp", "1 clean + 1 perturbed", "100", "12,800", "3.5", "×1.1 (1.1–1.2)",
         "94.0 ± 1.4", "2", "61.0 ± 0.0",
     ]  # fmt: skip
@@ -97,7 +103,7 @@ def test_notes_say_what_columns_mean(folder: Path, tmp_path: Path) -> None:
     text = compare([folder], tmp_path)
     assert max(map(len, text.split("\n\n")[0].splitlines())) <= 100
     assert "2 ranks on cpu, model small_cnn" in text
-    assert "m-rwp or m-arwp consumes two mini-batches" in text
+    assert "m-rwp or m-arwp takes two mini-batches" in text
     assert "No step-time ratio for sam" in text
     assert "at the weights the method trains with: perturbed for rwp, arwp, sam" in text
     assert "For networks this small" in text
@@ -126,18 +132,39 @@ def test_a_run_named_twice_counts_once(folder: Path) -> None:
     assert len(runs) == 6
 
 
-def test_doubts_are_said(folder: Path, tmp_path: Path) -> None:
-    make(folder / "more", "sgd", 1, 75.0, 0.02)
-    make(folder / "more", "m-rwp", 7, 75.0, 0.02, model="resnet18", method_settings={"sigma": 1})
-    text = compare([folder], tmp_path)
-    assert "the runs differ in model" in text
-    assert "runs of m-rwp differ in method settings" in text
-    assert "sgd has several runs of seed 1" in text
+def test_step_times_on_other_ranks_are_not_compared(folder: Path, tmp_path: Path) -> None:
+    make(folder, "m-rwp", 0, 93.0, 0.011, world_size=4)
+    compare([folder], tmp_path)
+    assert numbers(tmp_path)["m-rwp"]["step_time_vs_sgd_pairs"] == pytest.approx([1.2])
 
 
-def configure(run: RunDir, *overrides: str) -> None:
-    settings = load_settings(None, [f"run.name={run.path.name}", *overrides])
-    run.write_config(dump_settings(settings))
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_nothing_to_compare(tmp_path: Path, unfinished: bool) -> None:
+    if unfinished:
+        RunDir(tmp_path / "a").write_status("running", 1, 2)
+    with pytest.raises(RwpError, match=r"no finished run .*name run directories") as error:
+        compare([tmp_path], tmp_path / "out")
+    assert ("running at step 1 of 2" in str(error.value)) == unfinished
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RwpError, match="nowhere: there is no such folder"):
+        compare([tmp_path / "nowhere"], tmp_path)
+
+
+def test_a_run_without_evaluations_is_drawn(tmp_path: Path) -> None:
+    make(tmp_path / "runs", "sgd", 0, 70.0, 0.01).metrics.unlink()
+    compare([tmp_path / "runs"], tmp_path / "out")
+    assert (tmp_path / "out" / "compare.png").stat().st_size > 10_000
+
+
+def rows_of(folder: Path, *by: str) -> list[Row]:
+    return make_rows(collect([folder])[0], by)
+
+
+def notes_of(folder: Path, *by: str) -> str:
+    return "\n".join(make_notes(rows_of(folder, *by), {}, by))
 
 
 def test_one_label_with_different_settings_is_several_rows(tmp_path: Path) -> None:
@@ -149,121 +176,98 @@ def test_one_label_with_different_settings_is_several_rows(tmp_path: Path) -> No
         configure(make(runs, "m-rwp", seed, top1, 0.01), *own, *(aside if seed else []))
         configure(make(runs, "sgd", seed, 74.0, 0.01), "method.name=sgd", f"run.seed={seed}")
     configure(make(runs / "other", "m-rwp", 0, 9.2, 0.01, session=""), "method.sigma=0.8")
-    text = compare([runs], tmp_path / "out")
+    compare([runs], tmp_path / "out")
     rows = numbers(tmp_path / "out")
-    assert list(rows) == ["sgd", "m-rwp, sigma 0.1", "m-rwp, sigma 0.8"]
-    assert rows["m-rwp, sigma 0.1"]["top1"] == [95.0, 96.0]
-    assert rows["m-rwp, sigma 0.8"]["top1"] == [9.2]
-    assert rows["m-rwp, sigma 0.8"]["run_label"] == "m-rwp"
-    assert rows["m-rwp, sigma 0.8"]["differs"] == {"method.sigma": "0.8", "batch.global": "64"}
-    assert (
-        "Runs of m-rwp stand in 2 rows, because their settings differ: "
-        "method.sigma (0.1 | 0.8), batch.global (128 | 64)."
-    ) in text
-    main, _ = headline(build(*collect([runs])))
-    assert main.startswith("m-rwp, sigma 0.1: 95.5 ± 0.7 % test top-1 vs sgd: 74.0")
+    assert list(rows) == ["sgd", "m-rwp, sigma=0.1, global=128", "m-rwp, sigma=0.8, global=64"]
+    assert rows["m-rwp, sigma=0.1, global=128"]["top1"] == [95.0, 96.0]
+    assert rows["m-rwp, sigma=0.8, global=64"]["top1"] == [9.2]
+    assert rows["m-rwp, sigma=0.8, global=64"]["run_label"] == "m-rwp"
+    differs = {"method.sigma": 0.8, "batch.global": 64}
+    assert rows["m-rwp, sigma=0.8, global=64"]["differs"] == differs
+    assert "Careful: runs of" not in notes_of(runs)
 
-
-def test_as_many_settings_are_named_as_tell_rows_apart(tmp_path: Path) -> None:
-    for i, overrides in enumerate(
-        (["optimizer.lr=0.1"], ["optimizer.lr=0.2"], ["precision=bf16"], ["batch.global=32"])
-    ):
-        configure(make(tmp_path, "m-rwp", i, 90.0, 0.01), *overrides)
-    make(tmp_path, "m-rwp", 9, 90.0, 0.01)
-    table = build(*collect([tmp_path]))
-    assert [row.label for row in table.rows] == [
-        "m-rwp, batch 32, optimizer.lr 0.1, precision fp32",
-        "m-rwp, batch 64, optimizer.lr 0.1, precision bf16",
-        "m-rwp, batch 64, optimizer.lr 0.1, precision fp32",
-        "m-rwp, batch 64, optimizer.lr 0.2, precision fp32",
-        "m-rwp, settings unknown",
+    compare([runs], tmp_path / "out", by=["method.sigma", "deepspeed.zero_stage"])
+    assert list(numbers(tmp_path / "out")) == [
+        "sgd",
+        "m-rwp, sigma=0.1, zero_stage=1",
+        "m-rwp, sigma=0.1, zero_stage=2",
+        "m-rwp, sigma=0.8, zero_stage=1",
     ]
-    assert any("1 of them without a readable config.yaml" in note for note in table.notes)
-    compare([tmp_path], tmp_path / "out")
+
+
+def test_runs_that_the_user_puts_together_are_said_to_differ(tmp_path: Path) -> None:
+    for seed, sigma in enumerate((0.5, 0.1, 0.02)):
+        configure(make(tmp_path, "m-rwp", seed, 90.0, 0.01), f"method.sigma={sigma}")
+    assert [row.name for row in rows_of(tmp_path)] == [
+        "m-rwp, sigma=0.02", "m-rwp, sigma=0.1", "m-rwp, sigma=0.5",
+    ]  # fmt: skip
+    assert [row.name for row in rows_of(tmp_path, "method.lambda")] == ["m-rwp"]
+    note = "Careful: runs of m-rwp differ in method.sigma (0.5 | 0.1 | 0.02)."
+    assert note in notes_of(tmp_path, "method.lambda")
+    with pytest.raises(ConfigError, match=r"method\.sigam: unknown setting"):
+        compare([tmp_path], tmp_path / "out", by=["method.sigam"])
+
+
+def test_settings_that_are_not_known_are_not_taken_for_equal(tmp_path: Path) -> None:
+    for seed, lr in enumerate((0.1, 0.2)):
+        configure(make(tmp_path, "m-rwp", seed, 90.0, 0.01), f"optimizer.lr={lr}")
+    make(tmp_path, "m-rwp", 2, 90.0, 0.01).config.unlink()
+    assert {row.name for row in rows_of(tmp_path)} == {
+        "m-rwp, lr=0.1", "m-rwp, lr=0.2", "m-rwp, lr=unknown",
+    }  # fmt: skip
+    assert "Careful: m-rwp, lr=unknown has runs without a readable config.yaml" in notes_of(
+        tmp_path
+    )
 
 
 def test_a_setting_that_an_older_run_does_not_know_has_its_default(tmp_path: Path) -> None:
     configure(make(tmp_path, "m-rwp", 0, 90.0, 0.01))
     make(tmp_path, "m-rwp", 1, 90.0, 0.01).write_config("method: {name: m-rwp}")
-    runs, _ = collect([tmp_path])
-    assert related(runs[0]) == related(runs[1])
-    assert [row.n for row in build(runs).rows] == [2]
+    assert [len(row.runs) for row in rows_of(tmp_path)] == [2]
+
+
+def test_a_run_of_version_0_1_can_be_compared() -> None:
+    [run], left_out = collect([Path(__file__).parents[1] / "fixtures" / "written_by_0_1" / "run"])
+    assert run.settings is not None and run.curve and not left_out
+
+
+def test_doubts_are_said(folder: Path) -> None:
+    make(folder / "more", "sgd", 1, 75.0, 0.02)
+    make(folder / "more", "m-rwp", 7, 75.0, 0.02, model="resnet18", num_parameters=9, steps=90)
+    text = notes_of(folder)
+    assert "the runs differ in model (small_cnn | resnet18), so this is not one" in text
+    assert "the runs differ in num_parameters (5 | 9), so" in text
+    assert "runs of m-rwp differ in steps (100 | 90)" in text
+    assert "sgd has several runs of seed 1" in text
+
+
+def test_other_data_or_classes_are_no_comparison(tmp_path: Path) -> None:
+    configure(make(tmp_path, "sgd", 0, 90.0, 0.01), "method.name=sgd")
+    other = ["data.train=shards/other", "model.num_classes=100", "optimizer.lr=0.3"]
+    configure(make(tmp_path, "m-rwp", 0, 90.0, 0.01), *other)
+    text = notes_of(tmp_path)
+    assert "the runs differ in data.train (" in text and "| shards/other), so this is not" in text
+    assert "the runs differ in model.num_classes (" in text
+    assert "optimizer.lr" not in text  # methods may need their own
+    assert "data.train" not in notes_of(tmp_path, "data.train")
 
 
 def test_runs_trained_alone_are_no_session(tmp_path: Path) -> None:
     for label in ("sgd", "m-rwp"):
         make(tmp_path, label, 0, 90.0, 0.01, session="")
-    assert [row.step_time for row in build(*collect([tmp_path])).rows] == ["—", "—"]
+    assert [row.step_ratios for row in rows_of(tmp_path)] == [(), ()]
 
 
 def test_step_times_of_a_large_network_are_taken_as_they_are(tmp_path: Path) -> None:
     make(tmp_path, "sgd", 0, 90.0, 0.01, num_parameters=25_000_000)
-    table = build(*collect([tmp_path]))
-    assert not any("For networks this small" in note for note in table.notes)
-    assert table.rows[0].step_time == "×1.0"
+    assert "For networks this small" not in notes_of(tmp_path)
+    assert rows_of(tmp_path)[0].step_ratios == (1.0,)
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [[100.0], [99.9, 99.8, 99.7, 99.6], [50.0, 50.1, 100.4, 100.5], [40.0], [40.0, 40.1, 99.0]],
-)
-def test_labels_stay_within_the_axes_and_apart(wanted: list[float]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 6))
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.1, 0.1, 0.4, 0.7))
-    axes.set_ylim(40, 100.5)
-    line = 60.5 * (11.5 / 72) / (6 * 0.7)
-    heights = _spread(axes, wanted)
-    assert min(heights) - line / 2 >= 40
-    assert max(heights) + line / 2 <= 100.5
-    ordered = [h for _, h in sorted(zip(wanted, heights, strict=True))]
-    assert all(b - a >= line for a, b in pairwise(ordered))
-
-
-def test_step_times_on_other_ranks_are_not_compared(folder: Path, tmp_path: Path) -> None:
-    make(folder, "m-rwp", 0, 93.0, 0.011, world_size=4)
-    compare([folder], tmp_path)
-    assert numbers(tmp_path)["m-rwp"]["step_time_vs_sgd_pairs"] == pytest.approx([1.2])
-
-
-@pytest.mark.parametrize("unfinished", [False, True])
-def test_nothing_to_compare(tmp_path: Path, unfinished: bool) -> None:
-    if unfinished:
-        RunDir(tmp_path / "a").write_status("running", 1, 2)
-    with pytest.raises(RwpError, match=r"No finished run .*name run directories") as error:
-        compare([tmp_path], tmp_path / "out")
-    assert ("running at step 1 of 2" in str(error.value)) == unfinished
-    assert not (tmp_path / "out").exists()
-
-
-def test_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RwpError, match="nowhere: there is no such folder"):
-        compare([tmp_path / "nowhere"], tmp_path)
-
-
-def test_headline_is_made_from_the_data(folder: Path) -> None:
-    main, detail = headline(build(*collect([folder])))
-    assert main == (
-        "m-rwp: 94.0 ± 1.4 % test top-1 vs sgd: 74.5 ± 0.7 % at equal updates, ×2.0 samples"
-    )
-    assert detail.startswith("Highest mean: sam: 94.5 % (passes per step: 2); 1 to 2 runs of each")
-    make(folder, "sam", 0, 90.0, 0.019)
-    make(folder, "m-rwp", 1, 70.0, 0.024, steps=300)
-    main, detail = headline(build(*collect([folder])))
-    assert main.startswith("m-rwp: 81.5 ± 16.3 % test top-1 vs sgd: 74.5 ± 0.7 % at ×2.0 updates")
-    assert detail.startswith("Highest mean: sam: 90.0 % (passes per step: 2)")
-
-
-def test_headline_without_a_rival(tmp_path: Path) -> None:
-    make(tmp_path, "sgd", 0, 70.0, 0.01)
-    main, _ = headline(build(*collect([tmp_path])))
-    assert main == "sgd: 70.0 % test top-1, the only method here"
-
-
-def test_a_run_without_evaluations_is_drawn(tmp_path: Path) -> None:
-    make(tmp_path / "runs", "sgd", 0, 70.0, 0.01).metrics.unlink()
-    compare([tmp_path / "runs"], tmp_path / "out")
-    assert (tmp_path / "out" / "compare.png").stat().st_size > 10_000
+def test_each_row_has_its_own_colour_and_a_method_always_the_same(folder: Path) -> None:
+    make(folder, "wide", 0, 90.0, 0.01, method="rwp")
+    rows = rows_of(folder)
+    styles = make_styles(rows)
+    assert len({style.colour for style in styles}) == len({style.marker for style in styles}) == 5
+    for row, style in zip(rows, styles, strict=True):
+        assert style.colour == COLOURS.get(row.label, style.colour)

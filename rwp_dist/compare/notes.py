@@ -1,0 +1,119 @@
+"""The notes below the table: what columns mean, and where a comparison is not fair."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rwp_dist.compare.rows import Row, differing_keys, setting_of, value_text
+from rwp_dist.compare.runs import Run
+from rwp_dist.perturb.methods import METHODS
+
+SMALL_NETWORK = 1_000_000
+"""Parameters. Overheads decide the step time of smaller networks."""
+
+
+def make_notes(
+    rows: Sequence[Row], left_out: Mapping[Path, str], by: Sequence[str] = ()
+) -> list[str]:
+    """All notes that apply, the warnings last."""
+    notes = [f"Trained with {conditions(rows)}."]
+    if any(len(row.runs) > 1 for row in rows):
+        notes.append("± is the sample standard deviation over n runs; other columns are medians.")
+    notes.append("Device s: wall-clock seconds of training × devices.")
+    notes += _about_step_times(rows)
+    if any(row.values("train_top1") for row in rows):
+        notes.append(
+            "Train top-1: counted while training, on the training labels (noisy where they are), "
+            "at the weights the method trains with: perturbed for rwp, arwp, sam and asam."
+        )
+    if any(row.method in METHODS and METHODS[row.method].mixed for row in rows):
+        notes.append(
+            "One update of m-rwp or m-arwp takes two mini-batches, one clean and one perturbed; "
+            "the column `samples` counts both."
+        )
+    skipped = {row.name: sum(row.values("skipped_steps")) for row in rows}
+    if any(skipped.values()):
+        which = ", ".join(f"{name} {number:.0f}" for name, number in skipped.items() if number)
+        notes.append(f"Updates skipped because of non-finite gradients: {which}.")
+    notes += _warnings(rows, by)
+    if left_out:
+        which = "; ".join(f"{path} ({why})" for path, why in left_out.items())
+        notes.append(f"Left out: {which}.")
+    return notes
+
+
+def conditions(rows: Sequence[Row]) -> str:
+    """``2 ranks on cpu, model small_cnn``."""
+    runs = _runs(rows)
+    ranks, devices, models = (
+        " or ".join(map(str, _all(runs, key))) or "unknown"
+        for key in ("world_size", "device", "model")
+    )
+    return f"{ranks} rank{'' if ranks == '1' else 's'} on {devices}, model {models}"
+
+
+def _about_step_times(rows: Sequence[Row]) -> list[str]:
+    notes = []
+    timed = [row for row in rows if row.step_ratios]
+    if timed:
+        notes.append(
+            "Step time × SGD: median time of one update over that of the sgd run of the same seed "
+            "and session, on as many devices; median over seeds, and their range. It is time, not "
+            "work: a method with more passes on parallel devices can be near ×1."
+        )
+    if any(number < SMALL_NETWORK for row in timed for number in row.values("num_parameters")):
+        notes.append(
+            "For networks this small, overheads and the machine's other work decide step times, "
+            "which change from one comparison to the next; benchmarks/step.py times a real one."
+        )
+    if missing := ", ".join(row.name for row in rows if not row.step_ratios):
+        notes.append(f"No step-time ratio for {missing}: no sgd run of the same seed and session.")
+    return notes
+
+
+def _warnings(rows: Sequence[Row], by: Sequence[str]) -> list[str]:
+    """What makes the comparison less fair than it looks."""
+    runs = _runs(rows)
+    keys = [key for key in differing_keys(runs) if key.startswith(("model.", "data."))]
+    different = {key: [setting_of(run, key) for run in runs if run.settings] for key in keys}
+    for key in ("model", "world_size", "device", "num_parameters"):
+        different[key] = _all(runs, key)
+    warnings = [
+        f"Careful: the runs differ in {key} ({_alternatives(values)}), so this is not one "
+        "comparison."
+        for key, values in different.items()
+        if len({str(v) for v in values}) > 1 and key not in (*by, "model.name")
+    ]
+    for row in rows:
+        own = {key: [setting_of(run, key) for run in row.runs] for key in differing_keys(row.runs)}
+        own |= {key: _all(row.runs, key) for key in ("steps", "samples")}
+        for key, values in own.items():
+            if len({str(v) for v in values}) > 1:
+                warnings.append(
+                    f"Careful: runs of {row.name} differ in {key} ({_alternatives(values)})."
+                )
+        seeds = [str(run.seed) for run in row.runs]
+        if repeated := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            warnings.append(
+                f"Careful: {row.name} has several runs of seed {', '.join(repeated)}; "
+                "they count as separate runs."
+            )
+    unknown = [row.name for row in rows if any(run.settings is None for run in row.runs)]
+    if unknown:
+        warnings.append(
+            f"Careful: {', '.join(unknown)} has runs without a readable config.yaml, so their "
+            "settings are not compared."
+        )
+    return warnings
+
+
+def _runs(rows: Sequence[Row]) -> list[Run]:
+    return [run for row in rows for run in row.runs]
+
+
+def _all(runs: Sequence[Run], key: str) -> list[object]:
+    """Every value that ``key`` has in the summaries, once."""
+    return list(dict.fromkeys(run.summary[key] for run in runs if run.summary.get(key) is not None))
+
+
+def _alternatives(values: Sequence[object]) -> str:
+    return " | ".join(dict.fromkeys(map(value_text, values)))
