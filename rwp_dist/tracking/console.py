@@ -6,10 +6,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rwp_dist.base.text import count as count
-from rwp_dist.base.text import duration as duration
-from rwp_dist.base.text import percent as percent
-from rwp_dist.base.text import size as size
 from rwp_dist.tracking.lines import eval_line, summary_line, title_line, train_line, train_postfix
 from rwp_dist.tracking.sink import RunInfo, Sink
 
