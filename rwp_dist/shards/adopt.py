@@ -1,4 +1,4 @@
-"""Index and manifest for tars that somebody else made, which stay as and where they are."""
+"""Index and manifest for tars that exist; the tars stay as and where they are."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,19 +6,31 @@ from pathlib import Path
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.data.format.index import index_tar
-from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, check_basenames
-from rwp_dist.shards.opening import expand_shards, is_remote, open_shard, shard_size
+from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, check_names
+from rwp_dist.shards.location import expand_shards, is_remote, open_shard, shard_size
 from rwp_dist.shards.parallel import run_jobs
-from rwp_dist.shards.records import Records, recipe_id
+from rwp_dist.shards.records import FinishedShard, Records, recipe_id
 
 
 @dataclass(frozen=True)
 class _Adoption:
+    """One shard to index."""
+
     records: Records
     name: str
+    """In the manifest."""
     location: str
     label_key: str | None
     opener: str | None
+
+    def run(self) -> ShardEntry:
+        with open_shard(self.location, self.opener) as stream:
+            return self.records.save(self.name, index_tar(stream, self.location, self.label_key))
+
+    def finished(self) -> FinishedShard | None:
+        if not self.records.path(self.name).exists():
+            return None  # and nobody asks a server for its size
+        return self.records.finished(self.name, shard_size(self.location, self.opener))
 
 
 def index_shards(
@@ -31,51 +43,52 @@ def index_shards(
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
-    """Read shards once, from start to end, and write an index for each and one manifest.
+    """Read each shard once, and write an index for each and one manifest.
 
-    Started again after a kill, it reads only what it has not indexed yet.
+    A call that was killed is repeated to continue; it reads only shards without a good index.
 
     Args:
         patterns: folders, files, URLs that training can read, or brace patterns of them.
-        out: where index files and manifest go; beside the shards, unless given.
-        label_key: the field of each ``.json`` that holds the label; ``.cls`` unless given.
-        opener: ``module:function`` that opens remote shards, as ``data.opener`` does.
-        classes: names of the labels; those of a manifest that is there already, unless given.
-        progress: called with shards finished by now and shards in all.
+        out: folder for the indexes and the manifest; None: beside the shards.
+        label_key: the field of each ``.json`` that holds the label; None: labels are in ``.cls``.
+        opener: ``module:function`` that opens remote shards, as ``data.opener``.
+        classes: names of the labels; None: those of a manifest that is already there.
+        workers: number of processes.
+        progress: called with the numbers of finished shards and of all shards.
 
     Raises:
-        DataError: a shard is damaged, cut short or no tar, a sample has no label, the shards lie in
-            several places and no ``out`` is given, or they are a part of what another command was
-            to make.
+        DataError: a shard is damaged, cut short or no tar; a sample has no label; the shards lie in
+            several places and ``out`` is None; or another command has not finished making them.
     """
     locations = expand_shards(patterns)
     folder = _folder(locations, out)
     names = [_name(location, folder) for location in locations]
-    check_basenames(names)
-    # What the folder held before is no matter here, so each shard is a recipe of its own.
-    records = [Records(folder, recipe_id(location=name, label_key=label_key)) for name in names]
-    for name, location in zip(names, locations, strict=True):
-        _refuse_unfinished(name, location, folder, label_key)
-    records[0].make_folder()
-    todo = [
-        _Adoption(record, name, location, label_key, opener)
-        for record, name, location in zip(records, names, locations, strict=True)
-        if not record.finished(name, _size(record, name, location, opener))
+    check_names(names)
+    # Each shard has a recipe of its own, because it does not depend on the others.
+    all_jobs = [
+        _Adoption(
+            Records(folder, recipe_id(location=name, label_key=label_key)),
+            *(name, location, label_key, opener),
+        )
+        for name, location in zip(names, locations, strict=True)
     ]
-    done = len(names) - len(todo)
-    progress(done, len(names))
-    for _ in run_jobs(_adopt, todo, workers):
+    for job in all_jobs:
+        _refuse_unfinished(job)
+    records = all_jobs[0].records
+    records.make_folder()
+    todo = [job for job in all_jobs if job.finished() is None]
+    done = len(all_jobs) - len(todo)
+    progress(done, len(all_jobs))
+    for _ in run_jobs(_Adoption.run, todo, workers):
         done += 1
-        progress(done, len(names))
-    found = [record.finished(name, None) for record, name in zip(records, names, strict=True)]
-    classes = _classes(classes, folder, found)
-    manifest = records[0].complete(found, classes)
-    assert manifest is not None, "every shard was indexed"
-    return manifest
+        progress(done, len(all_jobs))
+    shards = [shard for job in all_jobs if (shard := job.records.finished(job.name, None))]
+    assert len(shards) == len(all_jobs), "every shard was indexed"
+    return records.write_manifest(shards, _classes(classes, folder, shards))
 
 
 def load_class_names(path: Path) -> list[str]:
-    """The name of label 0, 1, ... from the lines of a file.
+    """The names of label 0, 1, ... from the lines of a file.
 
     Raises:
         DataError: it cannot be read.
@@ -83,41 +96,23 @@ def load_class_names(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: this is no text file of class names; give another.") from error
-
-
-def _adopt(job: _Adoption) -> ShardEntry:
-    with open_shard(job.location, job.opener) as stream:
-        return job.records.save(job.name, index_tar(stream, job.location, job.label_key))
-
-
-def _refuse_unfinished(name: str, location: str, folder: Path, label_key: str | None) -> None:
-    """A part of a data set whose writing was broken off would be taken for all of it."""
-    places = {folder: name}
-    if not is_remote(location):
-        places[Path(location).parent] = Path(location).name
-    for place, known_as in places.items():
-        if (place / MANIFEST_NAME).exists():
-            continue
-        records = Records(place, recipe_id(location=known_as, label_key=label_key))
-        if records.has_other(known_as):
-            raise DataError(
-                f"{place}: the command that was making these shards has not ended: start it again; "
-                f"or, to take what is there for all of it, remove {records.path('').parent} first."
-            )
+        raise DataError(
+            f"{path}: this is no text file of class names", cure="give another"
+        ) from error
 
 
 def _folder(locations: Sequence[str], out: Path | None) -> Path:
+    """Where the indexes and the manifest go."""
     if out is not None:
         return out
     if any(is_remote(location) for location in locations):
-        raise DataError(f"{locations[0]}: this is remote; say where its index goes with --out.")
+        raise DataError(f"{locations[0]}: this is remote", cure="say where its index goes by --out")
     parents = {Path(location).parent for location in locations}
     if len(parents) > 1:
         first, second = sorted(map(str, parents))[:2]
         raise DataError(
-            f"{first} and {second}: the shards lie in several folders; index each by itself, or "
-            "give one --out for all."
+            f"{first} and {second}: the shards lie in several folders",
+            cure="index each by itself, or give one --out for all",
         )
     return parents.pop()
 
@@ -130,24 +125,33 @@ def _name(location: str, folder: Path) -> str:
     return path.name if path.parent.resolve() == folder.resolve() else str(path.resolve())
 
 
-def _size(record: Records, name: str, location: str, opener: str | None) -> int | None:
-    """The shard's size now; for one that was never recorded nobody is asked."""
-    if not record.path(name).exists():
-        return -1
-    return shard_size(location, opener)
+def _refuse_unfinished(job: _Adoption) -> None:
+    """Refuse shards of an interrupted command: their manifest would present a part as the whole."""
+    places = {job.records.folder: job.name}
+    if not is_remote(job.location):
+        places[Path(job.location).parent] = Path(job.location).name
+    for folder, name in places.items():
+        if (folder / MANIFEST_NAME).exists():
+            continue
+        records = Records(folder, recipe_id(location=name, label_key=job.label_key))
+        if records.has_other(name):
+            raise DataError(
+                f"{folder}: the command that was making these shards has not finished",
+                cure="start it again; or, if these are all shards, remove "
+                f"{records.records_folder} first",
+            )
 
 
 def _classes(
-    classes: Sequence[str] | None,
-    folder: Path,
-    found: Sequence[tuple[ShardEntry, int] | None],
+    classes: Sequence[str] | None, folder: Path, shards: Sequence[FinishedShard]
 ) -> Sequence[str] | None:
     """Names of the labels, if there is one for each."""
-    needed = max(shard[1] for shard in found if shard is not None)
+    needed = max(shard.num_classes for shard in shards)
     if classes is not None and needed > len(classes):
         raise DataError(
             f"{folder}: labels go up to {needed - 1}, but there are only {len(classes)} class "
-            "names; name every class."
+            "names",
+            cure="name every class",
         )
     if classes is not None or not (folder / MANIFEST_NAME).exists():
         return classes

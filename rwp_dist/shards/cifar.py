@@ -1,4 +1,13 @@
-"""CIFAR-100 as a source of shards, from the one archive that the data set comes as."""
+"""CIFAR-100 as a source of shards, read from its authors' archive ``cifar-100-python.tar.gz``.
+
+::
+
+    cifar-100-python/meta     a pickle: {"fine_label_names": 100 names, ...}
+    cifar-100-python/train    a pickle: {"data": uint8 [50000, 3072], "fine_labels": [...], ...}
+    cifar-100-python/test     the same with 10,000 images
+
+A row of ``data`` is an image of 32x32 pixels: all red values, then all green, then all blue.
+"""
 
 import io
 import pickle
@@ -24,29 +33,28 @@ _HARMLESS = {
     ("numpy._core.multiarray", "_reconstruct"),
     ("_codecs", "encode"),
 }
-"""All that a pickled array needs. A pickle may otherwise run any program that it likes."""
+"""What a pickled array needs. An unrestricted pickle can run any program."""
 
 
-class _Arrays(pickle.Unpickler):
+class _ArrayUnpickler(pickle.Unpickler):
     """Reads arrays, numbers and texts, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """One of the functions that arrays are made with."""
-        module = module.replace("numpy.core.", "numpy._core.")  # numpy 1's name of the same
+        module = module.replace("numpy.core.", "numpy._core.")  # its name in numpy 1
         if (module, name) not in _HARMLESS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return super().find_class(module, name)
 
 
 def cifar100_listing(archive: Path, split: str) -> Listing:
-    """The images of one split, class by fine label, in the archive's order.
+    """The images of one split with their fine labels, in the archive's order.
 
     Args:
-        archive: ``cifar-100-python.tar.gz`` as its authors offer it.
-        split: one of ``SPLITS``: 50,000 images to train on, 10,000 to test on.
+        archive: ``cifar-100-python.tar.gz``.
+        split: one of ``SPLITS``.
 
     Raises:
-        DataError: the archive is something else, or damaged.
+        DataError: the archive is another one, or damaged.
     """
     content = _member(archive, split)
     names = tuple(str(name) for name in _member(archive, "meta")["fine_label_names"])
@@ -73,7 +81,7 @@ def _read_png(sample: Source, split: str) -> bytes:
 
 @lru_cache(maxsize=2)
 def _pixels(archive: Path, split: str) -> NDArray[np.uint8]:
-    """``[N, 32, 32, 3]``; each process that writes shards reads them once."""
+    """``[N, 32, 32, 3]``; each worker process reads them once."""
     rows = np.asarray(_member(archive, split)["data"], dtype=np.uint8)
     return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
@@ -83,7 +91,7 @@ def _member(archive: Path, name: str) -> dict[str, Any]:
     try:
         with tarfile.open(archive) as tar:
             file = tar.extractfile(f"{FOLDER}/{name}")
-            content = None if file is None else _Arrays(file, encoding="latin1").load()
+            content = None if file is None else _ArrayUnpickler(file, encoding="latin1").load()
     except (tarfile.TarError, zlib.error, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise _damaged(archive, error) from error
     if not isinstance(content, dict):
@@ -93,6 +101,6 @@ def _member(archive: Path, name: str) -> dict[str, Any]:
 
 def _damaged(archive: Path, why: object) -> DataError:
     return DataError(
-        f"{archive}: is not the CIFAR-100 archive, or is damaged ({why}); fetch "
-        "cifar-100-python.tar.gz again."
+        f"{archive}: is not the CIFAR-100 archive, or is damaged ({why})",
+        cure="fetch cifar-100-python.tar.gz again",
     )

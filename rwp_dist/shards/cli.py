@@ -1,91 +1,30 @@
-"""``rwp-dist shards ...``: make data, describe it, check it, look at it."""
+"""``rwp-dist shards ...``: make data sets, verify them and look at them.
 
-import errno
+Commands import what they do only when they run, so that ``--help`` is fast.
+"""
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rwp_dist.base.errors import ConfigError, DataError
-from rwp_dist.shards.bar import progress_bar
-from rwp_dist.shards.task import find_part
-
-
-class LocalPath(click.Path):
-    """A path of this machine, perhaps as a ``file:`` URL.
-
-    Of ``s3://bucket/x`` pathlib would make the folder ``s3:/bucket/x``.
-
-    Raises:
-        ConfigError: it is a URL.
-    """
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path."""
-        from rwp_dist.data.remote.openers import local_path
-
-        path = local_path(str(value))
-        if path is None:
-            raise ConfigError(
-                f"{value}: this place is remote; give a local folder, and copy its shards there "
-                "when they are finished; for shards that lie there already, give the FOLDER of "
-                "`rwp-dist shards index URLS --out FOLDER`."
-            )
-        return super().convert(str(path), param, ctx)
-
-
-FOLDER = LocalPath(path_type=Path)
-WORKERS = click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."
+from rwp_dist.base.text import plural
+from rwp_dist.shards.options import (
+    FOLDER,
+    LABEL_KEY,
+    OPENER,
+    PART,
+    PER_SHARD,
+    SEED,
+    WORKERS,
+    PixelSize,
+    ShardCommands,
+    progress_bar,
 )
-SEED = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."
-)
-LABEL_KEY = click.option("--label-key", help="Field of each .json that holds the label.")
-OPENER = click.option(
-    "--opener", metavar="MODULE:FUNCTION", help="Opens remote shards, as data.opener does."
-)
-PART = click.option(
-    "--part",
-    metavar="K/N",
-    help="Write only shards K, K+N, ... (K from 0). Unless given, tasks of a Slurm step share the "
-    "shards (SLURM_PROCID of SLURM_NTASKS).",
-)
-PER_SHARD = click.option("--samples-per-shard", type=click.IntRange(1), help="At most; or 1,000.")
 
-
-CURES = {
-    errno.EACCES: "name a place that you may read and write, or have its permissions changed",
-    errno.EPERM: "name a place that you may read and write, or have its permissions changed",
-    errno.EROFS: "name a place that can be written to",
-    errno.ENOENT: "check the name",
-    errno.ENOTDIR: "name a folder, or remove the file that stands in its place",
-    errno.EEXIST: "name another place, or remove what is there",
-    errno.EISDIR: "name a file, not a folder",
-    errno.ENOSPC: "make room there and start the same command again, or name another place",
-    errno.EDQUOT: "make room there and start the same command again, or name another place",
-    errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer --workers",
-}
-"""What to do about an error of the operating system."""
-
-
-class ShardCommands(click.Group):
-    """Commands whose errors of the operating system are one sentence, not a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command.
-
-        Raises:
-            DataError: a file or a connection failed where no step of the command said more of it.
-        """
-        try:
-            return super().invoke(ctx)
-        except OSError as error:
-            if error.errno == errno.EPIPE and error.filename is None:
-                raise  # whoever read the output has gone: click ends quietly
-            name = error.filename or f"rwp-dist shards {ctx.invoked_subcommand}"
-            cure = CURES.get(error.errno or 0, "see to that and start the same command again")
-            raise DataError(f"{name}: {error.strerror or error}; {cure}.") from error
+if TYPE_CHECKING:
+    from rwp_dist.shards.sources import Listing
 
 
 @click.group(
@@ -123,7 +62,7 @@ def write_command(
     short_side: int | None,
     quality: int | None,
     label_key: str | None,
-    part: str | None,
+    part: tuple[int, int],
 ) -> None:
     """Write SOURCE as shards, shuffled over all of it.
 
@@ -137,32 +76,30 @@ def write_command(
     its share, and the one that ends last writes the manifest.
     """
     if samples_per_shard and shard_bytes:
-        raise ConfigError("--samples-per-shard and --shard-bytes exclude each other; give one.")
+        raise ConfigError(
+            "it excludes --shard-bytes", key="--samples-per-shard", cure="give one of them"
+        )
     if quality is not None and short_side is None:
-        raise ConfigError("--quality: images are only re-encoded with --short-side; give both.")
-    own = find_part(part)
+        raise ConfigError(
+            "images are only re-encoded with --short-side", key="--quality", cure="give both"
+        )
+    from rwp_dist.shards.pack import Shrink
     from rwp_dist.shards.sources import list_source
 
     listing = list_source(source, label_key, workers)
     if listing.num_skipped:
-        left_out = _count(listing.num_skipped, "file")
+        left_out = plural(listing.num_skipped, "file")
         click.echo(f"{source}: {left_out} left out (names without an image's ending).")
-    from rwp_dist.shards.pack import Shrink
-    from rwp_dist.shards.write import write_shards
-
-    with progress_bar("img", own) as progress:
-        report = write_shards(
-            listing,
-            out,
-            samples_per_shard=samples_per_shard,
-            shard_bytes=shard_bytes,
-            seed=seed,
-            shrink=Shrink(short_side, quality or 90) if short_side else None,
-            part=own,
-            workers=workers,
-            progress=progress,
-        )
-    _say(out, report.num_samples, report.num_shards, report.num_missing)
+    _write(
+        listing,
+        out,
+        samples_per_shard=samples_per_shard,
+        shard_bytes=shard_bytes,
+        seed=seed,
+        shrink=Shrink(short_side, quality or 90) if short_side else None,
+        part=part,
+        workers=workers,
+    )
 
 
 @shards.command("index", short_help="Add indexes and a manifest to tars that you have.")
@@ -200,7 +137,7 @@ def index_command(
             workers=workers,
             progress=progress,
         )
-    _say(Path(manifest.location), manifest.num_samples, len(manifest.shards))
+    _report(Path(manifest.location), manifest.num_samples, len(manifest.shards))
 
 
 @shards.command("verify", short_help="Check shards against their manifest; list every fault.")
@@ -241,17 +178,15 @@ def verify_command(
     if report is not None:
         write_report(faults, report)
     if faults:
-        bad = len({fault.shard for fault in faults})
+        bad = plural(len({fault.shard for fault in faults}), "shard")
         cure = "fetch or write these shards again"
         if all(UNDECODABLE in fault.what for fault in faults):
             cure = (
                 "the shards are as they were written: training leaves such images out and counts "
                 "them; without them, write the shards again"
             )
-        raise DataError(
-            f"{folder}: {_count(len(faults), 'fault')} in {_count(bad, 'shard')}; {cure}."
-        )
-    found = f"{_count(total, 'shard')} with {_count(num_samples, 'sample')}"
+        raise DataError(f"{folder}: {plural(len(faults), 'fault')} in {bad}", cure=cure)
+    found = f"{plural(total, 'shard')} with {plural(num_samples, 'sample')}"
     click.echo(f"{folder}: {found}, all good ({level}).")
 
 
@@ -262,14 +197,13 @@ def verify_command(
 @SEED
 def stats_command(folder: Path, contact_sheet: Path | None, samples: int, seed: int) -> None:
     """Counts, classes and sizes of the shards in FOLDER, and a picture of random samples."""
-    from rwp_dist.shards.sheet import contact_sheet as draw_sheet
-    from rwp_dist.shards.stats import ShardSet, describe_shards
+    from rwp_dist.shards import stats
 
-    found = ShardSet(folder)
+    found = stats.ShardSet(folder)
     drawn = found.draw(400, seed) if found.is_local or contact_sheet else []
-    click.echo(describe_shards(found, drawn))
+    click.echo(stats.describe_shards(found, drawn))
     if contact_sheet is not None:
-        draw_sheet(drawn[:samples], found.manifest.classes, contact_sheet)
+        stats.contact_sheet(drawn[:samples], found.manifest.classes, contact_sheet)
         click.echo(f"{contact_sheet}: {min(samples, len(drawn))} random samples")
 
 
@@ -280,8 +214,6 @@ def stats_command(folder: Path, contact_sheet: Path | None, samples: int, seed: 
 @click.option("--folds", default=0, show_default=True, help="Also cut the training side in folds.")
 def digits_command(out: Path, label_noise: float, seed: int, folds: int) -> None:
     """Write scikit-learn's 1,797 real handwritten digits as WebDataset shards."""
-    if not 0.0 <= label_noise <= 1.0:
-        raise ConfigError(f"--label-noise: {label_noise} is no share; give 0 to 1.")
     from rwp_dist.shards.digits import write_digits
 
     report = write_digits(out, label_noise=label_noise, seed=seed, folds=folds)
@@ -299,20 +231,22 @@ def digits_command(out: Path, label_noise: float, seed: int, folds: int) -> None
 def cifar100_command(archive: Path, out: Path, workers: int, seed: int) -> None:
     """Write ARCHIVE, cifar-100-python.tar.gz, as shards in OUT/train and OUT/test."""
     from rwp_dist.shards.cifar import SPLITS, cifar100_listing
-    from rwp_dist.shards.write import write_shards
 
     for split in SPLITS:
-        folder = out / split
-        listing = cifar100_listing(archive, split)
-        with progress_bar("img") as progress:
-            report = write_shards(listing, folder, seed=seed, workers=workers, progress=progress)
-        _say(folder, report.num_samples, report.num_shards)
+        _write(cifar100_listing(archive, split), out / split, workers=workers, seed=seed)
 
 
 @shards.command("synthetic", short_help="Write images without content, for benchmarks.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the shards.")
 @click.option("--num", type=click.IntRange(1), required=True, help="Images.")
-@click.option("--size", default="500x375", show_default=True, help="Pixels, WIDTHxHEIGHT.")
+@click.option(
+    "--size",
+    type=PixelSize(),
+    metavar="WIDTHxHEIGHT",
+    default="500x375",
+    show_default=True,
+    help="Pixels.",
+)
 @click.option("--classes", type=click.IntRange(1), default=1000, show_default=True)
 @PER_SHARD
 @WORKERS
@@ -320,40 +254,37 @@ def cifar100_command(archive: Path, out: Path, workers: int, seed: int) -> None:
 def synthetic_command(
     out: Path,
     num: int,
-    size: str,
+    size: tuple[int, int],
     classes: int,
     samples_per_shard: int | None,
     workers: int,
     seed: int,
 ) -> None:
     """Write images of no content that decode as slowly as photographs, for benchmarks."""
-    from rwp_dist.shards.synthetic import parse_size, synthetic_listing
+    from rwp_dist.shards.synthetic import synthetic_listing
+
+    listing = synthetic_listing(num, *size, min(classes, num), seed)
+    _write(listing, out, samples_per_shard=samples_per_shard, seed=seed, workers=workers)
+
+
+def _write(
+    listing: "Listing", out: Path, *, part: tuple[int, int] = (0, 1), **options: Any
+) -> None:
+    """Call ``write_shards`` with a progress bar, and say what is there now."""
     from rwp_dist.shards.write import write_shards
 
-    listing = synthetic_listing(num, *parse_size(size), min(classes, num), seed)
-    with progress_bar("img") as progress:
-        report = write_shards(
-            listing,
-            out,
-            samples_per_shard=samples_per_shard,
-            seed=seed,
-            workers=workers,
-            progress=progress,
-        )
-    _say(out, report.num_samples, report.num_shards, report.num_missing)
-
-
-def _say(folder: Path, num_samples: int, num_shards: int, num_missing: int = 0) -> None:
-    """What is there now, or what is still missing."""
-    if num_missing:
+    with progress_bar("img", part) as progress:
+        report = write_shards(listing, out, part=part, progress=progress, **options)
+    if report.num_missing:
         click.echo(
-            f"{folder}: this part is finished; {num_missing:,} of {num_shards:,} shards are still "
-            "missing; the part that ends last writes the manifest (should none, repeat one)."
+            f"{out}: this part is finished; {report.num_missing:,} of {report.num_shards:,} shards "
+            "are still missing; the part that ends last writes the manifest (should none, repeat "
+            "one)."
         )
     else:
-        samples, shards = _count(num_samples, "sample"), _count(num_shards, "shard")
-        click.echo(f"{folder}: {samples} in {shards}, with a manifest")
+        _report(out, report.num_samples, report.num_shards)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _report(folder: Path, num_samples: int, num_shards: int) -> None:
+    samples, shards = plural(num_samples, "sample"), plural(num_shards, "shard")
+    click.echo(f"{folder}: {samples} in {shards}, with a manifest")

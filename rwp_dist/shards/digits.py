@@ -3,8 +3,8 @@
 ::
 
     OUT/train/digits-train-000000.tar ...           1,000 images, some labels replaced
-    OUT/test/digits-test-000000.tar ...             the other 797 images, labels as they are
-    OUT/fold0/train/...  OUT/fold0/val/...          cuts of the training side, for tuning
+    OUT/test/digits-test-000000.tar ...             the other 797 images with their true labels
+    OUT/fold0/train/...  OUT/fold0/val/...          folds of the training side, for tuning
 
 Every folder also gets indexes and a manifest, as all shards do.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rwp_dist.base.errors import DataError
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.files import write_bytes
 from rwp_dist.data.format.index import index_bytes, index_name
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, describe
@@ -34,7 +34,7 @@ class DigitsReport:
     num_train: int
     num_test: int
     num_noisy: int
-    """Training labels replaced; about a tenth of them by the label they had."""
+    """Training labels replaced; about a tenth of them by the label that they had."""
     paths: tuple[Path, ...]
     """All shards."""
 
@@ -54,22 +54,31 @@ class _Digits:
 def write_digits(
     out: Path, label_noise: float = 0.4, seed: int = 0, num_shards: int = 4, folds: int = 0
 ) -> DigitsReport:
-    """Write 1,797 real 8x8 digits as WebDataset shards: 1,000 to train on, 797 to test on.
+    """Write 1,797 real 8x8 digits as WebDataset shards: 1,000 for training, 797 for testing.
 
-    ``label_noise`` is the share of training labels replaced by one drawn uniformly from all ten
-    classes, so a tenth of the replaced ones stay right: at 0.4, 400 labels are replaced and about
-    360 are wrong (355 with seed 0). Test labels stay as they are. ``folds`` also writes that many
-    cuts of the training side (noisy labels on both sides, no test image), to tune on without ever
-    looking at the test set. The same arguments give the same bytes; shards of an earlier call are
-    replaced.
+    The same arguments give the same bytes. Shards of an earlier call are replaced.
+
+    Args:
+        out: folder of ``train`` and ``test``.
+        label_noise: share of training labels that are replaced by a label drawn uniformly from all
+            ten. A tenth of the new labels are right: at 0.4, 400 are replaced and about 360 are
+            wrong (355 with seed 0). Test labels are never replaced.
+        seed: of the split and the noise.
+        num_shards: in each folder.
+        folds: also write this many folds of the training side, with noisy labels on both sides, to
+            tune without the test images.
 
     Raises:
-        DataError: an argument is out of range.
+        ConfigError: an argument is out of range.
     """
     if not 0.0 <= label_noise <= 1.0:
-        raise DataError(f"label noise: {label_noise} is no share of labels; give 0 to 1.")
+        raise ConfigError(
+            f"{label_noise} is no share of labels", key="label_noise", cure="give 0 to 1"
+        )
     if folds < 0 or folds == 1 or folds > NUM_TRAIN:
-        raise DataError(f"folds: {folds} cuts are not possible; give 2 to {NUM_TRAIN}, or 0.")
+        raise ConfigError(
+            f"{folds} folds are not possible", key="folds", cure=f"give 2 to {NUM_TRAIN}, or 0"
+        )
     train, test, num_noisy = _load(label_noise, seed)
     parts = {"train": train, "test": test}
     rows = np.arange(NUM_TRAIN)
@@ -78,8 +87,10 @@ def write_digits(
         parts[f"fold{fold}/val"] = train.take(rows[rows % folds == fold])
     smallest = min(len(part.keys) for part in parts.values())
     if not 1 <= num_shards <= smallest:
-        raise DataError(
-            f"shards: {smallest} samples cannot fill {num_shards} shards; give 1 to {smallest}."
+        raise ConfigError(
+            f"{smallest} samples cannot fill {num_shards} shards",
+            key="num_shards",
+            cure=f"give 1 to {smallest}",
         )
     paths = [
         path for name, part in parts.items() for path in _write_part(out / name, part, num_shards)
@@ -88,6 +99,7 @@ def write_digits(
 
 
 def _load(label_noise: float, seed: int) -> tuple[_Digits, _Digits, int]:
+    """Training side, test side, and the number of labels that were replaced."""
     from sklearn.datasets import load_digits  # takes a second, and only this command needs it
 
     bunch = load_digits()
@@ -107,10 +119,10 @@ def _load(label_noise: float, seed: int) -> tuple[_Digits, _Digits, int]:
 
 def _write_part(folder: Path, part: _Digits, num_shards: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    # A manifest describes all shards or is not there.
+    # Until all shards are written, there is no manifest.
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
     paths = [folder / f"digits-{folder.name}-{i:06d}.tar" for i in range(num_shards)]
-    # Left behind, shards of another seed would mix test images into the training side.
+    # Old shards of another seed would mix test images into the training side.
     for old in set(folder.glob(f"digits-{folder.name}-*.tar")).difference(paths):
         old.unlink()
         old.with_name(index_name(old.name)).unlink(missing_ok=True)
@@ -122,12 +134,9 @@ def _write_part(folder: Path, part: _Digits, num_shards: int) -> list[Path]:
 
 
 def _write_shard(path: Path, part: _Digits) -> ShardEntry:
+    samples = zip(part.keys, part.images, part.labels, strict=True)
     indexed = write_tar(
-        path,
-        (
-            Packed(key, "png", _png(image), int(label))
-            for image, label, key in zip(part.images, part.labels, part.keys, strict=True)
-        ),
+        path, (Packed(key, "png", _png(image), int(label)) for key, image, label in samples)
     )
     write_bytes(path.with_name(index_name(path.name)), index_bytes(indexed.index))
     return describe(path.name, indexed)

@@ -1,19 +1,22 @@
-"""One shard, packed by one process: written by webdataset, indexed, renamed, recorded."""
+"""One shard, made by one process: samples are read, shrunk if asked for, and put into a tar."""
 
+import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
+from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import atomic_file, remove_leftovers
 from rwp_dist.data.format.index import IndexedShard, index_tar
 from rwp_dist.data.format.manifest import ShardEntry
-from rwp_dist.shards.encode import shrink
 from rwp_dist.shards.records import Records
 from rwp_dist.shards.sources import Source
 
-_KEY_LENGTH = 90  # webdataset writes USTAR, whose names end at 100 bytes
+_KEY_LENGTH = 90  # names in a plain tar header end at 100 bytes
 
 
 class Packed(NamedTuple):
@@ -24,16 +27,52 @@ class Packed(NamedTuple):
     kind: str
     """Extension of the image."""
     image: bytes
+    """Content of its file."""
     label: int
 
 
 @dataclass(frozen=True)
 class Shrink:
-    """How images are made smaller; see ``encode.shrink``."""
+    """Make images smaller, once, so that every epoch decodes less."""
 
     short_side: int
     """Pixels."""
     quality: int
+    """Of the JPEG, 1 to 100."""
+
+    def __call__(self, data: bytes, name: str) -> bytes:
+        """A JPEG whose short side has ``short_side`` pixels; a JPEG that is no larger is returned.
+
+        Grey images stay grey, others become RGB. EXIF data is dropped and not applied: training
+        sees the pixels that it would see in the original file.
+
+        Args:
+            data: content of the image's file.
+            name: what errors call the image.
+
+        Raises:
+            DataError: the image cannot be decoded.
+        """
+        try:
+            source = Image.open(io.BytesIO(data))
+            ratio = self.short_side / min(source.size)
+            if ratio >= 1 and source.format == "JPEG" and source.mode in ("L", "RGB"):
+                return data
+            size = source.size
+            if ratio < 1:
+                size = (round(size[0] * ratio), round(size[1] * ratio))
+                # libjpeg halves large images while it decodes; the rest is done with antialiasing.
+                source.draft(None, (2 * size[0], 2 * size[1]))
+            image = source.convert("L" if source.mode == "L" else "RGB")
+            if image.size != size:
+                image = image.resize(size, Image.Resampling.LANCZOS)
+        except Exception as error:  # decoders raise a dozen kinds on damaged files
+            raise DataError(
+                f"{name}: this is no readable image ({error})", cure="replace it or leave it out"
+            ) from error
+        buffer = io.BytesIO()
+        image.save(buffer, format="jpeg", quality=self.quality)
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -42,6 +81,7 @@ class ShardJob:
 
     records: Records
     name: str
+    """Of the shard."""
     rows: Sequence[int]
     """Places of the samples in the whole source; they make keys unique."""
     samples: Sequence[Source]
@@ -53,43 +93,36 @@ def pack_shard(job: ShardJob) -> ShardEntry:
     """Write, index and record one shard.
 
     Raises:
-        DataError: a sample cannot be read or re-encoded.
+        DataError: a sample cannot be read or decoded.
     """
-    indexed = write_tar(
-        job.records.folder / job.name,
-        (_pack(job, row, sample) for row, sample in zip(job.rows, job.samples, strict=True)),
-    )
+    rows = zip(job.rows, job.samples, strict=True)
+    path = job.records.folder / job.name
+    indexed = write_tar(path, (_pack(job, row, sample) for row, sample in rows))
     return job.records.save(job.name, indexed)
 
 
 def write_tar(path: Path, samples: Iterable[Packed]) -> IndexedShard:
     """Write a tar atomically; the same samples give the same bytes.
 
-    What was written is read back from the file for its index and checksums.
+    The index and the checksums come from reading the file back.
     """
-    import webdataset as wds  # brings torch along, which takes seconds: only where it is needed
+    import webdataset as wds  # imports torch, which takes seconds
 
     remove_leftovers(path.parent, path.name)
     with atomic_file(path) as temporary:
         with temporary.open("wb") as file, wds.TarWriter(file, mtime=0, encoder=False) as tar:
             for sample in samples:
-                tar.write(
-                    {
-                        "__key__": sample.key,
-                        sample.kind: sample.image,
-                        "cls": b"%d" % sample.label,
-                    }
-                )
+                label = b"%d" % sample.label
+                tar.write({"__key__": sample.key, sample.kind: sample.image, "cls": label})
         with temporary.open("rb") as written:
             return index_tar(written, str(path))
 
 
 def _pack(job: ShardJob, row: int, sample: Source) -> Packed:
-    data, kind = job.read(sample), sample.kind
+    image, kind = job.read(sample), sample.kind
     if job.shrink is not None:
-        data = shrink(data, job.shrink.short_side, job.shrink.quality, sample.name)
-        kind = "jpg"
-    return Packed(_key(row, sample.name), kind, data, sample.label)
+        image, kind = job.shrink(image, sample.name), "jpg"
+    return Packed(_key(row, sample.name), kind, image, sample.label)
 
 
 def _key(row: int, name: str) -> str:

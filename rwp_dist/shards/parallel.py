@@ -22,11 +22,16 @@ def run_jobs(
     workers: int,
     preload: Sequence[str] = (),
 ) -> Iterator[Result]:
-    """Yield each job's result as soon as it is there; with 1 worker in this process, in order.
+    """Yield each result as soon as it is there; with one worker in this process and in order.
 
-    ``function`` is importable. The first exception stops jobs that have not begun. Workers end
-    with this process, also when it is killed. ``preload`` names slow modules, to be imported once
-    and not again by each worker.
+    The first exception stops jobs that have not begun. Workers end with this process, even if it
+    is killed.
+
+    Args:
+        function: importable by the workers.
+        jobs: its arguments.
+        workers: number of processes.
+        preload: slow modules, which are imported once instead of by each worker.
 
     Raises:
         DataError: the operating system killed a worker.
@@ -45,15 +50,15 @@ def run_jobs(
             yield future.result()
     except BrokenProcessPool as error:
         raise DataError(
-            "A worker process was killed, most likely for want of memory; "
-            "run again with fewer --workers: what is finished is kept."
+            "a worker process was killed, most likely because memory ran out",
+            cure="run again with fewer --workers: what is finished is kept",
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _follow_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and says so once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which reports it
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -1,8 +1,12 @@
-"""What a killed command goes on from: one small record per finished shard.
+"""Records of finished shards, from which a command that was killed continues.
 
-A shard is finished when its tar has the recorded size and its index the recorded sha256. Records
-also are how the tasks of a Slurm job tell each other: whoever finds all of them writes the
-manifest, and writing it twice gives the same file.
+::
+
+    FOLDER/.written/train-000000.tar.json    {"recipe": "...", "num_classes": 3, "entry": {...}}
+
+A shard is finished if it has a record, its tar has the recorded size and its index the recorded
+sha256. The tasks of a Slurm job learn from the records what the others have finished: the task that
+finds all shards finished writes the manifest. Two tasks may write it; they write the same content.
 """
 
 import hashlib
@@ -11,10 +15,10 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.files import write_bytes
+from rwp_dist.base.files import write_bytes, write_text
 from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name
 from rwp_dist.data.format.manifest import (
     MANIFEST_NAME,
@@ -25,66 +29,91 @@ from rwp_dist.data.format.manifest import (
 )
 
 
+class FinishedShard(NamedTuple):
+    """What the manifest needs to know of a shard."""
+
+    entry: ShardEntry
+    num_classes: int
+    """One more than its largest label."""
+
+
 def recipe_id(**settings: Any) -> str:
-    """Sha256 over all that decides the bytes of shards."""
+    """Sha256 over everything that decides the bytes of shards."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Records:
-    """Records of the shards in a folder that were made by one recipe."""
+    """The records in a folder, as seen by a command that makes shards by one recipe."""
 
     folder: Path
     recipe: str
+    """See ``recipe_id``."""
+
+    @property
+    def records_folder(self) -> Path:
+        """The folder of the records."""
+        return self.folder / RECORDS_NAME
 
     def path(self, name: str) -> Path:
-        """Where the record of a shard lies."""
-        return self.folder / RECORDS_NAME / f"{posixpath.basename(name)}.json"
+        """The record of a shard."""
+        return self.records_folder / f"{posixpath.basename(name)}.json"
 
-    def prepare(self, names: Sequence[str], cure: str) -> None:
-        """Make the folder, or refuse one that holds shards made otherwise.
+    def make_folder(self) -> None:
+        """Make the folder for shards and records."""
+        self.records_folder.mkdir(parents=True, exist_ok=True)
+
+    def refuse_others(self, names: Sequence[str], cure: str) -> None:
+        """Refuse a folder with shards that this command would not make.
+
+        Args:
+            names: the shards that it makes.
+            cure: for the error.
 
         Raises:
-            DataError: with ``cure`` as its last words.
+            DataError: there are shards of another recipe, other shards, or shards without records.
         """
+        for tar in sorted(self.folder.glob("*.tar")):  # whoever reads *.tar would read them too
+            if tar.name not in names:
+                raise DataError(
+                    f"{self.folder}: there are other shards here (such as {tar.name})", cure=cure
+                )
         own = {self.path(name).name for name in names}
-        for path in sorted((self.folder / RECORDS_NAME).glob("*.json")):
+        for path in sorted(self.records_folder.glob("*.json")):
             if path.name not in own or self.has_other(path.stem):
                 raise DataError(
                     f"{self.folder}: there are shards of another source or other settings here "
-                    f"(such as {path.stem}); {cure}."
+                    f"(such as {path.stem})",
+                    cure=cure,
                 )
-        # In this order: another part may make the folder, and only then its shards, meanwhile.
+        # In this order, because another task may just be making first the folder, then its shards.
         there = [name for name in names if (self.folder / name).exists()]
-        if there and not self.path("").parent.exists():
-            raise DataError(f"{self.folder}: {there[0]} is here already; {cure}.")
-        self.make_folder()
+        if there and not self.records_folder.exists():
+            raise DataError(f"{self.folder}: {there[0]} is here already", cure=cure)
 
-    def make_folder(self) -> None:
-        """Make the folder for shards and records.
-
-        Raises:
-            DataError: it cannot be made.
-        """
-        self.path("").parent.mkdir(parents=True, exist_ok=True)
+    def has_other(self, name: str) -> bool:
+        """Whether another recipe made the shard of this name."""
+        path = self.path(name)
+        return path.exists() and self._read(path)["recipe"] != self.recipe
 
     def save(self, name: str, indexed: IndexedShard) -> ShardEntry:
-        """Record a shard that lies under its name and write its index, in this order."""
+        """Record a shard whose tar is complete, then write its index."""
         entry = describe(name, indexed)
         record = {
             "recipe": self.recipe,
             "num_classes": indexed.num_classes,
             "entry": asdict(entry),
         }
-        write_bytes(self.path(name), json.dumps(record).encode())
+        write_text(self.path(name), json.dumps(record))
         write_bytes(self.folder / index_name(entry.basename), index_bytes(indexed.index))
         return entry
 
-    def finished(self, name: str, num_bytes: int | None) -> tuple[ShardEntry, int] | None:
-        """A finished shard and the number of classes its labels need, or None.
+    def finished(self, name: str, num_bytes: int | None) -> FinishedShard | None:
+        """A shard, if it is finished.
 
         Args:
-            num_bytes: the tar's size now; None where nobody knows it.
+            name: of the shard.
+            num_bytes: the size of its tar now; None if nobody knows it.
         """
         path = self.path(name)
         if not path.exists():
@@ -99,29 +128,29 @@ class Records:
             return None
         if hashlib.sha256(index).hexdigest() != entry.index_sha256:
             return None
-        return entry, int(record["num_classes"])
+        return FinishedShard(entry, int(record["num_classes"]))
 
-    def has_other(self, name: str) -> bool:
-        """Whether a shard of this name was made by another recipe."""
-        path = self.path(name)
-        return path.exists() and self._read(path)["recipe"] != self.recipe
+    def finished_here(self, name: str) -> FinishedShard | None:
+        """A shard whose tar lies in this folder, if it is finished."""
+        try:
+            return self.finished(name, (self.folder / name).stat().st_size)
+        except FileNotFoundError:
+            return None
 
-    def complete(
-        self, found: Sequence[tuple[ShardEntry, int] | None], classes: Sequence[str] | None
-    ) -> Manifest | None:
-        """Write the manifest, if all shards are finished.
+    def write_manifest(
+        self, shards: Sequence[FinishedShard], classes: Sequence[str] | None
+    ) -> Manifest:
+        """Write the manifest of a complete data set, unless it is there.
 
         Args:
-            found: what ``finished`` says of each shard, in order.
+            shards: all of them, in order.
+            classes: names of the labels, if known.
         """
-        done = [shard for shard in found if shard is not None]
-        if len(done) < len(found):
-            return None
-        num_classes = len(classes) if classes is not None else max(count for _, count in done)
+        num_classes = max(shard.num_classes for shard in shards)
         manifest = Manifest(
-            num_classes=num_classes,
+            num_classes=num_classes if classes is None else len(classes),
             classes=None if classes is None else tuple(classes),
-            shards=tuple(entry for entry, _ in done),
+            shards=tuple(shard.entry for shard in shards),
             location=str(self.folder),
         )
         path = self.folder / MANIFEST_NAME
@@ -134,13 +163,7 @@ class Records:
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read; remove this file and run again.") from error
+            raise DataError(
+                f"{path}: cannot be read", cure="remove this file and run again"
+            ) from error
         return record
-
-
-def local_size(path: Path) -> int:
-    """Bytes of a file; -1 if it is not there."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1

@@ -1,4 +1,4 @@
-"""What shards are made from: a folder per class, a list file, or tars; listed, then read."""
+"""What shards are made from: a folder per class, a list file, or tars; listed first, then read."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -8,65 +8,52 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.data.format.index import sample_image, sample_label
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest
-from rwp_dist.data.format.tar import IMAGE_TYPES, read_samples
+from rwp_dist.data.format.sample import IMAGE_TYPES, label_type, read_samples
 from rwp_dist.data.remote.openers import local_path
-from rwp_dist.shards.opening import expand_shards, open_shard
+from rwp_dist.shards.location import expand_shards, open_shard
 from rwp_dist.shards.parallel import run_jobs
 
 _SPLITS = {"train", "val", "valid", "validation", "test", "training"}
 
 
 class Source(NamedTuple):
-    """One sample, not yet read."""
+    """One sample that is not read yet."""
 
     name: str
     """What errors and keys call it: unique, and the same wherever the source lies."""
     kind: str
-    """Extension of its image, lower case."""
+    """Extension of the image, lower case."""
     label: int
     path: str
-    """The file, or the tar, that holds the image."""
+    """The image's file, or the tar that holds the image."""
     offset: int = 0
+    """Where the image begins in that file, in bytes."""
     size: int = -1
-    """Bytes of the image; -1: all of the file."""
+    """Bytes of the image; -1: the whole file."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """All samples of a source, in an order that depends on its content alone."""
+    """All samples of a source, in an order that depends only on the content of the source."""
 
     samples: Sequence[Source]
     classes: tuple[str, ...] | None
-    """Names of the labels, or None where nobody knows them."""
+    """Names of the labels; None: not known."""
     read: Callable[[Source], bytes]
-    """Importable: worker processes call it."""
+    """Returns the content of a sample's image file. Worker processes import it."""
     num_skipped: int = 0
     """Files that are no images."""
 
 
-def read_source(sample: Source) -> bytes:
-    """The image's file content.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        with Path(sample.path).open("rb") as file:
-            file.seek(sample.offset)
-            data = file.read(sample.size)
-    except OSError as error:
-        raise DataError(
-            f"{sample.path}: cannot be read ({error.strerror}); check the source."
-        ) from error
-    if not data or sample.size not in (-1, len(data)):
-        raise DataError(f"{sample.path}: {sample.name} is empty or cut short; check the source.")
-    return data
-
-
 def list_source(source: str, label_key: str | None = None, workers: int = 1) -> Listing:
-    """List a folder with a folder per class, a list file, or tars (a folder, a file, braces).
+    """List a folder with a folder per class, a list file, or tars.
+
+    Args:
+        source: a folder, a file, or a brace pattern of tars.
+        label_key: the field of each ``.json`` in the tars that holds the label; None: labels are
+            in ``.cls``.
+        workers: processes that read tars.
 
     Raises:
         DataError: it is none of these, or holds no samples.
@@ -74,38 +61,33 @@ def list_source(source: str, label_key: str | None = None, workers: int = 1) -> 
     path = local_path(source)
     if path is None:
         raise DataError(
-            f"{source}: shards are made from local files; copy it first, or leave the tars where "
-            "they are and use `rwp-dist shards index`."
+            f"{source}: shards are made from local files",
+            cure="copy it first, or leave the tars where they are and use `rwp-dist shards index`",
         )
     if path.is_dir() and not any(path.glob("*.tar")):
-        try:
-            return list_folders(path)
-        except OSError as error:
-            raise DataError(
-                f"{error.filename}: cannot be read ({error.strerror}); check its permissions."
-            ) from error
+        return list_folders(path)
     if path.is_file() and path.suffix != ".tar":
         return list_lines(path)
     return list_tars(expand_shards([source]), label_key, workers)
 
 
 def list_folders(root: Path) -> Listing:
-    """A folder per class, as torchvision's ImageFolder: labels are places in the sorted names."""
+    """List a folder per class, as torchvision's ImageFolder: sorted names are labels 0, 1, ..."""
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     if not classes:
         raise DataError(
-            f"{root}: there is neither a folder per class nor a .tar file here; name a folder "
-            "with one of them."
+            f"{root}: there is neither a folder per class nor a .tar file here",
+            cure="name a folder with one of them",
         )
     if set(classes) <= _SPLITS:
         raise DataError(
-            f"{root}: its folders ({', '.join(classes)}) are splits, not classes; "
-            f"write each by itself, such as {root / classes[0]}."
+            f"{root}: its folders ({', '.join(classes)}) are splits, not classes",
+            cure=f"write each by itself, such as {root / classes[0]}",
         )
     samples, num_skipped = list[Source](), 0
     for label, name in enumerate(classes):
         before = len(samples)
-        for folder, folders, files in os.walk(root / name, onerror=_fail, followlinks=True):
+        for folder, folders, files in os.walk(root / name, onerror=_raise, followlinks=True):
             folders.sort()
             for file in sorted(files):
                 if kind := _image_type(file):
@@ -114,22 +96,21 @@ def list_folders(root: Path) -> Listing:
                 else:
                     num_skipped += 1
         if len(samples) == before:
-            raise DataError(f"{root / name}: this class has no images; fill or remove the folder.")
-    return Listing(samples, tuple(classes), read_source, num_skipped)
-
-
-def _fail(error: OSError) -> None:
-    raise error  # os.walk alone would leave the folder out
+            raise DataError(
+                f"{root / name}: this class has no images", cure="fill or remove the folder"
+            )
+    return Listing(samples, tuple(classes), read_image, num_skipped)
 
 
 def list_lines(path: Path) -> Listing:
-    """A list file: a path (relative to the file), a tab and a label (number or name) per line."""
+    """List the lines of a file: a path relative to the file, a tab, and a label or class name."""
     names, labels = [], []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}: this is no list of lines `path<TAB>label`; name a folder, a list or tars."
+            f"{path}: this is no list of lines `path<TAB>label`",
+            cure="name a folder, a list or tars",
         ) from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -137,13 +118,13 @@ def list_lines(path: Path) -> Listing:
         name, _, label = line.rpartition("\t")
         if not name or not label.strip() or not _image_type(name):
             raise DataError(
-                f"{path}: line {number} is {line[:80]!r}; write a .jpg, .jpeg, .png or .webp path, "
-                "a tab and a label."
+                f"{path}: line {number} is {line[:80]!r}",
+                cure="write a .jpg, .jpeg, .png or .webp path, a tab and a label",
             )
         names.append(name)
         labels.append(label.strip())
     if not names:
-        raise DataError(f"{path}: this list is empty; write lines `path<TAB>label`.")
+        raise DataError(f"{path}: this list is empty", cure="write lines `path<TAB>label`")
     numeric = all(label.isascii() and label.isdigit() for label in labels)
     classes = None if numeric else tuple(sorted(set(labels)))
     number_of = {name: number for number, name in enumerate(classes or ())}
@@ -156,25 +137,47 @@ def list_lines(path: Path) -> Listing:
         )
         for name, label in zip(names, labels, strict=True)
     ]
-    return Listing(samples, classes, read_source)
+    return Listing(samples, classes, read_image)
 
 
 def list_tars(shards: Sequence[str], label_key: str | None, workers: int) -> Listing:
-    """Tars of samples; only images and labels are taken over."""
+    """List the samples of tars; only their images and labels are used."""
     found = dict(run_jobs(partial(_list_tar, label_key=label_key), shards, workers))
     samples = [sample for shard in shards for sample in found[shard]]
     if not samples:
-        raise DataError(f"{shards[0]}: there are no samples in this source; name another one.")
-    return Listing(samples, _classes_beside(Path(shards[0])), read_source)
+        raise DataError(
+            f"{shards[0]}: there are no samples in this source", cure="name another one"
+        )
+    return Listing(samples, _classes_beside(Path(shards[0])), read_image)
+
+
+def read_image(sample: Source) -> bytes:
+    """The content of an image's file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with Path(sample.path).open("rb") as file:
+            file.seek(sample.offset)
+            data = file.read(sample.size)
+    except OSError as error:
+        raise DataError(
+            f"{sample.path}: cannot be read ({error.strerror})", cure="check the source"
+        ) from error
+    if not data or sample.size not in (-1, len(data)):
+        raise DataError(
+            f"{sample.path}: {sample.name} is empty or cut short", cure="check the source"
+        )
+    return data
 
 
 def _list_tar(shard: str, label_key: str | None) -> tuple[str, list[Source]]:
     samples = []
-    label_type = "json" if label_key else "cls"
     with open_shard(shard) as file:
-        for sample in read_samples(file, shard, keep=lambda kind: kind == label_type):
-            kind, image = sample_image(sample, shard)
-            label = sample_label(sample, shard, label_key)
+        for sample in read_samples(file, shard, keep=(label_type(label_key),)):
+            kind, image = sample.image()
+            label = sample.label(label_key)
             name = f"{Path(shard).name}/{sample.key}"
             samples.append(Source(name, kind, label, shard, image.offset, image.size))
     return shard, samples
@@ -186,6 +189,10 @@ def _classes_beside(shard: Path) -> tuple[str, ...] | None:
 
 
 def _image_type(name: str) -> str:
-    """The extension, lower case, of an image that is not hidden; nothing for other files."""
+    """The extension, lower case, of an image that is not hidden; empty for other files."""
     kind = Path(name).suffix[1:].lower()
     return kind if kind in IMAGE_TYPES and not Path(name).name.startswith(".") else ""
+
+
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would skip the folder

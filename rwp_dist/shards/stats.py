@@ -1,4 +1,4 @@
-"""What a folder of shards holds, in figures."""
+"""What a folder of shards holds: a table of figures, and a picture of random samples."""
 
 import io
 from collections.abc import Sequence
@@ -8,29 +8,35 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import atomic_file
+from rwp_dist.base.text import size as size_text
 from rwp_dist.data.format.index import Index, load_index
 from rwp_dist.data.format.manifest import Manifest
-from rwp_dist.shards.opening import is_remote
+from rwp_dist.shards.location import is_remote
+
+TILE = 160
+"""Pixels of a tile's side; images keep their shape."""
+_TEXT, _GAP, _COLUMNS = 22, 10, 8
+_PAPER, _INK, _FRAME = (255, 255, 255), (30, 30, 30), (225, 225, 225)
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnSample:
     """A random sample."""
 
-    name: str
-    """``shard row``, as ``shards verify`` calls it."""
     label: int
     image: bytes
+    """Content of its file."""
 
 
 class ShardSet:
     """A manifest with all its indexes.
 
     Raises:
-        DataError: manifest or an index is missing or damaged.
+        DataError: the manifest or an index is missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,10 +47,10 @@ class ShardSet:
 
     @property
     def is_local(self) -> bool:
-        """Whether all shards are files here."""
+        """Whether all shards are local files."""
         return not any(map(is_remote, map(self.manifest.shard_location, self.manifest.shards)))
 
-    def draw(self, count: int, seed: int = 0) -> list[Drawn]:
+    def draw(self, count: int, seed: int = 0) -> list[DrawnSample]:
         """Read random samples, each at most once.
 
         Raises:
@@ -59,36 +65,36 @@ class ShardSet:
             drawn.append(self._read(number, int(row - starts[number])))
         return drawn
 
-    def _read(self, number: int, row: int) -> Drawn:
-        shard = self.manifest.shards[number]
-        location = self.manifest.shard_location(shard)
-        offset, size, _, label = self.indexes[number][row].item()
+    def _read(self, number: int, row: int) -> DrawnSample:
+        location = self.manifest.shard_location(self.manifest.shards[number])
         if is_remote(location):
             raise DataError(
-                f"{location}: images of remote shards are not looked at; leave out --contact-sheet."
+                f"{location}: images of remote shards cannot be drawn", cure="omit --contact-sheet"
             )
+        offset, size, _, label = self.indexes[number][row].item()
         try:
             with Path(location).open("rb") as file:
                 file.seek(offset)
-                return Drawn(f"{shard.basename} {row}", label, file.read(size))
+                return DrawnSample(label, file.read(size))
         except OSError as error:
             raise DataError(
-                f"{location}: cannot be read ({error.strerror}); "
-                "check with `rwp-dist shards verify`."
+                f"{location}: cannot be read ({error.strerror})",
+                cure="check with `rwp-dist shards verify`",
             ) from error
 
 
-def describe_shards(shards: ShardSet, drawn: Sequence[Drawn]) -> str:
+def describe_shards(shards: ShardSet, drawn: Sequence[DrawnSample]) -> str:
     """A table of counts, classes and sizes; pixel sizes are those of the drawn samples."""
     manifest = shards.manifest
     sizes = np.concatenate([index["size"] for index in shards.indexes])
     labels = np.concatenate([index["label"] for index in shards.indexes])
     per_class = np.bincount(labels, minlength=manifest.num_classes)
     empty = int((per_class == 0).sum())
+    num_bytes, image_bytes = size_text(manifest.num_bytes), size_text(int(sizes.sum()))
     rows = [
         ("shards", f"{len(manifest.shards):,} of {_spread([len(i) for i in shards.indexes])}"),
         ("samples", f"{manifest.num_samples:,}"),
-        ("bytes", f"{_bytes(manifest.num_bytes)} in tars, {_bytes(int(sizes.sum()))} of images"),
+        ("bytes", f"{num_bytes} in tars, {image_bytes} of images"),
         ("classes", f"{manifest.num_classes:,}" + (f", {empty:,} of them empty" if empty else "")),
         ("per class", _spread(per_class)),
         ("image bytes", _spread(sizes)),
@@ -106,13 +112,13 @@ def describe_shards(shards: ShardSet, drawn: Sequence[Drawn]) -> str:
     return "\n".join(f"{name:<12}{value}" for name, value in rows)
 
 
-def _pixels(drawn: Sequence[Drawn]) -> NDArray[np.int64]:
-    """``[N, 2]``: width and height of those that are images; only headers are parsed."""
-    found = []
+def _pixels(drawn: Sequence[DrawnSample]) -> NDArray[np.int64]:
+    """``[N, 2]``: width and height of the samples that are images; only headers are parsed."""
+    sizes = []
     for sample in drawn:
         with suppress(OSError):
-            found.append(Image.open(io.BytesIO(sample.image)).size)
-    return np.array(found, dtype=np.int64).reshape(-1, 2)
+            sizes.append(Image.open(io.BytesIO(sample.image)).size)
+    return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
 
 def _spread(values: Sequence[int] | NDArray[np.integer]) -> str:
@@ -122,10 +128,57 @@ def _spread(values: Sequence[int] | NDArray[np.integer]) -> str:
     return f"{low:,} / {middle:,.0f} / {high:,} (least / median / most)"
 
 
-def _bytes(count: int) -> str:
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+def contact_sheet(drawn: Sequence[DrawnSample], classes: Sequence[str] | None, out: Path) -> None:
+    """Write a PNG of samples in rows of 8, sorted by label, each above its label.
+
+    An empty frame is an image that cannot be decoded.
+    """
+    drawn = sorted(drawn, key=lambda sample: sample.label)
+    columns = min(_COLUMNS, len(drawn))
+    num_rows = -(-len(drawn) // columns)
+    width, height = TILE + _GAP, TILE + _TEXT + _GAP
+    sheet = Image.new("RGB", (columns * width + _GAP, num_rows * height + _GAP), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.truetype(_font_file(), 13)
+    for number, sample in enumerate(drawn):
+        left = _GAP + number % columns * width
+        top = _GAP + number // columns * height
+        image = _fit(sample)
+        place = (left + (TILE - image.width) // 2, top + (TILE - image.height) // 2)
+        draw.rectangle((left - 1, top - 1, left + TILE, top + TILE), outline=_FRAME)
+        sheet.paste(image, place)
+        text = _shorten(_caption(sample.label, classes), draw, font)
+        draw.text((left + TILE // 2, top + TILE + 4), text, _INK, font, anchor="ma")
+    with atomic_file(out) as temporary:
+        sheet.save(temporary, format="png")
+
+
+def _font_file() -> Path:
+    """DejaVu Sans, a part of matplotlib: Pillow's own font has no é."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+
+
+def _fit(sample: DrawnSample) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(sample.image)).convert("RGB")
+    except Exception:  # decoders raise a dozen kinds on damaged files
+        return Image.new("RGB", (TILE, TILE), _PAPER)
+    # The pixels of tiny images, such as 8x8 digits, stay visible.
+    small = max(image.size) * 2 <= TILE
+    method = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+    return ImageOps.contain(image, (TILE, TILE), method)
+
+
+def _caption(label: int, classes: Sequence[str] | None) -> str:
+    name = str(label) if classes is None else classes[label]
+    return name if name == str(label) else f"{label}: {name}"
+
+
+def _shorten(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
+    whole = text
+    while draw.textlength(text, font) > TILE and len(whole) > 1:
+        whole = whole[:-1]
+        text = f"{whole}…"
+    return text

@@ -1,39 +1,26 @@
-"""JPEGs that cost a decoder what photographs do, made quickly, for benchmarks and tests.
+"""Synthetic JPEGs that cost a decoder as much as photographs do, for benchmarks and tests.
 
-White noise would compress far worse and flat colours far better than photographs. These have
-their amplitude spectrum, 1/f, and some edges: at 500x375 and quality 91 they take about 110 kB.
+White noise would compress far worse than photographs, flat colours far better. These images have
+the amplitude spectrum of photographs, 1/f, and some edges. At 500x375 and quality 91 they take
+about 110 kB.
 """
 
 import io
-import re
 from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rwp_dist.base.errors import ConfigError
 from rwp_dist.shards.sources import Listing, Source
 
 QUALITY = 91
 NUM_BASES = 4
-"""Large images that all others are cut from; they cost far more than a cut."""
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Width and height in pixels, from ``500x375``.
-
-    Raises:
-        ConfigError: it is not of this form.
-    """
-    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
-    if match is None:
-        raise ConfigError(f"--size: {text!r} is no size; write WIDTHxHEIGHT, such as 500x375.")
-    return int(match[1]), int(match[2])
+"""Large images from which all others are cut; a cut costs far less."""
 
 
 def synthetic_listing(num: int, width: int, height: int, num_classes: int, seed: int) -> Listing:
-    """A source of ``num`` images, class after class, that are made when they are read."""
+    """A source of ``num`` images, sorted by class, that are made when they are read."""
     samples = [
         Source(f"synthetic/{row:07d}.jpg", "jpg", row * num_classes // num, "", row)
         for row in range(num)
@@ -43,7 +30,7 @@ def synthetic_listing(num: int, width: int, height: int, num_classes: int, seed:
 
 
 def make_jpeg(sample: Source, width: int, height: int, seed: int) -> bytes:
-    """The JPEG of one row: a piece of a base image, mirrored or not, lighter or darker."""
+    """A piece of a base image, mirrored or not, lighter or darker; ``sample.offset`` is its key."""
     rng = np.random.default_rng((seed, sample.offset))
     base = _base(int(rng.integers(NUM_BASES)), width, height, seed)
     top = rng.integers(base.shape[0] - height + 1)
@@ -51,7 +38,7 @@ def make_jpeg(sample: Source, width: int, height: int, seed: int) -> bytes:
     piece = base[top : top + height, left : left + width]
     if rng.integers(2):
         piece = piece[:, ::-1]
-    # A table is the fastest way to change the light of uint8 pixels.
+    # A table of all 256 values is the fastest way to change the light of uint8 pixels.
     gain, shift = rng.uniform(0.85, 1.05), rng.uniform(-15, 15)
     table = np.clip((np.arange(256) - 128) * gain + 128 + shift, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
@@ -73,7 +60,7 @@ def _base(number: int, width: int, height: int, seed: int) -> NDArray[np.uint8]:
         across = dy * np.cos(angle) - dx * np.sin(angle)
         inside = (np.abs(along) < radius) & (np.abs(across) < radius * rng.uniform(0.2, 1))
         grey[inside] = grey[inside] * rng.uniform(0.3, 1) + rng.normal(0, 0.8)
-    # Photographs differ less in colour than in light.
+    # The channels of a photograph differ little from each other.
     tint = 0.35 * _pink(rng, rows, columns)
     colour = np.stack([grey + np.roll(tint, 97 * c, axis=(0, 1)) for c in range(3)], axis=-1)
     return np.clip(128 + 52 * colour, 0, 255).astype(np.uint8)

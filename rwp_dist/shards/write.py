@@ -1,4 +1,4 @@
-"""Shards written in parallel: over processes, over the tasks of a job, and over attempts."""
+"""Write a source as shards, in several processes, tasks of a job, and attempts."""
 
 import hashlib
 import re
@@ -9,18 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rwp_dist.base.errors import DataError
 from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.shards.pack import ShardJob, Shrink, pack_shard
 from rwp_dist.shards.parallel import run_jobs
-from rwp_dist.shards.records import Records, local_size, recipe_id
+from rwp_dist.shards.records import Records, recipe_id
 from rwp_dist.shards.sources import Listing
 
 SAMPLES_PER_SHARD = 1000
-_CURE = "give an empty folder, or remove these first"
 
 Progress = Callable[[int, int], None]
-"""Called with samples finished by now and samples in all, of this part."""
+"""Called with the numbers of samples that are finished and of all samples of this part."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +26,8 @@ class WriteReport:
     """What was written."""
 
     num_samples: int
-    """Of all shards, those of other parts too."""
+    """Of all shards, including those of other parts."""
     num_shards: int
-    num_written: int
-    """Shards that this call wrote; the others were there, or are another part's."""
     num_missing: int
     """Shards of other parts that are not finished yet."""
     manifest: Manifest | None
@@ -52,16 +48,23 @@ def write_shards(
 ) -> WriteReport:
     """Write a source as shards ``OUT/<name of OUT>-000000.tar ...`` with indexes and a manifest.
 
-    All samples are permuted by the seed first, because sources are sorted by class; then cut into
-    shards that differ by one sample at most. The bytes depend on source, seed and sizes, not on
-    workers or parts (re-encoded ones on Pillow's version too). Shards that are finished already
-    are left alone, so a killed call is simply repeated.
+    Sources are sorted by class, so all samples are shuffled first. Then they are cut into shards
+    whose lengths differ by at most one. The bytes depend only on the source, the seed and the
+    sizes, not on workers and parts (with ``shrink``, also on the version of Pillow).
+
+    Finished shards are kept, so a call that was killed is repeated to continue.
 
     Args:
-        samples_per_shard: the most a shard holds; 1,000 unless ``shard_bytes`` is given.
-        shard_bytes: about this many bytes of source files per shard, before re-encoding.
-        part: (k, n) writes the shards whose number modulo n is k; the part that finds all shards
+        listing: the source.
+        out: a folder that is empty, or holds what an earlier call with the same arguments wrote.
+        samples_per_shard: the most that a shard holds; 1,000 unless ``shard_bytes`` is given.
+        shard_bytes: about this many bytes of source files per shard, before shrinking.
+        seed: of the order.
+        shrink: how to make images smaller.
+        part: (k, n) writes the shards whose number modulo n is k. The part that finds all shards
             finished writes the manifest.
+        workers: number of processes.
+        progress: see ``Progress``.
 
     Raises:
         DataError: the folder holds other shards, or a sample cannot be read.
@@ -80,11 +83,11 @@ def write_shards(
         source=_fingerprint(listing),
     )
     records = Records(out, recipe)
-    _refuse_others(out, names)
-    records.prepare(names, _CURE)
+    records.refuse_others(names, "give an empty folder, or remove these first")
+    records.make_folder()
 
     own = range(part[0], len(cuts), part[1])
-    todo = [k for k in own if not records.finished(names[k], local_size(out / names[k]))]
+    todo = [k for k in own if records.finished_here(names[k]) is None]
     total = sum(len(cuts[k]) for k in own)
     done = total - sum(len(cuts[k]) for k in todo)
     progress(done, total)
@@ -102,14 +105,12 @@ def write_shards(
     for entry in run_jobs(pack_shard, jobs, workers, preload=("webdataset",)):
         done += entry.num_samples
         progress(done, total)
-    found = [records.finished(name, local_size(out / name)) for name in names]
-    return WriteReport(
-        num_samples=len(listing.samples),
-        num_shards=len(cuts),
-        num_written=len(todo),
-        num_missing=found.count(None),
-        manifest=records.complete(found, listing.classes),
-    )
+
+    found = [records.finished_here(name) for name in names]
+    finished = [shard for shard in found if shard is not None]
+    missing = len(found) - len(finished)
+    manifest = None if missing else records.write_manifest(finished, listing.classes)
+    return WriteReport(len(listing.samples), len(cuts), missing, manifest)
 
 
 def _cut(
@@ -118,7 +119,7 @@ def _cut(
     samples_per_shard: int | None,
     shard_bytes: int | None,
 ) -> list[NDArray[np.int64]]:
-    """Rows of each shard."""
+    """The rows of each shard."""
     if shard_bytes is not None:
         num_shards = -(-_source_bytes(listing) // shard_bytes)
     else:
@@ -127,28 +128,16 @@ def _cut(
 
 
 def _source_bytes(listing: Listing) -> int:
-    try:
-        return sum(
-            sample.size if sample.size >= 0 else Path(sample.path).stat().st_size
-            for sample in listing.samples
-        )
-    except OSError as error:
-        raise DataError(
-            f"{error.filename}: cannot be read ({error.strerror}); check the source."
-        ) from error
+    return sum(
+        sample.size if sample.size >= 0 else Path(sample.path).stat().st_size
+        for sample in listing.samples
+    )
 
 
 def _fingerprint(listing: Listing) -> str:
-    """Sha256 over names, kinds and labels: another list of samples would be other shards."""
+    """Sha256 over names, kinds and labels: other samples give other shards."""
     sha256 = hashlib.sha256()
     for sample in listing.samples:
         text = f"{sample.name}\0{sample.kind}\0{sample.label}\n"
         sha256.update(text.encode("utf-8", "surrogateescape"))
     return sha256.hexdigest()
-
-
-def _refuse_others(out: Path, names: list[str]) -> None:
-    """A stranger among the shards would be read by everybody who reads all tars of a folder."""
-    for path in sorted(out.glob("*.tar")):
-        if path.name not in names:
-            raise DataError(f"{out}: there are other shards here (such as {path.name}); {_CURE}.")

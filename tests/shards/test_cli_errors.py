@@ -21,7 +21,7 @@ def call(*arguments: object) -> tuple[int, str]:
     [
         (errno.EACCES, "name a place that you may read and write, or have its permissions changed"),
         (errno.ENOSPC, "make room there and start the same command again, or name another place"),
-        (errno.EIO, "see to that and start the same command again"),
+        (errno.EIO, "solve that and start the same command again"),
     ],
 )
 def test_an_error_of_the_system_is_one_sentence(
@@ -62,6 +62,7 @@ def test_every_command_fails_in_one_sentence_on_a_closed_folder(tmp_path: Path, 
     closed.mkdir(mode=0)
     here = closed / "x"
     arguments = {
+        "cifar100": [here, "--out", here],
         "digits": ["--out", here],
         "index": [here],
         "stats": [here],

@@ -9,7 +9,7 @@ import webdataset as wds
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from rwp_dist.base.errors import DataError
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.shards.digits import write_digits
 
 
@@ -127,18 +127,19 @@ def test_shards_of_an_earlier_call_do_not_stay_beside_new_ones(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("argument", "value", "cure"),
     [
-        ({"label_noise": 40}, "give 0 to 1"),
-        ({"label_noise": float("nan")}, "give 0 to 1"),
-        ({"num_shards": 0}, "0 shards"),
-        ({"num_shards": 1000}, "797 samples cannot fill 1000 shards"),
-        ({"folds": 1}, "give 2 to 1000, or 0"),
+        ("label_noise", 40, "give 0 to 1"),
+        ("label_noise", float("nan"), "give 0 to 1"),
+        ("num_shards", 0, "give 1 to 797"),
+        ("num_shards", 1000, "give 1 to 797"),
+        ("folds", 1, "give 2 to 1000, or 0"),
     ],
 )
 def test_arguments_out_of_range_are_refused_before_anything_is_written(
-    tmp_path, arguments, message
+    tmp_path, argument, value, cure
 ):
-    with pytest.raises(DataError, match=message):
-        write_digits(tmp_path / "out", **arguments)
+    with pytest.raises(ConfigError) as refused:
+        write_digits(tmp_path / "out", **{argument: value})
+    assert (refused.value.key, refused.value.cure) == (argument, cure)
     assert not (tmp_path / "out").exists()

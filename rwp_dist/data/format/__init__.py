@@ -1,1 +1,8 @@
-"""Shards on disk: tar, index, manifest."""
+"""The files of a data set. ``rwp_dist.shards`` writes them, training reads them.
+
+::
+
+    FOLDER/train-000000.tar             samples: an image and its label (``tar``, ``sample``)
+    FOLDER/train-000000.tar.index.npy   offset, size, crc32 and label of each image (``index``)
+    FOLDER/manifest.json                counts, sizes and sha256 of all shards (``manifest``)
+"""

@@ -1,200 +1,156 @@
-"""Tars read strictly: what other readers take for a shorter tar is an error here.
+"""A strict reader of uncompressed tar files.
 
-Python's ``tarfile``, and webdataset with it, stops without a word at a damaged header or at a cut
-between two files, and the samples behind it are lost.
+::
+
+    header    512 bytes: name, size, checksum, ...
+    content   ``size`` bytes, then zeros up to a multiple of 512
+    header    ...
+    end       two blocks of 512 zeros, then perhaps more zeros
+
+Python's ``tarfile``, and webdataset with it, stops silently at a damaged header or at a cut between
+two files, and all samples after it are lost. Here both are errors.
 """
 
-import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from rwp_dist.base.errors import DataError
 
 BLOCK_BYTES = 512
-IMAGE_TYPES = ("png", "jpg", "jpeg", "webp")
-"""Extensions of images, lower case; the first of them wins where a sample has several."""
 
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-_LONG_NAME, _PAX, _SPARSE = tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.GNUTYPE_SPARSE
-_SAMPLE_NAME = re.compile(r"((?:.*/)?[^./][^./]*)[.]([^/]+)")
-"""webdataset's rule: the key ends at the first dot of the file name."""
+_WITHOUT_CONTENT = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE)
 _CHUNK_BYTES = 1 << 20
 
 
 class Stream(Protocol):
-    """Anything that bytes come out of."""
+    """Anything that can be read from start to end."""
 
     def read(self, size: int, /) -> bytes:
-        """At most ``size`` bytes; none at the end."""
+        """Return at most ``size`` bytes; none at the end."""
         ...
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar; its bytes are at hand until the next member is asked for."""
+    """A file in a tar."""
 
     name: str
     offset: int
-    """Where its bytes begin, counted from the start of the tar."""
+    """Of its content, from the start of the tar, in bytes."""
     size: int
+    """Of its content, in bytes."""
     read: Callable[[], bytes]
+    """Returns the content. Works until the next member is asked for."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """A file of a sample."""
+def read_members(stream: Stream, tar: str) -> Iterator[Member]:
+    """Yield the regular files of a tar, and check it up to its last byte.
 
-    offset: int
-    size: int
-    data: bytes
-    """Empty, unless it was asked for."""
+    Content that nobody reads is skipped by seeking, if the stream can seek.
 
-
-@dataclass(frozen=True)
-class TarSample:
-    """Neighbouring files of one key."""
-
-    key: str
-    parts: dict[str, Part]
-    """By extension, lower case."""
-
-
-def read_members(stream: Stream, name: str) -> Iterator[Member]:
-    """Yield the regular files of an uncompressed tar, from its start to its very end.
-
-    ``name`` is what errors call the tar. A ``stream`` that can seek is not read where nobody asks.
+    Args:
+        stream: the tar.
+        tar: its name in errors.
 
     Raises:
         DataError: it is cut short (also between two files), a header is damaged, or it is no tar.
     """
-    place = _Place(stream, name)
+    reader = _Reader(stream, tar)
     long_name: str | None = None
     while True:
-        block = place.take(BLOCK_BYTES)
+        block = reader.take(BLOCK_BYTES)
         if not block.strip(b"\0"):
             break
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
-            cause = f"the header at byte {place.offset - BLOCK_BYTES} is damaged"
-            raise DataError(_broken(name, cause)) from error
+            header = reader.offset - BLOCK_BYTES
+            raise reader.broken(f"the header at byte {header} is damaged") from error
         if info.type in _FILES and not info.name.endswith("/"):
-            member = place.member(long_name or info.name, info.size)
-            yield member
-            place.skip_to(member.offset + _padded(info.size))
+            begin = reader.offset
+            read = partial(reader.take, info.size)
+            yield Member(long_name or info.name, begin, info.size, read)
+            reader.skip_to(begin + _padded(info.size))
             long_name = None
             continue
-        content = place.take(_padded(info.size))[: info.size] if _has_content(info) else b""
-        if info.type == _LONG_NAME:
+        has_content = info.type not in _WITHOUT_CONTENT
+        content = reader.take(_padded(info.size))[: info.size] if has_content else b""
+        if info.type == tarfile.GNUTYPE_LONGNAME:
             long_name = content.rstrip(b"\0").decode("utf-8", "surrogateescape")
-        elif info.type == _PAX:
-            long_name = _pax_path(content, name) or long_name
-        elif info.type == _SPARSE:
-            raise DataError(f"{name}: {info.name} is a sparse file; pack it without --sparse.")
+        elif info.type == tarfile.XHDTYPE:
+            long_name = _pax_path(content, reader) or long_name
+        elif info.type == tarfile.GNUTYPE_SPARSE:
+            raise DataError(f"{tar}: {info.name} is a sparse file", cure="pack it without --sparse")
         elif info.type != tarfile.XGLTYPE:
             long_name = None
-    place.check_end()
+    reader.check_end()
 
 
-def read_samples(stream: Stream, name: str, keep: Callable[[str], bool]) -> Iterator[TarSample]:
-    """Group the files of a tar to samples, as webdataset does, keeping the bytes of some.
+class _Reader:
+    """A stream with a position, whose end is an error unless the tar ends there."""
 
-    Args:
-        keep: whether the bytes of files with this extension are wanted.
-
-    Raises:
-        DataError: as ``read_members``; or a sample has two files of one kind.
-    """
-    key, parts = "", dict[str, Part]()
-    for member in read_members(stream, name):
-        match = _SAMPLE_NAME.fullmatch(member.name)
-        if match is None:
-            continue
-        if match[1] != key:
-            if parts:
-                yield TarSample(key, parts)
-            key, parts = match[1], {}
-        kind = match[2].lower()
-        if kind in parts:
-            raise DataError(
-                f"{name}: sample {key} has two .{kind} files; give each sample a key of its own."
-            )
-        data = member.read() if keep(kind) else b""
-        parts[kind] = Part(member.offset, member.size, data)
-    if parts:
-        yield TarSample(key, parts)
-
-
-class _Place:
-    """Where in the tar we are."""
-
-    def __init__(self, stream: Stream, name: str) -> None:
-        self._stream = stream
-        self._name = name
-        self._seek = getattr(stream, "seek", None) if _can_seek(stream) else None
+    def __init__(self, stream: Stream, tar: str) -> None:
         self.offset = 0
+        self.tar = tar
+        self._stream = stream
+        seekable = getattr(stream, "seekable", None)
+        self._seek = getattr(stream, "seek", None) if seekable and seekable() else None
 
     def take(self, size: int) -> bytes:
         pieces = []
         while size:
             piece = self._stream.read(size)
             if not piece:
-                raise DataError(_broken(self._name, f"it is cut short at byte {self.offset}"))
+                raise self.broken(f"it is cut short at byte {self.offset}")
             pieces.append(piece)
             size -= len(piece)
             self.offset += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def member(self, name: str, size: int) -> Member:
-        return Member(name, self.offset, size, lambda: self.take(size))
-
     def skip_to(self, offset: int) -> None:
         if self._seek is not None:
-            self._seek(offset)  # a cut is found by the next read: a tar never ends with a file
+            self._seek(offset)  # the next read finds a cut, because blocks of zeros end a tar
             self.offset = offset
         while self.offset < offset:
             self.take(min(offset - self.offset, _CHUNK_BYTES))
 
     def check_end(self) -> None:
-        """One block of zeros was read: a second one must follow, and nothing else."""
+        """After one block of zeros: check that a second one follows, and nothing but zeros."""
         rest = self.take(BLOCK_BYTES)
         while rest:
             if rest.strip(b"\0"):
-                cause = f"something follows its end at byte {self.offset - len(rest)}"
-                raise DataError(_broken(self._name, cause))
+                raise self.broken(f"something follows its end at byte {self.offset - len(rest)}")
             rest = self._stream.read(_CHUNK_BYTES)
             self.offset += len(rest)
 
-
-def _can_seek(stream: Stream) -> bool:
-    return bool(getattr(stream, "seekable", bool)())
-
-
-def _has_content(info: tarfile.TarInfo) -> bool:
-    return info.type not in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE) and info.size > 0
+    def broken(self, cause: str) -> DataError:
+        return DataError(
+            f"{self.tar}: this is no complete, uncompressed tar file ({cause})",
+            cure="fetch or write it again",
+        )
 
 
 def _padded(size: int) -> int:
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
-def _pax_path(content: bytes, name: str) -> str | None:
-    """The name in a pax header, whose records are ``LENGTH KEY=VALUE`` and a line end."""
-    found = None
+def _pax_path(content: bytes, reader: _Reader) -> str | None:
+    """The name in a pax header, which is a sequence of ``LENGTH KEY=VALUE`` lines."""
+    path = None
     while content:
         length, _, _ = content.partition(b" ")
         if not length.isdigit() or not 0 < int(length) <= len(content):
-            raise DataError(_broken(name, "an extended header is damaged"))
+            raise reader.broken("an extended header is damaged")
         record, content = content[len(length) + 1 : int(length)], content[int(length) :]
         key, _, value = record.rstrip(b"\n").partition(b"=")
         if key == b"path":
-            found = value.decode("utf-8", "surrogateescape")
+            path = value.decode("utf-8", "surrogateescape")
         if key == b"size":
-            raise DataError(f"{name}: files of 8 GiB and more are no samples; leave them out.")
-    return found
-
-
-def _broken(name: str, cause: str) -> str:
-    return f"{name}: this is no complete, uncompressed tar file ({cause}); fetch or write it again."
+            raise DataError(
+                f"{reader.tar}: files of 8 GiB and more are no samples", cure="leave them out"
+            )
+    return path

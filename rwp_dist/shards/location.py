@@ -1,0 +1,125 @@
+"""Where shards are: local paths and URLs, expanded from patterns and opened for one read."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+from rwp_dist.base.errors import DataError
+from rwp_dist.data.format.tar import Stream
+from rwp_dist.data.remote.openers import TransientError, local_path, open_stream, scheme_of
+from rwp_dist.data.remote.source import Attempts, Patience, read_chunks
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is no local path."""
+    return local_path(location) is None
+
+
+def expand_shards(patterns: Sequence[str]) -> list[str]:
+    """List the shards that patterns name, in order.
+
+    Args:
+        patterns: folders (all their ``.tar`` files), files, URLs, and brace patterns of files and
+            URLs such as ``in-{000000..000003}.tar``.
+
+    Raises:
+        DataError: a folder holds no shards, braces do not match, or a local file is missing.
+    """
+    return [shard for pattern in patterns for shard in _expand(pattern)]
+
+
+def _expand(pattern: str) -> list[str]:
+    local = local_path(pattern)
+    if local is not None:
+        pattern = str(local)  # a file: URL becomes a path
+        if local.is_dir():
+            tars = sorted(str(path) for path in local.glob("*.tar"))
+            if not tars:
+                raise DataError(
+                    f"{pattern}: there are no .tar files here", cure="name another folder"
+                )
+            return tars
+    try:
+        shards = list(braceexpand(pattern))
+    except ValueError as error:
+        raise DataError(
+            f"{pattern}: the braces do not match", cure="write {000000..000003}"
+        ) from error
+    missing = [shard for shard in shards if not is_remote(shard) and not Path(shard).exists()]
+    if missing:
+        raise DataError(
+            f"{pattern}: {len(missing)} of {len(shards)} files are missing, the first is "
+            f"{missing[0]}",
+            cure="check the path",
+        )
+    return shards
+
+
+@contextmanager
+def open_shard(location: str, opener: str | None = None) -> Iterator[Stream]:
+    """Open a shard for one read from start to end; failed reads of a URL are retried.
+
+    Args:
+        location: a local path, or any URL that training can read.
+        opener: ``module:function`` with ``function(url) -> binary file``, as ``data.opener``.
+
+    Raises:
+        DataError: it cannot be opened, or reading it fails inside the block.
+    """
+    path = local_path(location)
+    if path is None:
+        with contextlib.closing(read_chunks(location, opener=opener)) as chunks:
+            yield _ChunkStream(chunks)
+        return
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise _unreadable(location, error) from error
+
+
+def shard_size(location: str, opener: str | None = None) -> int | None:
+    """Bytes of a shard, without reading it; None if only reading tells.
+
+    Raises:
+        DataError: it is not there.
+    """
+    path = local_path(location)
+    if path is None and scheme_of(location) == "pipe":
+        return None
+    if path is None:
+        return _remote_size(location, opener)
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise _unreadable(location, error) from error
+
+
+def _remote_size(url: str, opener: str | None) -> int | None:
+    attempts = Attempts(url, Patience())
+    while True:
+        try:
+            return open_stream(url, 0, None, attempts.patience.stall_s, opener).stop
+        except TransientError as error:
+            attempts.failed(str(error), error.retry_after_s)
+
+
+def _unreadable(location: str, error: OSError) -> DataError:
+    return DataError(f"{location}: cannot be read ({error.strerror})", cure="check the path")
+
+
+class _ChunkStream:
+    """An iterator of chunks, read by size."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(data)

@@ -1,0 +1,165 @@
+"""Options, argument types and the progress bar that the commands of ``rwp-dist shards`` share."""
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from rwp_dist.base.errors import ConfigError, DataError
+
+LOG_INTERVAL_S = 30.0
+"""Between two lines of a progress bar that goes to a log file."""
+
+
+class LocalPath(click.Path):
+    """A path of this machine, perhaps as a ``file:`` URL; other URLs are refused.
+
+    Of ``s3://bucket/x`` pathlib would make the folder ``s3:/bucket/x``.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from rwp_dist.data.remote.openers import local_path
+
+        path = local_path(str(value))
+        if path is None:
+            raise ConfigError(
+                f"{value}: this place is remote",
+                cure="give a local folder, and copy its shards there when they are finished; for "
+                "shards that lie there already, give the FOLDER of `rwp-dist shards index URLS "
+                "--out FOLDER`",
+            )
+        return super().convert(str(path), param, ctx)
+
+
+class Part(click.ParamType):
+    """``K/N``, converted to (K, N)."""
+
+    name = "part"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)/(\d+)", value)
+        if match is None or int(match[1]) >= int(match[2]):
+            raise ConfigError(
+                f"{value!r} is no part", key="--part", cure="write K/N with K from 0, such as 0/2"
+            )
+        return int(match[1]), int(match[2])
+
+
+class PixelSize(click.ParamType):
+    """``WIDTHxHEIGHT``, converted to (width, height)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", value)
+        if match is None:
+            raise ConfigError(
+                f"{value!r} is no size", key="--size", cure="write WIDTHxHEIGHT, such as 500x375"
+            )
+        return int(match[1]), int(match[2])
+
+
+def slurm_part() -> tuple[int, int]:
+    """This task's part of a Slurm step started with ``srun``; (0, 1) in any other process."""
+    # A batch script without srun sees the number of tasks too, but it runs alone.
+    if "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" not in os.environ:
+        return 0, 1
+    task, count = os.environ.get("SLURM_PROCID"), os.environ.get("SLURM_NTASKS")
+    if task is None or count is None:
+        return 0, 1
+    return int(task), int(count)
+
+
+FOLDER = LocalPath(path_type=Path)
+WORKERS = click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."
+)
+SEED = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."
+)
+LABEL_KEY = click.option("--label-key", help="Field of each .json that holds the label.")
+OPENER = click.option(
+    "--opener", metavar="MODULE:FUNCTION", help="Opens remote shards, as data.opener does."
+)
+PART = click.option(
+    "--part",
+    type=Part(),
+    metavar="K/N",
+    default=slurm_part,
+    help="Write only shards K, K+N, ... (K from 0). Unless given, tasks of a Slurm step share the "
+    "shards (SLURM_PROCID of SLURM_NTASKS).",
+)
+PER_SHARD = click.option("--samples-per-shard", type=click.IntRange(1), help="At most; or 1,000.")
+
+
+_NO_ACCESS = "name a place that you may read and write, or have its permissions changed"
+_NO_ROOM = "make room there and start the same command again, or name another place"
+_CURES = {
+    errno.EACCES: _NO_ACCESS,
+    errno.EPERM: _NO_ACCESS,
+    errno.EROFS: "name a place that can be written to",
+    errno.ENOENT: "check the name",
+    errno.ENOTDIR: "name a folder, or remove the file that stands in its place",
+    errno.EEXIST: "name another place, or remove what is there",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer --workers",
+}
+
+
+class ShardCommands(click.Group):
+    """Commands whose errors of the operating system become one sentence with a cure."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno == errno.EPIPE and error.filename is None:
+                raise  # the reader of the output has closed it: click ends quietly
+            name = error.filename or f"rwp-dist shards {ctx.invoked_subcommand}"
+            cure = _CURES.get(error.errno or 0, "solve that and start the same command again")
+            raise DataError(f"{name}: {error.strerror or error}", cure=cure) from error
+
+
+@contextmanager
+def progress_bar(unit: str, part: tuple[int, int] = (0, 1)) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with rate and time left; in a log file, a line now and then.
+
+    Yields a function to call with the numbers of finished units and of all units. What is finished
+    at the first call was there before, and does not count for the rate.
+
+    Args:
+        unit: what is counted: ``img``.
+        part: (k, n), shown if n is more than 1.
+    """
+    from tqdm import tqdm
+
+    bar: tqdm[NoReturn] | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(
+                initial=done,
+                total=total,
+                unit=f" {unit}",
+                desc=f"part {part[0]}/{part[1]}" if part[1] > 1 else None,
+                mininterval=0.2 if sys.stderr.isatty() else LOG_INTERVAL_S,
+                dynamic_ncols=True,
+            )
+        bar.update(done - bar.n)
+
+    try:
+        yield progress
+    finally:
+        if bar is not None:
+            bar.close()
