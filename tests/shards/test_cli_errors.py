@@ -56,10 +56,10 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(shards.commands))
 def test_every_command_fails_in_one_sentence_on_a_closed_folder(tmp_path: Path, name: str) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("nothing is closed to root")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
+    if os.access(closed, os.W_OK):
+        pytest.skip("nothing is closed to root")
     here = closed / "x"
     arguments = {
         "cifar100": [here, "--out", here],
