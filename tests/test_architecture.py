@@ -1,7 +1,5 @@
 """ARCHITECTURE.md names every module, in the order in which imports go down, and nothing else."""
 
-import re
-
 from test_layers import FLOORS, ROOT, modules
 
 TEXT = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
@@ -33,8 +31,3 @@ def test_the_tree_has_the_order_of_the_layers() -> None:
         name for name in tree() if name in FLOORS and (ROOT / name.replace(".", "/")).is_dir()
     ]
     assert folders == [name for name in FLOORS if name in folders]
-
-
-def test_paths_in_the_text_exist() -> None:
-    paths = re.findall(r"`((?:rwp_dist|launcher|tests|benchmarks|docs|configs)/[\w./-]+)`", TEXT)
-    assert [path for path in paths if not (ROOT / path).exists()] == []
