@@ -22,6 +22,7 @@ with ending.at_once():
         load_settings,
         split_batch,
     )
+    from rwp_dist.engine.deepspeed import deepspeed_config
     from rwp_dist.shards.cli import shards
 
 RUN = click.Path(path_type=Path)
@@ -98,7 +99,7 @@ def train(config: Path, overrides: tuple[str, ...]) -> None:
     section.key=value; variant=NAME chooses one of the file's variants.
     """
     settings = load_settings(config, overrides)
-    _check_world(settings)
+    _check_for(settings, launched.world_size())
     from rwp_dist.sweep import run_all
 
     run_all([settings], session="")
@@ -125,7 +126,7 @@ def sweep(
     """
     runs = expand(config, overrides, variants=variants, grid=grid, seeds=seeds, folder=folder)
     for settings in runs:
-        _check_world(settings)
+        _check_for(settings, launched.world_size())
     from rwp_dist.sweep import run_all
 
     run_all(runs, session=str(folder))
@@ -208,17 +209,17 @@ def show_settings(
 ) -> None:
     """List every setting with its meaning; with CONFIG, check a run's and print them as YAML."""
     if config is None:
-        for name, meaning in known_keys():
-            click.echo(f"{name}\n    {meaning}")
+        for setting in known_keys().values():
+            click.echo(f"{setting.name}\n    {setting.meaning}")
         return
     settings = load_settings(config, overrides)
-    split_batch(settings, ranks)
+    _check_for(settings, ranks)
     click.echo(get_setting(settings, key) if key else dump_settings(settings).rstrip())
 
 
 main.add_command(shards)
 
 
-def _check_world(settings: Settings) -> None:
-    """Refuse a batch that the ranks cannot share before anything else is loaded."""
-    split_batch(settings, launched.world_size())
+def _check_for(settings: Settings, ranks: int) -> None:
+    """Refuse settings that do not suit the ranks or DeepSpeed, before torch is loaded."""
+    deepspeed_config(settings, split_batch(settings, ranks))

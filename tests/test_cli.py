@@ -255,6 +255,6 @@ def test_settings_prints_one_value_of_a_run() -> None:
 
 def test_settings_that_are_wrong_or_do_not_suit_the_ranks_end_with_2() -> None:
     code, said = settings_of("variant=sgd", "--ranks", "3", "--get", "run.dir")
-    assert code == 2 and "set it to 63 or 66" in said
+    assert code == 2 and "set batch.global to 63 or 66" in said
     code, said = settings_of("--get", "run.dirr")
     assert code == 2 and "did you mean run.dir?" in said

@@ -8,6 +8,7 @@ Exit codes: 1 failed, 2 wrong settings, 65 failed in a way that a restart would 
 a person has to act first, 75 stopped with a checkpoint on disk.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -26,11 +27,13 @@ class RwpError(Exception):
         Args:
             problem: what is wrong. With a cure, it has no full stop of its own.
             key: the setting that it is about, such as ``data.train``.
-            cure: what to do, as an imperative in lower case without a full stop.
+            cure: what to do, as an imperative in lower case without a full stop; or a question,
+                such as ``did you mean method.sigma?``.
         """
         self.problem, self.key, self.cure = problem, key, cure
         text = f"{key}: {problem}" if key else problem
-        super().__init__(f"{text}; {cure}." if cure else text)
+        end = "" if cure and cure.endswith("?") else "."
+        super().__init__(f"{text}; {cure}{end}" if cure else text)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors travel between ranks and from worker processes.
@@ -45,6 +48,23 @@ class ConfigError(RwpError):
     """Settings that cannot be run, found before anything is allocated."""
 
     exit_code = 2
+
+
+class SettingsError(ConfigError):
+    """All that is wrong with the settings of one source, one error for each wrong setting."""
+
+    def __init__(self, source: str, problems: Sequence[ConfigError]) -> None:
+        """
+        Args:
+            source: the settings file, or another name of where they come from.
+            problems: each with its own ``key`` and ``cure``.
+        """
+        self.source, self.problems = source, tuple(problems)
+        count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
+        super().__init__("\n  - ".join([f"{source}: {count}", *map(str, problems)]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.source, self.problems), self.__dict__
 
 
 class RunDirError(RwpError):

@@ -1,18 +1,18 @@
 """The one tree of settings. Imports no torch."""
 
-from rwp_dist.config.derive import Split, deepspeed_config, split_batch
 from rwp_dist.config.grid import expand
 from rwp_dist.config.keys import affects, known_keys
-from rwp_dist.config.load import (
+from rwp_dist.config.load import list_variants, load_settings
+from rwp_dist.config.split import Split, split_batch
+from rwp_dist.config.tree import Settings
+from rwp_dist.config.types import Affects
+from rwp_dist.config.values import (
     Difference,
     differences,
     dump_settings,
     get_setting,
-    list_variants,
-    load_settings,
+    values_by_key,
 )
-from rwp_dist.config.tree import Settings
-from rwp_dist.config.types import Affects
 
 __all__ = [
     "Affects",
@@ -20,7 +20,6 @@ __all__ = [
     "Settings",
     "Split",
     "affects",
-    "deepspeed_config",
     "differences",
     "dump_settings",
     "expand",
@@ -29,4 +28,5 @@ __all__ = [
     "list_variants",
     "load_settings",
     "split_batch",
+    "values_by_key",
 ]

@@ -1,107 +1,132 @@
 """Combinations of settings that cannot work, each with its cure."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import gcd
 
-from rwp_dist.config.derive import contradictions
 from rwp_dist.config.tree import Settings
 from rwp_dist.perturb.methods import METHODS
 
-Problem = tuple[tuple[str, ...], str]
-"""The keys that a check read, and its message."""
+
+@dataclass(frozen=True)
+class Conflict:
+    """Settings that are valid one by one and cannot work together."""
+
+    keys: tuple[str, ...]
+    """Every setting that takes part. The first one is at fault."""
+
+    problem: str
+    cure: str
 
 
-def combinations(s: Settings) -> Iterator[Problem]:
-    """Every impossible combination of otherwise valid settings."""
+def conflicts(s: Settings) -> Iterator[Conflict]:
+    """Every conflict of otherwise valid settings."""
+    yield from _data(s)
     yield from _schedule(s)
     yield from _method(s)
-    for field in ("mean", "std"):
-        count = len(getattr(s.data, field))
-        if count not in (1, s.data.channels):
-            yield (
-                (f"data.{field}", "data.channels"),
-                f"data.{field}: {count} values for {s.data.channels} channels; "
-                f"give 1 or {s.data.channels}.",
-            )
-    if s.data.lanes and s.batch.global_ % s.data.lanes:
-        yield (
-            ("data.lanes", "batch.global"),
-            f"data.lanes: {s.data.lanes} lanes do not divide a batch of {s.batch.global_}; set "
-            f"data.lanes to {gcd(s.data.lanes, s.batch.global_)}.",
-        )
-    if s.augment.scale[0] > s.augment.scale[1] or s.augment.scale[1] == 0:
-        yield (("augment.scale",), "augment.scale: give the least, then the most, above 0.")
-    if s.data.mix and s.data.sampling == "balanced":
-        yield (
-            ("data.mix", "data.sampling"),
-            "data.sampling: classes are balanced within one training set; set data.sampling to "
-            "natural, or data.mix to {}.",
-        )
     if s.optimizer.nesterov and (s.optimizer.name != "sgd" or s.optimizer.momentum == 0):
-        yield (
+        yield Conflict(
             ("optimizer.nesterov", "optimizer.momentum", "optimizer.name"),
-            "optimizer.nesterov: works only for sgd with momentum; set optimizer.nesterov to "
-            "false, or optimizer.name to sgd and optimizer.momentum above 0.",
+            "works only for sgd with momentum",
+            "set optimizer.nesterov to false, or optimizer.name to sgd and optimizer.momentum "
+            "above 0",
         )
     if s.deepspeed.overlap_comm and s.deepspeed.zero_stage == 0:
-        yield (
+        yield Conflict(
             ("deepspeed.overlap_comm", "deepspeed.zero_stage"),
-            "deepspeed.overlap_comm: stage 0 never overlaps; set deepspeed.zero_stage to 1 or 2.",
-        )
-    for message in contradictions(s):
-        yield ("deepspeed.extra", "deepspeed.zero_stage", "precision"), message
-
-
-def _schedule(s: Settings) -> Iterator[Problem]:
-    length, warmup = _in_same_unit(s, s.schedule.warmup_epochs, s.schedule.warmup_steps)
-    if warmup > length:
-        yield (
-            ("schedule.epochs", "schedule.warmup_epochs", "schedule.warmup_steps"),
-            f"schedule.warmup: lasts {warmup:g} and the whole run {length:g}; make it shorter.",
-        )
-    stepped = s.schedule.decay_steps or s.schedule.decay_epochs
-    if (s.schedule.name == "step") != bool(stepped):
-        yield (
-            ("schedule.name", "schedule.decay_epochs", "schedule.decay_steps"),
-            "schedule.decay_epochs: a step schedule needs it and no other has it; set "
-            "schedule.name to step and schedule.decay_epochs to, say, [30, 60, 80].",
+            "stage 0 cannot overlap",
+            "set deepspeed.zero_stage to 1 or 2, or deepspeed.overlap_comm to false",
         )
 
 
-def _in_same_unit(s: Settings, epochs: float, steps: int | None) -> tuple[float, float]:
-    """The run's length and a duration in one unit; a duration of 0 where units differ.
+def _data(s: Settings) -> Iterator[Conflict]:
+    for key, values in (("data.mean", s.data.mean), ("data.std", s.data.std)):
+        if len(values) not in (1, s.data.channels):
+            allowed = "1 value" if s.data.channels == 1 else f"1 or {s.data.channels} values"
+            yield Conflict(
+                (key, "data.channels"),
+                f"{len(values)} values for {s.data.channels} channels",
+                f"give {allowed}",
+            )
+    if s.data.lanes and s.batch.global_ % s.data.lanes:
+        yield Conflict(
+            ("data.lanes", "batch.global"),
+            f"a batch of {s.batch.global_} is not a multiple of {s.data.lanes} lanes",
+            f"set data.lanes to {gcd(s.data.lanes, s.batch.global_)}",
+        )
+    low, high = s.augment.scale
+    if low > high or high == 0:
+        yield Conflict(
+            ("augment.scale",),
+            f"[{low:g}, {high:g}] is not a range of areas",
+            "give the least, then the most, above 0",
+        )
+    if s.data.mix and s.data.sampling == "balanced":
+        yield Conflict(
+            ("data.sampling", "data.mix"),
+            "classes can be balanced within one training set only",
+            "set data.sampling to natural, or data.mix to {}",
+        )
 
-    How many steps an epoch has is known once the shards are open; ``Timeline.of`` checks the rest.
+
+def _schedule(s: Settings) -> Iterator[Conflict]:
+    length = ("schedule.epochs", "schedule.steps")
+    for key, epochs, steps in (
+        ("schedule.warmup", s.schedule.warmup_epochs, s.schedule.warmup_steps),
+        ("method.warmup", s.method.warmup_epochs, s.method.warmup_steps),
+    ):
+        total, warmup = _in_one_unit(s, epochs, steps)
+        if warmup > total:
+            unit = "epochs" if steps is None else "steps"
+            yield Conflict(
+                (f"{key}_{unit}", f"{key}_epochs", f"{key}_steps", *length),
+                f"lasts {warmup:g} {unit}, the whole run {total:g}",
+                "make it shorter",
+            )
+    decays = bool(s.schedule.decay_steps or s.schedule.decay_epochs)
+    if s.schedule.name == "step" and not decays:
+        yield Conflict(
+            ("schedule.decay_epochs", "schedule.decay_steps", "schedule.name"),
+            "a step schedule needs to know when it decays",
+            "set schedule.decay_epochs to, say, [30, 60, 80]",
+        )
+    if s.schedule.name != "step" and decays:
+        yield Conflict(
+            ("schedule.decay_epochs", "schedule.decay_steps", "schedule.name"),
+            f"a {s.schedule.name} schedule has no such decay",
+            "remove it, or set schedule.name to step",
+        )
+
+
+def _in_one_unit(s: Settings, epochs: float, steps: int | None) -> tuple[float, float]:
+    """The length of the run and a duration, in one unit; the duration is 0 if the units differ.
+
+    Steps per epoch are known once the shards are open; ``Timeline.of`` checks the rest.
     """
     if s.schedule.steps is not None:
         return s.schedule.steps, steps or 0
     return s.schedule.epochs, 0 if steps is not None else epochs
 
 
-def _method(s: Settings) -> Iterator[Problem]:
-    m = s.method
-    length, warmup = _in_same_unit(s, m.warmup_epochs, m.warmup_steps)
-    if warmup > length:
-        yield (
-            ("schedule.epochs", "method.warmup_epochs", "method.warmup_steps"),
-            f"method.warmup: noise would start after {warmup:g} and the run ends at {length:g}; "
-            "make it shorter.",
+def _method(s: Settings) -> Iterator[Conflict]:
+    name, stage = s.method.name, s.deepspeed.zero_stage
+    direction = METHODS[name].direction
+    if direction == "ascent" and stage == 3:
+        yield Conflict(
+            ("deepspeed.zero_stage", "method.name"),
+            f"the ascent step of {name} needs whole gradients and whole weights on every rank, "
+            "and stage 3 keeps only parts of them",
+            "set deepspeed.zero_stage to 2",
         )
-    direction = METHODS[m.name].direction
-    if direction == "ascent" and s.deepspeed.zero_stage == 3:
-        yield (
-            ("method.name", "deepspeed.zero_stage"),
-            f"deepspeed.zero_stage: {m.name}'s ascent needs whole gradients and whole weights on "
-            "every rank, which stage 3 does not keep; set deepspeed.zero_stage to 2.",
-        )
-    if m.antithetic and direction != "noise":
-        yield (
+    if s.method.antithetic and direction != "noise":
+        yield Conflict(
             ("method.antithetic", "method.name"),
-            f"method.antithetic: {m.name} draws no noise; set method.antithetic to false.",
+            f"{name} draws no noise",
+            "set method.antithetic to false",
         )
-    if m.antithetic and s.deepspeed.zero_stage == 3:
-        yield (
+    if s.method.antithetic and stage == 3:
+        yield Conflict(
             ("method.antithetic", "deepspeed.zero_stage"),
-            "method.antithetic: stage 3 shares one noise among all ranks; set "
-            "deepspeed.zero_stage to 2.",
+            "all ranks share one noise at stage 3",
+            "set deepspeed.zero_stage to 2",
         )

@@ -5,8 +5,9 @@ from itertools import product
 from pathlib import Path
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.config.load import dump_settings, list_variants, load_settings
+from rwp_dist.config.load import list_variants, load_settings
 from rwp_dist.config.tree import Settings
+from rwp_dist.config.values import dump_settings
 
 
 def expand(

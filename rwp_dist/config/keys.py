@@ -4,9 +4,11 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import get_origin
 
 from pydantic import BaseModel
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config.tree import Settings
 from rwp_dist.config.types import Affects
 
@@ -24,52 +26,54 @@ class Key:
     affects: Affects
     """What another value changes."""
 
-
-def known_keys() -> Iterator[tuple[str, str]]:
-    """Every key of the tree with its meaning."""
-    for key in _keys().values():
-        yield key.name, key.meaning
+    is_mapping: bool
+    """Whether its value has keys of its own: ``deepspeed.extra``, ``data.mix``."""
 
 
-def affects(name: str) -> Affects:
-    """What another value of a setting changes; of a setting that is not known: the result."""
-    return _keys()[name].affects if name in _keys() else Affects.RESULT
-
-
-def meaning(name: str) -> str:
-    """A setting's docstring on one line; empty if there is no such setting."""
-    return _keys()[name].meaning if name in _keys() else ""
+@cache
+def known_keys() -> dict[str, Key]:
+    """Every setting by its dotted name, in the order of the tree."""
+    return {key.name: key for key in _walk(Settings, "", Affects.RESULT)}
 
 
 @cache
 def sections() -> frozenset[str]:
     """Names of the branches, such as ``method``."""
-    return frozenset(name.rpartition(".")[0] for name in _keys()) - {""}
+    return frozenset(name.rpartition(".")[0] for name in known_keys()) - {""}
 
 
-def is_within_setting(name: str) -> bool:
-    """Whether a dotted name is a setting, or lies in a setting that is a mapping."""
-    parts = name.split(".")
-    return any(".".join(parts[:n]) in _keys() for n in range(1, len(parts) + 1))
+def affects(name: str) -> Affects:
+    """What another value of a setting changes. For an unknown setting: the result."""
+    key = known_keys().get(name)
+    return key.affects if key else Affects.RESULT
 
 
-def nearest(name: str) -> str | None:
-    """The key that a wrong one probably means: the same section first, then the same last word."""
-    names = list(_keys())
+def setting_of(name: str) -> Key | None:
+    """The setting that a dotted name sets, or sets a part of: ``data.mix`` for ``data.mix.a``."""
+    section, _, last = name.partition(".")
+    top = f"{section}.{last.partition('.')[0]}" if section in sections() else section
+    key = known_keys().get(top)
+    return key if key and (key.name == name or key.is_mapping) else None
+
+
+def unknown_setting(name: str) -> ConfigError:
+    """The error of a key that does not exist, with the nearest one that does."""
+    near = _nearest(name)
+    cure = f"did you mean {near}?" if near else "`rwp-dist settings` lists all"
+    return ConfigError("unknown setting", key=name, cure=cure)
+
+
+def _nearest(name: str) -> str | None:
+    """The same section is tried first, then the same last word in any section."""
+    names = list(known_keys())
     last = name.rpartition(".")[2]
-    same_last = [known for known in names if known.rpartition(".")[2] == last]
     by_last = {known.rpartition(".")[2]: known for known in names}
     found = (
         difflib.get_close_matches(name, names, n=1, cutoff=0.75)
-        or same_last
+        or [known for known in names if known.rpartition(".")[2] == last]
         or [by_last[word] for word in difflib.get_close_matches(last, by_last, n=1, cutoff=0.7)]
     )
     return found[0] if found else None
-
-
-@cache
-def _keys() -> dict[str, Key]:
-    return {key.name: key for key in _walk(Settings, "", Affects.RESULT)}
 
 
 def _walk(model: type[BaseModel], prefix: str, inherited: Affects) -> Iterator[Key]:
@@ -80,4 +84,5 @@ def _walk(model: type[BaseModel], prefix: str, inherited: Affects) -> Iterator[K
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _walk(kind, f"{full}.", affected)
         else:
-            yield Key(full, " ".join((field.description or "").split()), affected)
+            meaning = " ".join((field.description or "").split())
+            yield Key(full, meaning, affected, is_mapping=get_origin(kind) is dict)

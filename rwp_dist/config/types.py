@@ -21,7 +21,7 @@ class Affects(Enum):
 
 def _refuse_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("a number is wanted, not true or false")
+        raise ValueError("it should be a number, not true or false")
     return value
 
 

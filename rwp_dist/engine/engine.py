@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from rwp_dist.config import Settings, Split, deepspeed_config
+from rwp_dist.config import Settings, Split
+from rwp_dist.engine.deepspeed import check_extra, deepspeed_config
 from rwp_dist.perturb.weights import PerturbedCopy
 
 
@@ -120,11 +121,13 @@ class Engine:
         # Stage 3 empties parameters, so what is asked of their shapes is asked before.
         self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         model.to(device)
+        config = deepspeed_config(settings, split)
+        check_extra(config)
         with redirect_stdout(io.StringIO()):  # what it compiles, it says on stdout
             self.ds, *_ = deepspeed.initialize(
                 model=model,
                 optimizer=build_optimizer(model.parameters(), settings),
-                config=deepspeed_config(settings, split),
+                config=config,
                 dist_init_required=False,
             )
         self.module: nn.Module = self.ds.module

@@ -12,7 +12,7 @@ from rwp_dist.compare.notes import make_notes
 from rwp_dist.compare.plot import COLOURS, make_styles
 from rwp_dist.compare.rows import Row, make_rows
 from rwp_dist.compare.runs import collect
-from rwp_dist.config.load import dump_settings, load_settings
+from rwp_dist.config import dump_settings, load_settings
 from rwp_dist.record.directory import RunDir
 
 PASSES = {"sgd": 1, "sam": 2, "m-rwp": "1 clean + 1 perturbed"}
