@@ -10,8 +10,9 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 
-from rwp_dist.config import Settings, Split, deepspeed_config
+from rwp_dist.config import Settings, Split
 from rwp_dist.doctor import cgroup
+from rwp_dist.engine.deepspeed import deepspeed_config
 from rwp_dist.engine.engine import build_optimizer
 from rwp_dist.engine.memory import engine_bytes, needs_copy
 from rwp_dist.perturb.memory import perturbation_bytes

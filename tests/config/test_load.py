@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -273,15 +272,14 @@ def test_help_imports_no_torch() -> None:
 
 def test_a_settings_error_comes_within_a_second_and_without_torch() -> None:
     code = (
-        "import sys\nfrom rwp_dist.cli import main\n"
+        "import sys, time\nfrom rwp_dist.cli import main\n"
         "try: main(['train', 'configs/digits.yaml', 'method.sgma=1'])\n"
-        "finally: assert 'torch' not in sys.modules"
+        "finally: assert 'torch' not in sys.modules; print(time.process_time())"
     )
-    begin = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2, done.stderr
     assert "did you mean method.sigma?" in done.stderr
     assert "Traceback" not in done.stderr
-    assert time.perf_counter() - begin < 3.0  # under one second on an idle machine
+    assert float(done.stdout) < 1.0  # seconds of the CPU, so that a busy machine does not count
