@@ -123,7 +123,7 @@ def check_settings(parameters: dict) -> None:
 
 @EVERY_PAGE
 def test_settings_in_the_text_exist(page: Path) -> None:
-    keys = {key for key, _ in known_keys()}
+    keys = known_keys().keys()
     sections = {key.partition(".")[0] for key in keys}
     named = re.findall(r"`([a-z]+\.[a-z_0-9.]+)(?:=[^`]*)?`", page.read_text(encoding="utf-8"))
     missing = {name for name in named if name.partition(".")[0] in sections} - keys
