@@ -1,6 +1,10 @@
-"""C files of this project, compiled at their first use; libraries stay in the user's cache.
+"""C files of this project, compiled when they are first used.
 
-It takes less than a second, and ranks and workers that compile at once do not disturb each other.
+The libraries stay in ``~/.cache/rwp-dist/compiled`` (or below ``XDG_CACHE_HOME``)::
+
+    normals-0123456789abcdef.so     named after the content of the files and the options
+
+Compiling takes less than a second. Ranks and workers may compile at the same time.
 """
 
 import ctypes
@@ -21,44 +25,49 @@ COMPILE_S = 60.0
 
 
 @dataclass(frozen=True)
-class Program:
-    """C files that become one library, and what users are told where that fails."""
+class CLibrary:
+    """C files that are compiled to one library.
 
-    setting: str
-    """What wants it: ``data.decoder=libjpeg``."""
+    The first four fields are for errors.
+    """
+
+    key: str
+    """The setting that asks for the library: ``data.decoder``."""
+    value: str
+    """Its value: ``libjpeg``."""
     instead: str
-    """What to do without it: ``choose data.decoder=auto``."""
-    lacks: str
-    """What is wrong if the compiler fails; ``{}`` stands for its words."""
+    """How to do without the library: ``choose data.decoder=auto``."""
+    repair: str
+    """What to do if the compiler fails: ``set CC to another compiler``."""
     files: tuple[Path, ...]
     headers: tuple[Path, ...] = ()
     options: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
+    """Options for the linker, which come last."""
     native: bool = False
-    """Made for this machine's processor, and so not to be shared with others in a common home."""
+    """Whether the options depend on the processor. A home directory that several machines share
+    then holds a library for each kind of processor."""
 
     def load(self) -> ctypes.CDLL:
-        """The library, compiled if it is not there yet.
+        """Load the library; compile it if it is missing.
 
         Raises:
-            ConfigError: there is no compiler, something to compile against is missing, or there is
-                no place for what is compiled.
+            ConfigError: there is no compiler, the compiler fails, or the cache cannot be written.
         """
         try:
-            path = _folder() / f"{self.files[0].stem}-{self._key()}.so"
+            path = _cache_folder() / f"{self.files[0].stem}-{self._digest()}.so"
             try:
                 return ctypes.CDLL(str(path))
-            except OSError:  # not there yet, or by a machine with other libraries
-                self._compile(path, replacing=path.exists())
+            except OSError:  # missing, or compiled on a machine with other system libraries
+                self._compile(path, replace=path.exists())
                 return ctypes.CDLL(str(path))
-        except (OSError, RuntimeError) as error:  # the latter: a user without a home
-            raise ConfigError(
-                f"{self.setting}: what it compiles cannot be kept or loaded ({error}). Set "
-                f"XDG_CACHE_HOME to a folder that can be written, or {self.instead}."
+        except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
+            raise self._error(
+                f"cannot be compiled or loaded ({error})",
+                "set XDG_CACHE_HOME to a folder that can be written",
             ) from error
 
-    def _key(self) -> str:
-        """Of what is compiled, how, and for which machines."""
+    def _digest(self) -> str:
         digest = hashlib.sha256(repr((self.options, platform.machine())).encode())
         for path in (*self.files, *self.headers):
             digest.update(path.read_bytes())
@@ -66,48 +75,52 @@ class Program:
             digest.update(_processor().encode())
         return digest.hexdigest()[:16]
 
-    def _compile(self, path: Path, replacing: bool) -> None:
-        names = shlex.split(os.environ.get("CC", "")) or ["cc"]
-        if shutil.which(names[0]) is None:
-            raise ConfigError(
-                f"{self.setting} needs a C compiler, and there is no {names[0]!r}. Install one, or "
-                f"{self.instead}."
+    def _compile(self, path: Path, replace: bool) -> None:
+        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+        if shutil.which(compiler[0]) is None:
+            raise self._error(
+                f"needs a C compiler, and there is no {compiler[0]!r}", "install a C compiler"
             )
-        # Under a name of its own: ranks and workers may compile at once.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / path.name
-            command = [*names, "-shared", "-fPIC", *self.options, *map(str, self.files)]
-            command += ["-o", str(made), *self.libraries]
+            temporary = Path(folder) / path.name
+            command = [*compiler, "-shared", "-fPIC", *self.options, *map(str, self.files)]
+            command += ["-o", str(temporary), *self.libraries]
             try:
                 done = subprocess.run(
                     command, capture_output=True, errors="replace", timeout=COMPILE_S
                 )
             except subprocess.TimeoutExpired as error:
-                raise OSError(f"{names[0]} took more than {COMPILE_S:.0f} s") from error
+                raise OSError(f"{compiler[0]} took more than {COMPILE_S:.0f} s") from error
             if done.returncode:
                 lines = done.stderr.splitlines()
-                words = next((line for line in lines if "error" in line), "no reason")
-                raise ConfigError(f"{self.lacks.format(words.strip())}, or {self.instead}.")
-            _publish(made, path, replacing)
+                reason = next((line for line in lines if "error" in line), "no reason given")
+                raise self._error(f"cannot be compiled ({reason.strip()})", self.repair)
+            _publish(temporary, path, replace)
+
+    def _error(self, problem: str, cure: str) -> ConfigError:
+        return ConfigError(
+            f"{self.value} {problem}", key=self.key, cure=f"{cure}, or {self.instead}"
+        )
 
 
-def _publish(made: Path, path: Path, replacing: bool) -> None:
-    """Give a file its name, unless another process has been faster.
+def _publish(temporary: Path, path: Path, replace: bool) -> None:
+    """Give a file its name, unless another process was faster.
 
-    Over NFS a library must not be taken away from a machine that has it loaded.
+    ``atomic_file`` would not do: it replaces the file of the faster process. On NFS, this takes
+    the library away from a machine that has already loaded it.
     """
-    if not replacing:
+    if not replace:
         try:
-            os.link(made, path)
+            os.link(temporary, path)
             return
         except FileExistsError:
             return
-        except OSError:  # a filesystem without links
+        except OSError:  # a file system without links
             pass
-    made.replace(path)
+    temporary.replace(path)
 
 
-def _folder() -> Path:
+def _cache_folder() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME")
     folder = (Path(cache) if cache else Path.home() / ".cache") / "rwp-dist" / "compiled"
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +128,7 @@ def _folder() -> Path:
 
 
 def _processor() -> str:
-    """What this machine's processor can do."""
+    """The instruction sets of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -13,14 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rwp_dist.base.compiled import Program
+from rwp_dist.base.compiled import CLibrary
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.perturb.normals.philox import noise_key
 
-PROGRAM = Program(
-    setting="noise.backend=native",
+PROGRAM = CLibrary(
+    key="noise.backend",
+    value="native",
     instead="leave the setting at auto",
-    lacks="noise.backend=native: the C compiler fails ({}). Set CC to another one",
+    repair="set CC to another C compiler",
     files=(Path(__file__).with_name("normals.c"),),
     options=(
         *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),

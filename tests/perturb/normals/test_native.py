@@ -98,10 +98,10 @@ def test_without_a_compiler_auto_takes_torch_and_native_says_what_is_missing(mon
         function.cache_clear()
     try:
         assert choose_backend("auto", CPU) == "torch"
-        with pytest.raises(ConfigError, match=r"'no-such-compiler'\. Install one, or leave"):
+        with pytest.raises(ConfigError, match=r"'no-such-compiler'; install .*, or leave"):
             choose_backend("native", CPU)
         monkeypatch.setenv("CC", "cc --no-such-option")
-        with pytest.raises(ConfigError, match=r"the C compiler fails \(.*no-such-option"):
+        with pytest.raises(ConfigError, match=r"cannot be compiled \(.*no-such-option"):
             choose_backend("native", CPU)
     finally:
         for function in (native.library, native.is_fast):

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rwp_dist.base.compiled import Program
+from rwp_dist.base.compiled import CLibrary
 from rwp_dist.base.errors import ConfigError
 
 HERE = Path(__file__).parent
-PROGRAM = Program(
-    setting="data.decoder=libjpeg",
+PROGRAM = CLibrary(
+    key="data.decoder",
+    value="libjpeg",
     instead="choose data.decoder=auto",
-    lacks="data.decoder=libjpeg needs libjpeg-turbo with its headers ({}). Install them (Debian "
-    "and Ubuntu: apt install libjpeg-dev; Fedora: libjpeg-turbo-devel)",
+    repair="install libjpeg-turbo with its headers (Debian and Ubuntu: apt install libjpeg-dev; "
+    "Fedora: libjpeg-turbo-devel)",
     files=(HERE / "region.c", HERE / "huffman.c"),
     headers=(HERE / "huffman.h",),
     options=("-O2", "-Werror=implicit-function-declaration"),
