@@ -1,4 +1,5 @@
 import time
+import warnings
 
 import pytest
 import torch
@@ -121,3 +122,13 @@ def test_an_exception_on_a_rank_is_raised_in_the_test_with_its_traceback():
         run_ranks(raise_on_rank_1, 2)
     assert "rank 1" in str(caught.value.__cause__)
     assert "in raise_on_rank_1" in str(caught.value.__cause__)
+
+
+def warn_in(module):
+    warnings.warn_explicit("of old age", DeprecationWarning, f"{module}.py", 1, module=module)
+
+
+def test_a_warning_of_this_project_is_an_error_on_ranks_too():
+    run_ranks(warn_in, 1, "somebody.elses")
+    with pytest.raises(DeprecationWarning, match="of old age"):
+        run_ranks(warn_in, 1, "rwp_dist.train")

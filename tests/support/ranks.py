@@ -12,6 +12,7 @@ import pickle
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -144,6 +145,7 @@ def _rank(
             | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         )
         torch.set_num_threads(1)
+        warnings.filterwarnings("error", module=r"(rwp_dist|launcher)\b")  # as in pyproject.toml
         try:
             store = dist.TCPStore("127.0.0.1", port, is_master=False)
             dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
