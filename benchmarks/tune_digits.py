@@ -1,11 +1,11 @@
-"""The tuning behind configs/digits.yaml: the same small budget for every method.
+"""Tune the settings of configs/digits.yaml, with the same small budget for every method.
 
     rwp-dist shards digits --folds 5 && python benchmarks/tune_digits.py
 
-Six settings a method, each trained on five cuts of the *training* side (800 images, 40 % of their
-labels replaced) and scored on the 200 that were left out, with labels just as noisy. The test
-images are never read. Noise hides about 36 points: a network that is always right scores 64 %.
-Two micro-batches on one process compute what two ranks compute. Prints a table and the winners.
+Each method has six settings. Each setting is trained on five folds of the *training* images (800
+images, 40 % of their labels replaced at random) and scored on the other 200, whose labels are as
+noisy: a network that is always right scores about 64 %. The test images are never read. One process
+with two micro-batches computes what two ranks compute. Prints a table and the best of each method.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ GRID: dict[str, list[dict[str, object]]] = {
 
 
 def score(config: Path, data: Path, method: str, choice: dict[str, object], fold: int) -> float:
-    """Top-1 on the part of the training side that was left out, in percent."""
+    """Top-1 in percent on the fold that was left out."""
     mixed = method.startswith("m-")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         settings = load_settings(
@@ -73,7 +73,7 @@ def score(config: Path, data: Path, method: str, choice: dict[str, object], fold
 @click.option("--methods", default=",".join(GRID), show_default=True)
 @click.option("--folds", default=5, show_default=True)
 def main(config: str, data: str, methods: str, folds: int) -> None:
-    """Print every setting's score and each method's winner."""
+    """Print the score of every setting and the best setting of each method."""
     torch.set_num_threads(1)
     with process_group(choose_device("cpu")):
         for method in methods.split(","):

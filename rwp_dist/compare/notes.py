@@ -23,7 +23,7 @@ def make_notes(
     if any(row.values("train_top1") for row in rows):
         notes.append(
             "Train top-1: counted while training, on the training labels (noisy where they are), "
-            "at the weights the method trains with: perturbed for rwp, arwp, sam and asam."
+            "at the weights the method trains with: perturbed unless it is sgd, m-rwp or m-arwp."
         )
     if any(row.method in METHODS and METHODS[row.method].mixed for row in rows):
         notes.append(
@@ -74,36 +74,41 @@ def _warnings(rows: Sequence[Row], by: Sequence[str]) -> list[str]:
     """What makes the comparison less fair than it looks."""
     runs = _runs(rows)
     keys = [key for key in differing_keys(runs) if key.startswith(("model.", "data."))]
-    different = {key: [setting_of(run, key) for run in runs if run.settings] for key in keys}
-    for key in ("model", "world_size", "device", "num_parameters"):
-        different[key] = _all(runs, key)
+    keys = [key for key in keys if key not in (*by, "model.name")]  # a summary has the name
+    shared = [*keys, "model", "world_size", "device", "num_parameters"]
     warnings = [
-        f"Careful: the runs differ in {key} ({_alternatives(values)}), so this is not one "
-        "comparison."
-        for key, values in different.items()
-        if len({str(v) for v in values}) > 1 and key not in (*by, "model.name")
+        f"Careful: the runs differ in {which}, so this is not one comparison."
+        for which in _differences(runs, shared)
     ]
     for row in rows:
-        own = {key: [setting_of(run, key) for run in row.runs] for key in differing_keys(row.runs)}
-        own |= {key: _all(row.runs, key) for key in ("steps", "samples")}
-        for key, values in own.items():
-            if len({str(v) for v in values}) > 1:
-                warnings.append(
-                    f"Careful: runs of {row.name} differ in {key} ({_alternatives(values)})."
-                )
+        same = [*differing_keys(row.runs), "steps", "samples"]
+        warnings += [
+            f"Careful: runs of {row.name} differ in {which}."
+            for which in _differences(row.runs, same)
+        ]
         seeds = [str(run.seed) for run in row.runs]
         if repeated := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
             warnings.append(
                 f"Careful: {row.name} has several runs of seed {', '.join(repeated)}; "
                 "they count as separate runs."
             )
-    unknown = [row.name for row in rows if any(run.settings is None for run in row.runs)]
-    if unknown:
-        warnings.append(
-            f"Careful: {', '.join(unknown)} has runs without a readable config.yaml, so their "
-            "settings are not compared."
-        )
+        if any(run.settings is None for run in row.runs):
+            warnings.append(
+                f"Careful: {row.name} has runs without a readable config.yaml, so their settings "
+                "are not compared."
+            )
     return warnings
+
+
+def _differences(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """``key (a | b)`` for every setting, or key of the summaries, that has several values."""
+    found = []
+    for key in keys:
+        values = [setting_of(r, key) for r in runs if r.settings] if "." in key else _all(runs, key)
+        texts = list(dict.fromkeys(map(value_text, values)))
+        if len(texts) > 1:
+            found.append(f"{key} ({' | '.join(texts)})")
+    return found
 
 
 def _runs(rows: Sequence[Row]) -> list[Run]:
@@ -113,7 +118,3 @@ def _runs(rows: Sequence[Row]) -> list[Run]:
 def _all(runs: Sequence[Run], key: str) -> list[object]:
     """Every value that ``key`` has in the summaries, once."""
     return list(dict.fromkeys(run.summary[key] for run in runs if run.summary.get(key) is not None))
-
-
-def _alternatives(values: Sequence[object]) -> str:
-    return " | ".join(dict.fromkeys(map(value_text, values)))
