@@ -266,8 +266,11 @@ def test_step_times_of_a_large_network_are_taken_as_they_are(tmp_path: Path) -> 
 
 def test_each_row_has_its_own_colour_and_a_method_always_the_same(folder: Path) -> None:
     make(folder, "wide", 0, 90.0, 0.01, method="rwp")
+    configure(make(folder, "m-rwp", 2, 90.0, 0.01), "method.sigma=0.3")
     rows = rows_of(folder)
     styles = make_styles(rows)
-    assert len({style.colour for style in styles}) == len({style.marker for style in styles}) == 5
-    for row, style in zip(rows, styles, strict=True):
-        assert style.colour == COLOURS.get(row.label, style.colour)
+    assert len({style.colour for style in styles}) == len({style.marker for style in styles}) == 6
+    by_name = {row.name: style.colour for row, style in zip(rows, styles, strict=True)}
+    for label in ("sgd", "sgd 2x", "sam"):
+        assert by_name[label] == COLOURS[label]
+    assert COLOURS["m-rwp"] in by_name.values()

@@ -21,6 +21,8 @@ from rwp_dist.tracking.tensorboard import TensorBoard
 from rwp_dist.tracking.tracker import SINKS
 from rwp_dist.tracking.wandb import Wandb
 
+ROOT = Path(__file__).parents[2]
+
 Shown = list[tuple[str, int, float]]
 """Kind, step and loss of every record, as a sink shows them."""
 
@@ -105,11 +107,20 @@ def test_a_sink_that_is_off_leaves_no_files(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_tensorboard_has_a_record_at_once(tmp_path: Path) -> None:
-    tracker = start(tmp_path, 0, "tracking.wandb=off", "tracking.tensorboard=true")
-    log(tracker, FIRST[:2])
-    assert read_tensorboard(tmp_path, "") == FIRST[:2]
-    tracker.close("failed")
+DIES = """
+import os, sys
+from pathlib import Path
+sys.path += ["tests"]
+from tracking.test_sinks import FIRST, log, start
+log(start(Path(sys.argv[1]), 0, "tracking.wandb=off", "tracking.tensorboard=true"), FIRST[:2])
+os._exit(9)
+"""
+
+
+def test_records_are_on_disk_when_a_run_is_killed(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], cwd=ROOT, check=False)
+    assert done.returncode == 9
+    assert read_jsonl(tmp_path, "") == read_tensorboard(tmp_path, "") == FIRST[:2]
 
 
 def test_tensorboard_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
