@@ -24,7 +24,6 @@ WITHOUT_TORCH = ("launcher", "rwp_dist.config", "rwp_dist.record", "rwp_dist.bas
 KNOWN = {
     ("launcher.attempt", "rwp_dist.cli"),
     ("launcher.cli", "rwp_dist.cli"),
-    ("launcher.submit", "rwp_dist.data.remote.openers"),
 }
 KNOWN_TORCH = {"launcher.agent", "rwp_dist.base.timing", "rwp_dist.record.start"}
 

@@ -31,7 +31,7 @@ from rwp_dist import train as train_module
 from rwp_dist.base.errors import DataError, Interrupted
 from rwp_dist.config import load_settings
 from rwp_dist.data.batch import Batch, Step
-from rwp_dist.data.remote.source import Patience
+from rwp_dist.data.remote import Patience
 from rwp_dist.record.directory import RunDir
 from rwp_dist.run.evaluate import evaluate
 from rwp_dist.run.evaluate_run import evaluate_run

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rwp_dist.base.errors import RwpError
-from rwp_dist.data.remote.cache import CacheStats
+from rwp_dist.data.remote import CacheStats
 
 CACHED_VALUES = 2**17
 """Values whose float32 form a core's cache holds."""

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwp_dist.base.errors import DataError
+from rwp_dist.base.urls import local_path
 from rwp_dist.data.format.index import INDEX_DTYPE, Index, index_bytes, load_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, cure_of_missing
-from rwp_dist.data.remote.cache import NodeCache, Wanted
-from rwp_dist.data.remote.openers import local_path
-from rwp_dist.data.remote.source import Attempts, Patience, read_chunks
+from rwp_dist.data.remote import Attempts, NodeCache, Patience, Shard, read_url
 
 INDEX_REQUESTS = 16
 """Index files of a remote data set that are fetched at once."""
@@ -26,7 +25,7 @@ INDEX_REQUESTS = 16
 class Dataset:
     """Samples of one or of several manifests, shard after shard."""
 
-    shards: tuple[Wanted, ...]
+    shards: tuple[Shard, ...]
     """Where each shard is, its size and its sha256."""
     counts: NDArray[np.int64]
     """Samples of each shard."""
@@ -80,13 +79,13 @@ def load_dataset(
     Raises:
         DataError: something is missing, does not fit together, or a label is out of range.
     """
-    shards: list[Wanted] = []
+    shards: list[Shard] = []
     indexes: list[Index] = []
     origin: list[int] = []
     for number, manifest in enumerate(manifests):
         for entry in manifest.shards:
             location = manifest.shard_location(entry)
-            shards.append(Wanted(location, entry.num_bytes, entry.sha256))
+            shards.append(Shard(location, entry.num_bytes, entry.sha256))
             origin.append(number)
         indexes += _load_indexes(manifest, cache)
     counts = np.array([len(index) for index in indexes], dtype=np.int64)
@@ -142,7 +141,7 @@ def _fetch_manifest(url: str, attempts: Attempts, opener: str | None) -> Manifes
     """Its own id tells whether it came whole; what comes twice the same is what is there."""
     before = None
     while True:
-        data = b"".join(read_chunks(url, opener=opener, attempts=attempts))
+        data = read_url(url, attempts=attempts, opener=opener)
         try:
             return Manifest.from_json(data.decode(errors="replace"), posixpath.dirname(url))
         except DataError as error:
@@ -171,8 +170,8 @@ def _load_indexes(manifest: Manifest, cache: NodeCache | None) -> list[Index]:
             return _read(path, location)
         if cache is None:
             raise DataError(f"{location}: remote shards need a cache; set data.cache_dir.")
-        with cache.fetch(location, None, entry.index_sha256) as held:
-            return held.path.read_bytes()
+        with cache.open(Shard(location, None, entry.index_sha256)) as file:
+            return file.readall()
 
     # Threads only wait: they would be in each other's way at anything else.
     with ThreadPoolExecutor(INDEX_REQUESTS) as pool:

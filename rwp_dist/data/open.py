@@ -12,13 +12,10 @@ from rwp_dist.data.dataset import Dataset, is_local, load_dataset, load_manifest
 from rwp_dist.data.image import EvalTransform, TrainTransform
 from rwp_dist.data.image.decode import Decoder
 from rwp_dist.data.plan import Plan
-from rwp_dist.data.remote.cache import NodeCache
-from rwp_dist.data.remote.source import Patience
+from rwp_dist.data.remote import NodeCache, Patience
 from rwp_dist.data.selection import Balanced, Everything, Mixture, Selection
-from rwp_dist.data.stream import EvalStream, Reading, TrainStream
-
-LOOK_AHEAD_SHARDS = 32
-"""Most that a process downloads before they are needed."""
+from rwp_dist.data.stream import EvalStream, TrainStream
+from rwp_dist.data.worker import Reading
 
 
 class Train(Protocol):
@@ -137,15 +134,7 @@ def open_dataset(settings: Settings, sources: tuple[str, ...]) -> tuple[NodeCach
     cache = None
     if not all(is_local(manifest) for manifest in manifests):
         limit = None if d.cache_gb is None else int(d.cache_gb * 1e9)
-        folder = Path(d.cache_dir).expanduser()
-        cache = NodeCache(
-            folder,
-            limit,
-            retries=d.retries,
-            stall_s=d.stall_s,
-            opener=d.opener,
-            look_ahead=LOOK_AHEAD_SHARDS,
-        )
+        cache = NodeCache(Path(d.cache_dir).expanduser(), limit, patience, d.opener)
     return cache, load_dataset(manifests, settings.model.num_classes, cache)
 
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rwp_dist.data.batch import Batch, Step
-from rwp_dist.data.remote.cache import CacheStats
+from rwp_dist.data.remote import CacheStats
 from rwp_dist.perturb.slots import Slot
 from rwp_dist.process.consensus import Agreed
 from rwp_dist.run.build import Parts, count_parameters

@@ -119,8 +119,8 @@ def index_command(
 ) -> None:
     """Add indexes and a manifest to tars that somebody else made, and leave these as they are.
 
-    URLS are folders, files, addresses that training can read (http://, https://, s3://, gs://,
-    pipe:), or patterns of them such as in-{000000..000099}.tar.
+    URLS are folders, files, addresses that training can read (http://, https://, s3://, gs://),
+    or patterns of them such as in-{000000..000099}.tar.
     Labels come from .cls files, or from a field of .json files with --label-key. Tars that are
     damaged or cut short are refused. Killed or stopped, start it again: finished shards are kept.
     """

@@ -1,6 +1,6 @@
 """Where shards are: local paths and URLs, expanded from patterns and opened for one read."""
 
-import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,9 +8,9 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from rwp_dist.base.errors import DataError
+from rwp_dist.base.urls import local_path
 from rwp_dist.data.format.tar import Stream
-from rwp_dist.data.remote.openers import TransientError, local_path, open_stream, scheme_of
-from rwp_dist.data.remote.source import Attempts, Patience, read_chunks
+from rwp_dist.data.remote import download, size_of
 
 
 def is_remote(location: str) -> bool:
@@ -71,8 +71,9 @@ def open_shard(location: str, opener: str | None = None) -> Iterator[Stream]:
     """
     path = local_path(location)
     if path is None:
-        with contextlib.closing(read_chunks(location, opener=opener)) as chunks:
-            yield _ChunkStream(chunks)
+        with tempfile.TemporaryFile() as file:
+            download(location, file, opener=opener)
+            yield file
         return
     try:
         with path.open("rb") as file:
@@ -88,38 +89,13 @@ def shard_size(location: str, opener: str | None = None) -> int | None:
         DataError: it is not there.
     """
     path = local_path(location)
-    if path is None and scheme_of(location) == "pipe":
-        return None
     if path is None:
-        return _remote_size(location, opener)
+        return size_of(location, opener=opener)
     try:
         return path.stat().st_size
     except OSError as error:
         raise _unreadable(location, error) from error
 
 
-def _remote_size(url: str, opener: str | None) -> int | None:
-    attempts = Attempts(url, Patience())
-    while True:
-        try:
-            return open_stream(url, 0, None, attempts.patience.stall_s, opener).stop
-        except TransientError as error:
-            attempts.failed(str(error), error.retry_after_s)
-
-
 def _unreadable(location: str, error: OSError) -> DataError:
     return DataError(f"{location}: cannot be read ({error.strerror})", cure="check the path")
-
-
-class _ChunkStream:
-    """An iterator of chunks, read by size."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-
-    def read(self, size: int, /) -> bytes:
-        if not self._rest:
-            self._rest = memoryview(next(self._chunks, b""))
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(data)

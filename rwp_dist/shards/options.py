@@ -24,7 +24,7 @@ class LocalPath(click.Path):
     """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from rwp_dist.data.remote.openers import local_path
+        from rwp_dist.base.urls import local_path
 
         path = local_path(str(value))
         if path is None:

@@ -15,7 +15,7 @@ from rwp_dist.config import load_settings, split_batch
 from rwp_dist.data.dataset import load_manifest
 from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.data.open import open_dataset, open_train
-from rwp_dist.data.remote.source import Patience
+from rwp_dist.data.remote import Patience
 from rwp_dist.doctor.speed import images_per_second
 
 QUICK = Patience(retries=2, backoff_s=0.005, stall_s=0.5)
@@ -143,7 +143,6 @@ def test_two_sets_with_shards_of_the_same_basename_are_told_apart(tmp_path):
         for ours, theirs in zip(stream.steps(0, 3), local.steps(0, 3), strict=True):
             assert (ours.batches[0].images == theirs.batches[0].images).all()
             assert not ours.bad
-        cache.close()
 
 
 @pytest.mark.parametrize("make", ["nothing", "empty", "file"])

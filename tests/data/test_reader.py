@@ -1,11 +1,11 @@
-import threading
 from pathlib import Path
 
 import pytest
-from support.small_shards import FORK, content, index_of
+from support.small_shards import FORK, SIZE, content, index_of
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
+from rwp_dist.data.remote import Shard
 
 
 def test_samples_by_index(tmp_path):
@@ -45,35 +45,26 @@ def test_no_more_files_than_allowed_are_open(tmp_path):
         assert open_files() <= before + 2
     results = FORK.Queue()
     process = FORK.Process(target=lambda: results.put(readers[4].read(0)))
-    with files._lock:  # as if another thread were reading just now
-        process.start()
+    process.start()
     assert results.get(timeout=5) == content(4)[:20_000]
     process.join()
     assert readers[4].read(2) == content(4)[40_000:60_000]
 
 
-def test_threads_share_open_files(tmp_path):
-    files = ShardFiles(max_open=1)
-    wrong = []
-
-    def read(number):
-        reader = ShardReader(str(tmp_path / f"{number}.tar"), index_of(content(number)), files)
-        for turn in range(200):
-            row = turn % 10
-            data = content(number)[row * 20_000 : (row + 1) * 20_000]
-            wrong.append(reader.read(row) != data)
-
-    for number in range(2):
-        (tmp_path / f"{number}.tar").write_bytes(content(number))
-    threads = [threading.Thread(target=read, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(wrong) == 400 and not any(wrong)
+def test_a_shard_that_cannot_be_what_the_manifest_says(tmp_path):
+    path = tmp_path / "000000.tar"
+    path.write_bytes(content(0))
+    for shard, problem in (
+        (Shard(str(path), SIZE + 1), f"{SIZE} bytes where its manifest says {SIZE + 1}"),
+        (Shard(str(tmp_path / "none")), "none: cannot be read"),
+    ):
+        with pytest.raises(DataError, match=problem) as caught:
+            ShardReader(shard, index_of(content(0))).read(0)
+        assert caught.value.cure
 
 
 def test_a_remote_shard_needs_a_cache():
     reader = ShardReader("http://127.0.0.1:1/x.tar", index_of(content(0)))
-    with pytest.raises(DataError, match=r"x\.tar.*data\.cache_dir"):
+    with pytest.raises(DataError, match=r"x\.tar") as caught:
         reader.read(0)
+    assert caught.value.key == "data.cache_dir"

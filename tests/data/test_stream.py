@@ -30,7 +30,7 @@ from support.stream_sets import (
 )
 
 from rwp_dist.base.errors import CheckpointError, DataError
-from rwp_dist.data import stream as module
+from rwp_dist.data import loader as module
 from rwp_dist.data.selection import Balanced, Mixture
 from rwp_dist.run.checkpoint import check_state
 
@@ -305,7 +305,7 @@ def test_a_mixture_takes_its_shares_on_any_ranks_and_repeats_with_other_pixels(t
 
 def a_worker_that_hangs_at_its_start(monkeypatch, marks, times):
     """The first so many of them never begin; they do not hear SIGTERM either."""
-    obey = module._obey_rank_alone
+    obey = module._obey_only_the_rank
 
     def hang(worker):
         if worker == 1 and len(list(marks.iterdir())) < times:
@@ -314,7 +314,7 @@ def a_worker_that_hangs_at_its_start(monkeypatch, marks, times):
             time.sleep(600)
         obey(worker)
 
-    monkeypatch.setattr(module, "_obey_rank_alone", hang)
+    monkeypatch.setattr(module, "_obey_only_the_rank", hang)
     monkeypatch.setattr(module, "WORKER_START_S", 1.0)
 
 
@@ -379,7 +379,6 @@ def test_an_epoch_over_a_bad_connection_is_the_same_as_from_the_disk(
         cache = cache_in(tmp_path, max_bytes=sum(len(server.files[p]) for p in tars) // 2)
         dataset = load(server.url("/train"), cache=cache)
         assert digests(dataset, 0, STEPS, 2, workers, cache=cache) == reference
-        cache.close()
         assert not any(server.faults.values())
 
 
@@ -400,7 +399,6 @@ def test_a_shard_that_is_gone_ends_the_stream_with_its_name(folder, tmp_path, wo
         cache = cache_in(tmp_path)
         (stream,) = train_streams(load(server.url("/train"), cache=cache), 1, workers, cache=cache)
         steps = list(stream.steps(0, STEPS))
-        cache.close()
         (record,) = steps[-1].bad
         assert record.fatal and record.step == len(steps) - 1 and steps[-1].valid == [0]
         assert lost in record.reason and "404" in record.reason and "\n" not in record.reason

@@ -12,7 +12,7 @@ from support.shard_files import files, jpeg, run, sample_members, tar_file
 from rwp_dist.base.errors import DataError
 from rwp_dist.data.format.index import load_index
 from rwp_dist.data.format.manifest import Manifest
-from rwp_dist.data.remote.source import Patience
+from rwp_dist.data.remote import Patience
 from rwp_dist.shards.verify import verify_shards
 
 

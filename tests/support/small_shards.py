@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from rwp_dist.data.remote.cache import NodeCache, Wanted
+from rwp_dist.data.remote import NodeCache, Patience, Shard
 
 SIZE = 200_000
 FORK = multiprocessing.get_context("fork")
@@ -21,14 +21,14 @@ def path_of(number):
     return f"/train/{number:06d}.tar"
 
 
-def wanted(server, path):
+def shard_at(server, path):
     data = server.files[path]
-    return Wanted(server.url(path), len(data), hashlib.sha256(data).hexdigest())
+    return Shard(server.url(path), len(data), hashlib.sha256(data).hexdigest())
 
 
-def cache_in(folder, max_bytes=None, **options):
-    quick = {"retries": 3, "backoff_s": 0.005, "stall_s": 0.5, "room_s": 10.0, **options}
-    return NodeCache(folder / "cache", max_bytes, **quick)
+def cache_in(folder, max_bytes=None, **patience):
+    quick = {"retries": 3, "backoff_s": 0.005, "stall_s": 0.5, **patience}
+    return NodeCache(folder / "cache", max_bytes, Patience(**quick))
 
 
 def files_of(cache):

@@ -9,7 +9,8 @@ from rwp_dist.data.dataset import load_dataset, load_manifest
 from rwp_dist.data.image import EvalTransform, TrainTransform
 from rwp_dist.data.plan import Plan
 from rwp_dist.data.selection import Everything
-from rwp_dist.data.stream import EvalStream, Reading, TrainStream
+from rwp_dist.data.stream import EvalStream, TrainStream
+from rwp_dist.data.worker import Reading
 from rwp_dist.shards.sources import Listing, Source
 from rwp_dist.shards.synthetic import make_jpeg
 from rwp_dist.shards.write import write_shards

@@ -165,8 +165,8 @@ class EvalTransform:
         self.decoder = _check_decoder(decoder, channels)
         self.antialias = _antialias(interpolation)
 
-    def __call__(self, data: bytes) -> Pixels:
-        """uint8 ``[size, size, C]``.
+    def __call__(self, data: bytes, key: tuple[int, ...] = ()) -> Pixels:
+        """uint8 ``[size, size, C]`` of one sample; nothing is drawn, so ``key`` is not used.
 
         Raises:
             UndecodableImage: the bytes are no image, or one too narrow to be resized.

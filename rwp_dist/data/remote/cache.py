@@ -1,41 +1,52 @@
 """One cache of whole, verified shards for all processes of a node.
 
     folder/
-        shards/   whole shards; whoever holds one keeps a shared lock on it
-        parts/    downloads under way; what a killed process left is swept
-        locks/    one empty file per shard, locked while it is downloaded, and ``room``
+        shards/   whole shards
+        parts/    downloads under way
+        locks/    an empty file per shard, locked while it is downloaded
 
-A shard gets its place in ``shards`` by a rename, after its size and sha256 were found right.
-Everything in ``shards`` and ``parts`` counts against the limit, a download with its full size
-from its start; see ``room``.
+A download gets its place in ``shards`` by a rename, after its size and sha256 were compared with
+the manifest's. To evict a shard is to unlink it: a process that has it open can still read it. So
+open files need no locks, and the cache may exceed its limit by what is open.
 """
 
+import errno
 import hashlib
 import os
 import re
-import threading
+import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, fields
 from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from rwp_dist.base.errors import DataError
-from rwp_dist.data.remote import locks
-from rwp_dist.data.remote.held import Held, Wanted, hold_local
-from rwp_dist.data.remote.prefetch import Prefetcher
-from rwp_dist.data.remote.room import CacheFullError, Room
-from rwp_dist.data.remote.source import Attempts, Patience, local_path, read_chunks, shown
+from rwp_dist.base.errors import DataError, RwpError
+from rwp_dist.base.urls import shown
+from rwp_dist.data.remote.download import receive
+from rwp_dist.data.remote.locks import locked
+from rwp_dist.data.remote.retry import Attempts, Patience
 
-__all__ = ["CacheFullError", "CacheStats", "Held", "NodeCache", "Wanted", "hold_local"]
+T = TypeVar("T")
 
-RESERVED_BYTES = 16 << 20
-"""Largest step of the reservation for a shard whose size nobody knows."""
+WAIT_FOR_OTHERS_S = 600.0
+"""How long to wait for another process that downloads the same shard, before doing it as well."""
+LEFTOVER_S = 3600.0
+"""A download that has not been written to for so long is what a killed process left."""
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-LetGo = Callable[[], bool]
+
+class Shard(NamedTuple):
+    """Where a shard, or its index, is, and what its manifest says about it (None: nothing)."""
+
+    url: str
+    num_bytes: int | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,17 +65,13 @@ class CacheStats:
 
 
 class NodeCache:
-    """Shards of any URL as local files. It may be forked and pickled, and threads may share it.
+    """Remote shards as local files. It may be forked and pickled, and threads may share it.
 
     Args:
         folder: on a local disk; every process of the node names the same one.
-        max_bytes: limit of all files in it. None: the disk's.
-        retries: attempts after the first.
-        backoff_s: longest wait before the first retry; doubled for each further one.
-        stall_s: longest time without a byte.
-        opener: ``module:function`` that opens every URL that is not local.
-        look_ahead: how many shards ``prefetch`` takes at most.
-        room_s: how long to wait for others to let a shard go when all of them are held.
+        max_bytes: limit of all files in it. None: the disk.
+        patience: with the sources.
+        opener: ``module:function`` that opens every URL, as ``data.opener``.
 
     Raises:
         DataError: the folder cannot be used.
@@ -73,231 +80,208 @@ class NodeCache:
     def __init__(
         self,
         folder: Path,
-        max_bytes: int | None,
-        *,
-        retries: int = 8,
-        backoff_s: float = 0.5,
-        stall_s: float = 30.0,
+        max_bytes: int | None = None,
+        patience: Patience | None = None,
         opener: str | None = None,
-        look_ahead: int = 2,
-        room_s: float = 60.0,
     ) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
-        self.patience = Patience(retries, backoff_s, stall_s=stall_s)
+        self.patience = patience or Patience()
         self._opener = opener
-        self._room_s = room_s
-        self._look_ahead = look_ahead
-        self._room = Room(folder, max_bytes)
-        self._prefetcher = Prefetcher(self._prefetch, look_ahead)
-        self._begin()
+        self._shards, self._parts, self._locks = (folder / n for n in ("shards", "parts", "locks"))
+        self._events: deque[CacheStats] = deque()  # of all threads; appending needs no lock
+        try:
+            for path in (self._shards, self._parts, self._locks):
+                path.mkdir(parents=True, exist_ok=True)
+            for path in self._leftovers():
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        arguments: dict[str, Any] = {
-            "retries": self.patience.retries,
-            "backoff_s": self.patience.backoff_s,
-            "stall_s": self.patience.stall_s,
-            "opener": self._opener,
-            "look_ahead": self._look_ahead,
-            "room_s": self._room_s,
-        }
-        return partial(NodeCache, self.folder, self.max_bytes, **arguments), ()
+    def open(self, shard: Shard) -> FileIO:
+        """A remote shard, open for reading at its start; downloaded unless it is here already.
 
-    def fetch(
-        self,
-        url: str,
-        num_bytes: int | None = None,
-        sha256: str | None = None,
-        *,
-        let_go: LetGo = lambda: False,
-    ) -> Held:
-        """Hold a shard, downloaded if it is not here; a local path is held where it is.
-
-        ``let_go`` is called when everything in the cache is held: it should close one of the
-        caller's own, and say whether it did.
+        It stays readable until it is closed, also when it is evicted meanwhile.
 
         Raises:
-            DataError: it cannot be had, or is not what the manifest says.
-            CacheFullError: other processes held all of the cache for ``room_s``.
+            ConfigError: there is no such opener.
+            DataError: it cannot be read, is not what the manifest says, or does not fit.
         """
-        return self._fetch(Wanted(url, num_bytes, sha256), let_go, self._room_s)
-
-    def prefetch(self, wanted: Iterable[Wanted]) -> None:
-        """Download the next shards in the background, one after the other; replaces older wishes.
-
-        What fails, or finds no room, is left to ``fetch``, which says so.
-        """
-        self._prefetcher.want([item for item in wanted if local_path(item.url) is None])
-
-    def stats(self) -> CacheStats:
-        """Counts of this process so far, prefetching included."""
-        self._count()
-        return CacheStats(**self._counts, evictions=self._room.evictions - self._evictions_before)
-
-    def close(self) -> None:
-        """End prefetching after the shard that is under way."""
-        self._prefetcher.close()
-
-    def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._counting = threading.Lock()
-        self._counts = {"hits": 0, "misses": 0, "bytes_downloaded": 0, "retries": 0}
-        self._evictions_before = self._room.evictions
-
-    def _count(self, **more: int) -> None:
-        if self._pid != os.getpid():
-            self._begin()
-        with self._counting:
-            for name, count in more.items():
-                self._counts[name] += count
-
-    def _prefetch(self, wanted: Wanted) -> None:
-        if not (self._room.shards / _name(wanted)).exists():
-            with suppress(DataError), self._fetch(wanted, lambda: False, 0.0):
-                pass
-
-    def _fetch(self, wanted: Wanted, let_go: LetGo, room_s: float) -> Held:
-        path = local_path(wanted.url)
-        if path is not None:
-            return hold_local(path, wanted.num_bytes)
-        name = _name(wanted)
+        name = _file_name(shard)
         try:
-            held = self._hold(name, wanted.num_bytes)
-            if held is None:
-                with locks.exclusive(self._room.locks / name, self._waiting(name, wanted.url)):
-                    held = self._hold(name, wanted.num_bytes)
-                    if held is None:
-                        held = self._download(name, wanted, let_go, room_s)
-                        self._count(misses=1)
-                        return held
+            file = self._find(name, shard.num_bytes)
+            if file is None:
+                with locked(self._locks / name, WAIT_FOR_OTHERS_S):
+                    file = self._find(name, shard.num_bytes)  # another may have fetched it by now
+                    if file is None:
+                        return self._download(name, shard)
         except OSError as error:
-            raise self._room.broken(error) from error
-        self._count(hits=1)
-        return held
+            raise self._unusable(error) from error
+        self._events.append(CacheStats(hits=1))
+        return file
 
-    def _hold(self, name: str, num_bytes: int | None) -> Held | None:
-        path = self._room.shards / name
-        while True:
-            try:
-                fd = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
-                return None
-            locks.share(fd)
-            status = os.fstat(fd)
-            if status.st_nlink and num_bytes in (None, status.st_size):
-                _touch(fd)
-                return Held(path, fd)
-            if status.st_nlink:  # something else than this cache cut it
-                path.unlink(missing_ok=True)
-            os.close(fd)
+    def prefetch(self, shard: Shard) -> None:
+        """Download a remote shard that is not here; ``open`` reports what goes wrong."""
+        if not (self._shards / _file_name(shard)).exists():
+            with suppress(RwpError):
+                self.open(shard).close()
 
-    def _waiting(self, name: str, url: str) -> Callable[[], None]:
-        """Nobody waits for ever for a process that was stopped in the middle of a download.
+    def take_stats(self) -> CacheStats:
+        """Counts since the last call; a forked process inherits those of its parent."""
+        total = CacheStats()
+        while self._events:
+            total += self._events.popleft()
+        return total
 
-        One that still tries again is waited for: it says so at its file, as bytes that come do.
-        """
-        limit_s = self.patience.stall_s + self.patience.max_backoff_s + self._room_s + 30
-        last = time.time()
-
-        def check() -> None:
-            nonlocal last
-            with suppress(FileNotFoundError):
-                last = max(last, (self._room.parts / name).stat().st_mtime)
-            if time.time() - last > limit_s:
-                raise DataError(
-                    f"{shown(url)}: another process of this node is to download it and has "
-                    f"neither received anything nor tried again for {limit_s:.0f} s; end that "
-                    "process."
-                )
-
-        return check
-
-    def _download(self, name: str, wanted: Wanted, let_go: LetGo, room_s: float) -> Held:
-        part = self._room.parts / name
-        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        attempts = Attempts(wanted.url, self.patience, alive=partial(_touch, fd))
-        held = Held(part, fd)
+    def _find(self, name: str, num_bytes: int | None) -> FileIO | None:
+        path = self._shards / name
         try:
-            locks.share(fd)  # before the rename: nobody can evict it in between
-            before: tuple[int, str] | None = None
+            file = FileIO(path)
+        except FileNotFoundError:
+            return None
+        if num_bytes not in (None, os.fstat(file.fileno()).st_size):  # something has cut it
+            file.close()
+            path.unlink(missing_ok=True)
+            return None
+        _touch(file)
+        return file
+
+    def _download(self, name: str, shard: Shard) -> FileIO:
+        part = self._parts / f"{name}.{secrets.token_hex(4)}"
+        file = FileIO(part, "x+")
+        attempts = Attempts(shard.url, self.patience)
+        before: tuple[int, str] | None = None
+        try:
             while True:
-                found = self._receive(fd, wanted, attempts, let_go, room_s)
-                cause = _mismatch(wanted, *found)
+                found = attempts.retry(partial(self._receive, file, shard))
+                cause = _mismatch(shard, *found)
                 if cause is None:
                     break
                 if found == before:
                     raise DataError(
-                        f"{shown(wanted.url)}: {cause}, twice the same; the shard was changed "
-                        "after its manifest was written: restore it, or write the manifest again."
+                        f"{shown(shard.url)}: {cause}, twice the same; the shard was changed after "
+                        "its manifest was written",
+                        cure="restore it, or write the manifest again",
                     )
                 before = found
                 attempts.failed(cause)
-            os.fsync(fd)
-            _touch(fd)
-            held.path = self._room.place(name)
-            return held
+            os.fsync(file.fileno())
+            file.seek(0)
+            _touch(file)
+            part.rename(self._shards / name)
+        except BaseException:
+            file.close()
+            part.unlink(missing_ok=True)
+            raise
         finally:
-            self._count(retries=attempts.failures)
-            if held.path == part:
-                held.close()
-                part.unlink(missing_ok=True)
+            self._events.append(CacheStats(retries=attempts.failures))
+        self._events.append(CacheStats(misses=1))
+        return file
 
-    def _receive(
-        self, fd: int, wanted: Wanted, attempts: Attempts, let_go: LetGo, room_s: float
-    ) -> tuple[int, str]:
-        """Size and sha256 of what came; a shard longer than it should be is not read to its end."""
-        hasher = hashlib.sha256()
-        size = 0
-        step = min(RESERVED_BYTES, (self.max_bytes or RESERVED_BYTES) // 16)
-        reserved = wanted.num_bytes or 0
-        self._reserve(fd, reserved, let_go, room_s)
-        with closing(read_chunks(wanted.url, opener=self._opener, attempts=attempts)) as chunks:
-            for chunk in chunks:
-                hasher.update(chunk)
-                self._count(bytes_downloaded=len(chunk))
-                if size + len(chunk) > reserved:
-                    if wanted.num_bytes is not None:
-                        return size + len(chunk), hasher.hexdigest()
-                    reserved = size + max(step, len(chunk))
-                    self._reserve(fd, reserved, let_go, room_s)
-                view = memoryview(chunk)
-                while view:
-                    written = os.pwrite(fd, view, size)
-                    size, view = size + written, view[written:]
-        os.ftruncate(fd, size)
+    def _receive(self, file: FileIO, shard: Shard) -> tuple[int, str]:
+        """One attempt: size and sha256 of what came. What is too long is not read to its end."""
+        hasher, size = hashlib.sha256(), 0
+        file.seek(0)
+        file.truncate()
+        if shard.num_bytes is not None:
+            self._make_room(shard.num_bytes)
+            self._on_disk(partial(os.posix_fallocate, file.fileno(), 0, shard.num_bytes))
+        try:
+            with closing(receive(shard.url, self.patience.stall_s, self._opener)) as pieces:
+                for piece in pieces:
+                    size += len(piece)
+                    if shard.num_bytes is not None and size > shard.num_bytes:
+                        return shard.num_bytes + 1, ""
+                    hasher.update(piece)
+                    rest = memoryview(piece)
+                    while rest:
+                        rest = rest[self._on_disk(partial(file.write, rest)) :]
+        finally:
+            self._events.append(CacheStats(bytes_downloaded=size))
         return size, hasher.hexdigest()
 
-    def _reserve(self, fd: int, size_bytes: int, let_go: LetGo, room_s: float) -> None:
-        deadline = time.monotonic() + room_s
-        while not self._room.reserve(fd, size_bytes):
-            if let_go():
-                continue
-            if time.monotonic() > deadline:
-                raise CacheFullError(
-                    f"{self.folder}: no room for a shard, because the processes of this node hold "
-                    f"all {self.max_bytes} bytes; raise data.cache_gb, or use fewer workers."
-                )
-            time.sleep(0.02)
+    def _make_room(self, num_bytes: int) -> None:
+        """Evict shards until ``num_bytes`` more fit under the limit, or none is left."""
+        if self.max_bytes is None:
+            return
+        if num_bytes > self.max_bytes:
+            raise DataError(
+                f"{self.folder}: a shard of {num_bytes} bytes does not fit into a cache of "
+                f"{self.max_bytes} bytes",
+                key="data.cache_gb",
+                cure="raise data.cache_gb",
+            )
+        files = (path for folder in (self._shards, self._parts) for path in folder.iterdir())
+        self._evict(sum(map(_size, files)) + num_bytes - self.max_bytes)
+
+    def _on_disk(self, action: Callable[[], T]) -> T:
+        """What ``action`` returns; while the disk is full, a shard is evicted and it runs again."""
+        while True:
+            try:
+                return action()
+            except OSError as error:
+                if error.errno not in DISK_FULL or not self._evict(1):
+                    raise
+
+    def _evict(self, num_bytes: int) -> int:
+        """Remove shards, the one used longest ago first, until ``num_bytes`` are freed.
+
+        Returns the bytes freed.
+        """
+        freed = 0
+        for path in (*self._leftovers(), *sorted(self._shards.iterdir(), key=_last_use)):
+            if freed >= num_bytes:
+                break
+            size = _size(path)
+            with suppress(FileNotFoundError):  # another process was faster
+                path.unlink()
+                freed += size
+                self._events.append(CacheStats(evictions=1))
+        return freed
+
+    def _leftovers(self) -> Iterator[Path]:
+        for path in self._parts.iterdir():
+            if 0 < _last_use(path) < (time.time() - LEFTOVER_S) * 1e9:
+                yield path
+
+    def _unusable(self, error: OSError) -> DataError:
+        return DataError(
+            f"{self.folder}: the cache cannot be kept here ({error.strerror})",
+            key="data.cache_dir",
+            cure="make room, or set data.cache_dir",
+        )
 
 
-def _touch(fd: int) -> None:
-    """Note the time of last use, by which eviction goes; the kernel's own clock is too coarse."""
-    now = time.time_ns()
-    os.utime(fd, ns=(now, now))
-
-
-def _mismatch(wanted: Wanted, size: int, sha256: str) -> str | None:
-    if wanted.num_bytes not in (None, size):
-        more = "more" if size > (wanted.num_bytes or 0) else f"only {size}"
-        return f"it has {more} bytes where its manifest says {wanted.num_bytes}"
-    if wanted.sha256 not in (None, sha256):
+def _mismatch(shard: Shard, size: int, sha256: str) -> str | None:
+    if shard.num_bytes not in (None, size):
+        found = "more" if size > (shard.num_bytes or 0) else f"only {size}"
+        return f"it has {found} bytes where its manifest says {shard.num_bytes}"
+    if shard.sha256 not in (None, sha256):
         return "its sha256 is not the manifest's"
     return None
 
 
-def _name(wanted: Wanted) -> str:
+def _touch(file: FileIO) -> None:
+    """Note the time of last use, which eviction goes by; the kernel's own clock is too coarse."""
+    now = time.time_ns()
+    os.utime(file.fileno(), ns=(now, now))
+
+
+def _file_name(shard: Shard) -> str:
     """Readable, and different for any two URLs, or two contents of one."""
-    base = urlsplit(wanted.url).path.rpartition("/")[2] or "shard"
+    base = urlsplit(shard.url).path.rpartition("/")[2] or "shard"
     readable = re.sub(r"[^A-Za-z0-9._-]", "_", base)[-60:]
-    key = f"{wanted.url}\n{wanted.num_bytes}\n{wanted.sha256}"
+    key = f"{shard.url}\n{shard.num_bytes}\n{shard.sha256}"
     return f"{hashlib.sha256(key.encode()).hexdigest()[:20]}-{readable}"
+
+
+def _size(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
+def _last_use(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        return path.stat().st_mtime_ns
+    return 0

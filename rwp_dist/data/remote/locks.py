@@ -1,74 +1,53 @@
 """File locks among the processes of a node. The kernel frees them when a process is killed."""
 
-import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-_EXCLUSIVE: set[int] = set()
-"""Descriptors of exclusive locks that threads of this process hold."""
+PAUSE_S = 0.02
+
+_held: set[int] = set()
+"""Descriptors of locks that threads of this process hold or wait for."""
 
 
-@contextlib.contextmanager
-def exclusive(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock file ``path``; ``waiting`` is called now and then meanwhile, and may raise."""
+@contextmanager
+def locked(path: Path, wait_s: float) -> Iterator[None]:
+    """Hold the lock file ``path`` while the block runs.
+
+    The block runs without the lock if another process keeps it for ``wait_s`` seconds, or on a disk
+    without locks. So use it to save work, not to keep data whole.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    _EXCLUSIVE.add(fd)
-    pause_s = 0.005
+    _held.add(fd)
+    deadline = time.monotonic() + wait_s
     try:
-        while not try_lock(fd):
-            waiting()
-            time.sleep(pause_s)
-            pause_s = min(0.1, pause_s * 1.5)
-        try:
-            yield
-        finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)
+        while not _try_lock(fd) and time.monotonic() < deadline:
+            time.sleep(PAUSE_S)
+        yield
     finally:
-        _EXCLUSIVE.discard(fd)
+        _held.discard(fd)
         os.close(fd)
 
 
-def try_lock(fd: int) -> bool:
-    """Take the exclusive lock of an open file. False: another holds it."""
+def _try_lock(fd: int) -> bool:
+    """Whether there is nothing to wait for."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:  # a disk without locks
+        return True
     return True
 
 
-@contextlib.contextmanager
-def unheld(path: Path) -> Iterator[bool]:
-    """Whether nobody holds a lock on a file, and keep it so meanwhile; True if it is not there."""
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        yield True
-        return
-    try:
-        yield try_lock(fd)
-    finally:
-        os.close(fd)
-
-
-def share(fd: int) -> None:
-    """Hold an open file together with others, until it is closed."""
-    fcntl.flock(fd, fcntl.LOCK_SH)
-
-
-def release(fd: int) -> None:
-    """Give a lock up, also where a forked process still has the file open."""
-    fcntl.flock(fd, fcntl.LOCK_UN)
-
-
 def _close_in_child() -> None:
-    # A forked loader worker must not keep what its parent's thread held, should the parent die.
-    for fd in _EXCLUSIVE:
+    # A forked worker would keep what a thread of its parent held, should the parent be killed.
+    for fd in _held:
         os.close(fd)
-    _EXCLUSIVE.clear()
+    _held.clear()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

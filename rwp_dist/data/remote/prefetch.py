@@ -1,58 +1,48 @@
-"""One background thread per process that fetches what will be needed next."""
+"""Download what will be needed next, in the background."""
 
-import os
 import threading
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Iterable
+from itertools import islice
 
-T = TypeVar("T")
+from rwp_dist.data.remote.cache import NodeCache, Shard
 
 
-class Prefetcher(Generic[T]):
-    """Calls ``fetch`` for the items wanted, one after the other; the newest list counts.
+class Prefetcher:
+    """A thread that downloads shards into a cache, one after the other.
 
-    The thread begins with the first wish, and again in a forked process with its first.
+    Make one in the process that uses it: threads do not survive a fork.
+
+    Args:
+        cache: where the shards go.
+        look_ahead: most shards that ``want`` takes.
     """
 
-    def __init__(self, fetch: Callable[[T], None], look_ahead: int) -> None:
-        self._fetch = fetch
+    def __init__(self, cache: NodeCache, look_ahead: int) -> None:
+        self._cache = cache
         self._look_ahead = look_ahead
-        self._items: list[T] = []
-        self._thread: threading.Thread | None = None
-        self._begin()
+        self._changed = threading.Condition()
+        self._shards: list[Shard] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, daemon=True, name="rwp-prefetch")
+        self._thread.start()
 
-    def want(self, items: Sequence[T]) -> None:
-        """Replace what was wanted and not begun; only the first ``look_ahead`` are kept."""
-        if self._pid != os.getpid():
-            self._begin()
+    def want(self, shards: Iterable[Shard]) -> None:
+        """Download these remote shards, soonest first; replaces what was wanted before."""
         with self._changed:
-            self._items = list(items[: self._look_ahead])
-            if self._thread is None and self._items:
-                self._thread = threading.Thread(target=self._run, daemon=True, name="rwp-prefetch")
-                self._thread.start()
+            self._shards = list(islice(shards, self._look_ahead))
             self._changed.notify()
 
     def close(self) -> None:
-        """End after the item under way, and wait for that."""
-        if self._pid != os.getpid():
-            return
+        """Stop after the download under way, without waiting for it."""
         with self._changed:
-            thread, self._thread, self._items = self._thread, None, []
+            self._closed = True
             self._changed.notify()
-        if thread is not None:
-            thread.join()
-
-    def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._changed = threading.Condition()
-        self._thread, self._items = None, []
 
     def _run(self) -> None:
-        me = threading.current_thread()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._items or self._thread is not me)
-                if self._thread is not me:
+                self._changed.wait_for(lambda: self._shards or self._closed)
+                if self._closed:
                     return
-                item = self._items.pop(0)
-            self._fetch(item)
+                shard = self._shards.pop(0)
+            self._cache.prefetch(shard)

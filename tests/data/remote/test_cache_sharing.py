@@ -6,10 +6,19 @@ import time
 import numpy as np
 import pytest
 from support.faulty_server import FaultyServer
-from support.small_shards import FORK, SIZE, cache_in, content, files_of, index_of, path_of, wanted
+from support.small_shards import (
+    FORK,
+    SIZE,
+    cache_in,
+    content,
+    files_of,
+    index_of,
+    path_of,
+    shard_at,
+)
 
 from rwp_dist.data.reader import ShardFiles, ShardReader
-from rwp_dist.data.remote.cache import CacheFullError, CacheStats
+from rwp_dist.data.remote import CacheStats, Prefetcher
 
 
 @pytest.fixture
@@ -19,20 +28,21 @@ def server():
 
 
 def read_all(cache, shards, passes, seed, results):
-    files = ShardFiles(max_open=3, cache=cache)
+    files, prefetcher = ShardFiles(max_open=3, cache=cache), Prefetcher(cache, 2)
     generator = np.random.default_rng(seed)
     bad = 0
     for _ in range(passes):
         for at, (shard, data) in enumerate(shards):
-            cache.prefetch([following for following, _ in shards[at + 1 : at + 3]])
+            prefetcher.want(following for following, _ in shards[at + 1 : at + 3])
             reader = ShardReader(shard, index_of(data), files)
             size = len(data) // len(reader)
             for row in generator.permutation(len(reader)):
                 row = int(row)
                 bad += reader.read(row) != data[row * size : (row + 1) * size]
     files.close()
-    cache.close()
-    results.put((bad, cache.stats()))
+    prefetcher.close()
+    prefetcher._thread.join()
+    results.put((bad, cache.take_stats()))
 
 
 def in_four_processes(cache, orders, passes, sample=lambda: None):
@@ -58,7 +68,7 @@ def in_four_processes(cache, orders, passes, sample=lambda: None):
 
 
 def shards_of(server, numbers):
-    return [(wanted(server, path_of(number)), content(number)) for number in numbers]
+    return [(shard_at(server, path_of(number)), content(number)) for number in numbers]
 
 
 def test_four_processes_download_every_shard_once(server, tmp_path):
@@ -87,19 +97,20 @@ def test_four_processes_share_a_cache_of_half_the_size(server, tmp_path):
         sizes.append(sum(seen.values()))
 
     stats = in_four_processes(cache, orders, passes=3, sample=sample)
-    assert len(sizes) > 20 and limit / 2 < max(sizes) <= limit
+    # Four processes may reserve room at once, and each unlinks what the others have open.
+    assert len(sizes) > 20 and limit / 2 < max(sizes) <= limit + 4 * SIZE
     assert stats.evictions >= 6 and stats.retries >= 30
     # One at most for every turn of a process, plus what was prefetched and evicted again.
     assert 12 <= stats.misses <= 4 * 12 * 3
-    assert len(files_of(cache)) <= 6
+    assert len(files_of(cache)) <= 6 + 4
 
 
 @pytest.mark.flaky(reruns=2)  # within two seconds
 def test_a_process_killed_in_the_middle_blocks_nobody(server, tmp_path):
     server.faults[path_of(0)] = ["slow"]
     cache = cache_in(tmp_path, SIZE)
-    shard = wanted(server, path_of(0))
-    process = FORK.Process(target=cache.fetch, args=shard)
+    shard = shard_at(server, path_of(0))
+    process = FORK.Process(target=cache.open, args=(shard,))
     process.start()
     deadline = time.monotonic() + 5
     while not server.requests and time.monotonic() < deadline:
@@ -109,27 +120,15 @@ def test_a_process_killed_in_the_middle_blocks_nobody(server, tmp_path):
     process.join()
     assert len(files_of(cache)) == 1
     before = time.monotonic()
-    cache.fetch(*wanted(server, path_of(1))).close()  # needs the room of what is left over
-    with cache.fetch(*shard) as held:
-        assert held.path.read_bytes() == content(0)
+    cache.open(shard_at(server, path_of(1))).close()  # what is left over takes up all room
+    with cache.open(shard) as file:
+        assert file.read() == content(0)
     assert time.monotonic() - before < 2
-
-
-def test_a_forked_process_does_not_free_what_its_parent_holds(server, tmp_path):
-    cache = cache_in(tmp_path, SIZE, room_s=0.05)
-    held = cache.fetch(*wanted(server, path_of(0)))
-    process = FORK.Process(target=held.close)
-    process.start()
-    process.join()
-    with pytest.raises(CacheFullError):
-        cache.fetch(*wanted(server, path_of(1)))
-    held.close()
-    cache.fetch(*wanted(server, path_of(1))).close()
 
 
 def fork_and_download(cache, shard, pids):
     """A loader worker, forked while its parent's thread downloads, outlives the parent."""
-    threading.Thread(target=cache.fetch, args=shard, daemon=True).start()
+    threading.Thread(target=cache.open, args=(shard,), daemon=True).start()
     while not any((cache.folder / "parts").iterdir()):
         time.sleep(0.01)
     worker = FORK.Process(target=time.sleep, args=(5,))
@@ -141,7 +140,7 @@ def fork_and_download(cache, shard, pids):
 @pytest.mark.flaky(reruns=2)  # within two seconds
 def test_a_worker_that_outlives_a_killed_process_blocks_nobody(server, tmp_path):
     server.faults[path_of(0)] = ["slow"]
-    cache, shard, pids = cache_in(tmp_path), wanted(server, path_of(0)), FORK.Queue()
+    cache, shard, pids = cache_in(tmp_path), shard_at(server, path_of(0)), FORK.Queue()
     process = FORK.Process(target=fork_and_download, args=(cache, shard, pids))
     process.start()
     worker = pids.get(timeout=5)
@@ -149,8 +148,8 @@ def test_a_worker_that_outlives_a_killed_process_blocks_nobody(server, tmp_path)
     process.join()
     before = time.monotonic()
     try:
-        with cache.fetch(*shard) as held:
-            assert held.path.read_bytes() == content(0)
+        with cache.open(shard) as file:
+            assert file.read() == content(0)
         assert time.monotonic() - before < 2
     finally:
         os.kill(worker, signal.SIGKILL)

@@ -1,6 +1,5 @@
 import io
 import multiprocessing
-import os
 import socket
 import sys
 import time
@@ -10,8 +9,9 @@ import numpy as np
 import pytest
 from support.faulty_server import FaultyServer
 
-from rwp_dist.base.errors import DataError
-from rwp_dist.data.remote.source import Attempts, Patience, local_path, open_url, read_chunks, shown
+from rwp_dist.base.errors import ConfigError, DataError
+from rwp_dist.data.remote import Attempts, Patience, download, read_url, size_of
+from rwp_dist.data.remote.download import receive
 
 QUICK = Patience(retries=3, backoff_s=0.005, stall_s=0.4)
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -24,14 +24,19 @@ def server():
         yield server
 
 
-def refused(url, *words, **arguments):
-    with pytest.raises(DataError) as caught:
-        open_url(url, **{"patience": QUICK, **arguments})
+def read(url, limit=None, patience=QUICK, opener=None):
+    return read_url(url, limit, attempts=Attempts(url, patience), opener=opener)
+
+
+def refused(url, *words, error=DataError, **arguments):
+    with pytest.raises(error) as caught:
+        read(url, **arguments)
     message = str(caught.value)
     assert message.count("\n") == 0 and message.endswith(".")
     for word in words:
         assert str(word) in message
-    return message
+    assert caught.value.cure
+    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -40,7 +45,7 @@ def refused(url, *words, **arguments):
 def test_a_fault_is_retried(server, fault):
     server.faults[PATH] = [fault, fault]
     before = time.monotonic()
-    assert open_url(server.url(PATH), patience=QUICK) == DATA
+    assert read(server.url(PATH)) == DATA
     assert time.monotonic() - before < 6
     assert [fault for _, fault in server.asked(PATH)][:3] == [fault, fault, "ok"]
 
@@ -65,58 +70,40 @@ def test_a_lasting_fault_ends_in_one_sentence(server, fault, cause):
     server.always[PATH] = fault
     patience = Patience(retries=2, backoff_s=0.005, stall_s=0.1)
     before = time.monotonic()
-    message = refused(server.url(PATH), PATH, "3 attempts", cause, patience=patience)
-    assert "data.retries" in message and time.monotonic() - before < 3
+    error = refused(server.url(PATH), PATH, "3 attempts", cause, patience=patience)
+    assert "data.retries" in error.cure and time.monotonic() - before < 3
     assert len(server.requests) == 3
 
 
-def test_a_download_goes_on_where_it_broke_off(server):
+def test_what_broke_off_is_read_again_from_its_start(server, tmp_path):
     server.faults[PATH] = ["truncate", "truncate"]
-    assert open_url(server.url(PATH), patience=QUICK) == DATA
-    half, more = len(DATA) // 2, len(DATA) * 3 // 4
-    assert [span for span, _ in server.asked(PATH)] == [None, f"bytes={half}-", f"bytes={more}-"]
+    with (tmp_path / "x").open("w+b") as file:
+        download(server.url(PATH), file)
+        assert file.read() == DATA
+    assert server.asked(PATH) == [(None, fault) for fault in ("truncate", "truncate", "ok")]
 
 
-def test_a_server_without_ranges_is_read_again(server):
-    server.ranges = False
-    server.faults[PATH] = ["truncate"]
-    assert open_url(server.url(PATH), patience=QUICK) == DATA
-    assert open_url(server.url(PATH), 1000, 70_000, patience=QUICK) == DATA[1000:71_000]
+def test_the_start_of_a_file(server):
+    for limit in (0, 1, 1000, len(DATA), len(DATA) + 1):
+        assert read(server.url(PATH), limit) == DATA[:limit]
 
 
-def test_a_file_that_changes_meanwhile_is_refused(server):
-    server.headers["ETag"] = '"1"'
-    server.faults[PATH] = ["truncate"]
-    chunks = read_chunks(server.url(PATH), patience=QUICK)
-    next(chunks)
-    server.headers["ETag"] = '"2"'
-    with pytest.raises(DataError, match="changed while"):
-        list(chunks)
-
-
-def test_a_range_asks_for_no_more(server):
-    assert open_url(server.url(PATH), 10, 20, patience=QUICK) == DATA[10:30]
-    assert server.asked(PATH)[0][0] == "bytes=10-29"
-    assert open_url(server.url(PATH), len(DATA) - 5, 20, patience=QUICK) == DATA[-5:]
-    assert open_url(server.url(PATH), 7, 0, patience=QUICK) == b""
-    refused(server.url(PATH), "416", offset=len(DATA), length=4)
-
-
-def test_pieces_are_no_larger_than_asked_for(server):
-    pieces = list(read_chunks(server.url(PATH), 1000))
-    assert max(map(len, pieces)) == 1000 and b"".join(pieces) == DATA
+def test_the_size_is_told_without_reading(server):
+    server.faults[PATH] = [503, "stall"]
+    assert size_of(server.url(PATH)) == len(DATA)
+    with pytest.raises(DataError, match="404"):
+        size_of(server.url("/none"))
 
 
 class FewBytes(io.BytesIO):
-    def read(self, _):
+    def read1(self, _):
         return super().read(1)
 
 
 def test_a_slow_reader_is_no_slow_server(monkeypatch):
     monkeypatch.setattr(io, "few_bytes", lambda _: FewBytes(b"1234"), raising=False)
-    patience = Patience(retries=0, stall_s=0.2)
     pieces = []
-    for piece in read_chunks("mine://x", opener="io:few_bytes", patience=patience):
+    for piece in receive("mine://x", 0.2, "io:few_bytes"):
         pieces.append(piece)
         time.sleep(0.15)
     assert b"".join(pieces) == b"1234"
@@ -127,52 +114,6 @@ def test_nobody_there(server):
     refused(server.url(PATH), "no connection", "refused")
 
 
-def test_local_files(tmp_path):
-    path = tmp_path / "a b:c.tar"
-    path.write_bytes(DATA)
-    assert open_url(str(path)) == DATA
-    assert open_url(path.as_uri(), 5, 10) == DATA[5:15]
-    assert local_path(path.as_uri()) == local_path(str(path)) == path
-    assert local_path("s3://bucket/x") is None and local_path("pipe:cat x") is None
-    refused(str(tmp_path / "none"), "No such file")
-    refused(str(tmp_path), "directory")
-
-
-def test_pipes(tmp_path):
-    (tmp_path / "x").write_bytes(DATA)
-    assert open_url(f"pipe:cat {tmp_path}/x") == DATA
-    assert open_url(f"pipe:cat {tmp_path}/x", 1000, 200_000) == DATA[1000:201_000]
-
-
-def test_a_command_that_fails(tmp_path):
-    once = f"test -e {tmp_path}/x || {{ touch {tmp_path}/x; printf 12; exit 3; }}; printf 1234"
-    assert open_url(f"pipe:{once}", patience=QUICK) == b"1234"
-    (tmp_path / "x").unlink()
-    refused(f"pipe:{once[:-4]}1324", "it changed")
-    refused("pipe:echo 1; echo no disk >&2; exit 3", "status 3 (no disk)", "4 attempts")
-    before = time.monotonic()
-    refused("pipe:no-such-command", "status 127", patience=Patience())
-    assert time.monotonic() - before < 1
-
-
-def test_a_command_that_stalls_is_ended(tmp_path):
-    patience = Patience(retries=0, stall_s=0.2)
-    refused(f"pipe:echo $$ > {tmp_path}/pid; echo 1; sleep 60 | cat", "no byte", patience=patience)
-    pid = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 3
-    while _alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not _alive(pid)
-
-
-def _alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_an_opener_of_the_users_choice(tmp_path, monkeypatch):
     (tmp_path / "x").write_bytes(DATA)
     (tmp_path / "my_openers.py").write_text(
@@ -180,23 +121,15 @@ def test_an_opener_of_the_users_choice(tmp_path, monkeypatch):
         f"def mine(url): return (Path({str(tmp_path)!r}) / url.partition('://')[2]).open('rb')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert open_url("mine://x", opener="my_openers:mine") == DATA
-    assert open_url("mine://x", 9, 9, opener="my_openers:mine") == DATA[9:18]
+    assert read("mine://x", opener="my_openers:mine") == DATA
+    assert read("mine://x", 9, opener="my_openers:mine") == DATA[:9]
     refused("mine://y", "not there", opener="my_openers:mine")
-    refused("mine://x", "data.opener", "module:function", opener="my_openers:other")
-    refused("mine://x", "data.opener", "module:function", opener="no.such:one")
-    refused("mine://x", "mine://", "data.opener")
-
-
-def test_an_opener_in_webdatasets_table(tmp_path):
-    from webdataset.gopen import gopen_schemes
-
-    (tmp_path / "x").write_bytes(DATA)
-    gopen_schemes["s3"] = lambda url, mode, size: (tmp_path / url[5:]).open(mode)
-    try:
-        assert open_url("s3://x") == DATA
-    finally:
-        del gopen_schemes["s3"]
+    for wrong in ("my_openers:other", "no.such:one"):
+        error = refused("mine://x", "module:function", error=ConfigError, opener=wrong)
+        assert error.key == "data.opener"
+    for url in ("mine://x", "pipe:cat x"):
+        error = refused(url, url, "nothing here opens")
+        assert error.key == "data.opener" and "module:function" in error.cure
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -222,7 +155,7 @@ def test_s3(monkeypatch):
         bucket = fsspec.filesystem("s3")
         bucket.mkdir("shards")
         bucket.pipe("shards/x.tar", DATA * 20)
-        assert open_url("s3://shards/x.tar", patience=QUICK) == DATA * 20
+        assert read("s3://shards/x.tar") == DATA * 20
         check_reading("s3://shards")
     finally:
         server.stop()
@@ -243,7 +176,7 @@ def test_gs(monkeypatch):
     server.start()
     try:
         fsspec.filesystem("gs").pipe("shards/x.tar", DATA * 20)
-        assert open_url("gs://shards/x.tar", patience=QUICK) == DATA * 20
+        assert read("gs://shards/x.tar") == DATA * 20
         check_reading("gs://shards")
     finally:
         server.stop()
@@ -251,15 +184,16 @@ def test_gs(monkeypatch):
 
 
 def check_reading(bucket):
-    """Part of an object, also in a forked loader worker, and one that is not there."""
-    part = partial(open_url, f"{bucket}/x.tar", 7, 70, patience=QUICK)
-    assert part() == DATA[7:77]
+    """An object, also in a forked loader worker, its size, and one that is not there."""
+    part = partial(read, f"{bucket}/x.tar", 77)
+    assert part() == DATA[:77]
+    assert size_of(f"{bucket}/x.tar") == 20 * len(DATA)
     # There the parent's connections are of no use.
     fork = multiprocessing.get_context("fork")
     answers = fork.Queue()
     worker = fork.Process(target=lambda: answers.put(part()))
     worker.start()
-    assert answers.get(timeout=10) == DATA[7:77]
+    assert answers.get(timeout=10) == DATA[:77]
     worker.join()
     refused(f"{bucket}/y.tar", f"{bucket}/y.tar", "not there")
 
@@ -277,16 +211,12 @@ def test_a_server_that_names_a_wait_gets_it():
     assert 0.2 <= time.monotonic() - before < 1
 
 
-def test_a_signature_is_not_shown():
-    assert shown("https://me:secret@host/a.tar?sig=secret") == "https://host/a.tar"
-
-
 def test_who_waits_long_is_told_once_what_for(server, capsys):
     server.faults[PATH] = [503] * 5
-    assert open_url(server.url(PATH), patience=Patience(8, backoff_s=0.005)) == DATA
+    assert read(server.url(PATH), patience=Patience(8, backoff_s=0.005)) == DATA
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert PATH in lines[0] and lines[0].endswith("Unavailable; trying again, 6 times at most.")
     server.faults[PATH] = [503] * 2
-    open_url(server.url(PATH), patience=QUICK)
+    read(server.url(PATH))
     assert capsys.readouterr().err == ""

@@ -1,0 +1,196 @@
+"""What a worker process does: read the samples of a step, decode them, fill tensors.
+
+A sample that cannot be read or decoded is replaced by a copy of a good one with weight 0, and
+reported.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from rwp_dist.base.errors import RwpError
+from rwp_dist.data.batch import BadRecord
+from rwp_dist.data.dataset import Dataset
+from rwp_dist.data.image.decode import UndecodableImage
+from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
+from rwp_dist.data.remote import CacheStats, NodeCache, Prefetcher
+
+LOOK_AHEAD_STEPS = 64
+"""How many steps ahead of a worker shards are downloaded into the node's cache."""
+LOOK_AHEAD_SHARDS = 32
+"""Most shards that one worker has downloaded before it needs them."""
+
+Key = tuple[int, ...]
+Decode = Callable[[bytes, Key], NDArray[np.uint8]]
+"""Bytes of an image and the key of its augmentation to uint8 ``[size, size, C]``."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How samples become pixels, and with how many processes."""
+
+    size: int
+    """Height and width of the images, in pixels."""
+    channels: int
+    workers: int = 0
+    """Processes that read and decode. 0: the calling process does."""
+    prefetch: int = 2
+    """Steps that each worker keeps ready."""
+    pin: bool = False
+    """Put batches into pinned memory, from which a GPU copies without the host waiting."""
+    max_open_shards: int = 128
+    """Local shards that a process keeps open. Of the cache it keeps one, because the disk has to
+    hold what is open as well."""
+
+
+class Request(NamedTuple):
+    """The rows of one step."""
+
+    step: int
+    """Position in the stream, which bad samples are reported with."""
+    shards: NDArray[np.int64]
+    """Shard of each sample, ``[B]``."""
+    rows: NDArray[np.int64]
+    """Row of each sample in the index of its shard, ``[B]``."""
+    weights: NDArray[np.float32]
+    """1, or 0 for padding, ``[B]``."""
+    keys: list[Key]
+    """Key of each sample's augmentation."""
+
+
+class Loaded(NamedTuple):
+    """The samples of one request, decoded."""
+
+    step: int
+    images: Tensor
+    """uint8 ``[B, C, H, W]``, channels last in memory."""
+    labels: Tensor
+    """int64 ``[B]``."""
+    weights: Tensor
+    """float32 ``[B]``: those of the request, or 0 for a bad sample."""
+    bad: list[BadRecord]
+    num_bytes: int
+    """Encoded bytes that were read."""
+    cache: CacheStats
+
+
+class Lost(NamedTuple):
+    """A request whose shard cannot be read."""
+
+    step: int
+    error: RwpError
+
+
+class StepReader(IterableDataset[Loaded | Lost]):
+    """Reads the requests of this worker, one after the other.
+
+    Args:
+        dataset: whose samples.
+        requests: from a worker's number and the number of workers to its requests.
+        decode: what makes pixels of an encoded image.
+        reading: sizes and limits.
+        cache: for remote shards.
+        upcoming: from a step to the shards that it and the following ones need, soonest first.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        requests: Callable[[int, int], Iterator[Request]],
+        decode: Decode,
+        reading: Reading,
+        cache: NodeCache | None,
+        upcoming: Callable[[int], list[int]] | None = None,
+    ) -> None:
+        self._dataset, self._requests, self._decode = dataset, requests, decode
+        self._reading, self._cache, self._upcoming = reading, cache, upcoming
+
+    def __iter__(self) -> Iterator[Loaded | Lost]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        files = ShardFiles(1 if self._cache else self._reading.max_open_shards, self._cache)
+        self._readers: dict[int, ShardReader] = {}
+        prefetcher = None
+        if self._cache:
+            self._cache.take_stats()  # what the parent process counted is not this worker's
+            prefetcher = Prefetcher(self._cache, LOOK_AHEAD_SHARDS)
+        look_at = -1
+        try:
+            for request in self._requests(worker, workers):
+                if prefetcher and self._upcoming and request.step >= look_at:
+                    look_at = request.step + LOOK_AHEAD_STEPS // 2
+                    soon = self._upcoming(request.step)
+                    prefetcher.want(self._dataset.shards[shard] for shard in soon)
+                try:
+                    yield self._load(request, files)
+                except RwpError as error:
+                    # Not raised: it would come out of a worker with its traceback as text.
+                    yield Lost(request.step, error)
+                    return
+                if self._cache:
+                    files.close()
+        finally:
+            if prefetcher:
+                prefetcher.close()
+
+    def _reader(self, shard: int, files: ShardFiles) -> ShardReader:
+        if shard not in self._readers:
+            first = self._dataset.firsts[shard]
+            rows = self._dataset.index[first : first + self._dataset.counts[shard]]
+            self._readers[shard] = ShardReader(self._dataset.shards[shard], rows, files)
+        return self._readers[shard]
+
+    def _load(self, request: Request, files: ShardFiles) -> Loaded:
+        size, channels = self._reading.size, self._reading.channels
+        images = np.empty((len(request.rows), size, size, channels), dtype=np.uint8)
+        samples = self._dataset.firsts[request.shards] + request.rows
+        bad: list[BadRecord] = []
+        failed: list[int] = []
+        num_bytes = 0
+        # Shard by shard, in the order in which the samples lie there.
+        for position in np.lexsort((request.rows, request.shards)).tolist():
+            shard, row = int(request.shards[position]), int(request.rows[position])
+            try:
+                data = self._reader(shard, files).read(row)
+                images[position] = self._decode(data, request.keys[position])
+                num_bytes += len(data)
+            except (BadSample, UndecodableImage) as error:
+                failed.append(position)
+                if request.weights[position]:
+                    reason = self._reason(shard, row, error)
+                    bad.append(BadRecord(request.step, int(samples[position]), reason))
+        loaded = Loaded(
+            request.step,
+            torch.from_numpy(images).permute(0, 3, 1, 2),  # a view: channels last
+            torch.from_numpy(self._dataset.labels_of(samples)),
+            torch.from_numpy(request.weights.copy()),
+            bad,
+            num_bytes,
+            self._cache.take_stats() if self._cache else CacheStats(),
+        )
+        _replace(loaded, failed)
+        return loaded
+
+    def _reason(self, shard: int, row: int, error: Exception) -> str:
+        name = self._dataset.name(shard, row)
+        return str(error) if name.split(",")[0] in str(error) else f"{name}: {error}"
+
+
+def _replace(loaded: Loaded, failed: list[int]) -> None:
+    """Overwrite bad rows by copies of a good one, so that BatchNorm sees images; weight 0.
+
+    Without any good row they become black.
+    """
+    if not failed:
+        return
+    images, labels = loaded.images, loaded.labels
+    good = next((i for i in range(len(labels)) if i not in set(failed)), None)
+    images[failed] = 0 if good is None else images[good].clone()
+    labels[failed] = 0 if good is None else labels[good].clone()
+    loaded.weights[failed] = 0.0
