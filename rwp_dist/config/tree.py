@@ -148,7 +148,8 @@ class Data(Section):
     """Seconds without a byte after which a connection is given up and tried again."""
 
     opener: Annotated[str | None, Affects.NOTHING] = None
-    """``module:function`` that opens URLs. null: http(s), s3, gs, pipe and webdataset's own."""
+    """``module:function`` that returns a binary file for a URL, instead of urllib (http, https) and
+    fsspec (s3, gs and its other protocols). null: those."""
 
 
 class Augment(Section):
