@@ -10,8 +10,8 @@ import psutil  # type: ignore[import-untyped]
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.text import size
+from rwp_dist.base.urls import local_path
 from rwp_dist.config import Settings, split_batch
-from rwp_dist.data.remote.openers import local_path
 from rwp_dist.doctor.finding import Check, Finding, ok, problem, warning
 from rwp_dist.doctor.machine import Machine
 

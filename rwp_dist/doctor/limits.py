@@ -10,7 +10,7 @@ from rwp_dist.doctor.finding import Check, Finding, ok, problem, warning
 from rwp_dist.doctor.machine import Machine
 
 OPEN_SHARDS = 128
-"""Local shards that a worker keeps open (``data.stream.Reading``)."""
+"""Local shards that a worker keeps open (``data.worker.Reading``)."""
 
 FILES_OF_TORCH = 100
 """Files, pipes and sockets that a rank holds besides: measured, rounded up."""

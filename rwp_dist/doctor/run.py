@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.base.text import count, plural, size
+from rwp_dist.base.urls import local_path, shown
 from rwp_dist.config import Settings, split_batch
 from rwp_dist.data.open import open_dataset, sources_of
 from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
-from rwp_dist.data.remote.source import local_path, shown
 from rwp_dist.doctor import disks
 from rwp_dist.doctor.finding import Check, Finding, from_error, ok, problem, warning
 from rwp_dist.doctor.machine import Machine

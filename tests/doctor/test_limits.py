@@ -7,7 +7,7 @@ import pytest
 from support.examining import look, machine
 
 from rwp_dist.config import load_settings
-from rwp_dist.data.stream import Reading
+from rwp_dist.data.worker import Reading
 from rwp_dist.doctor import cgroup, disks, limits
 from rwp_dist.doctor.finding import Finding
 from rwp_dist.doctor.machine import Machine
