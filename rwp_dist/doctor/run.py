@@ -132,7 +132,7 @@ def _readable(name: str, settings: Settings, sources: tuple[str, ...]) -> Iterat
         ShardReader(dataset.shards[0], dataset.index[:1], files).read(0)
     except BadSample as error:
         cure = "restore the shard, or index it again with `rwp-dist shards index`"
-        raise DataError(error.reason, cure=cure) from None
+        raise DataError(str(error), cure=cure) from None
     finally:
         files.close()
     num_bytes = sum(shard.num_bytes or 0 for shard in dataset.shards)
