@@ -121,8 +121,8 @@ class NodeCache:
         return file
 
     def prefetch(self, shard: Shard) -> None:
-        """Download a remote shard that is not here; ``open`` reports what goes wrong."""
-        if not (self._shards / _file_name(shard)).exists():
+        """Download a remote shard that is not here, if there is room; ``open`` reports failures."""
+        if not (self._shards / _file_name(shard)).exists() and self._may_prefetch(shard):
             with suppress(RwpError):
                 self.open(shard).close()
 
@@ -199,6 +199,11 @@ class NodeCache:
         finally:
             self._events.append(CacheStats(bytes_downloaded=size))
         return size, hasher.hexdigest()
+
+    def _may_prefetch(self, shard: Shard) -> bool:
+        """Not while downloads take up half of the cache: they would evict what is being read."""
+        under_way = sum(map(_size, self._parts.iterdir())) + (shard.num_bytes or 0)
+        return self.max_bytes is None or under_way <= self.max_bytes / 2
 
     def _make_room(self, num_bytes: int) -> None:
         """Evict shards until ``num_bytes`` more fit under the limit, or none is left."""
