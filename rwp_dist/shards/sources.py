@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rwp_dist.base.errors import DataError
+from rwp_dist.base.urls import local_path
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest
 from rwp_dist.data.format.sample import IMAGE_TYPES, label_type, read_samples
-from rwp_dist.base.urls import local_path
 from rwp_dist.shards.location import expand_shards, open_shard
 from rwp_dist.shards.parallel import run_jobs
 
