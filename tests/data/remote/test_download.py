@@ -155,7 +155,7 @@ def test_s3(monkeypatch):
         bucket = fsspec.filesystem("s3")
         bucket.mkdir("shards")
         bucket.pipe("shards/x.tar", DATA * 20)
-        assert read("s3://shards/x.tar") == DATA * 20
+        assert read("s3://shards/x.tar", patience=Patience(stall_s=10)) == DATA * 20
         check_reading("s3://shards")
     finally:
         server.stop()
@@ -176,7 +176,7 @@ def test_gs(monkeypatch):
     server.start()
     try:
         fsspec.filesystem("gs").pipe("shards/x.tar", DATA * 20)
-        assert read("gs://shards/x.tar") == DATA * 20
+        assert read("gs://shards/x.tar", patience=Patience(stall_s=10)) == DATA * 20
         check_reading("gs://shards")
     finally:
         server.stop()
@@ -185,7 +185,7 @@ def test_gs(monkeypatch):
 
 def check_reading(bucket):
     """An object, also in a forked loader worker, its size, and one that is not there."""
-    part = partial(read, f"{bucket}/x.tar", 77)
+    part = partial(read, f"{bucket}/x.tar", 77, Patience(retries=3, stall_s=10))
     assert part() == DATA[:77]
     assert size_of(f"{bucket}/x.tar") == 20 * len(DATA)
     # There the parent's connections are of no use.
@@ -193,7 +193,7 @@ def check_reading(bucket):
     answers = fork.Queue()
     worker = fork.Process(target=lambda: answers.put(part()))
     worker.start()
-    assert answers.get(timeout=10) == DATA[:77]
+    assert answers.get(timeout=30) == DATA[:77]
     worker.join()
     refused(f"{bucket}/y.tar", f"{bucket}/y.tar", "not there")
 
