@@ -29,7 +29,8 @@ from launcher.failure import describe
 from rwp_dist.base.errors import CheckpointError, ConfigError, Interrupted
 from rwp_dist.cli import Commands
 from rwp_dist.config import load_settings, split_batch
-from rwp_dist.record.directory import RunDir, attempt_line
+from rwp_dist.record.attempts import attempt_line
+from rwp_dist.record.directory import RunDir
 
 AGAIN = 3
 GIVE_UP, STOP = CheckpointError.exit_code, Interrupted.exit_code

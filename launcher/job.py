@@ -12,7 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rwp_dist.record.directory import RunDir, write_json
+from rwp_dist.base.files import write_json
+from rwp_dist.record.directory import RunDir
 
 SETTINGS_NAME = "submitted.yaml"
 """Settings as they were at submission; ``config.yaml`` is written once the run has begun."""

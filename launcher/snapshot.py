@@ -9,7 +9,7 @@ from typing import Any
 import launcher
 import rwp_dist
 from launcher.job import Resources
-from rwp_dist.record.directory import git_output, git_state
+from rwp_dist.record.git import git_output, git_state
 
 PACKAGES = tuple(Path(str(package.__file__)).parent for package in (rwp_dist, launcher))
 PROJECT = PACKAGES[0].parent

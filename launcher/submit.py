@@ -11,9 +11,10 @@ from launcher.backends import Found, backend
 from launcher.job import Job, Resources, new_jobs, read_job
 from launcher.snapshot import Snapshot, take
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.base.files import write_text
 from rwp_dist.base.urls import scheme_of
 from rwp_dist.config import Settings, dump_settings, split_batch
-from rwp_dist.record.directory import RunDir, write_text
+from rwp_dist.record.directory import RunDir
 from rwp_dist.record.resume import changed_settings
 
 

@@ -35,7 +35,7 @@ from rwp_dist.process.consensus import Agreed, Consensus, StopSignals
 from rwp_dist.process.group import all_agree_on, check_replicas, from_main, same_on_all_ranks
 from rwp_dist.process.heartbeat import Heartbeat
 from rwp_dist.record.directory import RunDir
-from rwp_dist.record.start import open_run
+from rwp_dist.record.open import open_run
 from rwp_dist.run.bad_samples import BadSamples, list_evaluation
 from rwp_dist.run.build import Parts, build_parts
 from rwp_dist.run.checkpoint import check_state, load_checkpoint, save_checkpoint
@@ -68,7 +68,8 @@ def train(
         with same_on_all_ranks():
             if is_main:
                 stack.enter_context(run_dir.locked())
-            open_run(settings)
+                gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+                open_run(settings, world_size=dist.get_world_size(), gpus=gpus)
         finished = from_main(run_dir.read_summary)
         if finished:
             if is_main:

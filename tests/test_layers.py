@@ -25,7 +25,7 @@ KNOWN = {
     ("launcher.attempt", "rwp_dist.cli"),
     ("launcher.cli", "rwp_dist.cli"),
 }
-KNOWN_TORCH = {"launcher.agent", "rwp_dist.base.timing", "rwp_dist.record.start"}
+KNOWN_TORCH = {"launcher.agent", "rwp_dist.base.timing"}
 
 
 def modules() -> dict[str, Path]:

@@ -1,23 +1,27 @@
-"""Whether settings are those of the run that a directory holds. Imports no torch."""
+"""Whether a run directory can go on with the settings that are given now."""
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Affects, Settings, affects, differences, load_settings
 from rwp_dist.record.directory import RunDir
 
 PLACES = ("data.train", "data.val")
-"""A run may go on where its data lies elsewhere; a checkpoint knows the training set by its
-contents."""
+"""Paths may differ on another machine. Checkpoints identify the training set by its content."""
 
 SPLIT = "batch.per_rank"
-"""A run may go on where less of a batch fits into memory. Like the number of ranks, this decides
+"""May differ too, because another machine has other memory. Like the number of ranks, it decides
 how a batch is split: which samples see which noise, what BatchNorm sees, and the batch of SAM's
-ascent. The samples of an update, their order and the formulas stay."""
+ascent step. The samples of an update, their order and the formulas stay the same."""
 
 
 def changed_settings(run_dir: RunDir, settings: Settings, ranks: int) -> list[str]:
-    """What a run that goes on with these settings changes of its updates, as ``key: old -> new``.
+    """The settings that a resumed run changes and that affect its updates, as ``key: old -> new``.
 
-    Empty too if there is nothing to go on with.
+    Empty for a new run and for a finished one. Settings that affect the result may not change.
+
+    Args:
+        run_dir: of the run.
+        settings: the ones given now.
+        ranks: number of ranks now.
 
     Raises:
         ConfigError: the directory holds a run with other settings.

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch.distributed as dist
 
 from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import write_text
 from rwp_dist.data.batch import BadRecord
 from rwp_dist.process.consensus import Agreed
 from rwp_dist.process.group import gathered
-from rwp_dist.record.directory import write_text
 
 FOLDER = "bad_samples"
 """In the run's directory."""

@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from rwp_dist.record.directory import RunDir, finite
+from rwp_dist.base.files import finite
+from rwp_dist.record.directory import RunDir
 from rwp_dist.tracking.sink import RunInfo, Sink
 
 

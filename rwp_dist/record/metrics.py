@@ -1,0 +1,54 @@
+"""``metrics.jsonl``: one JSON record a line. A killed writer may leave a torn line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rwp_dist.base.files import write_text
+
+
+def read_metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The records in their order, of one ``kind`` or of all; torn lines are left out."""
+    records = [record for _, record in _lines(path)]
+    return [record for record in records if kind is None or record.get("kind") == kind]
+
+
+def cut_metrics(path: Path, last_step: int) -> int:
+    """Drop what an interrupted attempt logged after the checkpoint that is resumed.
+
+    Args:
+        path: the file; it may be missing.
+        last_step: the checkpoint's step; 0 starts anew and drops every record.
+
+    Returns:
+        The number of lines dropped, torn ones included.
+    """
+    if not path.is_file():
+        return 0
+    before = path.read_bytes()
+    kept = [
+        line
+        for line, record in _lines(path)
+        if last_step > 0 and (record.get("step") or 0) <= last_step
+    ]
+    after = "".join(f"{line}\n" for line in kept)
+    if after.encode() == before:
+        return 0
+    write_text(path, after)
+    return len([line for line in before.splitlines() if line.strip()]) - len(kept)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each whole line with its record."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.split("\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            yield line, record
