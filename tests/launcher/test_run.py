@@ -84,7 +84,7 @@ def test_a_wrong_batch_is_refused_before_ranks_start() -> None:
         launch("run", CONFIG, "--nproc", "3"), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
-    assert "set it to 63 or 66" in done.stderr
+    assert "set batch.global to 63 or 66" in done.stderr
     assert time.perf_counter() - begin < 3.0
 
 

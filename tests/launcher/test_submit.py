@@ -186,7 +186,7 @@ def test_looking_at_a_lock_never_keeps_a_run_from_starting(tmp_path: Path) -> No
     ("arguments", "cure"),
     [
         (("--nodes=2",), "choose another --backend"),
-        (("--ranks=3",), "set it to 63 or 66"),
+        (("--ranks=3",), "set batch.global to 63 or 66"),
         (("--ranks=0",), "give 1 or more"),
         (("--secrets=nowhere",), "is no file"),
         (("method.sigma=-1",), "method.sigma"),
