@@ -201,16 +201,16 @@ def settings(folder, *more):
 
 def test_lanes_or_ranks_that_do_not_divide_the_batch(folder):
     refused(
-        "data.lanes: 5 lanes",
-        "batch of 24",
+        "data.lanes: a batch of 24",
+        "5 lanes",
         "set data.lanes to 1",
         call=lambda: settings(folder, "data.lanes=5"),
         error=ConfigError,
     )
     refused(
-        "batch.global: 24",
-        "7 ranks",
-        "set it to 21 or 28",
+        "batch.global: 7 ranks",
+        "24 samples",
+        "set batch.global to 21 or 28",
         call=lambda: split_batch(settings(folder), 7),
         error=ConfigError,
     )
