@@ -26,7 +26,7 @@ def summary_line(summary: Mapping[str, Any]) -> str:
 
 
 def train_line(record: Mapping[str, Any]) -> str:
-    """A train record as one line; parts that a run does not have are left out."""
+    """A train record as one line; columns that are None or missing are left out."""
     total = record.get("total_steps") or record["step"]
     parts = [
         f"step {record['step']:>{len(f'{total:,}')},}/{total:,}",

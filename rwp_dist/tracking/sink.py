@@ -1,4 +1,4 @@
-"""What a sink is: somewhere that a run's records go."""
+"""The interface of a sink: a place that a run's records go to."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ class Sink:
     exception that it raises, and prints one line. The exception of another sink ends the run."""
 
     recovery = ""
-    """What the user can do about a sink that was dropped, as an end of that line."""
+    """What the user can do after the sink was dropped, as the end of that line."""
 
     @classmethod
     def open(cls, run: RunInfo) -> "Sink | None":

@@ -28,7 +28,7 @@ class Wandb(Sink):
     optional = True
 
     def __init__(self, run: Any, stop: threading.Event) -> None:
-        """``run``: of ``wandb.init``. ``stop``: set by the stop button of its page."""
+        """``run``: what ``wandb.init`` returned. ``stop``: set when its stop button is pressed."""
         self._run = run
         self._stop = stop
         self.folder = Path(run.dir).parent
@@ -36,7 +36,7 @@ class Wandb(Sink):
 
     @classmethod
     def open(cls, run: RunInfo) -> "Wandb | None":
-        """Start or continue this run in W&B: offline if it is to be, or cannot be online."""
+        """Start or continue this run in W&B; offline if asked, or if no server answers."""
         mode, why = choose_mode(run.settings)
         if mode == "off":
             return None
@@ -76,7 +76,7 @@ class Wandb(Sink):
 
 
 def choose_mode(settings: Settings) -> tuple[Literal["online", "offline", "off"], str]:
-    """What a run will do, and why if it is neither the settings' wish nor online."""
+    """What W&B does for these settings, and why it is not online."""
     mode = settings.tracking.wandb
     if mode == "off":
         return "off", "as set by tracking.wandb"
@@ -96,7 +96,7 @@ def choose_mode(settings: Settings) -> tuple[Literal["online", "offline", "off"]
 
 
 def config_of(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
-    """The resolved settings, with the commit and the number of ranks beside them."""
+    """The resolved settings, the commit and the number of ranks, for W&B's page of the run."""
     config = settings.model_dump(by_alias=True, mode="json")
     known = run_dir.read_environment() or {}
     git = known.get("git") or {}
@@ -108,7 +108,7 @@ def config_of(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
 
 
 def tags_of(settings: Settings) -> list[str]:
-    """Method, model, then what the settings add, each once."""
+    """W&B tags: the method, the model and ``tracking.tags``, each once."""
     return list(dict.fromkeys((settings.method.name, settings.model.name, *settings.tracking.tags)))
 
 
