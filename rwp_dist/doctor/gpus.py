@@ -20,7 +20,8 @@ LOOK_FOR_XID = "look for Xid errors in the kernel's log (dmesg); restart the nod
 
 def present(machine: Machine) -> Iterator[Finding]:
     """There are as many GPUs as the scheduler and the settings count on."""
-    gpus, trouble = machine.gpus, machine.driver.trouble
+    gpus, driver, probe = machine.gpus, machine.driver, machine.probe
+    trouble = driver.trouble or (probe.trouble if probe and not driver.num_gpus else "")
     told = os.environ.get("SLURM_GPUS_ON_NODE", "")
     in_job = int(told) if told.isdigit() else 0
     cuda = machine.settings is not None and machine.settings.run.device == "cuda"
@@ -40,8 +41,7 @@ def present(machine: Machine) -> Iterator[Finding]:
         cure = "reload NVIDIA's driver or restart this machine; start a container with --gpus"
         yield warning("present", f"{trouble}; ranks will compute on the CPU", cure, gpus=0)
     elif gpus:
-        driver = machine.driver.version or "unknown"
-        yield ok("present", f"{seen}, driver {driver}", gpus=len(gpus))
+        yield ok("present", f"{seen}, driver {driver.version or 'unknown'}", gpus=len(gpus))
     else:
         yield ok("present", "none: ranks compute on the CPU", gpus=0)
 
@@ -49,7 +49,7 @@ def present(machine: Machine) -> Iterator[Finding]:
 def compute(machine: Machine) -> Iterator[Finding]:
     """torch sees all GPUs that the driver has, and each multiplies two matrices rightly."""
     probe, expected = machine.probe, machine.driver.num_visible
-    if probe is None or not (expected or probe.gpus):
+    if probe is None or not (expected or probe.gpus or probe.failed):
         return
     if probe.failed:
         yield problem("compute", f"torch fails here ({probe.trouble})", LOOK_FOR_XID)

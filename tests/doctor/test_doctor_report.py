@@ -4,8 +4,11 @@ import io
 import json
 from fnmatch import fnmatchcase
 
+from click.testing import CliRunner
 from support.examining import CONFIG, doctor
 
+from rwp_dist.cli import main
+from rwp_dist.doctor import command
 from rwp_dist.doctor.finding import ok, problem, warning
 from rwp_dist.doctor.report import as_json, show
 from rwp_dist.shards.digits import write_digits
@@ -67,3 +70,15 @@ def test_a_cure_is_below_its_finding_and_problems_are_counted() -> None:
 def test_json_is_strict() -> None:
     broken = ok("b", "c", x=float("nan"))
     assert json.loads(as_json([broken], "n1"))["findings"][0]["figures"] == {"x": None}
+
+
+def test_what_libraries_print_is_not_part_of_the_report(monkeypatch) -> None:
+    def examine(settings, quick):
+        print("INFO: a library was loaded")
+        yield problem("cache", "full", "make room")
+
+    monkeypatch.setattr(command, "examine", examine)
+    done = CliRunner().invoke(main, ["doctor", "--node", "--json"])
+    assert json.loads(done.stdout)["state"] == "problem"
+    assert "a library" in done.stderr
+    assert done.exit_code == 1

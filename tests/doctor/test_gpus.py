@@ -106,6 +106,17 @@ def test_a_probe_that_ends_badly_and_a_wrong_product_are_problems(smi) -> None:
     assert (found.state, found.name) == ("problem", "compute on GPU 1")
 
 
+def test_gpus_without_nvidia_smi_are_judged_by_torch_alone(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    [present] = look(gpus.present, seen_by_torch(FIRST))
+    assert (present.state, present.seen) == ("ok", "1 x NVIDIA A100, driver unknown")
+    assert look(gpus.health, seen_by_torch(FIRST)) == []
+    [present] = look(gpus.present, seen_by_torch(trouble="no driver found"))
+    assert present.state == "warning" and "no driver found" in present.seen
+    [compute] = look(gpus.compute, seen_by_torch(trouble="no answer", failed=True))
+    assert compute.state == "problem"
+
+
 def test_memory_errors_and_heat_name_their_gpu(smi) -> None:
     smi(errors=7, heat=95)
     found = {f.name: f for f in look(gpus.health, seen_by_torch(FIRST, SECOND))}
