@@ -38,8 +38,8 @@ def memory(machine: Machine) -> Iterator[Finding]:
         split = split_batch(settings, machine.world_size)
     except ConfigError as error:
         found = from_error("batch", error)
-        cure = " ".join(filter(None, (found.cure, "or start another number of ranks")))
-        yield warning("batch", f"with {machine.world_size} ranks, {found.seen}", cure)
+        seen = f"with {machine.world_size} ranks, {found.seen}"
+        yield warning("batch", seen, f"{found.cure}, or start another number of ranks")
         return
     parts = estimate(settings, split, on_gpus=machine.on_gpus)
     total = sum(parts.values())
