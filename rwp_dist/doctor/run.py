@@ -38,7 +38,7 @@ def memory(machine: Machine) -> Iterator[Finding]:
         split = split_batch(settings, machine.world_size)
     except ConfigError as error:
         found = from_error("batch", error)
-        seen = f"with {machine.world_size} ranks, {found.seen}"
+        seen = f"with {plural(machine.world_size, 'rank')}, {found.seen}"
         yield warning("batch", seen, f"{found.cure}, or start another number of ranks")
         return
     parts = estimate(settings, split, on_gpus=machine.on_gpus)
