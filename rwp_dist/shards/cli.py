@@ -34,8 +34,8 @@ def shards() -> None:
     """Everything about shards: the tar files, with a manifest, that training reads.
 
     Make them from your images (write), or index tars that you have (index). Find out whether
-    they are whole (verify) and what is in them (stats). Without data of your own: digits is small
-    and real, cifar100 is read from its archive, synthetic is as large as you like, for benchmarks.
+    they are complete (verify) and what is in them (stats). Without data of your own: digits is
+    small and real, cifar100 is read from its archive, synthetic has any size, for benchmarks.
     """
 
 
@@ -43,12 +43,14 @@ def shards() -> None:
 @click.argument("source")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the shards.")
 @PER_SHARD
-@click.option("--shard-bytes", type=click.IntRange(1), help="Instead: about; of source files.")
+@click.option(
+    "--shard-bytes", type=click.IntRange(1), help="Instead, about this many source bytes a shard."
+)
 @WORKERS
 @SEED
-@click.option("--short-side", type=click.IntRange(8), help="Shrink images to this; try 256.")
+@click.option("--short-side", type=click.IntRange(8), help="Shrink images to this many pixels.")
 @click.option(
-    "--quality", type=click.IntRange(1, 100), help="JPEG quality of shrunk images; 90 unless given."
+    "--quality", type=click.IntRange(1, 100), help="JPEG quality of shrunk images; 90 by default."
 )
 @LABEL_KEY
 @PART
@@ -68,12 +70,12 @@ def write_command(
 
     SOURCE is a folder with a folder of images per class (sorted names are labels 0, 1, ...), a
     list file (lines of path<TAB>label, paths relative to the file), or tars to shuffle anew (a
-    folder of them, or a pattern such as in-{000000..000099}.tar; only images and labels are taken
-    over).
+    folder of them, or a pattern such as in-{000000..000099}.tar; only images and labels are
+    copied).
 
-    Killed or stopped, start it again: finished shards are kept. The same arguments give the same
-    bytes with any number of workers and tasks. In a Slurm job, run it under srun: each task writes
-    its share, and the one that ends last writes the manifest.
+    If it is killed or stopped, start it again: finished shards are kept. The same arguments give
+    the same bytes with any number of workers and tasks. In a Slurm job, run it under srun: each
+    task writes its share, and the last one writes the manifest.
     """
     if samples_per_shard and shard_bytes:
         raise ConfigError(
@@ -104,7 +106,7 @@ def write_command(
 
 @shards.command("index", short_help="Add indexes and a manifest to tars that you have.")
 @click.argument("urls", nargs=-1, required=True, metavar="URLS...")
-@click.option("--out", type=FOLDER, help="Folder for the indexes; beside the shards unless given.")
+@click.option("--out", type=FOLDER, help="Folder for the indexes; by default that of the shards.")
 @LABEL_KEY
 @OPENER
 @click.option("--classes", type=FOLDER, help="File with the name of label 0, 1, ... on each line.")
@@ -117,12 +119,13 @@ def index_command(
     classes: Path | None,
     workers: int,
 ) -> None:
-    """Add indexes and a manifest to tars that somebody else made, and leave these as they are.
+    """Add indexes and a manifest to tars that you have; the tars are not changed.
 
     URLS are folders, files, addresses that training can read (http://, https://, s3://, gs://),
     or patterns of them such as in-{000000..000099}.tar.
     Labels come from .cls files, or from a field of .json files with --label-key. Tars that are
-    damaged or cut short are refused. Killed or stopped, start it again: finished shards are kept.
+    damaged or cut short are refused. If it is killed or stopped, start it again: finished shards
+    are kept.
     """
     from rwp_dist.shards.adopt import index_shards, load_class_names
 
@@ -147,15 +150,17 @@ def index_command(
     type=click.Choice(("size", "sha256", "decode")),
     default="sha256",
     show_default=True,
-    help="Sizes and indexes; or every byte; or also decode every image.",
+    help="Check sizes and indexes; or every byte too; or decode every image too.",
 )
 @WORKERS
 @OPENER
-@click.option("--report", type=FOLDER, help="Write faults here too: shard, sample, label, fault.")
+@click.option("--report", type=FOLDER, help="Also write the faults to this file, tab-separated.")
 def verify_command(
     folder: Path, level: str, workers: int, opener: str | None, report: Path | None
 ) -> None:
-    """Check the shards in FOLDER against their manifest; list every fault; exit 1 if there is one.
+    """Check the shards in FOLDER against their manifest and list every fault.
+
+    Exits with 1 if there is a fault.
 
     Samples are counted from 0 in the order of their shard.
     """
@@ -182,8 +187,8 @@ def verify_command(
         cure = "fetch or write these shards again"
         if all(UNDECODABLE in fault.what for fault in faults):
             cure = (
-                "the shards are as they were written: training leaves such images out and counts "
-                "them; without them, write the shards again"
+                "the shards are as they were written: training skips such images and counts them; "
+                "to be rid of them, write the shards again without them"
             )
         raise DataError(f"{folder}: {plural(len(faults), 'fault')} in {bad}", cure=cure)
     found = f"{plural(total, 'shard')} with {plural(num_samples, 'sample')}"
@@ -236,7 +241,7 @@ def cifar100_command(archive: Path, out: Path, workers: int, seed: int) -> None:
         _write(cifar100_listing(archive, split), out / split, workers=workers, seed=seed)
 
 
-@shards.command("synthetic", short_help="Write images without content, for benchmarks.")
+@shards.command("synthetic", short_help="Write meaningless images, for benchmarks.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the shards.")
 @click.option("--num", type=click.IntRange(1), required=True, help="Images.")
 @click.option(
@@ -260,7 +265,7 @@ def synthetic_command(
     workers: int,
     seed: int,
 ) -> None:
-    """Write images of no content that decode as slowly as photographs, for benchmarks."""
+    """Write meaningless images that decode as slowly as photographs, for benchmarks."""
     from rwp_dist.shards.synthetic import synthetic_listing
 
     listing = synthetic_listing(num, *size, min(classes, num), seed)
@@ -278,8 +283,7 @@ def _write(
     if report.num_missing:
         click.echo(
             f"{out}: this part is finished; {report.num_missing:,} of {report.num_shards:,} shards "
-            "are still missing; the part that ends last writes the manifest (should none, repeat "
-            "one)."
+            "are still missing; the last part writes the manifest (if none does, repeat one)."
         )
     else:
         _report(out, report.num_samples, report.num_shards)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from rwp_dist.base.errors import ConfigError, DataError
+from rwp_dist.base.urls import local_path
 
 LOG_INTERVAL_S = 30.0
 """Between two lines of a progress bar that goes to a log file."""
@@ -24,8 +25,6 @@ class LocalPath(click.Path):
     """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from rwp_dist.base.urls import local_path
-
         path = local_path(str(value))
         if path is None:
             raise ConfigError(
@@ -80,10 +79,10 @@ def slurm_part() -> tuple[int, int]:
 
 FOLDER = LocalPath(path_type=Path)
 WORKERS = click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes."
 )
 SEED = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random choices."
 )
 LABEL_KEY = click.option("--label-key", help="Field of each .json that holds the label.")
 OPENER = click.option(
@@ -97,8 +96,9 @@ PART = click.option(
     help="Write only shards K, K+N, ... (K from 0). Unless given, tasks of a Slurm step share the "
     "shards (SLURM_PROCID of SLURM_NTASKS).",
 )
-PER_SHARD = click.option("--samples-per-shard", type=click.IntRange(1), help="At most; or 1,000.")
-
+PER_SHARD = click.option(
+    "--samples-per-shard", type=click.IntRange(1), help="Most samples of a shard; 1,000 by default."
+)
 
 _NO_ACCESS = "name a place that you may read and write, or have its permissions changed"
 _NO_ROOM = "make room there and start the same command again, or name another place"

@@ -23,6 +23,7 @@ from typing import Any
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import write_text
+from rwp_dist.base.urls import scheme_of
 from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name
 
 MANIFEST_NAME = "manifest.json"
@@ -210,7 +211,7 @@ def cure_of_missing(folder: Path) -> str:
 
 def is_absolute(name: str) -> bool:
     """Whether a shard's name does not depend on the place of the manifest."""
-    return "://" in name or name.startswith(("/", "pipe:"))
+    return bool(scheme_of(name)) or name.startswith("/")
 
 
 def check_names(names: Sequence[str]) -> None:
