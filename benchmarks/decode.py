@@ -26,9 +26,15 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
-from rwp_dist.data.image import Keyed, TrainTransform
-from rwp_dist.data.image.decode import Decoder, Tier, optional_module, resize
-from rwp_dist.data.image.regions import random_resized_crop
+from rwp_dist.data.image import (
+    Decoder,
+    Keyed,
+    Tier,
+    TrainTransform,
+    optional_module,
+    random_resized_crop,
+    resize,
+)
 
 cv2 = optional_module("cv2")
 simplejpeg = optional_module("simplejpeg")

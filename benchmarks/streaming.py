@@ -37,11 +37,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from rwp_dist.config import Settings, load_settings, split_batch
-from rwp_dist.data.batch import normalise
 from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name, load_index
 from rwp_dist.data.format.manifest import Manifest, ShardEntry, describe
-from rwp_dist.data.image import TrainTransform
-from rwp_dist.data.image.decode import Decoder, from_pixels
+from rwp_dist.data.image import Decoder, Normalise, TrainTransform, from_pixels
 from rwp_dist.data.open import open_train
 from rwp_dist.data.plan import Plan
 from rwp_dist.data.selection import Everything
@@ -50,6 +48,7 @@ from rwp_dist.shards.write import write_shards
 
 SIZE, BATCH, CLASSES = 224, 64, 10
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NORMALISE = Normalise(MEAN, STD)
 OURS, FOLDER, PLAIN = "this project", "ImageFolder + Pillow", "WebDataset"
 NUM_SHARDS, PER_SHARD, GLOBAL_BATCH, RANKS = 1281, 1000, 1024, 8
 
@@ -85,7 +84,7 @@ def ours(shards: Path, device: str, *more: str) -> Batches:
     stream = open_train(settings, split_batch(settings, 1), 0)
     for step in stream.steps(0, 10**9):
         for batch in step.batches:
-            yield normalise(batch.to(device).images, MEAN, STD)
+            yield NORMALISE.same_layout(batch.to(device).images)
 
 
 def image_folder(folder: Path, device: str) -> Batches:
@@ -135,7 +134,7 @@ def web_dataset(shards: Path, device: str, our_transform: bool) -> Batches:
     while True:
         for images, _ in loader:
             if our_transform:
-                yield normalise(images.to(device).permute(0, 3, 1, 2), MEAN, STD)
+                yield NORMALISE.same_layout(images.to(device).permute(0, 3, 1, 2))
             else:
                 yield images.to(device)
 
@@ -202,7 +201,7 @@ def first_batch_s(folder: Path, device: str) -> float:
     first = int(0.9 * stream.steps_per_epoch)
     steps = stream.steps(first, stream.steps_per_epoch)
     images = next(steps).batches[0].to(device).images
-    assert len(normalise(images, MEAN, STD)) == GLOBAL_BATCH // RANKS
+    assert len(NORMALISE.same_layout(images)) == GLOBAL_BATCH // RANKS
     return time.perf_counter() - begin
 
 

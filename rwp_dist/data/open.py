@@ -9,8 +9,7 @@ from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, Split
 from rwp_dist.data.batch import Step
 from rwp_dist.data.dataset import Dataset, is_local, load_dataset, load_manifest
-from rwp_dist.data.image import EvalTransform, TrainTransform
-from rwp_dist.data.image.decode import Decoder
+from rwp_dist.data.image import Decoder, EvalTransform, TrainTransform
 from rwp_dist.data.plan import Plan
 from rwp_dist.data.remote import NodeCache, Patience
 from rwp_dist.data.selection import Balanced, Everything, Mixture, Selection

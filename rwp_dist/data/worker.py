@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from rwp_dist.base.errors import RwpError
 from rwp_dist.data.batch import BadRecord
 from rwp_dist.data.dataset import Dataset
-from rwp_dist.data.image.decode import UndecodableImage
+from rwp_dist.data.image import UndecodableImage
 from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
 from rwp_dist.data.remote import CacheStats, NodeCache, Prefetcher
 

@@ -11,8 +11,7 @@ import torch
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.urls import shown
 from rwp_dist.config import Settings
-from rwp_dist.data.image import TrainTransform
-from rwp_dist.data.image.decode import UndecodableImage
+from rwp_dist.data.image import TrainTransform, UndecodableImage
 from rwp_dist.data.open import open_dataset, sources_of, transform_of
 from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
 

@@ -1,14 +1,14 @@
 """What a run consists of, built from its settings on every rank."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from rwp_dist.config import Settings, Split, split_batch
-from rwp_dist.data.batch import normalise
-from rwp_dist.data.image.mix import Mixer
+from rwp_dist.data.image import Mixer, Normalise
 from rwp_dist.data.open import Eval, Train, open_eval, open_train
 from rwp_dist.engine.engine import Engine
 from rwp_dist.perturb.methods import METHODS, Method
@@ -64,14 +64,11 @@ class Parts:
 
 
 def to_input(settings: Settings, images: Tensor) -> Tensor:
-    """uint8 images ``[B, C, H, W]``, or mixed ones in 0..255, to normalised ones.
+    """uint8 images ``[B, C, H, W]``, or mixed ones in 0..255, to normalised ones."""
+    return _normalise(settings.data.mean, settings.data.std)(images)
 
-    On a GPU they are channels last, which cuDNN is faster with; weights stay as they are, because
-    ZeRO keeps them in flat buffers.
-    """
-    images = normalise(images, settings.data.mean, settings.data.std)
-    layout = torch.channels_last if images.is_cuda else torch.contiguous_format
-    return images.contiguous(memory_format=layout)
+
+_normalise = lru_cache(maxsize=8)(Normalise)  # its constants are on the device already
 
 
 def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -> Parts:

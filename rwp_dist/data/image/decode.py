@@ -1,4 +1,4 @@
-"""Encoded images become uint8 arrays: several decoders with one behaviour, and resizing.
+"""Encoded images become uint8 arrays: several decoders with one behaviour.
 
 ``Decoder`` picks a tier (a JPEG library) and falls back to Pillow for whatever that tier cannot
 take: other formats, CMYK, files that a strict decoder rejects. A sample counts as undecodable
@@ -7,61 +7,34 @@ All tiers wrap libjpeg-turbo with its accurate DCT, so they give the same pixels
 """
 
 import importlib
-import importlib.util
 import io
 import math
-from functools import lru_cache
-from types import ModuleType
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
-from rwp_dist.base.errors import ConfigError, DataError
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.data.image.jpeg import libjpeg
+from rwp_dist.data.image.jpeg.header import has_end, jpeg_header, shortened
+from rwp_dist.data.image.optional import is_installed, optional_module
+from rwp_dist.data.image.pixels import MAX_PIXELS, Pixels, UndecodableImage
+from rwp_dist.data.image.regions import Region
 
 Tier = Literal["auto", "libjpeg", "simplejpeg", "torchvision", "pil"]
 FASTEST_FIRST: tuple[Tier, ...] = ("libjpeg", "simplejpeg", "torchvision", "pil")
 """What ``auto`` tries."""
 
-Pixels = NDArray[np.uint8]
-"""``[H, W, C]``, C being 1 (grey) or 3 (RGB)."""
-
-MAX_PIXELS = 2**27
-"""Larger images are refused: a few bytes of header must not claim gigabytes of memory."""
-
-
-class UndecodableImage(DataError):  # noqa: N818 - what it is, not what to do about it
-    """Bytes that no decoder takes for an image; the sample is bad."""
-
-
-class Region(NamedTuple):
-    """A rectangle in pixels of the source image."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-
-
-class JpegHeader(NamedTuple):
-    """What a JPEG's frame header says."""
-
-    width: int
-    height: int
-    components: int
-    height_at: int
-    """Where the two bytes of the height are."""
-
 
 class Decoder:
-    """Decodes one image at a time on the CPU.
+    """Decodes one image at a time.
 
-    ``libjpeg`` decodes only the region of a crop; it compiles two small C files at its first use.
-    ``simplejpeg`` leaves out the rows below the region, the others nothing. ``auto`` is the first
-    of them that this machine has. ``channels`` is 1 (grey) or 3 (RGB), whatever the file holds.
+    Args:
+        tier: ``libjpeg`` decodes only the region of a crop; it compiles two small C files at its
+            first use. ``simplejpeg`` leaves out the rows below the region. ``torchvision`` and
+            ``pil`` decode the whole image. ``auto`` is the first of these that this machine has.
+        channels: 1 (grey) or 3 (RGB), whatever the file holds.
 
     Raises:
         ConfigError: the tier does not exist or its library is missing.
@@ -72,17 +45,22 @@ class Decoder:
         if channels not in (1, 3):
             raise ValueError(f"images have 1 or 3 channels, not {channels}.")
         if tier not in get_args(Tier):
-            raise ConfigError(f"no decoder is called {tier!r}. Take one of {get_args(Tier)}.")
+            raise ConfigError(
+                f"no decoder is called {tier!r}",
+                key="data.decoder",
+                cure=f"take one of {', '.join(get_args(Tier))}",
+            )
         if tier == "auto":
-            tier = next(name for name in FASTEST_FIRST if _available(name))
+            tier = next(name for name in FASTEST_FIRST if _is_available(name))
         elif tier == "libjpeg":
             libjpeg.library()
         elif tier == "simplejpeg":
             optional_module("simplejpeg")
-        elif tier == "torchvision" and not _available("torchvision"):
+        elif not _is_available(tier):
             raise ConfigError(
-                "this torchvision has no decode_jpeg (it is moving to TorchCodec). "
-                "Choose data.decoder=auto."
+                "this torchvision has no decode_jpeg (it is moving to TorchCodec)",
+                key="data.decoder",
+                cure="choose data.decoder=auto",
             )
         self.tier = tier
         self.channels = channels
@@ -107,43 +85,43 @@ class Decoder:
         """
         header = jpeg_header(data)
         if header is None or header.components not in (1, 3) or self.tier == "pil":
-            return _crop(self._pil(data), region)
+            return _crop(self._by_pil(data), region)
         if header.width * header.height > MAX_PIXELS:
             raise UndecodableImage(f"an image of {header.width}x{header.height} is too large.")
         pixels = None
         # A file without its end is read whole: whether it counts as truncated must not depend on
         # where the crop lies.
-        if region is not None and _has_end(data):
+        if region is not None and has_end(data):
+            # Two rows more than the region, because upsampling of chroma looks one row ahead.
+            rows = region.top + region.height + 2
             if self.tier == "libjpeg":
                 _check_inside(region, header.width, header.height)
                 pixels = libjpeg.decode_region(data, self.channels, *region)
                 if pixels is not None:
                     return pixels
-            elif self.tier == "simplejpeg" and region.top + region.height + 2 < header.height:
-                pixels = self._whole(_shortened(data, header, region), strict=False)
+            elif self.tier == "simplejpeg" and rows < header.height:
+                pixels = self._whole(shortened(data, header, rows), strict=False)
         if pixels is None:
             pixels = self._whole(data)
         if pixels is None:
-            pixels = self._pil(data)
+            pixels = self._by_pil(data)
         return _crop(pixels, region)
 
     def _whole(self, data: bytes, strict: bool = True) -> Pixels | None:
+        """The whole image; None if this tier refuses it."""
         try:
             if self.tier == "libjpeg":
-                header = jpeg_header(data)
-                assert header is not None, "decode has looked"
-                size = header.width, header.height
-                return libjpeg.decode_region(data, self.channels, 0, 0, *size)
+                return libjpeg.decode_region(data, self.channels, 0, 0, *self.size(data))
             if self.tier == "simplejpeg":
                 space = "RGB" if self.channels == 3 else "GRAY"
                 decode = optional_module("simplejpeg").decode_jpeg
                 pixels: Pixels = decode(data, space, strict=strict)
                 return pixels
-            return _torchvision(data, self.channels)
+            return _by_torchvision(data, self.channels)
         except (ValueError, RuntimeError):
             return None
 
-    def _pil(self, data: bytes) -> Pixels:
+    def _by_pil(self, data: bytes) -> Pixels:
         image = _pil_open(data)
         mode = "RGB" if self.channels == 3 else "L"
         try:
@@ -155,81 +133,7 @@ class Decoder:
         return pixels.reshape(*pixels.shape[:2], self.channels)
 
 
-def resize(image: Pixels, height: int, width: int, antialias: bool = True) -> Pixels:
-    """Bilinear resize of uint8 ``[H, W, C]``.
-
-    ``antialias`` widens the filter when shrinking, as Pillow does; pixels are torchvision's own
-    (v2 functional on uint8), within 1 of Pillow's. Without it OpenCV's plain linear is used:
-    twice as fast, and different pixels.
-
-    Raises:
-        ConfigError: ``antialias`` is off and OpenCV is not installed.
-    """
-    if image.shape[:2] == (height, width):
-        return image
-    if not antialias:
-        cv2 = optional_module("cv2")
-        linear: Pixels = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        return linear.reshape(height, width, image.shape[2])
-    # ATen has a vectorised uint8 kernel for channels-last memory, a third of the general one's
-    # time. It goes by the strides, the batch's too: unsqueeze before permute.
-    planes = from_pixels(np.ascontiguousarray(image)).unsqueeze(0).permute(0, 3, 1, 2)
-    resized = torch.nn.functional.interpolate(
-        planes, size=(height, width), mode="bilinear", antialias=True
-    )
-    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
-
-
-def mirror(image: Pixels) -> Pixels:
-    """The image with left and right exchanged, ``[H, W, C]``; OpenCV is a few times faster."""
-    if not _has_opencv():
-        return from_pixels(image).flip(1).numpy()
-    flipped: Pixels = optional_module("cv2").flip(image, 1)
-    return flipped.reshape(image.shape)
-
-
-def from_pixels(image: Pixels) -> torch.Tensor:
-    """A tensor on the array's memory; of a read-only array, as Pillow gives, on a copy."""
-    return torch.from_numpy(image if image.flags.writeable else image.copy())
-
-
-def jpeg_header(data: bytes) -> JpegHeader | None:
-    """Size and kind of a JPEG (ITU-T T.81, annex B), or None if these bytes are not plainly one.
-
-    Plainly: Huffman coded, baseline, extended or progressive, with the height where it belongs.
-    """
-    if data[:3] != b"\xff\xd8\xff":
-        return None
-    at, end = 2, len(data) - 9
-    while at < end and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif marker in (0xC0, 0xC1, 0xC2):
-            height = data[at + 5] << 8 | data[at + 6]
-            width = data[at + 7] << 8 | data[at + 8]
-            plain = height and width  # a height of 0 is given after the scan: left to Pillow
-            return JpegHeader(width, height, data[at + 9], at + 5) if plain else None
-        else:
-            at += 2 + (data[at + 2] << 8 | data[at + 3])
-    return None
-
-
-def _has_end(data: bytes) -> bool:
-    return b"\xff\xd9" in data[-32:]
-
-
-def _shortened(data: bytes, header: JpegHeader, region: Region) -> bytes:
-    """The same JPEG claiming to end below the region: decoders stop there.
-
-    Two rows more than needed, because upsampling of chroma looks one chroma row ahead.
-    """
-    height = region.top + region.height + 2
-    at = header.height_at
-    return b"".join((data[:at], height.to_bytes(2, "big"), data[at + 2 :]))
-
-
-def _torchvision(data: bytes, channels: int) -> Pixels:
+def _by_torchvision(data: bytes, channels: int) -> Pixels:
     from torchvision.io import ImageReadMode, decode_jpeg
 
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -267,34 +171,9 @@ def _check_inside(region: Region, width: int, height: int) -> None:
         raise ValueError(f"{region} is not inside an image of {width}x{height}.")
 
 
-def _available(name: str) -> bool:
-    if name == "libjpeg":
+def _is_available(tier: Tier) -> bool:
+    if tier == "libjpeg":
         return libjpeg.available()
-    if name == "torchvision":
-        return hasattr(importlib.import_module("torchvision.io"), "decode_jpeg")
-    return name == "pil" or importlib.util.find_spec(name) is not None
-
-
-@lru_cache(maxsize=1)
-def _has_opencv() -> bool:
-    return _available("cv2")
-
-
-@lru_cache(maxsize=2)
-def optional_module(name: str) -> ModuleType:
-    """simplejpeg or cv2.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(
-            f"{name} is not installed. Install it with `pip install 'rwp-dist[fast]'`, or choose "
-            "data.decoder=auto and data.interpolation=antialias, which do without it."
-        ) from error
-    if name == "cv2":
-        # Workers are processes, one per core: threads of OpenCV's own would only get in the way.
-        module.setNumThreads(1)
-    return module
+    if tier == "simplejpeg":
+        return is_installed("simplejpeg")
+    return tier == "pil" or hasattr(importlib.import_module("torchvision.io"), "decode_jpeg")

@@ -1,11 +1,20 @@
 """Where a crop, a cutout or an erased rectangle lies: pure geometry with keyed draws."""
 
 import math
+from typing import NamedTuple
 
 from rwp_dist.base.keyed import Keyed
-from rwp_dist.data.image.decode import Region
 
 Range = tuple[float, float]
+
+
+class Region(NamedTuple):
+    """A rectangle in pixels of the source image."""
+
+    left: int
+    top: int
+    width: int
+    height: int
 
 
 def random_resized_crop(width: int, height: int, scale: Range, ratio: Range, draw: Keyed) -> Region:

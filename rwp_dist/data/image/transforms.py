@@ -11,18 +11,10 @@ import numpy as np
 
 from rwp_dist.base.keyed import Keyed
 from rwp_dist.data.image.auto import AutoAugment
-from rwp_dist.data.image.decode import (
-    MAX_PIXELS,
-    Decoder,
-    Pixels,
-    Region,
-    UndecodableImage,
-    from_pixels,
-    mirror,
-    optional_module,
-    resize,
-)
-from rwp_dist.data.image.regions import Range, cutout, erased, random_resized_crop
+from rwp_dist.data.image.decode import Decoder
+from rwp_dist.data.image.optional import optional_module
+from rwp_dist.data.image.pixels import Pixels, fit, from_pixels, mirror, resize
+from rwp_dist.data.image.regions import Range, Region, cutout, erased, random_resized_crop
 
 Crop = Literal["random_resized", "pad", "none"]
 Auto = Literal["none", "randaugment", "trivial"]
@@ -172,36 +164,6 @@ class EvalTransform:
             UndecodableImage: the bytes are no image, or one too narrow to be resized.
         """
         return fit(self.decoder.decode(data), self.short_side, self.size, self.antialias)
-
-
-def fit(image: Pixels, short_side: int, size: int, antialias: bool) -> Pixels:
-    """Resize the shorter side and crop the centre, rounding as torchvision does: ``[H, W, C]``.
-
-    Raises:
-        UndecodableImage: the image is too narrow, see ``fitted``.
-    """
-    height, width = image.shape[:2]
-    image = resize(image, *fitted(height, width, short_side), antialias)
-    top = round((image.shape[0] - size) / 2)
-    left = round((image.shape[1] - size) / 2)
-    return np.ascontiguousarray(image[top : top + size, left : left + size])
-
-
-def fitted(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width of an image once its shorter side is ``short_side``.
-
-    Raises:
-        UndecodableImage: it would be too large: of 1x60000 pixels a side of 224 makes 9 GB.
-    """
-    if width <= height:
-        to = int(short_side * height / width), short_side
-    else:
-        to = short_side, int(short_side * width / height)
-    if to[0] * to[1] > MAX_PIXELS:
-        raise UndecodableImage(
-            f"an image of {width}x{height} is too narrow to be resized to {to[1]}x{to[0]}."
-        )
-    return to
 
 
 def _check_choice(name: str, value: str, choices: object) -> None:

@@ -4,19 +4,18 @@ import types
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torchvision.transforms.v2 import functional as F
+from support.pictures import encoded, picture
 
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.data.image import Decoder, UndecodableImage, optional_module, resize
 from rwp_dist.data.image import decode as module
-from rwp_dist.data.image.decode import Decoder, Region, UndecodableImage, jpeg_header, resize
 from rwp_dist.data.image.jpeg import libjpeg
+from rwp_dist.data.image.jpeg.header import jpeg_header
+from rwp_dist.data.image.regions import Region
 
 HAS_SIMPLEJPEG = importlib.util.find_spec("simplejpeg") is not None
-HAS_CV2 = importlib.util.find_spec("cv2") is not None
 needs_simplejpeg = pytest.mark.skipif(not HAS_SIMPLEJPEG, reason="simplejpeg is an extra")
-needs_cv2 = pytest.mark.skipif(not HAS_CV2, reason="OpenCV is an extra")
 needs_libjpeg = pytest.mark.skipif(not libjpeg.available(), reason="libjpeg-turbo is optional")
 TIERS = [
     pytest.param("libjpeg", marks=needs_libjpeg),
@@ -24,21 +23,6 @@ TIERS = [
     "torchvision",
     "pil",
 ]
-
-
-def picture(height=61, width=83, channels=3, seed=0):
-    """Smooth shapes and noise, so that subsampling, DCT and cropping all show."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (8, 8, channels), dtype=np.uint8).squeeze()
-    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-    noise = rng.integers(-30, 31, smooth.shape)
-    return Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8))
-
-
-def encoded(image, kind="jpeg", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def by_pil(data):
@@ -274,24 +258,15 @@ def test_without_the_extra(monkeypatch):
     def absent(name, *args):
         raise ImportError(name)
 
-    module.optional_module.cache_clear()
-    monkeypatch.setattr(module.importlib, "import_module", absent)
+    optional_module.cache_clear()
+    monkeypatch.setattr(importlib, "import_module", absent)
     missing = ("libjpeg", "simplejpeg")
-    monkeypatch.setattr(module, "_available", lambda name: name not in missing)
+    monkeypatch.setattr(module, "_is_available", lambda name: name not in missing)
     assert Decoder("auto", 3).tier == "torchvision"
     with pytest.raises(ConfigError, match=r"pip install 'rwp-dist\[fast\]'"):
         Decoder("simplejpeg", 3)
     with pytest.raises(ConfigError, match="cv2 is not installed"):
         resize(np.zeros((4, 4, 3), np.uint8), 2, 2, antialias=False)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_mirrored_image_is_the_same_with_and_without_opencv(channels, monkeypatch):
-    image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
-    wanted = np.ascontiguousarray(image[:, ::-1])
-    for has_opencv in (True, False):
-        monkeypatch.setattr(module, "_has_opencv", lambda has=has_opencv: has)
-        np.testing.assert_array_equal(module.mirror(image), wanted)
 
 
 @needs_libjpeg
@@ -300,28 +275,3 @@ def test_auto_takes_the_fastest(monkeypatch):
     assert Decoder("auto", 3).tier == "libjpeg"
     monkeypatch.setattr(libjpeg, "available", lambda: False)
     assert Decoder("auto", 3).tier == "simplejpeg"
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(20, 30), (61, 30), (130, 90), (224, 224)])
-def test_resize_is_torchvisions_and_within_1_of_pillows(channels, size):
-    image = picture(channels=channels)
-    pixels = np.array(image).reshape(61, 83, channels)[:, 2:]
-    ours = resize(pixels, *size)
-    theirs = F.resize(torch.from_numpy(pixels.copy()).permute(2, 0, 1), list(size), antialias=True)
-    assert ours.shape == (*size, channels)
-    assert ours.flags.c_contiguous
-    assert np.abs(ours.astype(int) - theirs.permute(1, 2, 0).numpy()).max() <= 1
-    pillows = Image.fromarray(pixels.squeeze()).resize(size[::-1], Image.Resampling.BILINEAR)
-    assert np.abs(ours.astype(int) - np.asarray(pillows).reshape(ours.shape)).max() <= 1
-
-
-@needs_cv2
-@pytest.mark.parametrize("channels", [1, 3])
-def test_fast_resize_agrees_only_where_no_antialiasing_is_needed(channels):
-    pixels = np.array(picture(channels=channels)).reshape(61, 83, channels)
-    larger = [resize(pixels, 128, 170, antialias).astype(int) for antialias in (True, False)]
-    smaller = [resize(pixels, 20, 30, antialias).astype(int) for antialias in (True, False)]
-    assert np.abs(larger[0] - larger[1]).max() <= 1
-    assert smaller[1].shape == (20, 30, channels)
-    assert np.abs(smaller[0] - smaller[1]).max() > 10

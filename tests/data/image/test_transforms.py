@@ -13,9 +13,14 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from rwp_dist.data.image import EvalTransform, Keyed, TrainTransform
+from rwp_dist.data.image import (
+    Decoder,
+    EvalTransform,
+    Keyed,
+    TrainTransform,
+    UndecodableImage,
+)
 from rwp_dist.data.image.auto import OPERATIONS, AutoAugment, randaugment_space, trivial_space
-from rwp_dist.data.image.decode import Decoder, UndecodableImage
 from rwp_dist.data.image.regions import cutout, erased, random_resized_crop
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)

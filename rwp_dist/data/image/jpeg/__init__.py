@@ -1,1 +1,1 @@
-"""libjpeg-turbo behind a C file of this project."""
+"""A rectangle of a JPEG by libjpeg-turbo and two C files of this project; see README.md."""
