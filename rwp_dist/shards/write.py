@@ -69,57 +69,43 @@ def write_shards(
     Raises:
         DataError: the folder holds other shards, or a sample cannot be read.
     """
-    order = np.random.default_rng(seed).permutation(len(listing.samples))
-    cuts = _cut(listing, order, samples_per_shard, shard_bytes)
-    prefix = out.resolve().name
-    prefix = prefix if re.fullmatch(r"[A-Za-z0-9_-]+", prefix) else "shard"
-    names = [f"{prefix}-{number:06d}.tar" for number in range(len(cuts))]
-    recipe = recipe_id(
-        version=1,
-        seed=seed,
-        num_shards=len(cuts),
-        shrink=None if shrink is None else asdict(shrink),
-        classes=listing.classes,
-        source=_fingerprint(listing),
-    )
-    records = Records(out, recipe)
-    records.refuse_others(names, "give an empty folder, or remove these first")
-    records.make_folder()
-
-    own = range(part[0], len(cuts), part[1])
-    todo = [k for k in own if records.finished_here(names[k]) is None]
-    total = sum(len(cuts[k]) for k in own)
-    done = total - sum(len(cuts[k]) for k in todo)
-    progress(done, total)
-    jobs = (
+    cuts = _cut(listing, seed, samples_per_shard, shard_bytes)
+    records = Records(out, _recipe(listing, seed, len(cuts), shrink))
+    jobs = [
         ShardJob(
             records=records,
-            name=names[k],
-            rows=cuts[k].tolist(),
-            samples=[listing.samples[row] for row in cuts[k]],
+            name=name,
+            rows=rows.tolist(),
+            samples=[listing.samples[row] for row in rows],
             read=listing.read,
             shrink=shrink,
         )
-        for k in todo
-    )
-    for entry in run_jobs(pack_shard, jobs, workers, preload=("webdataset",)):
+        for name, rows in zip(_names(out, len(cuts)), cuts, strict=True)
+    ]
+    names = [job.name for job in jobs]
+    records.refuse_others(names, "give an empty folder, or remove these first")
+    records.make_folder()
+
+    own = jobs[part[0] :: part[1]]
+    todo = [job for job in own if records.finished_here(job.name) is None]
+    total = sum(len(job.rows) for job in own)
+    done = total - sum(len(job.rows) for job in todo)
+    progress(done, total)
+    for entry in run_jobs(pack_shard, todo, workers, preload=("webdataset",)):
         done += entry.num_samples
         progress(done, total)
 
-    found = [records.finished_here(name) for name in names]
-    finished = [shard for shard in found if shard is not None]
-    missing = len(found) - len(finished)
+    finished = [shard for name in names if (shard := records.finished_here(name))]
+    missing = len(names) - len(finished)
     manifest = None if missing else records.write_manifest(finished, listing.classes)
-    return WriteReport(len(listing.samples), len(cuts), missing, manifest)
+    return WriteReport(len(listing.samples), len(names), missing, manifest)
 
 
 def _cut(
-    listing: Listing,
-    order: NDArray[np.int64],
-    samples_per_shard: int | None,
-    shard_bytes: int | None,
+    listing: Listing, seed: int, samples_per_shard: int | None, shard_bytes: int | None
 ) -> list[NDArray[np.int64]]:
-    """The rows of each shard."""
+    """The shuffled rows of each shard."""
+    order = np.random.default_rng(seed).permutation(len(listing.samples))
     if shard_bytes is not None:
         num_shards = -(-_source_bytes(listing) // shard_bytes)
     else:
@@ -131,6 +117,23 @@ def _source_bytes(listing: Listing) -> int:
     return sum(
         sample.size if sample.size >= 0 else Path(sample.path).stat().st_size
         for sample in listing.samples
+    )
+
+
+def _names(out: Path, num_shards: int) -> list[str]:
+    prefix = out.resolve().name
+    prefix = prefix if re.fullmatch(r"[A-Za-z0-9_-]+", prefix) else "shard"
+    return [f"{prefix}-{number:06d}.tar" for number in range(num_shards)]
+
+
+def _recipe(listing: Listing, seed: int, num_shards: int, shrink: Shrink | None) -> str:
+    return recipe_id(
+        version=1,
+        seed=seed,
+        num_shards=num_shards,
+        shrink=None if shrink is None else asdict(shrink),
+        classes=listing.classes,
+        source=_fingerprint(listing),
     )
 
 

@@ -91,6 +91,26 @@ def test_another_command_is_refused(copy: Path) -> None:
     assert files(copy) == files(FIXTURE)
 
 
+def test_a_source_with_another_image_is_refused(copy: Path) -> None:
+    source = images_of("train", copy.with_name("images"))
+    shutil.copy(source / "class0" / "0.png", source / "class0" / "more.png")
+    with pytest.raises(DataError, match="another source"):
+        run("write", source, "--out", copy / "train", "--samples-per-shard", SIDES["train"][1])
+    assert files(copy) == files(FIXTURE)
+
+
+def test_tars_that_are_added_can_be_indexed(copy: Path) -> None:
+    before = files(copy / "train")
+    shutil.copy(copy / "val" / "val-000000.tar", copy / "train")
+    run("index", copy / "train")
+    after = files(copy / "train")
+    manifest = Manifest.load(copy / "train")
+    assert manifest.num_samples == 24 + 6
+    assert manifest.shards[:3] == Manifest.load(FIXTURE / "train").shards
+    before.pop("manifest.json")
+    assert before == {name: after[name] for name in before}
+
+
 def test_indexing_them_again_changes_nothing(copy: Path) -> None:
     run("index", copy / "train")
     assert files(copy) == files(FIXTURE)
