@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-LAUNCH = [sys.executable, "-c", "from launcher.cli import main; main()"]
+LAUNCH = [sys.executable, "-m", "launcher"]
 CONFIG = "configs/digits.yaml"
 COMMANDS = {
     "--help": ["--help"],

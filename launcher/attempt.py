@@ -1,16 +1,17 @@
-"""One attempt of a Slurm job: what the job script asks of Python, which may be in a container.
+"""One attempt of a Slurm job: the decisions that the job script leaves to Python.
 
-``python -m launcher.attempt begin | doctor | nodes | end``. What a person is to read goes to
-stderr, which is the job's log; what the script needs, to stdout. The exit code is the answer:
+``python -m launcher.attempt begin | doctor | nodes | end``, in the job's container if it has one.
+Messages for people go to stderr, which is the job's log; values for the script go to stdout. The
+exit code tells the script what to do:
 
-    0          go on; ``end``: the run is finished
-    2, 65, 75  the job ends with it
-    3          this attempt is over, and another is to begin
-    any other  Python itself has failed
+    0          go on; after ``end``: the run is finished
+    2, 65, 75  end the job with this code
+    3          this attempt is over, begin another
+    other      Python itself has failed
 
-The script sets ``RWP_ATTEMPT`` to ``<job>.<attempt>``, counted from 0, and ``MAX_ATTEMPTS``. An
-attempt's folder of logs has ``begin.tsv``, its line of ``attempts.tsv`` that stands if rank 0 could
-not write its own, and ``sick``, if nodes were not fit.
+The script sets ``RWP_ATTEMPT`` to ``<job>.<attempt>``, counted from 0, and ``MAX_ATTEMPTS``. Beside
+the logs (see ``diagnosis``) an attempt's folder has ``begin.tsv``, its line of ``attempts.tsv`` if
+rank 0 cannot write one, and ``sick``, what the doctor said of nodes that were not fit.
 """
 
 import os
@@ -25,25 +26,25 @@ from pathlib import Path
 
 import click
 
-from launcher.failure import describe
+from launcher.diagnosis import explain, first_failure
 from rwp_dist.base.errors import CheckpointError, ConfigError, Interrupted
-from rwp_dist.cli import Commands
 from rwp_dist.config import load_settings, split_batch
+from rwp_dist.process.commands import Commands
+from rwp_dist.process.exits import read_exits
 from rwp_dist.record.attempts import attempt_line
 from rwp_dist.record.directory import RunDir
 
 AGAIN = 3
 GIVE_UP, STOP = CheckpointError.exit_code, Interrupted.exit_code
-PATIENCE_S = 120.0
-"""How long the doctor may take."""
+DOCTOR_TIMEOUT_S = 120.0
 
-SHORT_S = 2400
-"""Of a time limit below this the ranks are left all but the last quarter."""
+SHORT_LIMIT_S = 2400
+"""With a shorter time limit ranks save and stop a quarter of it before the end, not ten minutes."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt at a run, by its job and number."""
+    """An attempt at a run: the Slurm job and how often it was started before."""
 
     run: RunDir
     job: str
@@ -51,7 +52,7 @@ class Attempt:
 
     @classmethod
     def here(cls, run: RunDir) -> "Attempt":
-        """The one that this process is part of."""
+        """The attempt that this process belongs to."""
         job, _, number = os.environ["RWP_ATTEMPT"].rpartition(".")
         return cls(run, job, int(number))
 
@@ -62,12 +63,12 @@ class Attempt:
 
     @property
     def previous(self) -> "Attempt":
-        """The one before."""
+        """The attempt before this one."""
         return Attempt(self.run, self.job, self.number - 1)
 
     @property
     def logs(self) -> Path:
-        """Folder of its ranks' logs."""
+        """Folder of the ranks' logs."""
         return self.run.logs / self.id
 
     @property
@@ -80,11 +81,11 @@ class Attempt:
 
     @property
     def last(self) -> bool:
-        """Whether there may be no other."""
+        """Whether no further attempt is allowed."""
         return self.number + 1 >= int(os.environ.get("MAX_ATTEMPTS", "50"))
 
     def begin(self) -> None:
-        """Make its folder, and write down that those before it are over."""
+        """Make the folder; add lines of ``attempts.tsv`` that earlier attempts did not write."""
         self.run.append_to_attempts()
         for path in sorted(self.run.logs.glob("*.*/begin.tsv"), key=lambda p: p.stat().st_mtime):
             if path.parent != self.logs:
@@ -95,25 +96,25 @@ class Attempt:
         (self.logs / "begin.tsv").write_text(line)
 
     def in_vain(self) -> bool:
-        """Whether this one and the one before saved nothing new; sick nodes excuse that."""
+        """Whether this attempt and the one before saved nothing new, on nodes that were fit."""
         if self.number == 0 or (self.previous.logs / "sick").exists():
             return False
         step = self.run.saved_step()
         return self.first_step == step and self.previous.first_step in (step, None)
 
     def over(self, outcome: str, *why: str) -> None:
-        """Say how it ended, and write it down: the last lines of the log."""
+        """Write down that the attempt is over; print how it ended and why, last in the log."""
         self._record(self.logs / "begin.tsv")
         _say(f"job {self.id}: {outcome}; saved up to step {self.run.saved_step()}.", *why)
 
     def _record(self, begin: Path) -> None:
-        """Add the line of an attempt whose rank 0 has not."""
+        """Add an attempt's line to ``attempts.tsv``, unless its rank 0 has done so."""
         known = [attempt["job"] for attempt in self.run.read_attempts()]
         if begin.is_file() and begin.parent.name not in known:
             self.run.append_to_attempts(begin.read_text())
 
     def again(self, *why: str) -> int:
-        """Another attempt, if there may be one; the exit code."""
+        """Ask for another attempt, if one is allowed; returns the exit code."""
         if self.last:
             self.over(f"given up after {self.number + 1} attempts", *why)
             return STOP
@@ -123,7 +124,7 @@ class Attempt:
 
 @click.group(cls=Commands)
 def main() -> None:
-    """What slurm/imagenet_rwp.sh asks."""
+    """Decisions for slurm/imagenet_rwp.sh."""
 
 
 @main.command()
@@ -131,13 +132,13 @@ def main() -> None:
 @click.argument("overrides", nargs=-1)
 @click.option("--ranks", type=int, required=True)
 def begin(config: Path, overrides: tuple[str, ...], ranks: int) -> None:
-    """Check the settings and begin; prints the run directory."""
+    """Check the settings and begin an attempt; prints the run directory."""
     settings = load_settings(config, overrides)
     split_batch(settings, ranks)
     attempt = Attempt.here(RunDir(Path(str(settings.run.dir)).resolve()))
     attempt.begin()
     start, end = (int(os.environ.get(f"SLURM_JOB_{name}_TIME", 0)) for name in ("START", "END"))
-    if 0 < end - start < SHORT_S:
+    if 0 < end - start < SHORT_LIMIT_S:
         left = (end - start) // 4
         _say(f"job {attempt.id}: the time limit is short: ranks save and stop {left} s before it.")
     _say(
@@ -150,7 +151,7 @@ def begin(config: Path, overrides: tuple[str, ...], ranks: int) -> None:
 @main.command()
 @click.argument("settings", nargs=-1)
 def doctor(settings: tuple[str, ...]) -> None:
-    """On every node: what the doctor says of it, each line after the node's name."""
+    """Examine this node; prints what the doctor says, with the node's name before each line."""
     name = os.environ["SLURMD_NODENAME"]
     said = Path(os.environ["RWP_LOGS"]) / f"doctor-{name}.log"
     command = [sys.executable, "-m", "rwp_dist", "doctor", "--node", *settings]
@@ -163,7 +164,7 @@ def doctor(settings: tuple[str, ...]) -> None:
             start_new_session=True,
         )
         with suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE_S)
+            process.wait(DOCTOR_TIMEOUT_S)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     for line in said.read_text(errors="replace").splitlines():
@@ -174,7 +175,7 @@ def doctor(settings: tuple[str, ...]) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("names", nargs=-1)
 def nodes(run: Path, names: tuple[str, ...]) -> int:
-    """Read what the doctor says of each node; prints those that are to be left out."""
+    """Read what the doctor says of all nodes from stdin; prints the nodes to leave out."""
     attempt = Attempt.here(RunDir(run))
     findings = sys.stdin.read().splitlines()
     said = {line.partition(": ")[0] for line in findings}
@@ -199,13 +200,13 @@ def nodes(run: Path, names: tuple[str, ...]) -> int:
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def end(run: Path) -> int:
-    """What came of it, by what ranks have written: exit codes of agents get lost on the way."""
+    """Decide what comes next from files that the ranks wrote: Slurm loses their exit codes."""
     attempt = Attempt.here(RunDir(run))
     status = attempt.run.read_status() or {}
     if status.get("state") == "finished":
         attempt.over("finished")
         return 0
-    why, code = describe(attempt.logs)
+    why, code = explain(first_failure(read_exits(attempt.logs)), attempt.logs)
     if code in (ConfigError.exit_code, GIVE_UP):
         attempt.over("given up, because it would fail again", why)
         return code

@@ -1,7 +1,6 @@
-"""``rwp-launch``: start runs, here or on a cluster, and look after them.
+"""``rwp-launch``: start runs on this machine or on a cluster. ``manage`` has the other commands.
 
-Settings are checked first, so errors come at once. No command imports torch, but for ``run`` and a
-local ``sweep`` once they start ranks.
+Settings are checked first, so errors come at once. Nothing here imports torch.
 """
 
 import shlex
@@ -11,18 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+import click
+
+from launcher.backends import refuse
+from launcher.job import Job, Resources
+from launcher.manage import COMMANDS
+from launcher.options import asks_for_resources
 from rwp_dist import __version__
-from rwp_dist.process import signals as ending
-
-with ending.at_once():
-    import click
-
-    from launcher.job import Job, Resources
-    from launcher.look_after import COMMANDS
-    from launcher.options import NAMES, asks_for_resources, refuse_given
-    from rwp_dist.base.errors import ConfigError
-    from rwp_dist.cli import Commands
-    from rwp_dist.config import Settings, expand, load_settings, split_batch
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.config import Settings, expand, load_settings, split_batch
+from rwp_dist.process.commands import Commands
 
 CONFIG = click.Path(path_type=Path)
 
@@ -42,16 +39,16 @@ def main(debug: bool) -> None:
     "--attempts",
     default=1,
     show_default=True,
-    help="After a crash begin anew from the newest checkpoint, until it was tried so many times.",
+    help="How often to try: after a crash it goes on from the newest checkpoint.",
 )
 def run(config: Path, overrides: tuple[str, ...], nproc: int, attempts: int) -> None:
-    """Train one run on --nproc ranks of this machine, with torchrun's agent.
+    """Train one run on --nproc ranks of this machine, with torchrun.
 
     Ctrl-C saves a checkpoint and stops; the same command goes on from there.
     """
     _check_nproc(nproc)
     if attempts < 1:
-        raise ConfigError(f"--attempts: {attempts} train nothing; give 1 or more.")
+        raise ConfigError(f"{attempts} train nothing", key="--attempts", cure="give 1 or more")
     settings = load_settings(config, overrides)
     split_batch(settings, nproc)
     _start_ranks(nproc, ["train", str(config), *overrides], Path(str(settings.run.dir)), attempts)
@@ -93,8 +90,8 @@ def submit(
 @click.option(
     "--backend", type=click.Choice(["local", "slurm"]), default="local", show_default=True
 )
-@click.option("--nproc", default=1, show_default=True, help="local: ranks on this machine.")
-@click.option("--parallel", type=int, help="slurm: so many runs at the same time.")
+@click.option("--nproc", type=int, help="local: ranks on this machine.  [default: 1]")
+@click.option("--parallel", type=int, help="slurm: how many runs at the same time.")
 @asks_for_resources
 @click.option("--dry-run", is_flag=True, help="slurm: print what would be submitted.")
 def sweep(
@@ -105,7 +102,7 @@ def sweep(
     seeds: int,
     folder: Path,
     backend: str,
-    nproc: int,
+    nproc: int | None,
     wants: Resources,
     dry_run: bool,
 ) -> None:
@@ -114,12 +111,17 @@ def sweep(
     Runs with equal settings are trained once, finished ones not again. `rwp-dist compare DIR` makes
     the table.
     """
+    another = "leave it out, or choose another --backend"
     if backend == "local":
-        refuse_given((*NAMES, "parallel", "dry_run"), "a sweep on this machine takes --nproc alone")
-    else:
-        refuse_given(("nproc",), "ranks on a cluster are --ranks of each of --nodes")
+        refuse(wants, Resources.__dataclass_fields__, "a sweep on this machine takes only --nproc")
+        if dry_run:
+            raise ConfigError("there is no script to print", key="--dry-run", cure=another)
+    elif nproc is not None:
+        why = "on a cluster, --ranks says how many each node has"
+        raise ConfigError(why, key="--nproc", cure=another)
     runs = expand(config, overrides, variants=variants, grid=grid, seeds=seeds, folder=folder)
     if backend == "local":
+        nproc = 1 if nproc is None else nproc
         _check_nproc(nproc)
         for settings in runs:
             split_batch(settings, nproc)
@@ -127,24 +129,24 @@ def sweep(
         axes = [f"--grid={axis}" for axis in grid]
         command = ["sweep", str(config), *overrides, *chosen, *axes, f"--seeds={seeds}"]
         _start_ranks(nproc, [*command, f"--dir={folder}"], folder)
-    from launcher.submit import plan, used
+    from launcher.submit import plan, refusals
 
     source = (str(config), *overrides)
     place = folder.absolute()
     planned = [plan(settings, wants, backend, source, place) for settings in runs]
-    taken = used([job.run_dir for job, _ in planned])
-    for path, why in taken.items():
-        click.echo(f"{path} {why.partition(';')[0]}: left out.", err=True)
+    taken = refusals([job.run_dir for job, _ in planned])
+    for error in taken.values():
+        click.echo(f"{error.problem}: left out.", err=True)
     left = [(job, settings) for job, settings in planned if job.run_dir not in taken]
     if not left:
-        raise ConfigError(f"{folder}: every run of the sweep is finished or has a job already.")
+        raise ConfigError(f"{folder}: every run of the sweep is finished or has a job already")
     jobs = [replace(job, task=task) for task, (job, _) in enumerate(left)]
     _submit(jobs, [settings for _, settings in left], dry_run)
 
 
 @main.group()
 def export() -> None:
-    """Write a run down for another launcher."""
+    """Describe a run for another launcher."""
 
 
 @export.command(short_help="A SkyPilot task, as YAML.")
@@ -152,7 +154,7 @@ def export() -> None:
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
 @click.option("--nodes", default=1, show_default=True)
 @click.option("--accelerators", default="H100:8", show_default=True, help="Of each node.")
-@click.option("--spot", is_flag=True, help="Nodes that may be taken away; the run goes on.")
+@click.option("--spot", is_flag=True, help="Cheaper nodes that may be taken away.")
 def skypilot(
     config: Path, overrides: tuple[str, ...], nodes: int, accelerators: str, spot: bool
 ) -> None:
@@ -170,7 +172,7 @@ def _submit(jobs: Sequence[Job], settings: Sequence[Settings], dry_run: bool) ->
     from launcher import submit as steps
     from launcher.backends import backend
 
-    jobs, code = steps.with_code(jobs)
+    jobs, code = steps.with_code(jobs, settings)
     if dry_run:
         place = backend(jobs[0].backend)
         script = place.render(jobs)
@@ -193,19 +195,19 @@ def _submit(jobs: Sequence[Job], settings: Sequence[Settings], dry_run: bool) ->
 
 def _check_nproc(nproc: int) -> None:
     if nproc < 1:
-        raise ConfigError(f"--nproc: {nproc} ranks cannot train; give 1 or more.")
+        raise ConfigError(f"{nproc} ranks cannot train", key="--nproc", cure="give 1 or more")
 
 
 def _start_ranks(nproc: int, command: list[str], place: Path, attempts: int = 1) -> NoReturn:
-    """Start and watch the ranks, again if they crash; ends with their exit code."""
+    """Run the ranks, again if they crash; exits with their code."""
     if click.get_current_context().find_root().params.get("debug"):
         command = ["--debug", *command]
     sys.stdout.flush()
-    from launcher.agent import run_ranks
+    from launcher.ranks import FINAL, run_ranks
 
     for attempt in range(1, attempts + 1):
         code = run_ranks(nproc, command, place)
-        if code in ending.FINAL or attempt == attempts:
+        if code in FINAL or attempt == attempts:
             break
         click.echo(f"Attempt {attempt} of {attempts} has failed; the next one begins.", err=True)
     sys.exit(code)

@@ -1,7 +1,7 @@
-"""A job: one run handed to a backend, as ``job.json`` in its run directory keeps it.
+"""A job: one run that was handed to a backend, and its ``job.json`` in the run directory.
 
-It is written twice: with a token before the backend is asked, and with the backend's id after. A
-crash in between loses nothing, because the backend knows the token and finds the job by it.
+The file is written twice: with a token before the job is submitted, and with the backend's id
+afterwards. If the launcher dies in between, the backend can still find the job by its token.
 """
 
 import json
@@ -21,7 +21,7 @@ SETTINGS_NAME = "submitted.yaml"
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job asks for. What is None is left to the job script."""
+    """What a job asks for. None: the job script's own value."""
 
     nodes: int = 1
     gpus: int = 8
@@ -44,53 +44,53 @@ class Resources:
     """Virtual environment that the job activates."""
 
     site: str | None = None
-    """Profile of a cluster that the job sources: modules, NCCL, scratch. It goes with the code."""
+    """The cluster's profile, which the job sources: modules, NCCL, scratch. Copied as well."""
 
     secrets: str | None = None
-    """File with keys such as WANDB_API_KEY, which nobody else may read."""
+    """File with keys such as WANDB_API_KEY; only its owner may read it."""
 
     max_attempts: int | None = None
     parallel: int | None = None
-    """Runs of a sweep at the same time. None: as many as there is room for."""
+    """How many runs of a sweep at the same time. None: no limit."""
 
     options: tuple[str, ...] = ()
     """Further options of the backend's command, ``name=value``."""
 
     @property
     def world_size(self) -> int:
-        """Ranks of all nodes."""
+        """Number of ranks on all nodes."""
         return self.nodes * self.ranks_per_node
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run as a backend knows it."""
+    """One run that was, or will be, submitted."""
 
     run_dir: Path
     name: str
     backend: str
     resources: Resources = Resources()
     folder: Path = Path()
-    """Where script, code and output are: the run directory, or that of a whole sweep."""
+    """Folder of script, code and output: the run directory, or the sweep's folder."""
 
     code: Path = Path()
-    """The code that it runs. Nothing is ever written there again (see ``Snapshot``)."""
+    """Folder of the code that it runs, which never changes (see ``Snapshot``)."""
 
     task: int | None = None
     """Its number in a sweep's array."""
 
     source: tuple[str, ...] = ()
-    """Configuration and overrides as a person gave them: to be read, not to be run."""
+    """Configuration and overrides as they were given, for people to read."""
 
     data: tuple[str, ...] = ()
-    """Local folders that it reads."""
+    """Local folders that the run reads."""
 
     cache: str | None = None
-    """Folder of each node for shards that are not local; None: all are."""
+    """Folder on each node for shards that are not local; None: all are local."""
 
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     id: str | None = None
-    """What the backend calls it (an array's tasks share one); None: not known yet."""
+    """The backend's name for it (tasks of an array share one); None: not known yet."""
 
     submitted: str = ""
     cancelled: bool = False
@@ -99,17 +99,17 @@ class Job:
 
     @property
     def settings(self) -> Path:
-        """The settings that it runs, whatever happens to the file that they came from."""
+        """File of the settings that it runs; later edits of the configuration do not matter."""
         return self.run_dir / SETTINGS_NAME
 
     @property
     def script(self) -> Path:
-        """What was handed to the backend; each submission has its own."""
+        """File of the script that was submitted; each submission has its own."""
         return self.folder / f"job-{self.token}.sh"
 
     @property
     def output(self) -> Path:
-        """Folder of what the job prints."""
+        """Folder of the job's output."""
         return self.folder / "logs"
 
     @property
@@ -118,35 +118,35 @@ class Job:
         return str(self.id) if self.task is None else f"{self.id}_{self.task}"
 
     def write(self) -> None:
-        """Replace ``job.json`` at once."""
+        """Replace ``job.json``."""
         known = asdict(self)
         known |= {key: str(known[key]) for key in ("folder", "code")}
-        del known["run_dir"]  # it is where the file lies, also after a move
+        del known["run_dir"]  # the folder of the file, even after it was moved
         write_json(self.run_dir / "job.json", known)
 
     def with_id(self, known: str) -> "Job":
-        """The same job with its id, written down."""
+        """The same job with its id; writes ``job.json``."""
         job = replace(self, id=known)
         job.write()
         return job
 
 
 def new_jobs(jobs: Sequence[Job]) -> list[Job]:
-    """The same jobs as one submission of now, with a token of their own."""
+    """The same jobs as a new submission, with a new token and the present time."""
     token = secrets.token_hex(8)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return [replace(job, token=token, submitted=now, id=None, cancelled=False) for job in jobs]
 
 
 def read_job(run_dir: RunDir) -> Job | None:
-    """The job of a run directory; None if it was never handed to a backend."""
+    """The job of a run directory; None if it was never submitted, or the file is unreadable."""
     try:
         known = json.loads((run_dir.path / "job.json").read_text(encoding="utf-8"))
         resources = known["resources"]
         known["resources"] = Resources(**resources | {"options": tuple(resources["options"])})
         known |= {key: tuple(known[key]) for key in ("source", "data")}
         known |= {key: Path(known[key]) for key in ("folder", "code")}
-        # A job has another working directory: what it is told by a path counts from the root.
+        # A job has another working directory, so its paths are absolute.
         return Job(run_dir=run_dir.path.absolute(), **known)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""What a run printed, and prints."""
+"""The output of a run, while it runs and afterwards."""
 
 import math
 import time
@@ -12,11 +12,11 @@ from rwp_dist.record.directory import RunDir
 
 POLL_S = 0.5
 ASK_S = 15.0
-"""Between questions to the backend: a cluster's controller has others to answer, too."""
+"""Time between two questions to the backend, to spare a cluster's controller."""
 
 
 def log_files(run_dir: RunDir, rank: int | None) -> list[Path]:
-    """Files with the output of a job, or of one of its ranks by attempt, oldest first."""
+    """Files with the output of a job, or of one rank in each attempt, oldest first."""
     job = read_job(run_dir)
     if not rank and job is not None:  # rank 0 speaks for all
         return backend(job.backend).output(job)
@@ -25,7 +25,7 @@ def log_files(run_dir: RunDir, rank: int | None) -> list[Path]:
 
 
 def read(run_dir: RunDir, rank: int | None) -> str:
-    """All of the newest log.
+    """The newest log.
 
     Raises:
         RwpError: there is none yet.
@@ -33,17 +33,25 @@ def read(run_dir: RunDir, rank: int | None) -> str:
     files = [path for path in log_files(run_dir, rank) if path.is_file()]
     if not files:
         whose = "It" if rank is None else f"Rank {rank}"
-        raise RwpError(f"{run_dir.path}: {whose} has not printed anything yet; see its status.")
+        raise RwpError(
+            f"{run_dir.path}: {whose} has not printed anything yet", cure="see its status"
+        )
     return files[-1].read_text(encoding="utf-8", errors="replace")
 
 
 def follow(run_dir: RunDir, rank: int | None, living: Callable[[], bool]) -> Iterator[str]:
-    """The newest log and what comes, through further attempts, to the end of the run."""
+    """Yield the newest log and everything that follows, in later attempts too, until the run ends.
+
+    Args:
+        run_dir: of the run.
+        rank: one rank; None for the whole job.
+        living: asks whether the run still goes on.
+    """
     path: Path | None = None
     read_to = 0
     asked, word = -math.inf, ""
     while True:
-        # Before reading: what was written before its end is not missed.
+        # Asked before reading, so that the last lines are read.
         before, word = word, str((run_dir.read_status() or {}).get("state", ""))
         if word != before or time.monotonic() > asked + ASK_S:
             goes_on, asked = living(), time.monotonic()

@@ -1,12 +1,11 @@
-"""Options that say what a job asks for, shared by commands that submit."""
+"""Options that say what a job asks for, shared by the commands that submit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from launcher.job import Resources
 from rwp_dist.base.errors import ConfigError
@@ -35,42 +34,8 @@ OPTIONS = (
 )
 
 
-NAMES: tuple[str, ...] = (
-    "nodes",
-    "gpus",
-    "ranks",
-    "cpus",
-    "time",
-    "partition",
-    "account",
-    "container",
-)
-NAMES += ("container_runtime", "venv", "site", "secrets", "max_attempts", "options")
-
-
-def refuse_given(names: Sequence[str], why: str) -> None:
-    """Refuse options of the present command that would be ignored.
-
-    Args:
-        names: of their parameters.
-        why: they would be.
-
-    Raises:
-        ConfigError: one of them is on the command line.
-    """
-    context = click.get_current_context()
-    given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name in names
-        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise ConfigError(f"{', '.join(given)}: {why}; leave it out, or choose another --backend.")
-
-
 def asks_for_resources(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command these options, as one argument ``wants``."""
+    """Give a command these options, as one argument ``wants`` of type ``Resources``."""
 
     @wraps(command)
     def with_resources(
@@ -79,9 +44,9 @@ def asks_for_resources(command: Callable[..., Any]) -> Callable[..., Any]:
         names = Resources.__dataclass_fields__
         own = {name: others.pop(name) for name in list(others) if name in names}
         ranks = (gpus or 1) if ranks is None else ranks
-        for name, number, least in (("--nodes", nodes, 1), ("--ranks", ranks, 1)):
-            if number < least:
-                raise ConfigError(f"{name}: {number} cannot train; give {least} or more.")
+        for key, number in (("--nodes", nodes), ("--ranks", ranks)):
+            if number < 1:
+                raise ConfigError(f"{number} cannot train", key=key, cure="give 1 or more")
         # The job runs in another folder.
         if venv is not None and Path(venv).is_dir():
             venv = str(Path(venv).absolute())

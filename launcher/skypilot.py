@@ -1,4 +1,4 @@
-"""A run as a SkyPilot task, for whichever cloud has room."""
+"""A run as a SkyPilot task, for any cloud."""
 
 import re
 import shlex
@@ -10,8 +10,8 @@ import yaml
 from rwp_dist.config import load_settings
 
 RUNS = "/runs"
-"""A bucket, so that a run outlives its nodes. Only cached can files be appended to, as
-``metrics.jsonl`` and ``attempts.tsv`` are; and a checkpoint does not wait for its upload."""
+"""A bucket, so that a run outlives its nodes. Cached, because only then files can be appended to
+(``metrics.jsonl``, ``attempts.tsv``) and a checkpoint does not wait for its upload."""
 
 SETUP = "pip install --quiet -c constraints.txt '.[fast,cloud]'\n"
 
@@ -24,7 +24,7 @@ torchrun --nnodes "$SKYPILOT_NUM_NODES" --node-rank "$SKYPILOT_NODE_RANK" \\
 
 
 def task(config: Path, overrides: Sequence[str], nodes: int, accelerators: str, spot: bool) -> str:
-    """The task's YAML: this checkout as working directory, run directories in a bucket.
+    """The task as YAML, with this checkout as working directory and run directories in a bucket.
 
     Raises:
         ConfigError: the settings are wrong.
@@ -49,7 +49,7 @@ def task(config: Path, overrides: Sequence[str], nodes: int, accelerators: str, 
 
 
 class _Blocks(yaml.SafeDumper):
-    """Commands of several lines as they are read, not in one quoted line."""
+    """Writes text of several lines as a block, not as one quoted line."""
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:

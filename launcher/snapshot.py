@@ -1,7 +1,8 @@
-"""What a queued job will run, put where a later edit cannot change it."""
+"""The code that a queued job will run, copied to where a later edit cannot change it."""
 
 import hashlib
 import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import launcher
 import rwp_dist
 from launcher.job import Resources
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.base.named import find_source, is_named
+from rwp_dist.config import Settings
 from rwp_dist.record.git import git_output, git_state
 
 PACKAGES = tuple(Path(str(package.__file__)).parent for package in (rwp_dist, launcher))
@@ -18,10 +22,13 @@ PROJECT = PACKAGES[0].parent
 SITE = Path("slurm") / "site.sh"
 """Where a project keeps the profile of its cluster, and the job script looks for it."""
 
+MAX_BYTES = 64 << 20
+"""Most bytes of one package: more is data that lies in its folder by mistake."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Both packages as they are at one moment, the site's profile, and ``code.diff``."""
+    """Packages as they are at one moment, the site's profile, and ``code.diff``."""
 
     files: dict[str, bytes]
     """Contents by path."""
@@ -32,14 +39,14 @@ class Snapshot:
 
     @property
     def name(self) -> str:
-        """A digest of the contents: other code never has the same name, equal code has."""
+        """A digest of the contents: equal code has an equal name, other code another one."""
         digest = hashlib.sha256()
         for path, content in sorted(self.files.items()):
             digest.update(f"{path}\0{len(content)}\0".encode() + content)
         return digest.hexdigest()[:16]
 
     def write(self, folder: Path) -> None:
-        """Put it there as a whole; if it is there already, nothing is touched."""
+        """Write all files, or none; a folder that is there already is not touched."""
         if folder.is_dir():
             return
         fresh = folder.with_name(f".{folder.name}.part")
@@ -50,13 +57,20 @@ class Snapshot:
         fresh.rename(folder)
 
 
-def take(resources: Resources) -> Snapshot:
-    """The code as it lies here now."""
+def take(resources: Resources, own_code: Sequence[Path] = ()) -> Snapshot:
+    """Read the code as it is now.
+
+    Args:
+        resources: of the job.
+        own_code: the user's modules and packages (see ``own_code_of``), beside this project's.
+
+    Raises:
+        ConfigError: a package is too large to be only code.
+    """
     files = {
-        str(path.relative_to(package.parent)): path.read_bytes()
-        for package in PACKAGES
-        for path in package.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        str(path.relative_to(top.parent)): content
+        for top in (*PACKAGES, *own_code)
+        for path, content in _contents(top)
     }
     profile = site(resources)
     if profile is not None:
@@ -79,3 +93,42 @@ def site(resources: Resources) -> Path | None:
     if resources.site is not None:
         return Path(resources.site)
     return PROJECT / SITE if (PROJECT / SITE).is_file() else None
+
+
+def own_code_of(runs: Iterable[Settings]) -> list[Path]:
+    """Modules and packages of the user that settings name as ``module:function``.
+
+    What is installed is left out: a job's Python has it too. So is a name that nothing is found
+    for: the run itself will say so.
+    """
+    names = (text for run in runs for text in _texts(run.model_dump()) if is_named(text))
+    found = (find_source(name) for name in names)
+    return list(dict.fromkeys(path for path in found if path is not None))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All strings in nested dictionaries and sequences."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _contents(top: Path) -> Iterator[tuple[Path, bytes]]:
+    """Files of a module or a package, without hidden ones and compiled Python."""
+    paths = [top] if top.is_file() else sorted(top.rglob("*"))
+    total = 0
+    for path in paths:
+        parts = path.relative_to(top.parent).parts
+        if not path.is_file() or any(p == "__pycache__" or p.startswith(".") for p in parts):
+            continue
+        total += path.stat().st_size
+        if total > MAX_BYTES:
+            raise ConfigError(
+                f"{top} has more than {MAX_BYTES >> 20} MiB, too much to be copied with a job",
+                cure="move what is not code to another folder",
+            )
+        yield path, path.read_bytes()

@@ -1,4 +1,4 @@
-"""Where runs stand: from their directories, and from the backend that runs them."""
+"""The state of runs, from their directories and from the backend that runs them."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from launcher.backends import Found, LaunchError, backend
+from launcher.backends import JobStatus, LaunchError, backend
 from launcher.job import Job, read_job
 from launcher.submit import locate
 from rwp_dist.base.errors import RwpError
@@ -20,31 +20,31 @@ from rwp_dist.base.text import table as columns
 from rwp_dist.record.directory import RunDir, run_directories
 
 TAIL_BYTES = 1 << 16
-"""Of ``metrics.jsonl``: some hundred of its last records."""
+"""Read from the end of ``metrics.jsonl``: some hundred records."""
 
 HEADS = ("run", "state", "step", "images/s", "top-1 %", "left", "attempts", "nodes")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, its job if it has one, and what was found out about that."""
+    """A run directory, its job if it has one, and what the backend knows of that."""
 
     directory: RunDir
     job: Job | None
-    found: Found | None
+    found: JobStatus | None
     state: str
-    """queued, starting, running, stopping (cancelled and not gone yet), finished, interrupted,
-    failed, cancelled, unsubmitted (the backend refused it), lost (its process or job is gone
-    and left no word), or unknown: its backend cannot be asked from here."""
+    """queued, starting, running, stopping (cancelled, but not gone yet), finished, interrupted,
+    failed, cancelled, unsubmitted (the backend refused it), lost (its process or job is gone and
+    did not say why), or unknown (its backend cannot be asked from here)."""
 
     @property
     def living(self) -> bool:
-        """Whether it goes on by itself."""
+        """Whether it still runs, or will."""
         return self.state in ("queued", "starting", "running", "stopping")
 
 
 def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """Runs below the paths, each once, and what could not be found out about them.
+    """Runs below the paths, each once, and messages about backends that could not be asked.
 
     Raises:
         RwpError: a path does not exist.
@@ -52,11 +52,11 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     folders: dict[Path, RunDir] = {}
     for path in paths:
         if not path.is_dir():
-            raise RwpError(f"{path}: there is no such folder; name run directories.")
+            raise RwpError(f"{path}: there is no such folder", cure="name run directories")
         for folder in run_directories(path):
             folders.setdefault(folder.resolve(), RunDir(folder))
     jobs = {key: job for key, run_dir in folders.items() if (job := read_job(run_dir))}
-    found: dict[Path, Found | None] = {}
+    found: dict[Path, JobStatus | None] = {}
     troubles = []
     for name in dict.fromkeys(job.backend for job in jobs.values()):
         own = {key: job for key, job in jobs.items() if job.backend == name}
@@ -68,20 +68,20 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     for key, run_dir in folders.items():
         job, known = read_job(run_dir), found.get(key)
         if job and not job.cancelled and known and known.reason.startswith("CANCELLED"):
-            job = replace(job, cancelled=True)  # with scancel, which Slurm forgets in some minutes
+            job = replace(job, cancelled=True)  # by scancel; Slurm forgets that in some minutes
             job.write()
         state = state_of(run_dir, job, known, asked=job is None or key in found)
         runs.append(Run(run_dir, job, known, state))
     return runs, troubles
 
 
-def state_of(run_dir: RunDir, job: Job | None, found: Found | None, asked: bool) -> str:
-    """One word for where a run stands (see ``Run.state``).
+def state_of(run_dir: RunDir, job: Job | None, found: JobStatus | None, asked: bool) -> str:
+    """The state of a run (see ``Run.state``).
 
     Args:
         run_dir: of the run.
         job: its job, if it has one.
-        found: what its backend says.
+        found: what the backend knows of the job.
         asked: whether the backend could be asked.
     """
     word = str((run_dir.read_status() or {}).get("state", ""))
@@ -102,11 +102,10 @@ def state_of(run_dir: RunDir, job: Job | None, found: Found | None, asked: bool)
 
 
 def stop(runs: Sequence[Run]) -> None:
-    """Ask for a checkpoint and an end, for good, of all jobs of a backend at once.
+    """Have runs save a checkpoint and end for good; one call for all jobs of a backend.
 
-    They are written down as cancelled once their backend has taken the word, so that what it
-    refuses can be asked for again. Those that were asked before are not asked twice: a second
-    signal would end them without a checkpoint.
+    Jobs are marked as cancelled after their backend has accepted, so that a refused call can be
+    repeated. Do not give runs that are stopping: a second signal ends them without a checkpoint.
 
     Raises:
         LaunchError: a backend refused.
@@ -124,16 +123,16 @@ def stop(runs: Sequence[Run]) -> None:
 
 
 def _stop_holder(run_dir: RunDir) -> None:
-    """As Ctrl-C would, a run that was started by hand."""
+    """Send Ctrl-C's signal to a run that was started by hand."""
     holder = run_dir.holder() or ""
     match = re.fullmatch(r"process (\d+) on (\S+)", holder)
     if not match or match[2] != socket.gethostname():
-        raise RwpError(f"{run_dir.path}: is trained by {holder}; press Ctrl-C there.")
+        raise RwpError(f"{run_dir.path} is trained by {holder}", cure="press Ctrl-C there")
     os.kill(int(match[1]), signal.SIGINT)
 
 
 def table(runs: Sequence[Run]) -> str:
-    """One line for each run, named by its path below the folder that holds them all."""
+    """One line for each run, named by its path below the folder that all of them share."""
     parents = [run.directory.path.absolute().parent for run in runs]
     top = os.path.commonpath(parents) if parents else ""
     rows = [_cells(run, top) for run in runs]
@@ -166,7 +165,7 @@ def _cells(run: Run, top: str) -> list[str]:
 
 
 def _nodes(run: Run) -> str:
-    """Where it runs, why it does not yet, or how its job has ended that has left no word."""
+    """Where a run is; for one that is queued or lost, the backend's reason."""
     if run.found is not None and run.state in ("queued", "lost") and run.found.reason:
         return " ".join(filter(None, (run.found.nodes, f"({run.found.reason})")))
     if run.found is not None and run.found.nodes:
@@ -179,7 +178,7 @@ def _nodes(run: Run) -> str:
 
 
 def _newest(metrics: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The last train and the last eval record, from the end of the file."""
+    """The last train and the last eval record."""
     newest: dict[str, dict[str, Any]] = {"train": {}, "eval": {}}
     try:
         with metrics.open("rb") as file:

@@ -1,4 +1,4 @@
-"""From settings to a queued job: check, refuse, snapshot, hand over, write down."""
+"""From settings to a queued job: check them, copy the code, hand over, write down."""
 
 import stat
 import sys
@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.backends import Found, backend
+from launcher.backends import JobStatus, backend
 from launcher.job import Job, Resources, new_jobs, read_job
-from launcher.snapshot import Snapshot, take
+from launcher.snapshot import Snapshot, own_code_of, take
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.files import write_text
 from rwp_dist.base.urls import scheme_of
@@ -25,24 +25,27 @@ def plan(
     source: Sequence[str],
     folder: Path | None = None,
 ) -> tuple[Job, Settings]:
-    """The job of a run, and its settings with paths that mean the same from everywhere.
+    """The job of a run, and its settings with absolute paths.
 
     Args:
         settings: of the run.
-        wants: nodes, ranks and the like.
-        backend_name: where it is to run.
+        wants: nodes, ranks and other resources.
+        backend_name: where the job will run.
         source: configuration and overrides as they were given.
-        folder: of the sweep that it is part of.
+        folder: of the sweep, if the run is part of one.
 
     Raises:
-        ConfigError: its batch cannot be shared out, a file is missing or secrets are open to all.
+        ConfigError: the ranks cannot share the batch, a file is missing, or others may read the
+            secrets.
     """
     split_batch(settings, wants.world_size)
     for file, option in ((wants.secrets, "--secrets"), (wants.site, "--site")):
         if file is not None and not Path(file).is_file():
-            raise ConfigError(f"{option}: {file} is no file; name one, or leave {option} out.")
+            cure = f"name one, or leave {option} out"
+            raise ConfigError(f"{file} is no file", key=option, cure=cure)
     if wants.secrets and stat.S_IMODE(Path(wants.secrets).stat().st_mode) & 0o077:
-        raise ConfigError(f"--secrets: others may read {wants.secrets}; chmod 600 it.")
+        why = f"others may read {wants.secrets}"
+        raise ConfigError(why, key="--secrets", cure="chmod 600 it")
     in_venv = sys.prefix != sys.base_prefix
     if backend_name == "slurm" and not wants.container and wants.venv is None and in_venv:
         wants = replace(wants, venv=sys.prefix)
@@ -61,20 +64,24 @@ def plan(
     return job, settings
 
 
-def with_code(jobs: Sequence[Job]) -> tuple[list[Job], Snapshot]:
-    """The runs of one submission with the place of their code, and that code as it is now."""
-    code = take(jobs[0].resources)
+def with_code(jobs: Sequence[Job], settings: Sequence[Settings]) -> tuple[list[Job], Snapshot]:
+    """The jobs of one submission with the folder of their code, and that code as it is now.
+
+    Raises:
+        ConfigError: the user's own package is too large.
+    """
+    code = take(jobs[0].resources, own_code_of(settings))
     place = jobs[0].folder / "code" / code.name
     return [replace(job, code=place, git=code.git) for job in jobs], code
 
 
 def submit(jobs: Sequence[Job], settings: Sequence[Settings], code: Snapshot) -> list[Job]:
-    """Submit one run, or the runs of a sweep as one array; returns them with their id.
+    """Submit one run, or the runs of a sweep as one array; returns the jobs with their id.
 
     Args:
-        jobs: as ``with_code`` returned them.
-        settings: of each.
-        code: what they run.
+        jobs: from ``with_code``.
+        settings: of each job.
+        code: from ``with_code``.
 
     Raises:
         ConfigError: a run directory is in use, finished, or holds a run with other settings.
@@ -87,8 +94,8 @@ def submit(jobs: Sequence[Job], settings: Sequence[Settings], code: Snapshot) ->
             run_dir = RunDir(job.run_dir)
             locks.enter_context(run_dir.locked())
             changed_settings(run_dir, own, job.resources.world_size)
-        for folder, why in used([job.run_dir for job in jobs]).items():
-            raise ConfigError(f"run.dir: {folder} {why}.")
+        for error in refusals([job.run_dir for job in jobs]).values():
+            raise error
         for job, own in zip(jobs, settings, strict=True):
             write_text(job.settings, dump_settings(own))
         code.write(jobs[0].code)
@@ -96,52 +103,54 @@ def submit(jobs: Sequence[Job], settings: Sequence[Settings], code: Snapshot) ->
 
 
 def resubmit(run_dir: RunDir) -> Job:
-    """Submit a run again as it was: the same settings, code and resources.
+    """Submit a run again with the same settings, code and resources.
 
     Raises:
-        ConfigError: it was never submitted, is finished, or still has a job.
+        ConfigError: the run was never submitted, is finished, or still has a job.
         LaunchError: the backend refused.
     """
     job = read_job(run_dir)
-    if job is None and run_dir.job.is_file():
+    if job is None and not run_dir.job.is_file():
         raise ConfigError(
-            f"{run_dir.job}: was written by another version of rwp-launch, which does not say all "
-            "that this one needs; submit the run anew: it goes on from its newest checkpoint."
+            f"{run_dir.path} was not submitted", cure="start the command again that began it"
         )
-    if job is None:
+    if job is None or not (job.code / "launcher" / "__main__.py").is_file():
         raise ConfigError(
-            f"{run_dir.path}: was not submitted from here; start the command again that began it."
+            f"{run_dir.path} was submitted by another version of rwp-launch",
+            cure="submit the run anew: it goes on from its newest checkpoint",
         )
     with run_dir.locked():
-        for folder, why in used([run_dir.path]).items():
-            raise ConfigError(f"{folder} {why}.")
+        for error in refusals([run_dir.path]).values():
+            raise error
         (job,) = new_jobs([job])
         return _hand_over([job], backend(job.backend).render([job]))[0]
 
 
-def used(folders: Sequence[Path]) -> dict[Path, str]:
-    """Run directories that cannot be submitted, and why; every backend is asked once."""
-    reasons: dict[Path, str] = {}
+def refusals(folders: Sequence[Path]) -> dict[Path, ConfigError]:
+    """Why run directories cannot be submitted; every backend is asked once."""
+    reasons: dict[Path, ConfigError] = {}
     jobs: dict[str, list[Job]] = {}
     for folder in folders:
         if RunDir(folder).summary.is_file():
-            reasons[folder] = "is finished; choose another run.dir, or remove that folder"
+            cure = "choose another run.dir, or remove that folder"
+            reasons[folder] = ConfigError(f"{folder} is finished", key="run.dir", cure=cure)
         elif job := read_job(RunDir(folder)):
             jobs.setdefault(job.backend, []).append(job)
     for name, own in jobs.items():
         for job, found in zip(own, backend(name).find(own), strict=True):
             if found is not None and found.state != "ended":
                 known = job.with_id(found.id)
-                reasons[job.run_dir] = (
-                    f"has a job already ({name} {known.full_id}, {found.state}); "
-                    f"`rwp-launch cancel {job.run_dir}` ends it"
+                reasons[job.run_dir] = ConfigError(
+                    f"{job.run_dir} has a job already ({name} {known.full_id}, {found.state})",
+                    key="run.dir",
+                    cure=f"end it with `rwp-launch cancel {job.run_dir}`",
                 )
     return reasons
 
 
-def locate(jobs: Sequence[Job]) -> list[Found | None]:
-    """What their backends say; ids that were not written down are."""
-    found: dict[Path, Found | None] = {}
+def locate(jobs: Sequence[Job]) -> list[JobStatus | None]:
+    """What the backends know of the jobs; writes down ids that were not."""
+    found: dict[Path, JobStatus | None] = {}
     for name in dict.fromkeys(job.backend for job in jobs):
         own = [job for job in jobs if job.backend == name]
         found |= {job.run_dir: f for job, f in zip(own, backend(name).find(own), strict=True)}
@@ -153,7 +162,7 @@ def locate(jobs: Sequence[Job]) -> list[Found | None]:
 
 
 def _hand_over(jobs: Sequence[Job], script: str) -> list[Job]:
-    """Write the token, submit, write the id: whatever happens in between can be found again."""
+    """Write the token, submit, write the id: a crash in between loses no job."""
     for job in jobs:
         job.output.mkdir(parents=True, exist_ok=True)
         job.write()
@@ -163,7 +172,7 @@ def _hand_over(jobs: Sequence[Job], script: str) -> list[Job]:
 
 
 def _absolute(settings: Settings) -> Settings:
-    """The settings with every local path from the root."""
+    """The settings with absolute local paths."""
     data = settings.data
     paths = {
         "train": _full(data.train),
@@ -186,5 +195,5 @@ def _data(settings: Settings) -> tuple[str, ...]:
 def _local_data(settings: Settings) -> Iterator[str]:
     for path in _data(settings):
         if not scheme_of(path):
-            # What cannot be a folder is a pattern of files.
+            # A pattern of files, or a folder.
             yield str(Path(path).parent if "{" in path or path.endswith(".tar") else path)

@@ -1,44 +1,46 @@
-"""Several runs one after another in one group of ranks."""
+"""Several runs, one after another, in one group of ranks."""
 
 import time
 from collections.abc import Sequence
 
 from rwp_dist.base.errors import Interrupted
 from rwp_dist.config import Settings
-from rwp_dist.process import signals as ending
+from rwp_dist.process import signals
 from rwp_dist.record.directory import RunDir
 
 
 def run_all(runs: Sequence[Settings], session: str) -> None:
-    """Train every run; what is finished already is not done again.
+    """Train every run that is not finished yet.
 
     Args:
-        runs: in this order. Runs of one seed stand side by side, so that a machine that becomes
-            slower or faster meanwhile does so for all methods.
-        session: their name as a group whose step times may be compared; empty for a single run.
+        runs: in this order. Runs of one seed are neighbours, so that a machine that becomes slower
+            or faster during the sweep does so for all methods.
+        session: name of the sweep; step times within one session may be compared. Empty for a
+            single run.
 
     Raises:
-        Interrupted: a signal ended one of them after a checkpoint; those after it have not begun.
+        Interrupted: a signal ended one of the runs, after a checkpoint; later ones did not start.
     """
-    standing = Standing(runs, bool(session))
-    ending.ctrl_c_says(standing.when_stopped)
+    series = Series(runs, is_sweep=bool(session))
+    signals.say_on_ctrl_c(series.ctrl_c_message)
     from rwp_dist.process.group import choose_device, process_group
 
     device = choose_device(runs[0].run.device)
-    from rwp_dist.train import train  # imports DeepSpeed, which wants to know the device
+    from rwp_dist.train import train  # imports DeepSpeed, which needs the device
 
     with process_group(device):
-        for standing.current, settings in enumerate(runs):
+        for series.current, settings in enumerate(runs):
+            position = (series.current + 1, len(runs)) if session else None
             try:
-                train(settings, session, (standing.current + 1, len(runs)) if session else None)
+                train(settings, session, position)
             except Interrupted as stop:
                 if not session:
                     raise
-                raise Interrupted(f"{stop}\n{standing}") from None
+                raise Interrupted(f"{stop}\n{series}") from None
 
 
-class Standing:
-    """How far a series of runs has come."""
+class Series:
+    """Runs that are trained in turn, and what Ctrl-C has to say between two of their steps."""
 
     def __init__(self, runs: Sequence[Settings], is_sweep: bool) -> None:
         self.dirs = [RunDir(str(settings.run.dir)) for settings in runs]
@@ -54,12 +56,13 @@ class Standing:
             "the rest."
         )
 
-    def when_stopped(self) -> str | None:
-        """What Ctrl-C says where no step is being trained; None if all is over anyway."""
+    def ctrl_c_message(self) -> str | None:
+        """What Ctrl-C says outside of training; None once all has been said and done."""
         status = self.dirs[self.current].read_status() or {}
-        ours = status.get("time", 0.0) >= self.began
+        ours = status.get("time", 0.0) >= self.began  # not of an earlier attempt
+        is_last = self.current == len(self.dirs) - 1
         if ours and status.get("state") == "interrupted":
             return None
-        if ours and status.get("state") == "finished" and self.current == len(self.dirs) - 1:
+        if ours and status.get("state") == "finished" and is_last:
             return None
-        return f"Stopped between steps. {self}" if self.is_sweep else ending.nothing_lost()
+        return f"Stopped between steps. {self}" if self.is_sweep else signals.nothing_lost()

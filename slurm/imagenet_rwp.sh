@@ -153,12 +153,12 @@ export ADDRESSES="${addresses[*]}"
 srun --kill-on-bad-exit=1 --wait=60 --export=ALL "${step[@]}" "${inside[@]}" bash -c '
   trap "" USR1 USR2  # not for the agent, and not for ranks before they can save
   addresses=($ADDRESSES)
-  exec torchrun --local-addr="${addresses[SLURM_NODEID]}" \
-    --rdzv-conf=is_host=$((SLURM_NODEID == 0)) "$@" 2>"$RWP_LOGS/node-$SLURM_NODEID.log"
+  exec python -m launcher.agent "$RWP_LOGS" "$SLURM_NODEID" \
+    --local-addr="${addresses[SLURM_NODEID]}" --rdzv-conf=is_host=$((SLURM_NODEID == 0)) "$@"
 ' bash --nnodes="$SLURM_NNODES" --nproc-per-node="$RANKS_PER_NODE" --max-restarts=0 \
   --shutdown-timeout=20 --rdzv-backend=c10d --rdzv-id="$RWP_ATTEMPT" \
   --rdzv-endpoint="${addresses[0]}:$((10000 + SLURM_JOB_ID % 20000))" \
-  --log-dir="$RWP_LOGS/agents" -m rwp_dist train "$@" &
+  -m rwp_dist train "$@" &
 srun=$!
 [ -z "$asked" ] || ask &
 while kill -0 "$srun" 2>/dev/null; do wait "$srun"; done

@@ -20,7 +20,7 @@ from rwp_dist import train as train_module
 from rwp_dist.base.errors import CheckpointWriteError, DataError, Interrupted, RwpError
 from rwp_dist.cli import main
 from rwp_dist.config import load_settings
-from rwp_dist.process import signals as ending
+from rwp_dist.process import signals
 from rwp_dist.process.group import same_on_all_ranks
 from rwp_dist.record.directory import RunDir
 
@@ -103,7 +103,7 @@ def test_a_shared_error_is_said_once_and_any_other_with_its_rank(tmp_path: Path)
     assert said == "" and not word["said"] and word["message"] == "Gone."
     for rank in (0, 1):
         said, word = invoke(DataError("Gone."), rank, shared=False, tmp_path=tmp_path)
-        assert said == f"rank {rank}: Gone.\n" and word["said"]
+        assert said == f"rank {rank}: Gone.\n" and word["said"] == (rank == 0)
 
 
 def test_a_traceback_begins_with_its_rank(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_ctrl_c_while_something_is_evaluated_does_not_speak_of_steps(tmp_path: P
     run.write_config("")
     (run.checkpoints / "step-00000001.pt").touch()
     code = (
-        "import sys, time, types; from rwp_dist.cli import main\n"
+        "import sys, time, types; from rwp_dist.__main__ import main\n"
         "def wait(*args): print('now', flush=True); time.sleep(60)\n"
         "sys.modules['rwp_dist.run.evaluate_run'] = types.SimpleNamespace(evaluate_run=wait)\n"
         "main()"
@@ -161,9 +161,9 @@ def test_shards_clear_up_after_ctrl_c(tmp_path: Path) -> None:
 
 
 def test_handlers_are_as_before_when_a_command_line_was_called_from_python() -> None:
-    before = [signal.getsignal(number) for number in ending.SIGNALS]
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
     CliRunner().invoke(main, ["settings"])
-    assert [signal.getsignal(number) for number in ending.SIGNALS] == before
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
 
 
 # --- sweeps ---
@@ -194,19 +194,19 @@ def test_a_sweep_stops_with_its_first_interrupted_run(tmp_path: Path) -> None:
 
 
 def test_what_a_stopped_series_says_is_true(tmp_path: Path) -> None:
-    standing = sweep.Standing(runs_of(tmp_path, 2), is_sweep=True)
-    first, second = standing.dirs
-    assert standing.when_stopped().startswith("Stopped between steps. 0 of 2 runs are finished; ")
+    series = sweep.Series(runs_of(tmp_path, 2), is_sweep=True)
+    first, second = series.dirs
+    assert series.ctrl_c_message().startswith("Stopped between steps. 0 of 2 runs are finished; ")
     first.write_status("finished", 5, 5)
     first.write_summary({})
-    assert "1 of 2 runs are finished" in standing.when_stopped()
-    standing.current = 1
+    assert "1 of 2 runs are finished" in series.ctrl_c_message()
+    series.current = 1
     second.write_status("running", 1, 5)
-    assert "1 of 2 runs are finished" in standing.when_stopped()
+    assert "1 of 2 runs are finished" in series.ctrl_c_message()
     second.write_status("interrupted", 2, 5)
-    assert standing.when_stopped() is None
-    single = sweep.Standing(runs_of(tmp_path, 2)[1:], is_sweep=False)
-    assert single.when_stopped() == ending.nothing_lost()  # the status is of an earlier attempt
+    assert series.ctrl_c_message() is None
+    single = sweep.Series(runs_of(tmp_path, 2)[1:], is_sweep=False)
+    assert single.ctrl_c_message() == signals.nothing_lost()  # the status is of an earlier attempt
 
 
 # --- results ---

@@ -21,11 +21,8 @@ ONLY = {  # what these use besides themselves
 }
 WITHOUT_TORCH = ("launcher", "rwp_dist.config", "rwp_dist.record", "rwp_dist.base")
 # Not yet as they should be. Delete a line when it is mended; the list is to become empty.
-KNOWN = {
-    ("launcher.attempt", "rwp_dist.cli"),
-    ("launcher.cli", "rwp_dist.cli"),
-}
-KNOWN_TORCH = {"launcher.agent", "rwp_dist.base.timing"}
+KNOWN: set[tuple[str, str]] = set()
+KNOWN_TORCH = {"rwp_dist.base.timing"}
 
 
 def modules() -> dict[str, Path]:

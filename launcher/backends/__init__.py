@@ -1,6 +1,6 @@
-"""Where a job can run, behind one small interface; a file each."""
+"""Where a job can run: one protocol, and a file for each backend."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,12 +11,12 @@ from rwp_dist.base.errors import ConfigError, RwpError
 
 
 class LaunchError(RwpError):
-    """A backend that is not there, or that refuses a job."""
+    """A backend is not installed here, or it refuses a job."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a backend says of a job that it still knows."""
+class JobStatus:
+    """What a backend knows of a job."""
 
     id: str
     """As ``submit`` returned it."""
@@ -30,27 +30,27 @@ class Found:
 
 
 class Backend(Protocol):
-    """Renders, submits, finds and cancels jobs."""
+    """Renders, submits, finds and cancels jobs. Several jobs are the runs of one sweep."""
 
     def render(self, jobs: Sequence[Job]) -> str:
-        """The script of one job, or of a sweep's jobs: all that is submitted, byte for byte.
+        """The script that is submitted, byte for byte.
 
         Raises:
             ConfigError: the backend cannot do what the job's resources ask for.
         """
 
     def command(self, jobs: Sequence[Job]) -> list[str]:
-        """What takes the script on its standard input."""
+        """The command that reads the script from its standard input."""
 
     def submit(self, jobs: Sequence[Job], script: str) -> str:
-        """Hand the script over; returns the id, which an array's jobs share.
+        """Run that command; returns the job's id, which the tasks of an array share.
 
         Raises:
-            LaunchError: it was refused, in the backend's own words.
+            LaunchError: the backend refused, with its own message.
         """
 
-    def find(self, jobs: Sequence[Job]) -> list[Found | None]:
-        """What is known of each job, also of one whose id is not; one query for all.
+    def find(self, jobs: Sequence[Job]) -> list[JobStatus | None]:
+        """What is known of each job, by its token if the id is unknown; one query for all.
 
         Raises:
             LaunchError: the backend cannot be asked.
@@ -60,28 +60,29 @@ class Backend(Protocol):
         """Ask for a checkpoint and an end, for good."""
 
     def output(self, job: Job) -> list[Path]:
-        """Files of what the job printed, oldest first; they may not exist yet."""
+        """Files that the job prints to, oldest first; they may not exist yet."""
 
 
-def refuse(resources: Resources, names: Sequence[str], why: str) -> None:
-    """Refuse what was asked for and would be ignored.
+def refuse(resources: Resources, names: Iterable[str], why: str) -> None:
+    """Refuse resources that a backend would ignore.
 
     Args:
-        resources: that a person asked for.
-        names: fields of these that are of no use.
-        why: they are not.
+        resources: what was asked for.
+        names: fields of it that the backend has no use for.
+        why: it has none, for the message.
 
     Raises:
         ConfigError: one of them was given.
     """
-    unset = Resources()
-    given = [
-        f"--{'option' if name == 'options' else name.replace('_', '-')}"
-        for name in names
-        if getattr(resources, name) != getattr(unset, name)
-    ]
+    unset = Resources(ranks_per_node=resources.gpus or 1)
+    given = [name for name in names if getattr(resources, name) != getattr(unset, name)]
     if given:
-        raise ConfigError(f"{', '.join(given)}: {why}; leave it out, or choose another --backend.")
+        flags = {"options": "--option", "ranks_per_node": "--ranks"}
+        raise ConfigError(
+            why,
+            key=", ".join(flags.get(name, f"--{name.replace('_', '-')}") for name in given),
+            cure="leave it out, or choose another --backend",
+        )
 
 
 def backend(name: str) -> Backend:

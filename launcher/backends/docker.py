@@ -1,4 +1,4 @@
-"""A container of this machine's Docker engine."""
+"""The Docker engine of this machine."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.backends import Found, LaunchError, refuse
+from launcher.backends import JobStatus, LaunchError, refuse
 from launcher.job import Job
 from rwp_dist.base.errors import ConfigError
 
@@ -24,17 +24,19 @@ class Docker:
     """``docker run``, detached."""
 
     def render(self, jobs: Sequence[Job]) -> str:
-        """A script with one ``docker run``: paths inside are those outside."""
+        """A script with one ``docker run``. Paths inside the container are those outside."""
         (job,) = jobs
         wants = job.resources
         if not wants.container:
-            raise ConfigError("--container: name the image that docker is to run.")
+            raise ConfigError("docker runs an image", key="--container", cure="name one")
         if wants.nodes != 1:
             raise ConfigError(
-                "--nodes: an engine is one node; docker/README.md shows torchrun over several."
+                "a Docker engine is one node",
+                key="--nodes",
+                cure="see docker/README.md for torchrun over several",
             )
         refuse(wants, UNUSED, "a container of this machine has no use for it")
-        # The token is in a file, so that this script is the same before and after it is drawn.
+        # The token is in a file, so that a dry run prints the same script as a submission.
         run: list[list[str]] = [
             ["docker", "run", "--detach", "--init"],
             ["--label-file", str(job.folder / "job.labels")],
@@ -58,26 +60,23 @@ class Docker:
         run += [[f"--{option}"] for option in wants.options]
         run += [
             [wants.container],
-            # What the engine keeps goes with the container; this stays.
+            # The engine's own log is removed with the container.
             ["sh", "-c", 'exec "$@" >>"$0" 2>&1', str(self.output(job)[0])],
             ["rwp-launch", "run", f"--nproc={wants.ranks_per_node}", str(job.settings)],
         ]
-        # The engine would make it for root alone.
+        # The engine would make a missing folder for root alone.
         cache = f"mkdir -p {shlex.quote(job.cache)}\n" if job.cache else ""
         return f"#!/bin/sh\n{cache}exec " + " \\\n    ".join(map(shlex.join, run)) + "\n"
 
     def command(self, jobs: Sequence[Job]) -> list[str]:
-        """A shell."""
         return ["sh", "-s"]
 
     def submit(self, jobs: Sequence[Job], script: str) -> str:
-        """Start the container; returns its id."""
         (job,) = jobs
         (job.folder / "job.labels").write_text(f"{LABEL}={job.token}\n", encoding="utf-8")
         return _docker(self.command(jobs), script)[:12]
 
-    def find(self, jobs: Sequence[Job]) -> list[Found | None]:
-        """Containers by their label."""
+    def find(self, jobs: Sequence[Job]) -> list[JobStatus | None]:
         line = "{{json .}}"
         listed = _docker(
             ["docker", "ps", "--all", "--no-trunc", "--filter", f"label={LABEL}", "--format", line]
@@ -92,21 +91,20 @@ class Docker:
         return [_found(by_token.get(job.token)) for job in jobs]
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """The signal of ``docker stop``, without waiting for the checkpoint."""
+        """Send the signal of ``docker stop``, without waiting for the checkpoint."""
         for found in self.find(jobs):
             if found is not None and found.state != "ended":
                 _docker(["docker", "kill", "--signal", "TERM", found.id])
 
     def output(self, job: Job) -> list[Path]:
-        """One file for all of them."""
         return [job.output / "docker.out"]
 
 
-def _found(container: dict[str, str] | None) -> Found | None:
+def _found(container: dict[str, str] | None) -> JobStatus | None:
     if container is None:
         return None
     state = {"running": "running", "created": "queued", "paused": "queued"}
-    return Found(
+    return JobStatus(
         container["ID"][:12],
         state.get(container["State"], "ended"),  # type: ignore[arg-type]
         socket.gethostname(),
@@ -118,7 +116,7 @@ def _docker(command: list[str], script: str | None = None) -> str:
     try:
         done = subprocess.run(command, input=script, capture_output=True, text=True)
     except FileNotFoundError:
-        raise LaunchError("docker: there is no such program here; install Docker.") from None
+        raise LaunchError("docker: there is no such program here", cure="install it") from None
     if done.returncode:
         words = done.stderr.strip().removeprefix("docker: ") or f"exit code {done.returncode}"
         raise LaunchError(f"docker refused: {words}")

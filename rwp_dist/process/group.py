@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from rwp_dist.base.errors import ConfigError, ReplicaError, RwpError
-from rwp_dist.process import torchrun as launched
+from rwp_dist.process import torchrun
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ def _device(name: str) -> torch.device:
     if name == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError("run.device: torch sees no CUDA device; set run.device to cpu.")
-        local = launched.local_rank()
+        local = torchrun.local_rank()
         if local >= torch.cuda.device_count():
             raise ConfigError(
                 f"run.device: local rank {local} has no GPU of its own, {torch.cuda.device_count()}"
@@ -57,12 +57,12 @@ def process_group(device: torch.device) -> Iterator[None]:
     if dist.is_initialized():
         yield
         return
-    if launched.world_size() > 64:
+    if torchrun.world_size() > 64:
         # Ranks then connect to those they talk to, not each to all of a thousand others.
         os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     gpu = device if device.type == "cuda" else None
     backend = "nccl" if gpu else "gloo"
-    if launched.by_torchrun():
+    if torchrun.by_torchrun():
         dist.init_process_group(backend, device_id=gpu)
     else:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it

@@ -1,11 +1,11 @@
-"""A sign of life for whoever watches from outside: a container's health check, a liveness probe.
+"""A sign of life for a container's health check or a liveness probe. Imports no torch.
 
-While a run trains, one rank of each node touches the file that ``RWP_HEARTBEAT`` names, once a
-second at most; at the end, however it comes, the file goes. ``python -m
-rwp_dist.process.heartbeat`` exits with 1 if the file is there and has not been touched for
-``RWP_HEARTBEAT_MAX_AGE_S`` seconds: more than the slowest step, evaluation or checkpoint takes. No
-file: nothing trains here, or not yet.
-Imports no torch.
+While a run trains, one rank of each node touches the file that ``RWP_HEARTBEAT`` names, at most
+once a second. When training ends, well or badly, the file is removed.
+
+``python -m rwp_dist.process.heartbeat`` is the check. It exits with 1 if the file is there and was
+not touched for ``RWP_HEARTBEAT_MAX_AGE_S`` seconds. Set that to more than the slowest step,
+evaluation or checkpoint takes. Without the file nothing trains here, and the check succeeds.
 """
 
 import os
@@ -13,18 +13,18 @@ import sys
 import time
 from pathlib import Path
 
-from rwp_dist.process import torchrun as launched
+from rwp_dist.process import torchrun
 
 MAX_AGE_S = 900.0
 INTERVAL_S = 1.0
 
 
 class Heartbeat:
-    """Touches the file from the first step to the last; does nothing if none is named."""
+    """Touches the file from the first step to the last, if ``RWP_HEARTBEAT`` is set."""
 
     def __init__(self) -> None:
         name = os.environ.get("RWP_HEARTBEAT")
-        self.path = Path(name) if name and launched.local_rank() == 0 else None
+        self.path = Path(name) if name and torchrun.local_rank() == 0 else None
         self._last = -INTERVAL_S
 
     def __enter__(self) -> "Heartbeat":
@@ -36,7 +36,7 @@ class Heartbeat:
             self.path.unlink(missing_ok=True)
 
     def beat(self) -> None:
-        """Say that training goes on."""
+        """Touch the file, unless that was done within the last second. Call it after each step."""
         now = time.monotonic()
         if self.path is not None and now - self._last >= INTERVAL_S:
             self.path.touch()
@@ -44,7 +44,7 @@ class Heartbeat:
 
 
 def main() -> int:
-    """Say how old the last beat is; the exit code of a health check."""
+    """Print the age of the last beat; returns the exit code of the check."""
     name = os.environ.get("RWP_HEARTBEAT")
     if not name:
         print("RWP_HEARTBEAT names no file; set it for the run and for this command.")

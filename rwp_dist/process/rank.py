@@ -9,24 +9,17 @@ import signal
 import sys
 from pathlib import Path
 
-from rwp_dist.process import torchrun as launched
+from rwp_dist.process import torchrun
 
 PR_SET_PDEATHSIG = 1
 LOGS = "RWP_LOGS"
 """Environment variable: the folder of this attempt's logs, one ``rank-N.log`` for each rank."""
 
 
-def settle() -> None:
-    """End with the agent, and write where this rank's log belongs."""
-    if launched.by_torchrun():
-        end_with_parent()
-        write_to_log()
-
-
 def end_with_parent() -> None:
     """Have the kernel kill this process when its parent dies, however that happens (Linux).
 
-    An agent that is killed with -9 cannot end its ranks, and nobody else would.
+    torchrun that is killed with -9 cannot end its ranks, and nobody else would.
     """
     if sys.platform == "linux":
         parent = os.getppid()  # may be 1: an agent in a container
@@ -36,15 +29,16 @@ def end_with_parent() -> None:
 
 
 def write_to_log() -> None:
-    """Send stdout and stderr to ``$RWP_LOGS/rank-N.log``; rank 0 speaks for all, on stdout."""
+    """Send stdout and stderr to ``$RWP_LOGS/rank-N.log``, if it is set; rank 0 keeps the console.
+
+    torchrun's ``--redirects`` would take the console from rank 0 too, and ``--tee`` would put a
+    prefix before each line and show no progress bar.
+    """
     folder = os.environ.get(LOGS)
-    if not folder:
-        return
-    if launched.rank() == 0:
-        os.dup2(1, 2)
+    if not folder or torchrun.rank() == 0:
         return
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    log = os.open(log_of(Path(folder), launched.rank()), flags, 0o644)
+    log = os.open(log_of(Path(folder), torchrun.rank()), flags, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

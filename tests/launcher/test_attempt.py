@@ -191,7 +191,7 @@ def test_a_node_says_its_name_in_every_line_and_gets_the_runs_settings(
 def test_a_doctor_that_hangs_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launcher.attempt.PATIENCE_S", 1.0)
+    monkeypatch.setattr("launcher.attempt.DOCTOR_TIMEOUT_S", 1.0)
     begin = time.monotonic()
     assert (
         doctor(

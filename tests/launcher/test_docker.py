@@ -101,4 +101,4 @@ def test_what_the_engine_refuses_is_said_and_can_be_submitted_again(
 
 def test_an_image_is_needed(tmp_path: Path) -> None:
     done = launch("submit", CONFIG, "--backend=docker", f"run.dir={tmp_path}/run")
-    assert done.exit_code == 2 and "--container: name the image" in done.stderr
+    assert done.exit_code == 2 and "--container: docker runs an image" in done.stderr

@@ -15,7 +15,7 @@ HEAVY = ("torch", "deepspeed", "wandb", "numpy", "matplotlib", "torchvision")
 
 CODE = """
 import sys
-from launcher.cli import main
+from launcher.__main__ import main
 try:
     main()
 finally:
@@ -61,7 +61,7 @@ def test_nothing_heavy_is_imported(
     ids=["help", "dry run", "settings error"],
 )
 def test_the_answer_comes_within_a_second(arguments: tuple[str, ...]) -> None:
-    command = [sys.executable, "-c", "from launcher.cli import main; main()", *arguments]
+    command = [sys.executable, "-m", "launcher", *arguments]
     times = []
     for _ in range(5):
         begin = time.perf_counter()

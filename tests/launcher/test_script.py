@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from launcher.backends.slurm import JOB_LINE
+from launcher.backends.slurm_script import JOB_LINE
 from launcher.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -153,8 +153,8 @@ def test_a_short_time_limit_leaves_time_to_train(limit: str, signal: str) -> Non
         ),
         ((*SUBMIT, "--container=i"), "--venv: a container has a Python of its own"),
         ((*BOXED, "--container-runtime=pyxis"), "--container-runtime: there is no --container"),
-        (("sweep", CONFIG, "--dir=/r", "--gpus=2", "--parallel=3"), "--parallel, --gpus"),
-        (("sweep", CONFIG, "--dir=/r", "--backend=slurm", "--nproc=2"), "--nproc: ranks on a"),
+        (("sweep", CONFIG, "--dir=/r", "--gpus=2", "--parallel=3"), "--gpus, --parallel"),
+        (("sweep", CONFIG, "--dir=/r", "--backend=slurm", "--nproc=2"), "--nproc: on a cluster"),
     ],
 )
 def test_options_that_a_backend_would_ignore_are_refused(

@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from launcher import logs
-from launcher.backends import Found, LaunchError, backend
-from launcher.backends.slurm import Slurm, _accounts
+from launcher.backends import JobStatus, LaunchError, backend
+from launcher.backends.slurm import Slurm
+from launcher.backends.slurm_queue import _accounts
 from launcher.cli import main
 from launcher.job import Job, Resources, read_job
 from launcher.status import collect, table
@@ -22,7 +23,7 @@ JOB = Job(Path("/runs/a"), "a", "slurm", token="token", id="17")
 
 def queue(monkeypatch: pytest.MonkeyPatch, *jobs: dict[str, Any], scontrol: str = "") -> None:
     answers = {"squeue": json.dumps({"jobs": jobs}), "scontrol": scontrol, "sacct": ""}
-    monkeypatch.setattr("launcher.backends.slurm._run", lambda command: answers[command[0]])
+    monkeypatch.setattr("launcher.backends.slurm_queue.run", lambda command: answers[command[0]])
 
 
 OLD = {"array_job_id": 0, "array_task_id": None, "array_task_string": "", "state_reason": "None"}
@@ -59,13 +60,13 @@ def test_a_number_that_another_job_has_by_now_is_not_ours(monkeypatch: pytest.Mo
     queue(monkeypatch, OLD | {"job_id": 17, "comment": "other", "job_state": "RUNNING"})
     assert Slurm().find([JOB]) == [None]
     queue(monkeypatch, OLD | {"job_id": 17, "comment": "", "job_state": "RUNNING"})
-    assert Slurm().find([JOB]) == [Found("17", "running", "", "RUNNING")]
+    assert Slurm().find([JOB]) == [JobStatus("17", "running", "", "RUNNING")]
 
 
 def test_what_has_left_the_queue_is_asked_of_scontrol(monkeypatch: pytest.MonkeyPatch) -> None:
     line = "JobId=17 JobName=a b JobState=CANCELLED Reason=None NodeList=(null) Comment=token\n"
     queue(monkeypatch, scontrol=line)
-    assert Slurm().find([JOB]) == [Found("17", "ended", "", "CANCELLED")]
+    assert Slurm().find([JOB]) == [JobStatus("17", "ended", "", "CANCELLED")]
 
 
 def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **bodies: str) -> Path:
@@ -99,9 +100,9 @@ END"""
     jobs[-1] = replace(jobs[-1], id=None, token="lost before it had a number")
     found = Slurm().find(jobs)
     assert found == [
-        Found("17", "ended", "n[1-2]", "FAILED, exit code 65"),
-        Found("18", "ended", "n1", "OUT_OF_MEMORY, signal 9"),
-        Found("18", "ended", "", "CANCELLED"),
+        JobStatus("17", "ended", "n[1-2]", "FAILED, exit code 65"),
+        JobStatus("18", "ended", "n1", "OUT_OF_MEMORY, signal 9"),
+        JobStatus("18", "ended", "", "CANCELLED"),
         None,  # the number is another's by now
         None,
     ]
@@ -153,8 +154,8 @@ def test_a_task_is_told_from_those_that_wait(monkeypatch: pytest.MonkeyPatch) ->
     queue(monkeypatch, waiting, running)
     tasks = [Job(Path(f"/runs/{n}"), "a", "slurm", token="token", task=n) for n in (0, 1)]
     assert Slurm().find(tasks) == [
-        Found("17", "running", "n1", "RUNNING"),
-        Found("17", "queued", "", "JobArrayTaskLimit"),
+        JobStatus("17", "running", "n1", "RUNNING"),
+        JobStatus("17", "queued", "", "JobArrayTaskLimit"),
     ]
 
 
@@ -163,10 +164,10 @@ def test_a_comment_that_the_cluster_adds_to_is_still_ours(
 ) -> None:
     more = "site plugin: token; billing=low"
     queue(monkeypatch, OLD | {"job_id": 17, "comment": more, "job_state": "RUNNING"})
-    assert Slurm().find([replace(JOB, id=None)]) == [Found("17", "running", "", "RUNNING")]
+    assert Slurm().find([replace(JOB, id=None)]) == [JobStatus("17", "running", "", "RUNNING")]
     line = "JobId=17 JobState=CANCELLED NodeList=(null) Comment=site plugin: token x Power=\n"
     queue(monkeypatch, scontrol=line)
-    assert Slurm().find([replace(JOB, id=None)]) == [Found("17", "ended", "", "CANCELLED")]
+    assert Slurm().find([replace(JOB, id=None)]) == [JobStatus("17", "ended", "", "CANCELLED")]
 
 
 def test_only_ones_own_jobs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +177,7 @@ def test_only_ones_own_jobs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
         asked.append(command)
         return json.dumps({"jobs": [OLD | {"job_id": 17, "comment": "token", "job_state": "X"}]})
 
-    monkeypatch.setattr("launcher.backends.slurm._run", answer)
+    monkeypatch.setattr("launcher.backends.slurm_queue.run", answer)
     Slurm().find([JOB])
     assert asked == [["squeue", "--me", "--json"]]
 
@@ -257,7 +258,7 @@ def test_a_cancel_that_was_refused_can_be_repeated(
             cancelled.append(command)
         return listed
 
-    monkeypatch.setattr("launcher.backends.slurm._run", answer)
+    monkeypatch.setattr("launcher.backends.slurm_queue.run", answer)
 
     def cancel() -> str:
         return CliRunner().invoke(main, ["cancel", str(tmp_path)]).output

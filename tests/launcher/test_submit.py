@@ -16,6 +16,8 @@ from launcher.backends.slurm import Slurm
 from launcher.cli import main
 from launcher.job import Job, read_job
 from launcher.status import collect
+from launcher.submit import resubmit
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.record.directory import RunDir
 from rwp_dist.shards.digits import write_digits
 
@@ -82,7 +84,7 @@ def test_a_run_from_submission_to_cancel_and_resume(
     assert launch("list", str(tmp_path), "--state=running").stdout == f"{run}\n"
 
     follow = subprocess.Popen(
-        [sys.executable, "-c", "from launcher.cli import main; main()", "logs", "-f", str(run)],
+        [sys.executable, "-m", "launcher", "logs", "-f", str(run)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -210,13 +212,14 @@ def test_secrets_that_others_may_read_are_refused(tmp_path: Path) -> None:
 
 def test_a_job_of_another_version_is_not_resumed_and_says_why(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
-    Job(tmp_path, "a", "slurm", id="17").write()
+    (tmp_path / "code" / "launcher").mkdir(parents=True)
+    Job(tmp_path, "a", "slurm", id="17", code=tmp_path / "code").write()
     known = json.loads(run_dir.job.read_text())
-    del known["code"]
-    run_dir.job.write_text(json.dumps(known))
-    done = CliRunner().invoke(main, ["resume", str(tmp_path)])
-    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
-    assert "another version of rwp-launch" in done.stderr and "submit the run anew" in done.stderr
+    for text in (known, {key: value for key, value in known.items() if key != "code"}):
+        run_dir.job.write_text(json.dumps(text))
+        with pytest.raises(ConfigError, match="another version of rwp-launch") as error:
+            resubmit(run_dir)
+        assert str(error.value.cure).startswith("submit the run anew")
 
 
 def test_shards_that_are_not_here_are_said_at_once(tmp_path: Path, digits: list[str]) -> None:
@@ -232,6 +235,8 @@ def test_resume_takes_a_path_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
+    (run / "code" / "launcher").mkdir(parents=True)
+    (run / "code" / "launcher" / "__main__.py").touch()
     Job(run, "a", "slurm", code=run / "code").write()
     monkeypatch.chdir(tmp_path)
     scripts: list[str] = []
@@ -253,8 +258,7 @@ def test_a_table_names_runs_by_their_path_below_what_they_share(tmp_path: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_watched_table_ends_with_a_signal(tmp_path: Path, number: signal.Signals) -> None:
-    program = "from launcher.cli import main; main()"
-    command = [sys.executable, "-c", program, "status", "--watch", str(tmp_path)]
+    command = [sys.executable, "-m", "launcher", "status", "--watch", str(tmp_path)]
     watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
     try:
         assert watch.stdout is not None and watch.stdout.readline() == b"No runs there.\n"

@@ -10,7 +10,8 @@ from pathlib import Path
 RANK = """
 import signal
 from rwp_dist.process import rank
-rank.settle()
+rank.end_with_parent()
+rank.write_to_log()
 print("here", flush=True)
 signal.pause()
 """

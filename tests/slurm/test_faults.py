@@ -233,9 +233,8 @@ def ranks_of(cluster: Cluster, job: Job) -> list[int]:
 
 
 def agents_of(cluster: Cluster, job: Job) -> list[int]:
-    return [
-        p for p in ranks_of(cluster, job) if b"torchrun" in Path(f"/proc/{p}/cmdline").read_bytes()
-    ]
+    ranks = ranks_of(cluster, job)
+    return [p for p in ranks if b"launcher.agent" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
 def test_nothing_is_left_five_seconds_after_kill_9_of_an_agent(cluster: Cluster, job: Job) -> None:

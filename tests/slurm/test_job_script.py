@@ -51,6 +51,7 @@ STUBS = {
     'while [[ $1 != *.sif ]]; do shift; done; exec "${@:2}"',
     "torchrun": 'echo "torchrun $*" >>"$CALLS"; echo \'{"state": "finished"}\' >run/status.json',
     "python": 'case "$*" in *attempt\\ doctor*) echo node-a: fit ;; '
+    '*launcher.agent*) >"$3/node-$4.log"; exec torchrun "${@:5}" ;; '
     f'*) exec {sys.executable} "$@" ;; esac',
 }
 

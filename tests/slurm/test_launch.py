@@ -84,7 +84,7 @@ def test_a_run_over_two_nodes_from_submission_to_cancel(
     assert str(run) in listed.stdout and SECRET not in listed.stdout
     assert len(cluster.processes_of(f"ANOTHER_KEY={SECRET}")) >= 2  # the ranks have it
     follow = subprocess.Popen(
-        [sys.executable, "-c", "from launcher.cli import main; main()", "logs", "-f", str(run)],
+        [sys.executable, "-m", "launcher", "logs", "-f", str(run)],
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,

@@ -17,7 +17,7 @@ from pathlib import Path
 from rwp_dist.process.rank import end_with_parent
 
 NODES = ("n1", "n2")
-"""No name of a machine: they do not resolve."""
+"""These names do not resolve, as on some clusters."""
 
 CONF = """
 ClusterName=test
@@ -58,7 +58,7 @@ GRES = "Name=gpu File=/dev/null\n"
 
 
 def missing() -> str:
-    """What this machine lacks for a cluster; empty: nothing."""
+    """Names of programs or rights that this machine lacks for a cluster; empty if it has all."""
     programs = ("slurmctld", "slurmd", "munged", "sbatch", "scontrol")
     absent = [name for name in programs if _find(name) is None]
     if absent:
@@ -67,7 +67,7 @@ def missing() -> str:
 
 
 class Cluster:
-    """Starts the daemons when it is entered and ends them, and all jobs, when it is left."""
+    """A context: starts the daemons on entry; ends all jobs and the daemons on exit."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -103,19 +103,19 @@ class Cluster:
     # --- jobs ---
 
     def sbatch(self, *arguments: str, cwd: Path, **env: str) -> int:
-        """Submit a job; its number."""
+        """Submit a job; returns its number."""
         command = ["sbatch", "--parsable", *arguments]
         done = subprocess.run(command, env=self.env | env, cwd=cwd, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return int(done.stdout.strip().split(";")[0])
 
     def job(self, job: int | str) -> dict[str, str]:
-        """What ``scontrol show job`` says of it."""
+        """The fields of ``scontrol show job``."""
         text = self.run("scontrol", "-o", "show", "job", str(job))
         return dict(field.split("=", 1) for field in text.split() if "=" in field)
 
     def wait(self, job: int | str, *states: str, restarts: int = 0, timeout_s: float = 90) -> str:
-        """Until the job is in one of these states, after so many restarts; which one."""
+        """Wait for one of these states, after at least ``restarts`` restarts; returns it."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             about = self.job(job)
@@ -125,7 +125,7 @@ class Cluster:
         raise TimeoutError(f"job {job} is {about['JobState']}, not {states}: {about}")
 
     def start_again(self, job: int) -> int:
-        """Start a job that was requeued, which Slurm would hold for two minutes; its restarts."""
+        """Start a requeued job, which Slurm would hold for two minutes; returns its restarts."""
         self.wait(job, "PENDING", restarts=1)
         time.sleep(3)
         self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
@@ -133,12 +133,12 @@ class Cluster:
         return int(self.job(job)["Restarts"])
 
     def back_to_service(self, node: str) -> None:
-        """After it was said to be down; with slurmd alive it may come back by itself."""
+        """Resume a node that was set down; with slurmd alive it may also come back by itself."""
         command = ["scontrol", "update", f"node={node}", "state=resume"]
         self._until(lambda: node in self._idle(), node, every=lambda: self._call(*command))
 
     def run(self, *command: str) -> str:
-        """A command of Slurm's; what it prints."""
+        """Run a command of Slurm's; returns what it prints."""
         done = self._call(*command)
         assert done.returncode == 0, (command, done.stderr)
         return done.stdout

@@ -33,19 +33,19 @@ class Job:
         self._log = work / f"{name}-{self.id}.out"
 
     def log(self) -> list[str]:
-        """Lines of the job's log."""
+        """The lines of the job's log so far."""
         return self._log.read_text().splitlines() if self._log.exists() else []
 
     def state(self) -> str:
-        """What Slurm says of it now."""
+        """Slurm's present state of the job."""
         return self.cluster.job(self.id)["JobState"]
 
     def end(self) -> str:
-        """How Slurm says that it ended."""
+        """Wait for the job's end; returns Slurm's state."""
         return self.cluster.wait(self.id, "COMPLETED", "FAILED", "CANCELLED")
 
     def step(self) -> int:
-        """Updates of the weights so far, as the run directory says."""
+        """Updates of the weights so far, by the run directory's status."""
         return int((self.run.read_status() or {"step": 0})["step"])
 
     def saved(self) -> int:
@@ -54,15 +54,15 @@ class Job:
         return int(names[-1].removeprefix("step-")) if names else 0
 
     def until_step(self, step: int) -> None:
-        """Wait until so many updates are done."""
+        """Wait until this many updates are done."""
         self.until(lambda: self.step() >= step, f"step {step}")
 
     def until_line(self, text: str) -> None:
-        """Wait until the log has a line with this."""
+        """Wait until a line of the log has this text."""
         self.until(lambda: any(text in line for line in self.log()), text)
 
     def until(self, condition, what: str, timeout_s: float = 90) -> None:
-        """Wait for something; the job's log tells why it did not come."""
+        """Wait for a condition; if it does not come in time, fail with the job's log."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f"{what} did not come:\n" + "\n".join(self.log())

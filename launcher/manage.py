@@ -1,4 +1,4 @@
-"""Commands about runs that have been started, wherever that was."""
+"""Commands about runs that have been started: status, list, logs, cancel, resume."""
 
 import time
 from pathlib import Path
@@ -6,23 +6,23 @@ from pathlib import Path
 import click
 
 from rwp_dist.base.errors import ConfigError, RwpError
-from rwp_dist.process import signals as ending
+from rwp_dist.process import signals
 from rwp_dist.record.directory import RunDir
 
 RUN = click.Path(path_type=Path)
 RUNS = click.argument("folders", nargs=-1, type=RUN, metavar="[DIR]...")
-LOOKED = "Stopped looking; runs are not touched by that."
+STOPPED_LOOKING = "Stopped looking; runs are not touched by that."
 
 
 @click.command(short_help="A table of runs.")
 @RUNS
-@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Print it again and again, until Ctrl-C.")
 @click.option("--every", default=5.0, show_default=True, metavar="S", help="Seconds, for --watch.")
 def status(folders: tuple[Path, ...], watch: bool, every: float) -> None:
-    """State, step, speed, top-1, time left, attempts and nodes of the runs below DIR (runs/)."""
+    """Print state, step, speed, top-1, time left, attempts and nodes of runs below DIR (runs/)."""
     from launcher.status import collect, table
 
-    ending.ctrl_c_says(lambda: LOOKED)
+    signals.say_on_ctrl_c(lambda: STOPPED_LOOKING)
     while True:
         runs, troubles = collect(folders or (Path("runs"),))
         if watch:
@@ -39,7 +39,7 @@ def status(folders: tuple[Path, ...], watch: bool, every: float) -> None:
 @RUNS
 @click.option("--state", multiple=True, help="Only runs in this state; repeatable.")
 def list_runs(folders: tuple[Path, ...], state: tuple[str, ...]) -> None:
-    """Run directories below DIR (runs/), one a line, for other commands to take:
+    """Print run directories below DIR (runs/), one a line, as arguments of other commands:
 
     rwp-launch resume $(rwp-launch list --state failed --state lost)
     """
@@ -55,14 +55,14 @@ def list_runs(folders: tuple[Path, ...], state: tuple[str, ...]) -> None:
 
 @click.command(short_help="What a run printed.")
 @click.argument("run", type=RUN)
-@click.option("-f", "--follow", is_flag=True, help="Go on to the end of the run.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
 @click.option("--rank", type=int, help="Of this rank alone.")
 def logs(run: Path, follow: bool, rank: int | None) -> None:
-    """What the newest attempt of a run printed: the whole job, or one rank."""
+    """Print the log of a run's newest attempt, of the whole job or of one rank."""
     from launcher import logs as found
     from launcher.status import collect
 
-    ending.ctrl_c_says(lambda: LOOKED)
+    signals.say_on_ctrl_c(lambda: STOPPED_LOOKING)
     run_dir = _run(run)
     if not follow:
         click.echo(found.read(run_dir, rank), nl=False)
@@ -74,7 +74,7 @@ def logs(run: Path, follow: bool, rank: int | None) -> None:
 @click.command(short_help="Save, stop and stay stopped.")
 @click.argument("folders", nargs=-1, required=True, type=RUN, metavar="DIR...")
 def cancel(folders: tuple[Path, ...]) -> None:
-    """End the runs below DIR for good, each with a checkpoint; `resume` goes on with them."""
+    """Stop the runs below DIR for good, each with a checkpoint; `resume` goes on with them."""
     from launcher.status import collect, stop
 
     runs, troubles = collect(folders)
@@ -106,6 +106,6 @@ def _run(path: Path) -> RunDir:
     run_dir = RunDir(path)
     if not run_dir.exists():
         meant = RunDir("runs" / path)  # as a table names it
-        cure = f"did you mean {meant.path}?" if meant.exists() else "`rwp-launch list` names some."
-        raise ConfigError(f"{path}: is no run directory; {cure}")
+        cure = f"name {meant.path}" if meant.exists() else "`rwp-launch list` names some"
+        raise ConfigError(f"{path} is no run directory", cure=cure)
     return run_dir
