@@ -19,20 +19,20 @@ def expand(
     seeds: int,
     folder: Path,
 ) -> list[Settings]:
-    """Settings of every run, each in a folder of its own; those that are equal once.
+    """Settings of every run of a sweep. Runs with equal settings are listed once.
 
-    Seeds go on the outside, so that runs of one seed stand side by side.
+    All runs of seed 0 come first, then those of seed 1, and so on.
 
     Args:
         config: settings file.
-        overrides: for all runs.
-        variants: names with commas between; None: all that the file has.
-        grid: ``section.key=value,value,...``, of which every combination is taken.
-        seeds: how many, from 0.
-        folder: where the runs' folders are.
+        overrides: ``section.key=value`` for all runs.
+        variants: names separated by commas; None: all variants of the file.
+        grid: ``section.key=value,value,...``; every combination becomes a run.
+        seeds: number of seeds; they are 0, 1, and so on.
+        folder: gets one run directory for each run.
 
     Raises:
-        ConfigError: settings are wrong, or no run is left.
+        ConfigError: settings are wrong, there is no run, or two runs share a directory.
     """
     axes = [_axis(text) for text in grid]
     names = variants.split(",") if variants else list_variants(config) or (None,)
@@ -53,9 +53,13 @@ def expand(
                 runs.setdefault(_identity(settings), settings.model_copy(update={"run": run}))
     places = [str(settings.run.dir) for settings in runs.values()]
     if shared := next((place for place in places if places.count(place) > 1), None):
-        raise ConfigError(f"run.label: {shared} would hold two runs; leave run.label to the sweep.")
+        raise ConfigError(
+            f"two runs would have the directory {shared}",
+            key="run.label",
+            cure="leave run.label to the sweep",
+        )
     if not runs:
-        raise ConfigError("--seeds: 0 seeds are no run; give 1 or more.")
+        raise ConfigError("there is nothing to run", key="--seeds", cure="give 1 or more")
     return list(runs.values())
 
 
@@ -63,7 +67,9 @@ def _axis(text: str) -> list[tuple[str, str]]:
     """``(a.b, 1)`` and ``(a.b, 2)`` of ``a.b=1,2``."""
     key, equals, values = text.partition("=")
     if not equals or not key or not values:
-        raise ConfigError(f"--grid: {text!r} is no axis; write section.key=value,value.")
+        raise ConfigError(
+            f"{text!r} does not list values", key="--grid", cure="write section.key=value,value"
+        )
     return [(key, value) for value in values.split(",")]
 
 

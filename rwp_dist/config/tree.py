@@ -1,7 +1,8 @@
-"""The one tree of settings: every field with its meaning, its unit and what its sentinel says.
+"""The tree of settings: each field with its meaning, its unit and the meaning of null or 0.
 
-Durations come in epochs or in steps, as two fields of which one is set; a step is one update of
-the weights.
+A step is one update of the weights. Durations come as two fields, in epochs and in steps; where
+the one in steps is set, it replaces the other. A tag says what another value affects (``Affects``);
+a section's tag counts for its fields, and without any tag a field affects the result.
 """
 
 from typing import Annotated, Any, Literal
@@ -39,28 +40,30 @@ class Section(BaseModel):
 
 
 class Run(Section):
-    """Where a run lives and what makes it repeatable."""
+    """Name, place and seed of a run, and where it computes."""
 
     label: Annotated[str | None, Affects.NOTHING] = None
-    """What seeds of one experiment share: its row in a table. null: the variant, or the method."""
+    """Name that all seeds of one experiment share; its row in a table. null: the variant's name, or
+    the method's."""
 
     name: Annotated[str | None, Affects.NOTHING] = None
     """Name of this one run. null: ``<label>-s<seed>``."""
 
     dir: Annotated[str | None, Affects.NOTHING] = None
-    """Run directory: everything a run leaves behind. null: ``runs/<name>``."""
+    """Run directory, which gets all that the run writes. null: ``runs/<name>``."""
 
     seed: Seed = 0
-    """Seed of initial weights, sample order and noise."""
+    """Seed of the initial weights, the order of samples, augmentation and noise."""
 
     device: Annotated[Literal["auto", "cpu", "cuda"], Affects.ROUNDING] = "auto"
-    """Where ranks compute. auto: cuda if there is one, else cpu."""
+    """Where ranks compute. auto: on a GPU if there is one, else on the CPU."""
 
     threads: Annotated[Size, Affects.ROUNDING] = 1
-    """Threads that a rank computes with on the CPU. More pay for large networks on idle cores."""
+    """CPU threads of each rank. More than 1 pays for large networks where cores are idle."""
 
     check_replicas_every: Annotated[Count, Affects.NOTHING] = 0
-    """Hash the weights of all ranks every so many steps and stop if they differ. 0: never."""
+    """Steps between two checks that all ranks have bit-identical weights; the run stops if they
+    do not. 0: no checks."""
 
 
 class Model(Section):
@@ -193,13 +196,13 @@ class Augment(Section):
 
 
 class Batch(Section):
-    """How many samples an update takes. Accumulation follows from the number of ranks."""
+    """Samples of one update. Gradient accumulation follows from these and the number of ranks."""
 
     global_: Annotated[Size, Field(alias="global")] = 64
-    """All samples of one update, clean and perturbed together, over all ranks."""
+    """Samples of one update over all ranks, clean and perturbed ones together."""
 
     per_rank: Size = 64
-    """Largest micro-batch: what one rank passes through the network at once."""
+    """Most samples in one micro-batch, which a rank passes through the network at once."""
 
 
 MethodName = Literal["sgd", "sam", "asam", "rwp", "arwp", "m-rwp", "m-arwp"]
@@ -301,62 +304,66 @@ class Schedule(Section):
     """Length of the run and the learning rate along it."""
 
     name: Literal["cosine", "step", "constant"] = "cosine"
-    """cosine to zero | step: times ``gamma`` at each of ``decay_epochs`` | constant."""
+    """cosine: down to zero. step: times ``gamma`` at each of ``decay_epochs``. constant: no
+    decay."""
 
     epochs: PositiveFloat = 20.0
     """Length of the run in epochs."""
 
     steps: Size | None = None
-    """Length of the run in steps; replaces epochs. null: epochs counts."""
+    """Length of the run in steps. null: ``epochs`` counts."""
 
     warmup_epochs: NonNegativeFloat = 0.0
-    """Linear warm-up of the learning rate, in epochs."""
+    """Epochs in which the learning rate grows linearly from zero. 0: no warm-up."""
 
     warmup_steps: Count | None = None
-    """The same in steps; replaces warmup_epochs. null: warmup_epochs counts."""
+    """The same in steps. null: ``warmup_epochs`` counts."""
 
     decay_epochs: tuple[PositiveFloat, ...] = ()
-    """Epochs at which a step schedule decays."""
+    """Epochs after which a step schedule multiplies the learning rate by ``gamma``."""
 
     decay_steps: tuple[Size, ...] | None = None
-    """The same in steps; replaces decay_epochs. null: decay_epochs counts."""
+    """The same in steps. null: ``decay_epochs`` counts."""
 
     gamma: PositiveFloat = 0.1
-    """Factor of one decay of a step schedule."""
+    """Factor of the learning rate at each decay of a step schedule."""
 
 
 class DeepSpeed(Section):
-    """What DeepSpeed is told beside what follows from the other settings."""
+    """Options of DeepSpeed. The rest of its configuration follows from the other settings."""
 
     zero_stage: Annotated[Literal[0, 1, 2, 3], NoBool] = 1
-    """What ranks share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
+    """What is split over the ranks. 0: nothing. 1: optimizer state. 2: gradients too. 3: weights
+    too; all ranks then share one noise."""
 
     overlap_comm: bool = False
-    """Reduce gradients while the backward pass still runs (stages 1 to 3)."""
+    """Reduce gradients while the backward pass still runs. Stages 1 to 3."""
 
     extra: dict[str, Any] = {}
-    """More of DeepSpeed's own configuration; may not contradict what is derived."""
+    """More of DeepSpeed's own configuration, as ``{key: value}``. What follows from other settings
+    is refused here, and so are keys that DeepSpeed does not know."""
 
 
 class Evaluation(Section):
-    """When the model is evaluated."""
+    """When and how the model is evaluated."""
 
     every_epochs: Annotated[NonNegativeFloat, Affects.NOTHING] = 1.0
     """Epochs between evaluations. 0: at the end only."""
 
     recalibrate_batches: Count = 50
-    """Training batches that renew BatchNorm's statistics at the clean weights before rwp and arwp,
-    which have no clean pass, are evaluated. 0: keep those of perturbed passes."""
+    """Training batches from which BatchNorm's statistics are computed anew before an evaluation,
+    at the clean weights. For methods without a clean pass, such as rwp and arwp. 0: evaluate with
+    the statistics of perturbed passes."""
 
 
 class Checkpoint(Section):
-    """What is kept to go on from."""
+    """Checkpoints, from which an interrupted run resumes."""
 
     every_epochs: NonNegativeFloat = 1.0
-    """Epochs between checkpoints; one is written at the end in any case. 0: at the end only."""
+    """Epochs between checkpoints; the last one is written at the end. 0: only that one."""
 
     keep_last: Size = 2
-    """How many checkpoints stay on disk."""
+    """Number of checkpoints that stay on disk."""
 
 
 class Tracking(Section):
@@ -386,7 +393,8 @@ class Tracking(Section):
 
 
 class Settings(Section):
-    """Everything a run depends on. ``load_settings`` replaces every null that has a meaning."""
+    """All settings of a run. ``load_settings`` fills in run.label, run.name, run.dir and
+    tracking.group where they are null."""
 
     run: Run = Run()
     model: Model = Model()
@@ -398,12 +406,13 @@ class Settings(Section):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     precision: Literal["fp32", "bf16"] = "fp32"
-    """fp32, or bf16: autocast of convolutions and matrix products, weights stay in fp32."""
+    """fp32: everything in 32 bits. bf16: convolutions and matrix products in bfloat16 by autocast;
+    weights stay in fp32."""
     deepspeed: Annotated[DeepSpeed, Affects.ROUNDING] = DeepSpeed()
     evaluation: Evaluation = Evaluation()
     checkpoint: Annotated[Checkpoint, Affects.NOTHING] = Checkpoint()
     tracking: Annotated[Tracking, Affects.NOTHING] = Tracking()
     profile: Annotated[bool, Affects.NOTHING] = False
-    """Write a trace of a few steps, with named parts, to ``profile/`` in the run directory."""
+    """Write a trace of a few steps to ``profile/`` in the run directory."""
     variant: Annotated[str | None, Affects.NOTHING] = None
-    """Which of the file's ``variants`` was chosen. null: none."""
+    """Name of the chosen one of the file's ``variants``. null: none."""

@@ -60,8 +60,8 @@ def test_all_errors_come_at_once(tmp_path: Path) -> None:
         f"{config}: 3 errors",
         "  - method.sgma: unknown setting; did you mean method.sigma?",
         "  - batch.global: 'many' is not allowed; it should be a valid integer, unable to parse "
-        "string as an integer (All samples of one update, clean and perturbed together, over all "
-        "ranks).",
+        "string as an integer (Samples of one update over all ranks, clean and perturbed ones "
+        "together).",
         "  - optimizer.nesterov: works only for sgd with momentum; set optimizer.nesterov to "
         "false, or optimizer.name to sgd and optimizer.momentum above 0.",
     ]

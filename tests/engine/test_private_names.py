@@ -44,15 +44,8 @@ PUBLIC = {
 DEEPSPEEDS = {"ds", "optimizer", "_optimizer", "mapping", "parameter_offload", "ops", "param"}
 """What objects of DeepSpeed, or those that it adds attributes to, are called in the engine."""
 TENSORS = {
-    "copy_",
-    "data",
-    "detach",
-    "device",
-    "flatten",
-    "grad",
-    "numel",
-    "requires_grad",
-    "shape",
+    *("add_", "copy_", "data", "detach", "device", "flatten"),
+    *("grad", "mul_", "numel", "requires_grad", "shape"),
 }
 
 
