@@ -9,11 +9,19 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU
 
+import pytest
 import torch
 from support import ranks
+from support.slow import SLOW
 
 torch.set_num_threads(1)
 
 
 def pytest_configure(config):
     ranks.start_server()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+            item.add_marker(pytest.mark.slow)

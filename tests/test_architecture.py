@@ -1,5 +1,6 @@
-"""ARCHITECTURE.md names every module, in the order in which imports go down, and nothing else."""
+"""Lists of names that are kept by hand are true: ARCHITECTURE's tree, and the slow tests."""
 
+from support.slow import SLOW
 from test_layers import FLOORS, ROOT, modules
 
 TEXT = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
@@ -31,3 +32,10 @@ def test_the_tree_has_the_order_of_the_layers() -> None:
         name for name in tree() if name in FLOORS and (ROOT / name.replace(".", "/")).is_dir()
     ]
     assert folders == [name for name in FLOORS if name in folders]
+
+
+def test_slow_tests_are_there() -> None:
+    for name in SLOW:
+        path, _, test = name.partition("::")
+        assert (ROOT / "tests" / path).exists(), name
+        assert not test or f"\ndef {test}" in (ROOT / "tests" / path).read_text(), name
