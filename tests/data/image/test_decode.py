@@ -110,6 +110,22 @@ def test_any_region_is_that_part_of_the_whole_to_the_last_bit(subsampling, chann
 
 
 @needs_libjpeg
+@pytest.mark.parametrize("num_scans", [3, 5, 7])
+def test_a_region_of_a_progressive_file_that_lacks_scans(num_scans):
+    """libjpeg smooths its blocks by their neighbours, also by those beyond the region."""
+    data = encoded(picture(), quality=90, progressive=True)
+    scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    lacking = data[: scans[num_scans]] + b"\xff\xd9"
+    decoder = Decoder("libjpeg", 3)
+    whole = decoder.decode(lacking)
+    assert not np.array_equal(whole, by_pil(data))
+    for region in (Region(0, 0, 83, 61), Region(30, 20, 20, 20), Region(0, 0, 83, 20)):
+        left, top, width, height = region
+        expected = whole[top : top + height, left : left + width]
+        assert np.array_equal(decoder.decode(lacking, region), expected), region
+
+
+@needs_libjpeg
 def test_a_rectangle_that_the_image_does_not_hold_is_refused_by_the_c_code():
     data = encoded(picture())
     for region in (

@@ -31,10 +31,22 @@ static void on_message(j_common_ptr info, int level) {
     if (level < 0) on_error(info);
 }
 
+/* Whether a progressive file lacks scans. libjpeg then smooths each block by its neighbours, and
+ * those of a rectangle's border are not there.
+ */
+static int lacks_scans(j_decompress_ptr info) {
+    if (info->coef_bits == NULL) return 0;
+    for (int component = 0; component < info->num_components; component++)
+        for (int place = 0; place < DCTSIZE2; place++)
+            if (info->coef_bits[component][place] != 0) return 1;
+    return 0;
+}
+
 /* Decode data[size] into out[height][width][channels], channels being 1 or 3.
  *
- * Returns 0, or 1 if the image is damaged, is no JPEG or does not hold the rectangle. Damage below
- * the rectangle is not seen; what follows the last row is, if the rectangle reaches it.
+ * Returns 0, or 1 if the image is damaged, is no JPEG, does not hold the rectangle, or lacks scans and
+ * is larger than the rectangle. Damage below the rectangle is not seen; what follows the last row is,
+ * if the rectangle reaches it.
  */
 int decode_region(const uint8_t *data, size_t size, int channels, unsigned left, unsigned top,
                   unsigned width, unsigned height, uint8_t *out) {
@@ -55,6 +67,8 @@ int decode_region(const uint8_t *data, size_t size, int channels, unsigned left,
 
     size_t right = (size_t)left + width, bottom = (size_t)top + height;
     if (right > info.output_width || bottom > info.output_height) on_error((j_common_ptr)&info);
+    if ((width < info.output_width || height < info.output_height) && lacks_scans(&info))
+        on_error((j_common_ptr)&info);
     JDIMENSION first = left > CHROMA ? left - CHROMA : 0;
     JDIMENSION columns = right + CHROMA < info.output_width ? right + CHROMA - first
                                                             : info.output_width - first;
