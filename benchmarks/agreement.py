@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rwp_dist.perturb.normals.philox import PhiloxNoise
+from rwp_dist.perturb.normals.philox import PhiloxNormals
 from rwp_dist.perturb.normals.triton.fused import FusedEnergy, FusedNoise
 from rwp_dist.perturb.rows import Filter, list_filters
 
@@ -51,7 +51,7 @@ def _rows(values: Tensor) -> Tensor:
 
 
 def _reference(f: Filter) -> Tensor:
-    return _rows(PhiloxNoise(SEED).fill(torch.empty(f.shape), STEP, DRAW, f.index))
+    return _rows(PhiloxNormals(SEED).fill(torch.empty(f.shape), STEP, DRAW, f.index))
 
 
 def _disagree(errors: Tensor) -> bool:

@@ -145,7 +145,7 @@ def measure(
 
 def perturbing(model: Weights, device: torch.device) -> Ways:
     """Ways to put noise onto all weights, the copy that limits them, and the energy."""
-    from rwp_dist.perturb.normals.generator import TorchNoise
+    from rwp_dist.perturb.normals.generator import TorchNormals
     from rwp_dist.perturb.normals.triton.fused import FusedEnergy, FusedNoise
     from rwp_dist.perturb.rows import list_filters
     from rwp_dist.perturb.scale import Deviations
@@ -156,7 +156,7 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
     observed = torch.zeros_like(energies)
     target = torch.empty_like(model.flat)
     fused = FusedNoise(filters, "filter", 0, device)
-    deviations, noise = Deviations(filters, "filter", device), TorchNoise(0, device)
+    deviations, noise = Deviations(filters, "filter", device), TorchNormals(0, device)
     energy = FusedEnergy(device, bucket_bytes=2**62)
     step = iter(range(2**62))
 
@@ -196,9 +196,10 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
 
 def training(model: nn.Module, size: int, batch: int, device: torch.device) -> Ways:
     """A training step without and with m-arwp's perturbed pass."""
+    from rwp_dist.perturb.perturbation import Perturbation
+
     from rwp_dist.perturb.methods import METHODS
     from rwp_dist.perturb.normals.backend import choose_backend
-    from rwp_dist.perturb.perturbation import Perturbation
     from rwp_dist.perturb.rows import list_filters
     from rwp_dist.perturb.slots import Slot
     from rwp_dist.perturb.weights import PerturbedCopy

@@ -19,14 +19,14 @@ import click
 import numpy as np
 import torch
 from authors import add_expanded_noise, subtract_noise
+from rwp_dist.perturb.perturbation import Perturbation
 from torch import Tensor, nn
 
 from rwp_dist.config import load_settings
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.perturb.normals.backend import choose_backend
-from rwp_dist.perturb.normals.generator import Noise, TorchNoise
-from rwp_dist.perturb.normals.native import NativeNoise
-from rwp_dist.perturb.perturbation import Perturbation
+from rwp_dist.perturb.normals.generator import Noise, TorchNormals
+from rwp_dist.perturb.normals.native import NativeNormals
 from rwp_dist.perturb.rows import list_filters
 from rwp_dist.perturb.slots import Slot
 from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy
@@ -192,9 +192,9 @@ def generators(size: int) -> Ways:
     def numpys(name: str) -> object:
         return rivals[name].standard_normal(dtype=np.float32, out=array)
 
-    ways: Ways = {"noise.backend: torch": (partial(ours, TorchNoise(0, CPU)), idle)}
+    ways: Ways = {"noise.backend: torch": (partial(ours, TorchNormals(0, CPU)), idle)}
     if choose_backend("auto", CPU) == "native":
-        ways["noise.backend: native"] = (partial(ours, NativeNoise(0)), idle)
+        ways["noise.backend: native"] = (partial(ours, NativeNormals(0)), idle)
     return ways | {f"NumPy {name}": (partial(numpys, name), idle) for name in rivals}
 
 

@@ -101,7 +101,7 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
     from rwp_dist.process.group import choose_device
 
     choose_device(settings.run.device)  # before DeepSpeed is imported, which warns otherwise
-    from rwp_dist.run.evaluate_run import evaluate_run
+    from rwp_dist.run.evaluate import evaluate_run
 
     click.echo(evaluate_run(settings, run_dir, checkpoint))
 

@@ -1,4 +1,4 @@
-"""The loop, on one page: what a run does, and what one step does.
+"""The loop: what one step computes, then what a run does around its steps.
 
 for every step:
     for every slot of this rank (clean ones first):
@@ -17,32 +17,235 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
 from torch.profiler import record_function
 
 from rwp_dist.base.errors import Interrupted
+from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
-from rwp_dist.data.batch import BadRecord, Batch, Step
-from rwp_dist.perturb.normals.generator import key_seed
-from rwp_dist.perturb.slots import Slot, loss_scale
-from rwp_dist.perturb.statistics import (
-    average_statistics,
-    gather_statistics,
-    own_statistics_kept,
-    tracking_layers,
-)
+from rwp_dist.data.batch import Batch, Step
+from rwp_dist.perturb.slots import loss_scale
 from rwp_dist.process.consensus import Agreed, Consensus, StopSignals
 from rwp_dist.process.group import all_agree_on, check_replicas, from_main, same_on_all_ranks
 from rwp_dist.process.heartbeat import Heartbeat
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.open import open_run
 from rwp_dist.run.bad_samples import BadSamples, list_evaluation
-from rwp_dist.run.build import Parts, build_parts
-from rwp_dist.run.checkpoint import check_state, load_checkpoint, save_checkpoint
-from rwp_dist.run.evaluate import evaluate, evaluating_mode, recalibrate
+from rwp_dist.run.build import build_parts
+from rwp_dist.run.checkpoint import load_checkpoint, save_checkpoint
+from rwp_dist.run.evaluate import LastEvaluation, clean_network, evaluate_parts
+from rwp_dist.run.parts import Parts, SameData, Stateful
 from rwp_dist.run.profiling import Profile
 from rwp_dist.run.progress import Progress
 from rwp_dist.tracking import open_tracker
+
+
+def train_step(parts: Parts, step: int, data: Step, agreed: Agreed, progress: Progress) -> None:
+    """One update of the weights from this rank's micro-batches.
+
+    ``agreed`` says how many samples of each role all ranks have for it.
+    """
+    # Dropout and the like: a function of (seed, step, rank), so that resuming repeats it.
+    torch.manual_seed(key_seed(parts.settings.run.seed, step, -1, dist.get_rank()))
+    for micro_batch, (batch, valid) in enumerate(zip(data.batches, data.valid, strict=True)):
+        train_pass(parts, step, micro_batch, batch.to(parts.device), valid, agreed, progress)
+    with record_function("step"):
+        applied = parts.engine.step(parts.timeline.lr(step))
+    parts.perturbed.end_step(applied)
+    for extra in parts.extras.values():
+        extra.after_step(applied)
+
+
+def train_pass(
+    parts: Parts,
+    step: int,
+    micro_batch: int,
+    batch: Batch,
+    valid: int,
+    agreed: Agreed,
+    progress: Progress,
+) -> None:
+    """Forward and backward of one micro-batch, at clean or at perturbed weights.
+
+    ``valid``: its samples that count.
+    """
+    engine, task, slot = parts.engine, parts.task, parts.my_slots[micro_batch]
+    # The loss is a sum over samples times ``scale``; see there for what that makes exact.
+    scale = loss_scale(slot, parts.split.slots, agreed.clean, agreed.perturbed)
+    images, targets = batch.images, batch.labels
+    if parts.mixer is not None:
+        key = (parts.settings.run.seed, step, slot.index)
+        images, targets = parts.mixer(images, targets, key, batch.weights)
+    images = parts.normalise(images)
+
+    def mean_loss() -> Tensor:
+        logits = engine.forward_only(images)
+        return task.loss(logits, targets, batch.weights).sum() / max(valid, 1)
+
+    # The engine averages over passes, so one pass's gradient is that of its loss / num_passes.
+    grad_scale = engine.num_passes / (scale * valid) if scale * valid else 0.0
+    with parts.perturbed(step, micro_batch, loss=mean_loss, grad_scale=grad_scale):
+        with record_function("forward"):
+            logits = engine.forward(images)
+            loss = task.loss(logits, targets, batch.weights).sum() * scale
+        with record_function("backward"):
+            engine.backward(loss)
+    progress.observe(slot, loss, logits, batch)
+
+
+class Training:
+    """One attempt at a run: where it stands, and what happens between its steps."""
+
+    def __init__(
+        self, parts: Parts, run_dir: RunDir, position: tuple[int, int] | None = None
+    ) -> None:
+        """Load the newest checkpoint, if there is one."""
+        self.parts, self.run_dir = parts, run_dir
+        self.is_main = dist.get_rank() == 0
+        self.finished = self._warned = False
+        self.bad = BadSamples(run_dir.path, parts.settings.data.max_bad_samples)
+        self.progress = Progress(parts)
+        self.last_eval = LastEvaluation()
+        self.stateful: dict[str, Stateful] = {
+            "perturbed": parts.perturbed,
+            "data": SameData(parts.train),
+            "bad_samples": self.bad,
+            "progress": self.progress,
+            "evaluation": self.last_eval,
+            **parts.extras,
+        }
+        self.first_step, troubles = load_checkpoint(
+            run_dir.checkpoints, parts.engine, self.stateful
+        )
+        self.done = self.first_step
+        """Updates of the weights so far."""
+        with same_on_all_ranks():
+            self.tracker = open_tracker(
+                parts.settings,
+                run_dir,
+                total_steps=parts.timeline.total_steps,
+                first_step=self.first_step,
+                position=position,
+            )
+        for trouble in troubles:
+            self.tracker.say(f"{trouble} It is put aside as .bad.")
+        if self.first_step:
+            total = parts.timeline.total_steps
+            self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
+        self._say_who_draws()
+
+    def _say_who_draws(self) -> None:
+        """If the noise is slow, or not what a run that was never interrupted would get."""
+        backend, before = self.parts.perturbed.backend, self.progress.noise_backend_before
+        if backend == "torch" and self.parts.settings.noise.backend == "auto":
+            on_gpu = self.parts.device.type == "cuda"
+            why = "Triton is not installed" if on_gpu else "`rwp-dist doctor` says what is missing"
+            self.tracker.say(f"Noise is drawn by torch's generator, which takes longer: {why}.")
+        if before not in (None, backend):
+            self.tracker.say(
+                f"Noise was drawn by noise.backend={before} and is by {backend} from here on, so "
+                "updates are not bit for bit those of the first attempt."
+            )
+
+    def run(self, signals: StopSignals, session: str) -> dict[str, Any]:
+        """Steps until the run is finished, or asked to stop; returns the summary so far."""
+        with self.tracker, Heartbeat() as heartbeat:
+            with Profile(self.run_dir, self.parts.settings.profile) as profile:
+                self.finished = self._loop(signals, heartbeat, profile)
+            if profile.outcome:
+                self.tracker.say(profile.outcome)
+            summary = self.progress.summary(self.last_eval.result, self.bad.total, session)
+            if self.finished and self.is_main:
+                self.run_dir.write_summary(summary)
+                self.tracker.summarize(summary)
+            if not self.finished:
+                self.tracker.close("interrupted")
+        return summary
+
+    def _loop(self, signals: StopSignals, heartbeat: Heartbeat, profile: Profile) -> bool:
+        """All steps that are left; False if it was asked to stop."""
+        parts, total = self.parts, self.parts.timeline.total_steps
+        data = parts.train.steps(self.first_step, total)
+        consensus = Consensus()
+        self.progress.start()
+        coming = self._fetch(data, consensus, signals)
+        for step in range(self.first_step, total):
+            batches, agreed = coming, consensus.take()
+            if agreed.stop:
+                self._take_stock(evaluating=False, saving=True)
+                return False
+            self.bad.count(batches.bad, agreed)
+            train_step(parts, step, batches, agreed, self.progress)
+            # While a GPU still computes, the next step's samples are fetched and agreed upon.
+            if step + 1 < total:
+                coming = self._fetch(data, consensus, signals)
+            self.progress.step_done(batches, agreed)
+            profile.step_done()
+            self.done = step + 1
+            self.tracker.advance(self.done)
+            heartbeat.beat()
+            with self.progress.paused():
+                self._between_steps()
+        consensus.close()
+        return True
+
+    def _fetch(self, data: Iterator[Step], consensus: Consensus, signals: StopSignals) -> Step:
+        """The next step's samples; what this rank knows of them goes to all ranks."""
+        with self.progress.waiting():
+            step = next(data)
+        roles = list(zip(self.parts.my_slots, step.valid, strict=True))
+        consensus.post(
+            clean=sum(valid for slot, valid in roles if not slot.perturbed),
+            perturbed=sum(valid for slot, valid in roles if slot.perturbed),
+            bad=len(step.bad),
+            stop=signals.asked or self.tracker.stop_requested,
+        )
+        return step
+
+    def _between_steps(self) -> None:
+        """Check, log, evaluate and save, each when it is due."""
+        parts, settings, done = self.parts, self.parts.settings, self.done
+        every = settings.run.check_replicas_every
+        if every and done % every == 0 and parts.engine.weights.whole:  # else no replicas
+            check_replicas(parts.engine.module, done)
+        if done % settings.tracking.log_every == 0 or done == parts.timeline.total_steps:
+            record = self.progress.train_record(done, self.bad.total)
+            self.tracker.log("train", record)
+            self._warn_of_divergence(record["loss"])
+            if self.is_main:
+                self.run_dir.write_status("running", done, parts.timeline.total_steps)
+        evaluating = parts.timeline.is_due(settings.evaluation.every_epochs, done)
+        saving = parts.timeline.is_due(settings.checkpoint.every_epochs, done)
+        if evaluating or saving:
+            self._take_stock(evaluating, saving)
+
+    def _warn_of_divergence(self, loss: float) -> None:
+        """Say so, once, when the loss is far above that of guessing."""
+        limit = 10 * math.log(self.parts.settings.model.num_classes)
+        if not loss < limit and not self._warned:
+            self._warned = True
+            self.tracker.say(
+                f"The loss is {loss:.3g}, far above guessing: this run diverges; lower "
+                "method.sigma, method.rho or optimizer.lr."
+            )
+
+    def _take_stock(self, evaluating: bool, saving: bool) -> None:
+        """Evaluate and save the clean network."""
+        with clean_network(self.parts, self.done):
+            if evaluating:
+                self.last_eval.result, bad = evaluate_parts(self.parts)
+                if self.is_main:
+                    list_evaluation(self.run_dir.path, bad)
+                epoch = self.done / self.parts.timeline.steps_per_epoch
+                record = {"step": self.done, "epoch": epoch} | self.last_eval.result
+                self.tracker.log("eval", record)
+            if saving:
+                save_checkpoint(
+                    self.run_dir.checkpoints,
+                    self.parts.engine,
+                    self.stateful,
+                    step=self.done,
+                    keep_last=self.parts.settings.checkpoint.keep_last,
+                )
 
 
 def train(
@@ -132,258 +335,3 @@ def _write_end(
         more["message"] = str(failure) or type(failure).__name__
     run_dir.write_status(state, done, total, **more)
     run_dir.append_attempt(started, state, first, done)
-
-
-class Training:
-    """One attempt at a run: where it stands, and what happens between its steps."""
-
-    def __init__(
-        self, parts: Parts, run_dir: RunDir, position: tuple[int, int] | None = None
-    ) -> None:
-        self.parts, self.run_dir = parts, run_dir
-        self.is_main = dist.get_rank() == 0
-        resumed = load_checkpoint(run_dir.checkpoints, parts.engine, parts.perturbation)
-        self.first_step, counters, troubles = resumed or (0, {}, [])
-        self.done = self.first_step
-        """Updates of the weights so far."""
-        self.finished = self._warned = False
-        self.last_eval: dict[str, float] = counters.get("eval", {})
-        with same_on_all_ranks():
-            check_state(counters.get("data"), parts.train.state())
-        self.bad = BadSamples(
-            run_dir.path, parts.settings.data.max_bad_samples, counters.get("bad_samples", 0)
-        )
-        self.progress = Progress(parts, counters)
-        with same_on_all_ranks():
-            self.tracker = open_tracker(
-                parts.settings,
-                run_dir,
-                total_steps=parts.timeline.total_steps,
-                first_step=self.first_step,
-                position=position,
-            )
-        for trouble in troubles:
-            self.tracker.say(f"{trouble} It is put aside as .bad.")
-        if resumed:
-            total = parts.timeline.total_steps
-            self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
-        self._say_who_draws(before=counters.get("noise_backend"))
-
-    def _say_who_draws(self, before: str | None) -> None:
-        """If the noise is slow, or not what a run that was never interrupted would get."""
-        backend, wanted = self.parts.backend, self.parts.settings.noise.backend
-        if backend == "torch" and wanted == "auto":
-            on_gpu = self.parts.device.type == "cuda"
-            why = "Triton is not installed" if on_gpu else "`rwp-dist doctor` says what is missing"
-            self.tracker.say(f"Noise is drawn by torch's generator, which takes longer: {why}.")
-        if before not in (None, backend):
-            self.tracker.say(
-                f"Noise was drawn by noise.backend={before} and is by {backend} from here on, so "
-                "updates are not bit for bit those of the first attempt."
-            )
-
-    def run(self, signals: StopSignals, session: str) -> dict[str, Any]:
-        """Steps until the run is finished, or asked to stop; returns the summary so far."""
-        with self.tracker, Heartbeat() as heartbeat:
-            with Profile(self.run_dir, self.parts.settings.profile) as profile:
-                self.finished = self._loop(signals, heartbeat, profile)
-            if profile.outcome:
-                self.tracker.say(profile.outcome)
-            summary = self.progress.summary(self.last_eval, session)
-            if self.finished and self.is_main:
-                self.run_dir.write_summary(summary)
-                self.tracker.summarize(summary)
-            if not self.finished:
-                self.tracker.close("interrupted")
-        return summary
-
-    def _loop(self, signals: StopSignals, heartbeat: Heartbeat, profile: Profile) -> bool:
-        """All steps that are left; False if it was asked to stop."""
-        parts, total = self.parts, self.parts.timeline.total_steps
-        data = parts.train.steps(self.first_step, total)
-        consensus = Consensus()
-        self.progress.start()
-        coming = self._fetch(data, consensus, signals)
-        for step in range(self.first_step, total):
-            batches, agreed = coming, consensus.take()
-            if agreed.stop:
-                self._take_stock(evaluating=False, saving=True)
-                return False
-            self.bad.count(batches.bad, agreed)
-            self.progress.bad_samples = self.bad.total
-            train_step(parts, step, batches, agreed, self.progress)
-            # While a GPU still computes, the next step's samples are fetched and agreed upon.
-            if step + 1 < total:
-                coming = self._fetch(data, consensus, signals)
-            self.progress.step_done(batches, agreed)
-            profile.step_done()
-            self.done = step + 1
-            self.tracker.advance(self.done)
-            heartbeat.beat()
-            with self.progress.paused():
-                self._between_steps()
-        consensus.close()
-        return True
-
-    def _fetch(self, data: Iterator[Step], consensus: Consensus, signals: StopSignals) -> Step:
-        """The next step's samples; what this rank knows of them goes to all ranks."""
-        with self.progress.waiting():
-            step = next(data)
-        roles = list(zip(self.parts.my_slots, step.valid, strict=True))
-        consensus.post(
-            clean=sum(valid for slot, valid in roles if not slot.perturbed),
-            perturbed=sum(valid for slot, valid in roles if slot.perturbed),
-            bad=len(step.bad),
-            stop=signals.asked or self.tracker.stop_requested,
-        )
-        return step
-
-    def _between_steps(self) -> None:
-        """Check, log, evaluate and save, each when it is due."""
-        settings, timeline, done = self.parts.settings, self.parts.timeline, self.done
-        every = settings.run.check_replicas_every
-        if every and done % every == 0 and settings.deepspeed.zero_stage < 3:  # no replicas there
-            check_replicas(self.parts.engine.module, done)
-        if done % settings.tracking.log_every == 0 or done == timeline.total_steps:
-            record = self.progress.train_record(done)
-            self.tracker.log("train", record)
-            self._warn_of_divergence(record["loss"])
-            if self.is_main:
-                self.run_dir.write_status("running", done, timeline.total_steps)
-        evaluating = timeline.is_due(settings.evaluation.every_epochs, done)
-        saving = timeline.is_due(settings.checkpoint.every_epochs, done)
-        if evaluating or saving:
-            self._take_stock(evaluating, saving)
-
-    def _warn_of_divergence(self, loss: float) -> None:
-        """Say so, once, when the loss is far above that of guessing."""
-        limit = 10 * math.log(self.parts.settings.model.num_classes)
-        if not loss < limit and not self._warned:
-            self._warned = True
-            self.tracker.say(
-                f"The loss is {loss:.3g}, far above guessing: this run diverges; lower "
-                "method.sigma, method.rho or optimizer.lr."
-            )
-
-    def _take_stock(self, evaluating: bool, saving: bool) -> None:
-        """Evaluate and save, both with statistics that belong to the clean weights."""
-        layers = tracking_layers(self.parts.engine.module)
-        own = gather_statistics(layers) if saving else None
-        with own_statistics_kept(layers):
-            refresh_statistics(self.parts, self.done)
-            if evaluating:
-                self.last_eval, bad = evaluate_now(self.parts)
-                if self.is_main:
-                    list_evaluation(self.run_dir.path, bad)
-                epoch = self.done / self.parts.timeline.steps_per_epoch
-                self.tracker.log("eval", {"step": self.done, "epoch": epoch} | self.last_eval)
-            if saving:
-                save_checkpoint(
-                    self.run_dir.checkpoints,
-                    self.parts.engine,
-                    self.parts.perturbation,
-                    step=self.done,
-                    progress=self.progress.counters()
-                    | {"eval": self.last_eval, "data": self.parts.train.state()},
-                    keep_last=self.parts.settings.checkpoint.keep_last,
-                    statistics=own,
-                )
-
-
-def train_step(parts: Parts, step: int, data: Step, agreed: Agreed, progress: Progress) -> None:
-    """One update of the weights from this rank's micro-batches.
-
-    ``agreed`` says how many samples of each role all ranks have for it.
-    """
-    engine, perturbation = parts.engine, parts.perturbation
-    # Dropout and the like: a function of (seed, step, rank), so that resuming repeats it.
-    torch.manual_seed(key_seed(parts.settings.run.seed, step, -1, dist.get_rank()))
-
-    for slot, batch, valid in zip(parts.my_slots, data.batches, data.valid, strict=True):
-        scale = loss_scale(slot, parts.split.slots, agreed.clean, agreed.perturbed)
-        train_pass(parts, step, slot, batch.to(engine.device), valid, scale, progress)
-
-    if perturbation.energy is not None:
-        perturbation.energy.reduce()
-    with record_function("step"):
-        applied = engine.step(parts.timeline.lr(step))
-    if perturbation.energy is not None:
-        perturbation.energy.update(applied)
-
-
-def train_pass(
-    parts: Parts,
-    step: int,
-    slot: Slot,
-    batch: Batch,
-    valid: int,
-    scale: float,
-    progress: Progress,
-) -> None:
-    """Forward and backward of one micro-batch, at clean or at perturbed weights.
-
-    ``valid``: its samples that count. ``scale``: factor of their summed loss.
-    """
-    engine = parts.engine
-    images, targets = batch.images, batch.labels
-    if parts.mixer is not None:
-        key = (parts.settings.run.seed, step, slot.index)
-        images, targets = parts.mixer(images, targets, key, batch.weights)
-    images = parts.to_input(images)
-
-    def mean_loss() -> Tensor:
-        logits = engine.forward_only(images)
-        return cross_entropy(logits, targets, batch.weights).sum() / max(valid, 1)
-
-    with parts.perturbation.around(
-        slot,
-        step,
-        parts.timeline.sigma(step),
-        loss=mean_loss,
-        # DeepSpeed divides by the number of micro-batches, the loss is a scaled sum.
-        grad_scale=parts.split.micro_batches / (scale * valid) if scale * valid else 0.0,
-        last=slot is parts.my_slots[-1],
-    ):
-        with record_function("forward"):
-            logits = engine.forward(images)
-            loss = cross_entropy(logits, targets, batch.weights).sum() * scale
-        with record_function("backward"):
-            engine.backward(loss)
-    progress.observe(slot, loss, logits, batch)
-
-
-def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Loss of every sample, ``[B]``; 0 where its weight is 0.
-
-    ``targets`` are labels ``[B]``, or shares of classes ``[B, num_classes]``.
-    """
-    each = F.cross_entropy(logits, targets, reduction="none")
-    return torch.where(weights > 0, each * weights, 0.0)
-
-
-def refresh_statistics(parts: Parts, done: int) -> None:
-    """BatchNorm's statistics as they belong to the clean weights, the same on all ranks.
-
-    Averaged over the ranks with clean passes; methods without any learn them anew.
-    """
-    parts.engine.weights.ensure_clean()
-    module = parts.engine.module
-    layers = tracking_layers(module)
-    count = parts.settings.evaluation.recalibrate_batches
-    if layers and not parts.method.has_clean_pass and count:
-        torch.manual_seed(key_seed(parts.settings.run.seed, done, -2, dist.get_rank()))
-        steps = parts.train.steps(0, min(count, parts.timeline.total_steps))
-        batches = (b.to(parts.device).images for step in steps for b in step.batches)
-        recalibrate(module, lambda x: parts.engine.forward_only(parts.to_input(x)), batches)
-    contributes = parts.learns_statistics or not parts.method.has_clean_pass
-    average_statistics(layers, contributes)
-
-
-def evaluate_now(parts: Parts) -> tuple[dict[str, float], list[BadRecord]]:
-    """``evaluate`` on all evaluation samples. A collective."""
-    with evaluating_mode(parts.engine.module):
-        return evaluate(
-            lambda images: parts.engine.forward_only(parts.to_input(images)),
-            parts.val.steps(),
-            parts.device,
-        )

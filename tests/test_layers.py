@@ -20,7 +20,8 @@ ONLY = {  # what these use besides themselves
     "rwp_dist.perturb": {"rwp_dist.process", "rwp_dist.base"},
 }
 WITHOUT_TORCH = ("launcher", "rwp_dist.config", "rwp_dist.record", "rwp_dist.base")
-KNOWN_TORCH = {"rwp_dist.base.timing"}  # to be mended: then delete this line and its use
+KNOWN: set[tuple[str, str]] = set()
+KNOWN_TORCH: set[str] = set()
 
 
 def modules() -> dict[str, Path]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from rwp_dist.run.evaluate_run import evaluate_run
 from support.faulty_server import FaultyServer
 from support.ranks import run_ranks
 from support.stream_sets import (
@@ -34,7 +35,6 @@ from rwp_dist.data.batch import Batch, Step
 from rwp_dist.data.remote import Patience
 from rwp_dist.record.directory import RunDir
 from rwp_dist.run.evaluate import evaluate
-from rwp_dist.run.evaluate_run import evaluate_run
 from rwp_dist.shards.sources import Source
 from rwp_dist.train import train, train_step
 

@@ -110,15 +110,15 @@ def _in_one_unit(s: Settings, epochs: float, steps: int | None) -> tuple[float, 
 
 def _method(s: Settings) -> Iterator[Conflict]:
     name, stage = s.method.name, s.deepspeed.zero_stage
-    direction = METHODS[name].direction
-    if direction == "ascent" and stage == 3:
+    method = METHODS[name]
+    if method.needs_whole_weights and stage == 3:
         yield Conflict(
             ("deepspeed.zero_stage", "method.name"),
-            f"the ascent step of {name} needs whole gradients and whole weights on every rank, "
-            "and stage 3 keeps only parts of them",
+            f"{name} needs whole gradients and whole weights on every rank, and stage 3 keeps only "
+            "parts of them",
             "set deepspeed.zero_stage to 2",
         )
-    if s.method.antithetic and direction != "noise":
+    if s.method.antithetic and not method.draws_noise:
         yield Conflict(
             ("method.antithetic", "method.name"),
             f"{name} draws no noise",

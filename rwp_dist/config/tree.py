@@ -5,7 +5,7 @@ the one in steps is set, it replaces the other. A tag says what another value af
 a section's tag counts for its fields, and without any tag a field affects the result.
 """
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,7 @@ from rwp_dist.config.types import (
     Seed,
     Size,
 )
+from rwp_dist.perturb.methods import METHODS
 
 Finite = ConfigDict(
     extra="forbid",
@@ -70,8 +71,12 @@ class Model(Section):
     """The network."""
 
     name: str = "small_cnn"
-    """``small_cnn`` (8x8 to 32x32 images), ``cifar_resnet18``, ``vit_s_16``, ``vit_s_32``, or a
-    classification model of torchvision."""
+    """``small_cnn`` (8x8 to 32x32 images), ``cifar_resnet18``, ``vit_s_16``, ``vit_s_32``, a
+    classification model of torchvision, or ``module:function`` of yours:
+    ``function(num_classes=..., **options)`` returns the network."""
+
+    options: dict[str, Any] = {}
+    """Keyword arguments of your own model."""
 
     num_classes: Annotated[Integer, Field(ge=2)] = 10
     """Number of classes; labels are 0 .. num_classes - 1."""
@@ -205,7 +210,10 @@ class Batch(Section):
     """Most samples in one micro-batch, which a rank passes through the network at once."""
 
 
-MethodName = Literal["sgd", "sam", "asam", "rwp", "arwp", "m-rwp", "m-arwp"]
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
 ScaleName = Literal["filter", "rms", "tensor", "element"]
 
 
@@ -213,7 +221,7 @@ class Method(Section):
     """Which gradient the optimizer gets (Li et al., TMLR 2024)."""
 
     name: MethodName = "m-rwp"
-    """sgd | sam | asam | rwp | arwp | m-rwp | m-arwp."""
+    """sgd | sam | asam | rwp | arwp | m-rwp | m-arwp | last-sam."""
 
     lambda_: Annotated[Fraction, Field(alias="lambda")] = 0.5
     """Weight of the perturbed loss in m-rwp and m-arwp; the clean loss has 1 - lambda."""
@@ -229,16 +237,27 @@ class Method(Section):
     """How many times sigma is added to itself by the end of an increasing schedule."""
 
     warmup_epochs: NonNegativeFloat = 0.0
-    """No noise for so many epochs: noise during a vision transformer's warm-up hurts."""
+    """Weights stay clean for so many epochs: noise during a transformer's warm-up hurts."""
 
     warmup_steps: Count | None = None
     """The same in steps; replaces warmup_epochs. null: warmup_epochs counts."""
 
     rho: NonNegativeFloat = 0.05
-    """Radius of the ascent step of sam and asam."""
+    """Radius of the step of sam, asam and last-sam."""
+
+    every: Size = 1
+    """Perturb in every k-th step, from step 0 on; weights stay clean in the others."""
+
+    start: Fraction | Literal["decay"] = 0.0
+    """Perturb from this fraction of the run on. decay: from where the learning rate's decay
+    begins."""
+
+    stop: Fraction | Literal["decay"] = 1.0
+    """Perturb up to this fraction of the run. decay: up to where the learning rate's decay
+    begins."""
 
     eta: NonNegativeFloat = 0.1
-    """How strongly arwp and m-arwp shrink the noise of filters with large gradients."""
+    """How strongly arwp and m-arwp shrink the noise of rows with large gradients."""
 
     beta: BelowOne = 0.99
     """Decay of the sum of squared gradients in arwp and m-arwp."""
@@ -247,8 +266,9 @@ class Method(Section):
     """Noise is divided by (1 + eta F)^power: 0.5 as in the released code, 0.25 as in the paper."""
 
     scale: ScaleName = "filter"
-    """Size of the noise. filter: the filter's norm (the authors'). rms: that over sqrt(n).
-    tensor: rms of the whole tensor. element: the element itself."""
+    """Size of the noise. filter: norm of a row, the weights of one output channel (the authors').
+    rms: that over sqrt(n) for a row of n weights. tensor: root mean square of the whole tensor.
+    element: absolute value of each weight."""
 
     exclude: tuple[str, ...] = ()
     """Parameters without noise, as patterns of names: ``*.bias``, ``*bn*``. ``ndim<2`` names every
@@ -275,8 +295,12 @@ class Noise(Section):
 class Optimizer(Section):
     """What turns the gradient into an update."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    """sgd (with momentum) or adamw."""
+    name: str = "sgd"
+    """sgd (with momentum), adamw, or ``module:function`` of yours:
+    ``function(groups, lr=..., **options)``."""
+
+    options: dict[str, Any] = {}
+    """Keyword arguments of your own optimizer."""
 
     lr: PositiveFloat = 0.1
     """Peak learning rate."""
@@ -294,7 +318,12 @@ class Optimizer(Section):
     """Added to adamw's denominator."""
 
     weight_decay: NonNegativeFloat = 5e-4
-    """Decay of all weights: added to the gradient (sgd) or decoupled (adamw)."""
+    """Decay of the weights: added to the gradient (sgd) or decoupled (adamw)."""
+
+    no_decay: tuple[str, ...] | None = None
+    """Parameters that are not decayed, as patterns of names: ``*.bias``; ``ndim<2`` names every
+    bias and normalisation parameter. null: norms, biases, tokens and position embeddings of a
+    transformer, nothing of other networks."""
 
     clip_norm: NonNegativeFloat = 0.0
     """Largest norm of the gradient. 0: not clipped."""

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from rwp_dist.config import Settings, Split
 from rwp_dist.doctor import cgroup
 from rwp_dist.engine.deepspeed import deepspeed_config
-from rwp_dist.engine.engine import build_optimizer
 from rwp_dist.engine.memory import engine_bytes, needs_copy
 from rwp_dist.perturb.memory import perturbation_bytes
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.perturb.slots import assign_slots
 from rwp_dist.run.models import build_shapes
+from rwp_dist.run.optimizers import build_optimizer
 
 PROCESS_BYTES = 0.6e9
 """A rank on the CPU before it has any tensor: Python, torch and DeepSpeed."""
@@ -64,7 +64,7 @@ def optimizer_bytes(settings: Settings, model: nn.Module) -> int:
         settings: name the optimizer.
         model: on the meta device; its gradients are lost.
     """
-    optimizer = build_optimizer(model.parameters(), settings)
+    optimizer = build_optimizer(model, settings)
     for param in model.parameters():
         param.grad = torch.empty_like(param)
     optimizer.step()

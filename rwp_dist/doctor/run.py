@@ -76,7 +76,7 @@ def noise(machine: Machine) -> Iterator[Finding]:
     """What will draw the noise of a run on a CPU; on GPUs Triton draws it."""
     assert machine.settings is not None
     backend = machine.settings.noise.backend
-    noisy = METHODS[machine.settings.method.name].direction == "noise"
+    noisy = METHODS[machine.settings.method.name].draws_noise
     if machine.on_gpus or not noisy or backend not in ("auto", "native"):
         return
     try:

@@ -1,1 +1,1 @@
-"""The only folder that knows DeepSpeed."""
+"""Gradients, updates and clean weights. The only folder that knows DeepSpeed."""

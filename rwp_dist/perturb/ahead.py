@@ -1,8 +1,7 @@
-"""Unit noise of the next perturbed pass, drawn while the gradients of this one are reduced.
+"""Noise of the next perturbed pass, drawn while the gradients of this one are reduced.
 
-Only the values are drawn ahead: they depend on their key alone, so noise that was drawn ahead is
-bit for bit the noise drawn on the spot. What depends on the weights is applied when these are
-known.
+Only standard normal values are drawn ahead. They depend on their key alone, so they are the same to
+the last bit as values drawn on the spot. What depends on the weights is applied later.
 """
 
 import time
@@ -14,117 +13,82 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from rwp_dist.perturb.normals.generator import Noise
-from rwp_dist.perturb.rows import Filter
+from rwp_dist.perturb.normals import Normals
+from rwp_dist.perturb.rows import Rows
 
 Key = tuple[int, int]
 """Step and draw."""
 
 
 class Times(NamedTuple):
-    """What noise that was drawn ahead has taken, in seconds."""
+    """What drawing ahead has taken, in seconds."""
 
     work: float = 0.0
-    """Of the core or the device that drew."""
+    """Time of the core or the device that drew."""
     drawn: float = 0.0
-    """From the beginning to the end of drawing, with what it had to share."""
+    """From the beginning to the end of drawing, waiting for a core included."""
     waited: float = 0.0
-    """Of that, what the training waited for."""
+    """Part of that for which the training waited."""
 
 
-class Prefetch:
-    """One buffer of unit noise, filled beside the training.
+class DrawAhead:
+    """One buffer of standard normal values, filled beside the training."""
 
-    Some parameters' noise may be left out of it, to make room for other tables; it is drawn when it
-    is taken, and its time counts as waited for.
-    """
-
-    def __init__(
-        self,
-        noise: Noise,
-        filters: Sequence[Filter],
-        left_out: Sequence[Filter] = (),
-    ) -> None:
-        """Args:
-        noise: nobody else's, as it is drawn in a thread of its own.
-        left_out: see the function ``leave_out``.
-        """
-        self._filters = filters
-        self._left_out = left_out
-        ahead = [f for f in filters if f not in left_out]
-        buffer = torch.empty(sum(f.shape.numel() for f in ahead), device=noise.device)
-        pieces = buffer.split([f.shape.numel() for f in ahead])
-        self._units = {f.index: p.view(f.shape) for f, p in zip(ahead, pieces, strict=True)}
-        self._noise = noise
-        self._wanted: Key | None = None
+    def __init__(self, normals: Normals, rows: Sequence[Rows]) -> None:
+        """``normals``: used by nobody else, because another thread draws with it."""
+        sizes = [r.shape.numel() for r in rows]
+        buffer = torch.empty(sum(sizes), device=normals.device)
+        self._units = [p.view(r.shape) for p, r in zip(buffer.split(sizes), rows, strict=True)]
+        self._indices = [r.index for r in rows]
+        self._normals = normals
+        self._next: Key | None = None
         self._held: Key | None = None
-        """What is in the buffer, or on its way there."""
-        self._lane: _Lane = _Stream() if noise.device.type == "cuda" else _Thread()
-        self.num_bytes = buffer.numel() * buffer.element_size()
+        """Key of what is in the buffer, or on its way there."""
+        self._lane: _Lane = _Stream() if normals.device.type == "cuda" else _Thread()
+        self.num_bytes = buffer.nbytes
 
-    def want(self, step: int, draw: int) -> None:
-        """Announce the noise that is taken next; the buffer's present content is done with."""
-        self._wanted = (step, draw)
+    def announce(self, step: int, draw: int) -> None:
+        """Say which noise is taken next. The present content of the buffer is no longer needed."""
+        self._next = (step, draw)
 
     def start(self) -> None:
-        """Begin to draw what is wanted; does nothing if that has begun, or nothing is wanted."""
-        if self._wanted is not None and self._wanted != self._held:
-            key = self._wanted
+        """Begin to draw what was announced, unless that has begun."""
+        if self._next is not None and self._next != self._held:
+            key = self._next
             self._held = None
-            self._lane.submit(lambda: self._draw(key, self._units))
+            self._lane.submit(lambda: self._draw(key))
             self._held = key
-        self._wanted = None
+        self._next = None
 
     def take(self, step: int, draw: int) -> list[Tensor]:
-        """The noise of a pass, in the filters' order; drawn now unless it was drawn ahead."""
+        """The values of a pass, one tensor per parameter; drawn now unless they are there."""
         if self._held != (step, draw):
-            self.want(step, draw)
+            self.announce(step, draw)
             self.start()
-        self._wanted = None
+        self._next = None
         self.join()
-        device = self._noise.device
-        late = {f.index: torch.empty(f.shape, device=device) for f in self._left_out}
-        if late:
-            self._lane.run(lambda: self._draw((step, draw), late))
-        units = self._units | late
-        return [units[f.index] for f in self._filters]
+        return self._units
 
     def join(self) -> None:
-        """From here on what is being drawn is there."""
+        """Wait until what is being drawn is there."""
         try:
             self._lane.join()
         except BaseException:
-            self._held = None  # it is not all there
+            self._held = None  # the buffer holds a part of it
             raise
 
-    def times(self) -> Times:
-        """Since the last call. On CUDA this waits for the device: at log steps only."""
-        return self._lane.times()
+    def take_times(self) -> Times:
+        """Times since the last call. On CUDA this waits for the device: at log steps only."""
+        return self._lane.take_times()
 
     def close(self) -> None:
         """Wait for what is being drawn, and end."""
         self._lane.close()
 
-    def _draw(self, key: Key, units: dict[int, Tensor]) -> None:
+    def _draw(self, key: Key) -> None:
         with record_function("noise"):
-            for index, unit in units.items():
-                self._noise.fill(unit, *key, index)
-
-
-def leave_out(filters: Sequence[Filter], num_bytes: int) -> list[Filter]:
-    """Parameters that a buffer of noise does without, so that it is smaller by ``num_bytes``.
-
-    Not by more, and by less only as far as no parameter is small enough. None if it were more than
-    a fiftieth of the buffer, which happens with the smallest networks only.
-    """
-    if 50 * num_bytes > 4 * sum(f.shape.numel() for f in filters):
-        return []
-    chosen = []
-    for f in sorted(filters, key=lambda f: -f.shape.numel()):
-        if 0 < 4 * f.shape.numel() <= num_bytes:
-            chosen.append(f)
-            num_bytes -= 4 * f.shape.numel()
-    return chosen
+            for index, unit in zip(self._indices, self._units, strict=True):
+                self._normals.fill(unit, *key, index)
 
 
 class _Task(Protocol):
@@ -138,21 +102,18 @@ class _Lane(Protocol):
     def submit(self, task: _Task) -> None:
         """Begin, once the buffer has been read by what was queued before."""
 
-    def run(self, task: _Task) -> None:
-        """Draw where the training is, which waits for it."""
-
     def join(self) -> None:
         """From here on the buffer may be read."""
 
-    def times(self) -> Times:
-        """See ``Prefetch.times``."""
+    def take_times(self) -> Times:
+        """See ``DrawAhead.take_times``."""
 
     def close(self) -> None:
-        """End."""
+        """Wait for what runs, and end."""
 
 
 class _Thread:
-    """A thread: whatever fills a tensor lets go of the interpreter's lock meanwhile."""
+    """A thread. Filling a tensor releases the interpreter's lock, so the training goes on."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="noise")
@@ -162,10 +123,6 @@ class _Thread:
     def submit(self, task: _Task) -> None:
         self.join()
         self._future = self._pool.submit(self._run, task)
-
-    def run(self, task: _Task) -> None:
-        took = self._run(task)
-        self._add(Times(took.work, took.drawn, waited=took.drawn))
 
     @staticmethod
     def _run(task: _Task) -> Times:
@@ -177,13 +134,10 @@ class _Thread:
         if self._future is not None:
             future, self._future = self._future, None
             begin = time.perf_counter()
-            took = future.result()
-            self._add(took._replace(waited=time.perf_counter() - begin))
+            took = future.result()._replace(waited=time.perf_counter() - begin)
+            self._times = Times(*(a + b for a, b in zip(self._times, took, strict=True)))
 
-    def _add(self, more: Times) -> None:
-        self._times = Times(*(a + b for a, b in zip(self._times, more, strict=True)))
-
-    def times(self) -> Times:
+    def take_times(self) -> Times:
         times, self._times = self._times, Times()
         return times
 
@@ -192,7 +146,7 @@ class _Thread:
 
 
 class _Stream:
-    """A stream beside the default one, whose priority it shares; the host waits for nothing."""
+    """A CUDA stream beside the default one, of the same priority; the host waits for nothing."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream(priority=0)
@@ -210,14 +164,6 @@ class _Stream:
         self._done = done
         self._drawing.append((start, done))
 
-    def run(self, task: _Task) -> None:
-        start, end = _event(), _event()
-        start.record()
-        task()
-        end.record()
-        self._drawing.append((start, end))
-        self._waiting.append((start, end))
-
     def join(self) -> None:
         if self._done is not None:
             start, end = _event(), _event()
@@ -227,7 +173,7 @@ class _Stream:
             self._waiting.append((start, end))
             self._done = None
 
-    def times(self) -> Times:
+    def take_times(self) -> Times:
         seconds = []
         for pairs in (self._drawing, self._waiting):
             done = [pair for pair in pairs if pair[1] is not self._done]

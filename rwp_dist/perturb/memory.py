@@ -15,7 +15,7 @@ def perturbation_bytes(
 ) -> dict[str, float]:
     """Bytes on the rank with the most perturbed passes, by what they are for.
 
-    The table of ARWP is left out: one float for each filter, less than 1 % of the weights.
+    The tables of ARWP are left out: two floats for each row, less than 1 % of the weights.
 
     Args:
         method: what an update computes.
@@ -26,11 +26,12 @@ def perturbation_bytes(
         prefetch: the setting ``noise.prefetch``.
         in_registers: the Triton kernels draw the noise, which then takes no memory.
     """
-    if method.direction == "none" or not num_perturbed:
+    if method.move is None or not num_perturbed:
         return {}
     parts: dict[str, float] = {"perturbed copy": weight_bytes} if copy else {}
-    if method.direction == "ascent":  # the gradient and the moved weights; ASAM scales both
-        parts["perturbation"] = (4 if method.elementwise else 2) * weight_bytes
-    elif not in_registers:  # without prefetch it is drawn for one parameter at a time
-        parts["noise"] = weight_bytes if prefetch else largest_bytes
+    if method.draws_noise:
+        if not in_registers:  # without prefetch it is drawn for one parameter at a time
+            parts["noise"] = weight_bytes if prefetch else largest_bytes
+    else:
+        parts["perturbation"] = method.buffers * weight_bytes
     return parts

@@ -1,30 +1,36 @@
-"""A method as data: which passes an update consists of and how their weights are perturbed.
+"""The methods as data: which passes make an update, and how the perturbed ones move the weights.
 
 Formulas: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving
 Generalization", TMLR 2024 (arXiv 2404.00357). Imports no torch.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Role = Literal["clean", "perturbed"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """What one update computes. The executor knows these fields, never a method's name."""
+    """What one update computes. The loop knows these fields, never a method's name."""
 
     roles: tuple[Role, ...]
     """Roles that the micro-batches of an update take in turn."""
-    direction: Literal["none", "noise", "ascent"] = "none"
-    """Where perturbed passes move the weights: nowhere, at random, or up the gradient."""
-    adaptive: bool = False
-    """Divide the noise by what past gradients of each filter say (ARWP)."""
-    elementwise: bool = False
-    """Ascent in the geometry of |w| (ASAM)."""
-    sigma_schedule: Literal["constant", "increase"] = "constant"
-    """What ``method.sigma_schedule: auto`` means."""
+    move: str | None = None
+    """``module:class`` in ``rwp_dist.perturb.moves``: how perturbed passes move the weights."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of that class."""
+    strength: Literal["sigma", "rho"] | None = None
+    """The setting that says how far the move goes."""
+    increasing: bool = False
+    """Whether the strength grows along the run, unless the user says otherwise."""
+    ascends: bool = False
+    """A perturbed pass takes a clean pass of its own first, for the gradient that it follows."""
+    needs_whole_weights: bool = False
+    """Every rank must hold all parameters."""
+    buffers: int = 0
+    """Buffers of the network's size that the move fills, for a move that draws no noise."""
 
     @property
     def mixed(self) -> bool:
@@ -32,44 +38,54 @@ class Method:
         return len(self.roles) > 1
 
     @property
+    def draws_noise(self) -> bool:
+        """Whether its move is random."""
+        return self.strength == "sigma"
+
+    @property
     def has_clean_pass(self) -> bool:
         """Whether some pass sees the clean weights, so that BatchNorm can learn from it."""
-        return "clean" in self.roles or self.direction == "ascent"
+        return "clean" in self.roles or self.ascends
 
     @property
     def passes(self) -> str:
         """Forward and backward passes of one update, in words."""
-        if self.direction == "ascent":
+        if self.ascends:
             return "2 sequential"
         return "1 clean + 1 perturbed" if self.mixed else "1"
 
 
+def _noise(*roles: Role, adaptive: bool = False) -> Method:
+    options = {"adaptive": True} if adaptive else {}
+    alone = len(roles) == 1
+    return Method(roles, "noise:Noise", options, strength="sigma", increasing=alone)
+
+
+def _ascent(elementwise: bool = False) -> Method:
+    return Method(
+        ("perturbed",),
+        "ascent:Ascent",
+        {"elementwise": True} if elementwise else {},
+        strength="rho",
+        ascends=True,
+        needs_whole_weights=True,
+        buffers=4 if elementwise else 2,  # the gradient and the moved weights; asam scales both
+    )
+
+
 METHODS: dict[str, Method] = {
     "sgd": Method(("clean",)),
-    "sam": Method(("perturbed",), "ascent"),
-    "asam": Method(("perturbed",), "ascent", elementwise=True),
-    "rwp": Method(("perturbed",), "noise", sigma_schedule="increase"),
-    "arwp": Method(("perturbed",), "noise", adaptive=True, sigma_schedule="increase"),
-    "m-rwp": Method(("clean", "perturbed"), "noise"),
-    "m-arwp": Method(("clean", "perturbed"), "noise", adaptive=True),
+    "sam": _ascent(),
+    "asam": _ascent(elementwise=True),
+    "rwp": _noise("perturbed"),
+    "arwp": _noise("perturbed", adaptive=True),
+    "m-rwp": _noise("clean", "perturbed"),
+    "m-arwp": _noise("clean", "perturbed", adaptive=True),
+    "last-sam": Method(
+        ("perturbed",),
+        "last_gradient:LastGradient",
+        strength="rho",
+        needs_whole_weights=True,
+        buffers=1,
+    ),
 }
-
-
-def sigma_at(
-    step: int,
-    total_steps: int,
-    sigma: float,
-    *,
-    schedule: Literal["constant", "increase"],
-    increase: float,
-    warmup_steps: int,
-) -> float:
-    """Noise level of one step: ``sigma (1 + increase (1 - cos(pi t / T)) / 2)``, or constant.
-
-    Zero during the first ``warmup_steps`` steps.
-    """
-    if step < warmup_steps:
-        return 0.0
-    if schedule == "constant":
-        return sigma
-    return sigma * (1.0 + increase * (1.0 - math.cos(math.pi * step / total_steps)) / 2.0)

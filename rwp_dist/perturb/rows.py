@@ -1,69 +1,84 @@
-"""The filters of a network: what noise and energy are counted by.
+"""The rows of a network's parameters: what noise and gradient energy are counted by.
 
-A filter is one row of ``w.view(w.shape[0], -1)``; a tensor of one dimension (bias, scale and
-shift of a normalisation) is one filter as far as its norm goes.
+A row, which the papers call a filter, is one row of ``w.view(w.shape[0], -1)``: the weights of one
+output channel. A parameter of one dimension (bias, scale and shift of a normalisation) is one row
+as far as its norm goes.
 """
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from rwp_dist.base.errors import ConfigError
 
 
-class Filter:
-    """One perturbed parameter and where its filters lie in the flat table of all."""
+class Rows:
+    """The rows of one perturbed parameter."""
 
     def __init__(self, index: int, name: str, param: nn.Parameter, start: int) -> None:
         self.index = index
         """Position among all parameters of the network; part of the noise's key."""
         self.name = name
         self.param = param
-        self.shape = param.shape  # kept, because ZeRO stage 3 empties the parameter itself
-        self.many = param.ndim > 1
-        num_rows = param.shape[0] if self.many else param.numel()
-        self.rows = slice(start, start + num_rows)
-        """Its filters, or its elements if it has one dimension, in the table of energies."""
-
-    def spread(self, rows: Tensor) -> Tensor:
-        """Values of filters, ``[rows]``, in a shape that broadcasts over the parameter."""
-        return rows.view(-1, *([1] * (len(self.shape) - 1))) if self.many else rows.view(self.shape)
+        # ZeRO stage 3 empties the parameter itself and keeps its shape here.
+        self.shape = torch.Size(getattr(param, "ds_shape", param.shape))
+        self.is_matrix = len(self.shape) > 1
+        count = self.shape[0] if self.is_matrix else self.shape.numel()
+        self.place = slice(start, start + count)
+        """Its rows in the table of energies; its elements if it has one dimension."""
 
     @property
-    def size(self) -> int:
-        """Elements of one filter."""
-        return self.shape.numel() // (max(self.shape[0], 1) if self.many else 1)
+    def length(self) -> int:
+        """Elements of one row."""
+        return self.shape.numel() // (max(self.shape[0], 1) if self.is_matrix else 1)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values of its rows, ``[rows]``, in a shape that broadcasts over the parameter."""
+        shape = (-1, *([1] * (len(self.shape) - 1))) if self.is_matrix else self.shape
+        return values.view(shape)
 
 
-def list_filters(
+def list_rows(
     named_parameters: Iterable[tuple[str, nn.Parameter]], exclude: Sequence[str] = ()
-) -> list[Filter]:
-    """Every trainable parameter that no pattern of ``exclude`` names.
+) -> list[Rows]:
+    """Rows of every trainable parameter that no pattern of ``exclude`` names.
 
-    ``ndim<2`` as a pattern names all biases and normalisation parameters.
+    See ``matches`` for patterns.
     """
-    filters: list[Filter] = []
+    rows: list[Rows] = []
     start = 0
     for index, (name, param) in enumerate(named_parameters):
-        dull = param.ndim < 2 and "ndim<2" in exclude
-        if not param.requires_grad or dull or any(fnmatchcase(name, p) for p in exclude):
+        one = Rows(index, name, param, start)
+        if not param.requires_grad or matches(name, len(one.shape), exclude):
             continue
-        filters.append(Filter(index, name, param, start))
-        start = filters[-1].rows.stop
-    return filters
+        rows.append(one)
+        start = one.place.stop
+    return rows
 
 
-def check_patterns(names: Iterable[str], exclude: Sequence[str]) -> None:
-    """Refuse patterns that name no parameter.
+def matches(name: str, ndim: int, patterns: Sequence[str]) -> bool:
+    """Whether a parameter is named by one of the patterns.
+
+    A pattern is a name with ``*`` for anything; ``ndim<2`` names all biases and normalisation
+    parameters.
+    """
+    small = ndim < 2 and "ndim<2" in patterns
+    return small or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def check_patterns(names: Iterable[str], patterns: Sequence[str], *, key: str) -> None:
+    """Refuse patterns that name no parameter. ``key``: the setting that holds them.
 
     Raises:
         ConfigError: lists them, with names as the network has them.
     """
     known = list(names)
-    idle = [p for p in exclude if p != "ndim<2" and not any(fnmatchcase(n, p) for n in known)]
+    idle = [p for p in patterns if p != "ndim<2" and not any(fnmatchcase(n, p) for n in known)]
     if idle:
         raise ConfigError(
-            f"method.exclude: no parameter is named {' or '.join(map(repr, idle))}; they are named "
-            f"as in {', '.join(known[:4])}, and * stands for anything."
+            f"no parameter is named {' or '.join(map(repr, idle))}",
+            key=key,
+            cure=f"name them as in {', '.join(known[:4])}; * stands for anything",
         )

@@ -1,8 +1,4 @@
-"""Standard deviations of the noise, and the noise put onto weights: few calls for many parameters.
-
-What depends on the weights is one float for each filter. Noise of full size exists only once, as
-the unit noise that is handed in.
-"""
+"""How large the noise of each row is, and noise onto weights, in few calls for many parameters."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,66 +6,64 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rwp_dist.perturb.normals.generator import Noise
-from rwp_dist.perturb.rows import Filter
+from rwp_dist.perturb.normals.generator import Normals
+from rwp_dist.perturb.rows import Rows
 
 Scale = Literal["filter", "rms", "tensor", "element"]
 
 
-class Deviations:
-    """Standard deviations of the noise of some parameters, one float for each filter.
+class NoiseScale:
+    """Standard deviations of the noise of some parameters: one float for each row.
 
-    At sigma 1 it is, by ``scale``: ``filter``, the norm of the filter (Li et al., filter-wise
-    noise). ``rms``: that over sqrt(n). ``tensor``: root mean square of the whole tensor.
-    ``element``: absolute value of the element, and so nothing that is kept here.
+    At sigma 1 the deviation is
+
+    - ``filter``: the norm of the row (Li et al., TMLR 2024),
+    - ``rms``: that over sqrt(n) for a row of n elements,
+    - ``tensor``: the root mean square of the whole parameter,
+    - ``element``: the absolute value of each element, which takes no table.
     """
 
-    def __init__(self, filters: Sequence[Filter], scale: Scale, device: torch.device) -> None:
-        """``filters``: neighbours in the table of all filters."""
-        self.params: list[nn.Parameter] = [f.param for f in filters]
-        self.rows = slice(filters[0].rows.start, filters[-1].rows.stop)
-        """Their filters in the table of energies."""
+    def __init__(self, rows: Sequence[Rows], scale: Scale, device: torch.device) -> None:
+        """``rows``: parameters whose places in the table of energies follow each other."""
+        self.params: list[nn.Parameter] = [r.param for r in rows]
+        self.place = slice(rows[0].place.start, rows[-1].place.stop)
+        """Their place in the table of energies."""
         self._scale = scale
-        self._std = torch.ones(self.rows.stop - self.rows.start, device=device)
-        starts = [f.rows.start - self.rows.start for f in filters]
-        lengths = [f.rows.stop - f.rows.start for f in filters]
-        rows = [self._std.narrow(0, *place) for place in zip(starts, lengths, strict=True)]
-        self._spread = [f.spread(r) for f, r in zip(filters, rows, strict=True)]
+        self._std = torch.ones(self.place.stop - self.place.start, device=device)
+        starts = [r.place.start - self.place.start for r in rows]
+        lengths = [r.place.stop - r.place.start for r in rows]
+        views = [self._std.narrow(0, *at) for at in zip(starts, lengths, strict=True)]
+        self._spread = [r.spread(view) for r, view in zip(rows, views, strict=True)]
         """Views of ``_std`` that broadcast over the parameters."""
         self._shrink: Tensor | None = None
         if scale == "element":
             return
-        # Norms of parameters that are one filter, or are asked for as a whole, come from one call;
-        # the others' are written to their place in the table.
-        whole = [scale == "tensor" or not f.many for f in filters]
-        places = list(zip(self.params, rows, whole, strict=True))
-        self._by_row = [(param, row) for param, row, one in places if not one]
-        self._whole: list[Tensor] = [param for param, _, one in places if one]
-        self._whole_rows = [row for _, row, one in places if one]
+        # One call takes the norms of parameters that have one norm; those of rows are written to
+        # their place in the table.
+        single = [scale == "tensor" or not r.is_matrix for r in rows]
+        triples = list(zip(self.params, views, single, strict=True))
+        self._by_row = [(param, view) for param, view, one in triples if not one]
+        self._single: list[Tensor] = [param for param, _, one in triples if one]
+        self._single_views = [view for _, view, one in triples if one]
         if scale != "filter":
-            sizes = [f.shape.numel() if scale == "tensor" else f.size for f in filters]
+            sizes = [r.shape.numel() if scale == "tensor" else r.length for r in rows]
             shrink = torch.tensor(sizes, dtype=torch.float32).rsqrt()
             self._shrink = shrink.repeat_interleave(torch.tensor(lengths)).to(device)
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of the tables."""
-        return self._std.nbytes + (self._shrink.nbytes if self._shrink is not None else 0)
-
     def measure(self, sigma: float, divisor: Tensor | None = None) -> None:
-        """Take the deviations from the weights as they are: ``sigma x scale / divisor``.
+        """Take the deviations from the present weights: ``sigma x scale / divisor``.
 
         Args:
-            sigma: noise level; negative turns the noise around.
-            divisor: of every filter in ``rows`` (ARWP), ``[rows]``.
+            sigma: noise level; a negative one turns the noise around.
+            divisor: of every row in ``place`` (ARWP), ``[rows]``.
         """
         if self._scale == "element":
             self._std.fill_(sigma)
         else:
-            for param, row in self._by_row:
-                torch.linalg.vector_norm(param.flatten(1), dim=1, dtype=self._std.dtype, out=row)
-            if self._whole:
-                torch._foreach_copy_(self._whole_rows, torch._foreach_norm(self._whole))
+            for param, view in self._by_row:
+                torch.linalg.vector_norm(param.flatten(1), dim=1, dtype=self._std.dtype, out=view)
+            if self._single:
+                torch._foreach_copy_(self._single_views, torch._foreach_norm(self._single))
             self._std.mul_(sigma)
             if self._shrink is not None:
                 self._std.mul_(self._shrink)
@@ -81,7 +75,7 @@ class Deviations:
 
         Args:
             targets: of the parameters' shapes; may be the parameters.
-            units: unit noise, of the same shapes.
+            units: standard normal values of the same shapes.
         """
         for target, param, unit, std in zip(targets, self.params, units, self._spread, strict=True):
             self._add(target, param, unit, std)
@@ -89,16 +83,16 @@ class Deviations:
     def draw_noise(
         self,
         targets: Sequence[Tensor],
-        filters: Sequence[Filter],
-        noise: Noise,
+        rows: Sequence[Rows],
+        normals: Normals,
         step: int,
         draw: int,
     ) -> None:
-        """The same with noise drawn now, in a buffer no larger than the largest parameter."""
-        for target, filter_, std in zip(targets, filters, self._spread, strict=True):
-            unit = torch.empty(filter_.shape, device=self._std.device)
-            noise.fill(unit, step, draw, filter_.index)
-            self._add(target, filter_.param, unit, std)
+        """The same with values drawn now, in a buffer as large as the largest parameter."""
+        for target, r, std in zip(targets, rows, self._spread, strict=True):
+            unit = torch.empty(r.shape, device=self._std.device)
+            normals.fill(unit, step, draw, r.index)
+            self._add(target, r.param, unit, std)
 
     def _add(self, target: Tensor, param: Tensor, unit: Tensor, std: Tensor) -> None:
         std = param.abs().mul_(std) if self._scale == "element" else std

@@ -1,10 +1,11 @@
 """Which micro-batch of which rank is clean or perturbed, for any number of ranks.
 
 An update consists of ``world_size x micro_batches`` slots. A mixed method makes half of them
-clean (one more, when the number is odd) and spreads both roles over global ranks, so that every
-node holds both and every rank does the same work where that is possible.
+clean (one more if the number is odd). Roles alternate over global ranks, so that every node holds
+both and ranks do the same work where that is possible.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rwp_dist.perturb.methods import Method
@@ -36,8 +37,15 @@ def assign_slots(
 ) -> list[list[Slot]]:
     """Slots of every rank, ``[world_size][micro_batches]``, clean ones first.
 
-    Perturbed passes come last, because then the optimizer's step may be what brings the clean
-    weights back. ``shared_draws``: all ranks use one noise in the same micro-batch (ZeRO stage 3).
+    Perturbed passes come last: then the optimizer's step may bring the clean weights back.
+
+    Args:
+        method: its roles.
+        world_size: number of ranks.
+        micro_batches: micro-batches of each rank in an update.
+        lambda_: weight of the perturbed loss in a mixed method.
+        antithetic: perturbed slots in pairs use +noise and -noise.
+        shared_draws: all ranks use the same noise in the same micro-batch.
     """
     table: list[list[Slot]] = []
     pending: Slot | None = None
@@ -66,9 +74,9 @@ def assign_slots(
 def loss_scale(slot: Slot, num_slots: int, clean: float, perturbed: float) -> float:
     """Factor of a slot's *summed* loss that makes the mean over all slots exact.
 
-    With ``n`` samples that count in all slots of its role, it is ``share * slots / n``: the mean
-    over slots is then ``lambda * mean(perturbed) + (1 - lambda) * mean(clean)`` whatever the number
-    of ranks, of clean and perturbed slots, and of samples that are padding or could not be read.
+    With ``n`` samples in all slots of its role, it is ``share * slots / n``. The mean over slots is
+    then ``lambda * mean(perturbed) + (1 - lambda) * mean(clean)`` for any number of ranks, slots
+    of each role, and samples that are padding or could not be read.
 
     Args:
         slot: one slot.
@@ -80,3 +88,12 @@ def loss_scale(slot: Slot, num_slots: int, clean: float, perturbed: float) -> fl
     # A last batch may be too small for both roles: the one that is there then counts alone.
     share = slot.share if (clean and perturbed) or slot.share == 0 else 1.0
     return share * num_slots / samples if samples else 0.0
+
+
+def mean_loss_weight(slot: Slot, slots: Sequence[Sequence[Slot]]) -> float:
+    """Factor of a slot's *mean* loss, for slots of equal size whose gradients a rank adds up.
+
+    The sum over a rank's micro-batches, averaged over ranks, is then the method's gradient.
+    """
+    role = sum(other.perturbed == slot.perturbed for row in slots for other in row)
+    return slot.share * len(slots) / role

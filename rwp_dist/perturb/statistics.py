@@ -1,6 +1,6 @@
 """Running statistics of normalisation layers: learnt at clean weights, equal on all ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,7 +15,7 @@ def tracking_layers(model: nn.Module) -> list[_NormBase]:
 
 
 @contextmanager
-def frozen_statistics(layers: list[_NormBase]) -> Iterator[None]:
+def frozen_statistics(layers: Sequence[_NormBase]) -> Iterator[None]:
     """Leave running statistics as they are; batches are still normalised by their own."""
     for layer in layers:
         layer.track_running_stats = False
@@ -26,23 +26,17 @@ def frozen_statistics(layers: list[_NormBase]) -> Iterator[None]:
             layer.track_running_stats = True
 
 
-def broadcast_buffers(model: nn.Module) -> None:
-    """Give every rank the buffers of rank 0. DeepSpeed does this for parameters only."""
-    for buffer in model.buffers():
-        dist.broadcast(buffer, 0)
+def average_statistics(layers: Sequence[_NormBase], contributes: bool) -> None:
+    """Average running statistics over the ranks that contribute; all ranks get the result.
 
-
-def average_statistics(layers: list[_NormBase], contributes: bool) -> None:
-    """Average running statistics over the ranks that had a clean pass; all ranks get the result.
-
-    One all-reduce. ``contributes``: whether this rank had one; at least one rank must.
+    One all-reduce. At least one rank must contribute.
     """
-    floats, counts = _statistics(layers)
-    if not floats or dist.get_world_size() == 1:
+    floats, counts = _buffers(layers)
+    if not floats or not dist.is_initialized() or dist.get_world_size() == 1:
         return
     share = floats[0].new_tensor([float(contributes)])
     flat = torch.cat([b.flatten().float() for b in floats] + [share])
-    # zeros, not a product: a rank without clean passes may hold anything, also NaN.
+    # zeros, not a product: the statistics of a rank without clean passes may be NaN.
     flat = flat if contributes else torch.zeros_like(flat)
     dist.all_reduce(flat)
     flat /= flat[-1].clone()
@@ -55,53 +49,40 @@ def average_statistics(layers: list[_NormBase], contributes: bool) -> None:
             count.copy_(value)
 
 
-@contextmanager
-def own_statistics_kept(layers: list[_NormBase]) -> Iterator[None]:
-    """Whatever happens to running statistics inside, this rank goes on with its own afterwards.
-
-    So it makes no difference to training when it is evaluated, saved or interrupted.
-    """
-    floats, counts = _statistics(layers)
-    buffers = floats + counts
-    kept = [buffer.clone() for buffer in buffers]
-    try:
-        yield
-    finally:
-        for buffer, own in zip(buffers, kept, strict=True):
-            buffer.copy_(own)
+def copy_statistics(layers: Sequence[_NormBase]) -> list[Tensor]:
+    """Copies of this rank's statistics."""
+    floats, counts = _buffers(layers)
+    return [buffer.clone() for buffer in floats + counts]
 
 
-def gather_statistics(layers: list[_NormBase]) -> Tensor | None:
-    """Every rank's own statistics, ``[world_size, values]`` in float64 on the CPU. A collective."""
-    floats, counts = _statistics(layers)
-    if not floats:
+def load_statistics(layers: Sequence[_NormBase], copies: Sequence[Tensor]) -> None:
+    """Take over what ``copy_statistics`` gave."""
+    floats, counts = _buffers(layers)
+    for buffer, copy in zip(floats + counts, copies, strict=True):
+        buffer.copy_(copy.view_as(buffer))
+
+
+def gather_statistics(copies: Sequence[Tensor]) -> Tensor | None:
+    """Copies of every rank, ``[world_size, values]`` in float64 on the CPU. A collective."""
+    if not copies:
         return None
-    mine = torch.cat([b.flatten().double() for b in floats + counts])
+    mine = torch.cat([copy.flatten().double() for copy in copies])
+    if not dist.is_initialized():
+        return mine.cpu()[None]
     ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(ranks, mine)
     return torch.stack(ranks).cpu()
 
 
-def load_statistics(layers: list[_NormBase], own: Tensor) -> None:
-    """Take over one row of ``gather_statistics``."""
-    floats, counts = _statistics(layers)
-    buffers = floats + counts
-    for buffer, value in zip(buffers, own.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(value.view_as(buffer))
-
-
-def _statistics(layers: list[_NormBase]) -> tuple[list[Tensor], list[Tensor]]:
-    floats: list[Tensor] = []
-    counts: list[Tensor] = []
-    for layer in layers:
-        floats += [b for b in (layer.running_mean, layer.running_var) if b is not None]
-        counts += [layer.num_batches_tracked] if layer.num_batches_tracked is not None else []
-    return floats, counts
+def split_statistics(layers: Sequence[_NormBase], row: Tensor) -> list[Tensor]:
+    """One row of ``gather_statistics`` as copies."""
+    floats, counts = _buffers(layers)
+    return list(row.split([b.numel() for b in floats + counts]))
 
 
 @contextmanager
-def recalibrating(layers: list[_NormBase]) -> Iterator[None]:
-    """Learn running statistics anew, as plain means over the batches passed meanwhile."""
+def recalibrating(layers: Sequence[_NormBase]) -> Iterator[None]:
+    """Learn running statistics anew, as plain means over the batches inside the block."""
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
@@ -111,3 +92,13 @@ def recalibrating(layers: list[_NormBase]) -> Iterator[None]:
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+def _buffers(layers: Sequence[_NormBase]) -> tuple[list[Tensor], list[Tensor]]:
+    """Means and variances, and counts of batches."""
+    floats: list[Tensor] = []
+    counts: list[Tensor] = []
+    for layer in layers:
+        floats += [b for b in (layer.running_mean, layer.running_var) if b is not None]
+        counts += [layer.num_batches_tracked] if layer.num_batches_tracked is not None else []
+    return floats, counts

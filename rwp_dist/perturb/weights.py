@@ -1,4 +1,4 @@
-"""Where clean weights are while a pass sees perturbed ones."""
+"""Where the clean weights are while a pass sees perturbed ones."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -9,30 +9,39 @@ from torch import Tensor, nn
 
 
 class CleanWeights(Protocol):
-    """Keeps the clean weights, by a copy or because something else will bring them back."""
+    """Brings the clean weights back after a perturbed pass. Never by subtraction.
+
+    ``(w + e) - e`` is not ``w`` in floating point, and replicas would drift apart.
+    """
 
     whole: bool
-    """Every rank holds all parameters; otherwise they are had one at a time."""
+    """Whether every rank holds all parameters; otherwise they are gathered one at a time."""
 
     def perturbing(self, params: Sequence[nn.Parameter]) -> AbstractContextManager[list[Tensor]]:
-        """Inside, the whole parameters are there to be read.
+        """Yields one tensor per parameter; write ``w + e`` into it.
 
-        Yields what perturbed weights are to be written to, the parameters' own memory or other;
-        they are the parameters from the end of the context on.
+        Inside the block the parameters are whole and clean. When it ends, the tensors that were
+        written are the parameters.
         """
 
     def restore(self, *, last: bool) -> None:
-        """Called after the pass. ``last``: the optimizer's step is next."""
+        """End a perturbed pass. ``last``: the optimizer's step comes next."""
 
     def recover(self) -> None:
-        """Called instead of restore when the pass raised."""
+        """End a perturbed pass that raised."""
+
+    def stepped(self, applied: bool) -> None:
+        """The optimizer's step is over; ``applied``: it was not skipped."""
+
+    def ensure_clean(self) -> None:
+        """Make the weights clean whatever has happened. A collective: all ranks call it."""
 
 
 class PerturbedCopy:
-    """Perturbed weights in memory of their own: the clean ones stay where they are, untouched.
+    """Perturbed weights in memory of their own; nobody writes to the clean ones.
 
-    Parameters are the copy during a perturbed pass, and their own memory again after it. There is
-    nothing to save and nothing to copy back.
+    During a perturbed pass the parameters point at the copy. So nothing is saved before the pass
+    and nothing is copied back after it.
     """
 
     whole = True
@@ -40,11 +49,10 @@ class PerturbedCopy:
     def __init__(self) -> None:
         self._copies: dict[nn.Parameter, Tensor] = {}
         self._clean: list[tuple[nn.Parameter, Tensor]] = []
-        """Parameters that are their copy at present, and their own memory."""
+        """Parameters that point at their copy at present, and their own memory."""
 
     @contextmanager
     def perturbing(self, params: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
-        """Yields the copy, which is the parameters from the end of the context on."""
         for param in params:
             if param not in self._copies:
                 self._copies[param] = torch.empty_like(param.detach())
@@ -55,19 +63,16 @@ class PerturbedCopy:
             param.data = copy
 
     def restore(self, *, last: bool) -> None:
-        """Parameters are their own memory again."""
         self.recover()
 
     def recover(self) -> None:
-        """As ``restore``."""
         while self._clean:
             param, clean = self._clean[-1]
             param.data = clean
             self._clean.pop()  # after it, should a signal come in between
 
     def stepped(self, applied: bool) -> None:
-        """Nothing to do: the weights are clean in any case."""
+        pass
 
     def ensure_clean(self) -> None:
-        """As ``recover``, for what raised past it."""
         self.recover()

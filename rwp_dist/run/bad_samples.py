@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -16,23 +17,29 @@ FOLDER = "bad_samples"
 
 
 class BadSamples:
-    """Those of training: every rank's list, ``bad_samples/rank-<rank>.tsv``, and their total.
+    """Bad samples of training: each rank's list, ``bad_samples/rank-<rank>.tsv``, and their total.
 
-    Counted when the trainer takes a step, not when a worker reads ahead, so that the total goes on
-    exactly across a resume.
+    A sample counts when the loop takes its step, not when a worker reads ahead, so that the total
+    goes on exactly across a resume.
     """
 
-    def __init__(self, run_dir: Path, limit: int, total: int) -> None:
-        """``total``: what the checkpoint counted."""
-        self.total = total
+    def __init__(self, run_dir: Path, limit: int) -> None:
+        """``limit``: most samples that may be unreadable."""
+        self.total = 0
         self._limit = limit
         self._folder = run_dir / FOLDER
         self._path = self._folder / f"rank-{dist.get_rank()}.tsv"
         # Steps between the checkpoint and a crash come again, perhaps on other ranks.
         self._listed = _listed(self._folder)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.total = state["total"]
+
     def count(self, records: Sequence[BadRecord], agreed: Agreed) -> None:
-        """Take up the bad samples of the step that begins now: this rank's list, all ranks' sum.
+        """Count the bad samples of the step that begins now, and list this rank's.
 
         Raises:
             DataError: there are more than the limit, or a rank cannot have a shard; on all ranks
@@ -46,9 +53,10 @@ class BadSamples:
         self.total += agreed.bad
         if agreed.bad and self.total > self._limit:
             raise DataError(
-                f"{self.total:,} samples could not be read, more than data.max_bad_samples = "
-                f"{self._limit:,}; {self._folder} lists them: write those shards again, or raise "
-                "data.max_bad_samples."
+                f"{self.total:,} samples could not be read, more than the limit of "
+                f"{self._limit:,}; {self._folder} lists them",
+                key="data.max_bad_samples",
+                cure="write those shards again, or raise the limit",
             )
 
     def _list(self, records: Sequence[BadRecord]) -> None:
@@ -61,7 +69,7 @@ class BadSamples:
 
 
 def list_evaluation(run_dir: Path, records: Sequence[BadRecord]) -> None:
-    """``bad_samples/evaluation.tsv``: what the last evaluation left out; no file if nothing."""
+    """Write what the last evaluation left out to ``bad_samples/evaluation.tsv``, if anything."""
     path = run_dir / FOLDER / "evaluation.tsv"
     if records:
         write_text(path, "".join(map(_line, records)))

@@ -1,16 +1,43 @@
-"""Loss, top-1 and top-5 at the clean weights, every sample counted once."""
+"""Loss and metrics at the clean weights, every sample counted once."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from rwp_dist.base.errors import CheckpointError
+from rwp_dist.base.keyed import key_seed
+from rwp_dist.config import Settings
 from rwp_dist.data.batch import BadRecord, Batch, Step
-from rwp_dist.perturb.statistics import recalibrating, tracking_layers
-from rwp_dist.process.group import gathered, same_on_all_ranks
+from rwp_dist.data.open import open_eval
+from rwp_dist.process.group import choose_device, gathered, process_group, same_on_all_ranks
+from rwp_dist.record.directory import RunDir
+from rwp_dist.run.build import to_input
+from rwp_dist.run.checkpoint import list_checkpoints, read_checkpoint
+from rwp_dist.run.models import build_model
+from rwp_dist.run.parts import Parts
+from rwp_dist.run.task import Classification
+
+LogitsOf = Callable[[Tensor], Tensor]
+"""uint8 images ``[B, C, H, W]`` on the device to logits ``[B, num_classes]``."""
+
+
+class LastEvaluation:
+    """The newest result, which a checkpoint keeps for the summary of a resumed run."""
+
+    def __init__(self) -> None:
+        self.result: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.result
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.result = state
 
 
 @contextmanager
@@ -25,62 +52,119 @@ def evaluating_mode(model: nn.Module) -> Iterator[None]:
 
 
 def evaluate(
-    logits_of: Callable[[Tensor], Tensor], steps: Iterable[Step], device: torch.device
+    logits_of: LogitsOf, steps: Iterable[Step], device: torch.device, task: Classification
 ) -> tuple[dict[str, float], list[BadRecord]]:
-    """Mean loss, top-1 and top-5 (percent) over all ranks' samples that could be read.
+    """Mean loss and metrics (percent) over all ranks' samples that could be read. A collective.
 
     Args:
-        logits_of: uint8 images ``[B, C, H, W]`` on the device to logits ``[B, num_classes]``.
+        logits_of: the network in evaluation mode.
         steps: this rank's share, one batch each; all ranks have the same number.
         device: where to compute.
+        task: loss and metrics.
 
     Returns:
-        ``loss``, ``top1``, ``top5``, ``num_samples`` that they are means of, ``bad_samples`` that
+        ``loss``, the task's metrics, ``num_samples`` that they are means of, ``bad_samples`` that
         could not be read; and which these are, by rank.
 
     Raises:
         RwpError: a rank cannot have a shard; on all ranks.
     """
-    sums = torch.zeros(5, dtype=torch.float64, device=device)
+    names = ("loss", *task.metrics, "num_samples", "bad_samples")
+    sums = torch.zeros(len(names), dtype=torch.float64, device=device)
     bad: list[BadRecord] = []
     with same_on_all_ranks():
         for step in steps:
-            sums[:4] += _sums(logits_of, step.batches[0].to(device))
+            sums[:-1] += _sums(logits_of, step.batches[0].to(device), task)
             bad += step.bad
-    sums[4] = len(bad)
+    sums[-1] = len(bad)
     dist.all_reduce(sums)
-    loss_sum, top1, top5, count, num_bad = sums.tolist()
-    bad = [record for records in gathered(bad) for record in records] if num_bad else []
-    result = {
-        "loss": loss_sum / max(count, 1.0),
-        "top1": 100.0 * top1 / max(count, 1.0),
-        "top5": 100.0 * top5 / max(count, 1.0),
-        "num_samples": int(count),
-        "bad_samples": int(num_bad),
-    }
+    found = dict(zip(names, sums.tolist(), strict=True))
+    count = max(found["num_samples"], 1.0)
+    result = {"loss": found["loss"] / count}
+    result |= {name: 100.0 * found[name] / count for name in task.metrics}
+    result |= {name: int(found[name]) for name in ("num_samples", "bad_samples")}
+    if result["bad_samples"]:
+        bad = [record for records in gathered(bad) for record in records]
     return result, bad
 
 
-def _sums(logits_of: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-    """Of a batch's loss, top-1, top-5 and samples: float64 ``[4]``."""
+def _sums(logits_of: LogitsOf, batch: Batch, task: Classification) -> Tensor:
+    """Sums over a batch of loss, metrics and samples: float64 ``[2 + len(metrics)]``."""
     logits = logits_of(batch.images)
-    loss = F.cross_entropy(logits, batch.labels, reduction="none")
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
-    each = torch.stack([loss, best[:, 0], best.any(1), torch.ones_like(loss)])
-    # where, not a product: padded samples must not count even if their loss is not finite.
-    return torch.where(batch.weights > 0, each, 0.0).double().sum(1)
+    loss = task.loss(logits, batch.labels, batch.weights)
+    hits = task.hits(logits, batch.labels, batch.weights)
+    counted = (batch.weights > 0)[None]
+    return torch.cat([loss[None].double(), hits.double(), counted.double()]).sum(1)
 
 
-def recalibrate(
-    model: nn.Module, logits_of: Callable[[Tensor], Tensor], images: Iterable[Tensor]
-) -> None:
-    """Renew BatchNorm's running statistics at the present weights from uint8 image batches.
+@contextmanager
+def clean_network(parts: Parts, done: int) -> Iterator[None]:
+    """The network as it is evaluated and saved: clean weights, and statistics that belong to them.
 
-    For methods whose passes are all perturbed: they are evaluated at ``w``, not at ``w + noise``.
+    A collective. ``done``: updates so far; a key for the batches that renew BatchNorm's statistics
+    for methods whose passes are all perturbed.
     """
-    layers = tracking_layers(model)
-    if not layers:
-        return
-    with torch.no_grad(), recalibrating(layers):
-        for batch in images:
-            logits_of(batch)
+    count = min(parts.settings.evaluation.recalibrate_batches, parts.timeline.total_steps)
+
+    def relearn() -> None:
+        torch.manual_seed(key_seed(parts.settings.run.seed, done, -2, dist.get_rank()))
+        for step in parts.train.steps(0, count):
+            for batch in step.batches:
+                images = batch.to(parts.device).images
+                parts.engine.forward_only(parts.normalise(images))
+
+    with parts.perturbed.evaluating(relearn if count else None):
+        yield
+
+
+def evaluate_parts(parts: Parts) -> tuple[dict[str, float], list[BadRecord]]:
+    """``evaluate`` on all evaluation samples, inside ``clean_network``. A collective."""
+    with evaluating_mode(parts.engine.module):
+        return evaluate(
+            lambda images: parts.engine.forward_only(parts.normalise(images)),
+            parts.val.steps(),
+            parts.device,
+            parts.task,
+        )
+
+
+def evaluate_run(settings: Settings, run_dir: RunDir, checkpoint: Path | None) -> str:
+    """Evaluate a run's checkpoint without its optimizer, on one process or on many.
+
+    Returns:
+        One line with the metrics; another one if there are images that cannot be read.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is not of this network.
+        DataError: the evaluation shards cannot be read.
+    """
+    device = choose_device(settings.run.device)
+    with process_group(device), same_on_all_ranks():
+        found = list_checkpoints(run_dir.checkpoints)
+        path = checkpoint or (found[-1] if found else None)
+        if path is None:
+            raise CheckpointError(
+                f"{run_dir.checkpoints}: there is no checkpoint yet",
+                cure="let the run reach its first",
+            )
+        state = read_checkpoint(path)
+        model = build_model(settings)
+        try:
+            model.load_state_dict({**state["weights"], **state["buffers"]})
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: is not of this network ({error}).") from None
+        model.to(device)
+        val = open_eval(settings, dist.get_rank(), dist.get_world_size())
+        normalise = partial(to_input, settings)
+        bf16 = settings.precision == "bf16"
+        with evaluating_mode(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            result, bad = evaluate(
+                lambda x: model(normalise(x)).float(), val.steps(), device, Classification()
+            )
+    line = (
+        f"{path}: top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  "
+        f"loss {result['loss']:.4f}  ({result['num_samples']:,} images)"
+    )
+    if bad:
+        line += f"\n{len(bad):,} more could not be read. The first: {bad[0].reason}"
+    return line

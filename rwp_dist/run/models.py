@@ -11,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.base.named import is_named, load_named
 from rwp_dist.config import Settings
 
 COMMON_SIZES = (8, 32, 64, 128, 224, 299)
@@ -77,10 +78,11 @@ def build_model(settings: Settings) -> nn.Module:
         trouble = _trouble(model, channels, size)
         if trouble:
             fits = next((n for n in COMMON_SIZES if _trouble(model, channels, n) is None), None)
-            cure = f"set data.image_size to {fits}, or " if fits else ""
+            cure = f"set it to {fits}, or " if fits else ""
             raise ConfigError(
-                f"data.image_size: {settings.model.name} does not take images of {size} pixels "
-                f"({trouble}); {cure}choose another model.name."
+                f"{settings.model.name} does not take images of {size} pixels ({trouble})",
+                key="data.image_size",
+                cure=f"{cure}choose another model.name",
             )
     return model
 
@@ -94,17 +96,28 @@ def draw_model(settings: Settings) -> nn.Module:
     import torchvision
 
     name, data = settings.model.name, settings.data
+    if is_named(name):
+        build = load_named(name, key="model.name")
+        model = build(num_classes=settings.model.num_classes, **settings.model.options)
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"{name} returns {type(model).__name__}, and a network is a torch.nn.Module",
+                key="model.name",
+                cure="return one",
+            )
+        return model
     known = (*OWN, *torchvision.models.list_models(module=torchvision.models))
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         own = ", ".join(OWN)
-        hint = f"did you mean {near[0]}?" if near else f"use {own} or a torchvision name."
-        raise ConfigError(f"model.name: there is no model {name!r}; {hint}")
+        cures = f"use {own}, a name of torchvision, or module:function of yours"
+        hint = f"write {near[0]}" if near else cures
+        raise ConfigError(f"there is no model {name!r}", key="model.name", cure=hint)
     options: dict[str, object] = {"num_classes": settings.model.num_classes}
     if name == "small_cnn":
         options["channels"] = data.channels
     elif data.channels != 3:
-        raise ConfigError(f"data.channels: {name} takes RGB images; set data.channels to 3.")
+        raise ConfigError(f"{name} takes RGB images", key="data.channels", cure="set it to 3")
     if name.startswith("vit_"):
         options["image_size"] = data.image_size
     if name in ("googlenet", "inception_v3"):
@@ -114,8 +127,9 @@ def draw_model(settings: Settings) -> nn.Module:
         return build(**options)
     except (ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"model.name: {name} cannot be built for {data.image_size} pixel images "
-            f"({error}); change data.image_size."
+            f"{name} cannot be built for {data.image_size} pixel images ({error})",
+            key="model.name",
+            cure="change data.image_size",
         ) from None
 
 

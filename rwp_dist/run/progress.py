@@ -16,26 +16,26 @@ from rwp_dist.data.batch import Batch, Step
 from rwp_dist.data.remote import CacheStats
 from rwp_dist.perturb.slots import Slot
 from rwp_dist.process.consensus import Agreed
-from rwp_dist.run.build import Parts, count_parameters
+from rwp_dist.run.parts import Parts
 
 
 class Progress:
     """Counters of a run. Losses stay on the device until a log step asks for them."""
 
-    def __init__(self, parts: Parts, counters: dict[str, Any]) -> None:
-        """``counters``: what ``counters()`` said when the checkpoint was written, or nothing."""
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self.samples = int(counters.get("samples", 0))
-        self.train_s = float(counters.get("train_s", 0.0))
-        self.bad_samples = int(counters.get("bad_samples", 0))
-        self.skipped_before = int(counters.get("skipped_steps", 0))
+        self.samples = 0
+        self.train_s = 0.0
+        self._skipped_before = 0
         # Loss, correct and counted samples since the last log step.
         self._sums = torch.zeros(3, device=parts.device)
-        self._shown = counters.get("shown", {"loss": float("nan"), "top1": float("nan")})
-        # What an earlier attempt measured, in case this one has no step left to take.
-        self._before_s = counters.get("step_s")
+        self._shown = {"loss": float("nan"), parts.task.headline: float("nan")}
+        self._before_s: float | None = None
+        """What an earlier attempt measured, in case this one has no step left to take."""
         self._step_s: deque[float] = deque(maxlen=100_000)
-        self._perturb_share = float(counters.get("perturb_share", 0.0))
+        self._perturb_share = 0.0
+        self.noise_backend_before: str | None = None
+        """What drew the noise of an earlier attempt; None if there was none."""
         self._mark = time.perf_counter()
         self._start_interval()
 
@@ -48,23 +48,28 @@ class Progress:
         self._interval_steps = self._interval_samples = self._interval_bytes = 0
         self._cache = CacheStats()
 
-    def counters(self) -> dict[str, Any]:
-        """What a checkpoint keeps, so that a resumed run's totals go on."""
+    def state_dict(self) -> dict[str, Any]:
         return {
             "samples": self.samples,
             "train_s": self.train_s,
             "step_s": self._median_step_s(),
             "perturb_share": self._perturb_share,
             "shown": self._shown,
-            "bad_samples": self.bad_samples,
             "skipped_steps": self.skipped_steps,
-            "noise_backend": self._parts.backend,
+            "noise_backend": self._parts.perturbed.backend,
         }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.samples, self.train_s = state["samples"], state["train_s"]
+        self._before_s, self._perturb_share = state["step_s"], state["perturb_share"]
+        self._shown = state["shown"]
+        self._skipped_before = state["skipped_steps"]
+        self.noise_backend_before = state["noise_backend"]
 
     @property
     def skipped_steps(self) -> int:
         """Steps whose gradient was not finite, over all attempts."""
-        return self.skipped_before + self._parts.engine.skipped_steps
+        return self._skipped_before + self._parts.engine.skipped_steps
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -85,8 +90,8 @@ class Progress:
         with torch.no_grad():
             self._sums[0] += loss.detach() / self._parts.split.slots
             if not (slot.perturbed and self._parts.method.mixed):
-                hits = (logits.argmax(1) == batch.labels) * batch.weights
-                self._sums[1] += hits.sum()
+                hits = self._parts.task.hits(logits, batch.labels, batch.weights)
+                self._sums[1] += hits[0].sum()
                 self._sums[2] += batch.weights.sum()
 
     def step_done(self, data: Step, agreed: Agreed) -> None:
@@ -103,14 +108,18 @@ class Progress:
         self._interval_steps += 1
         self._interval_samples += count
 
-    def train_record(self, done: int) -> dict[str, Any]:
-        """Means since the last record, over all ranks; the slowest rank's times. A collective."""
+    def train_record(self, done: int, bad_samples: int) -> dict[str, Any]:
+        """Means since the last record, over all ranks; the slowest rank's times. A collective.
+
+        Args:
+            done: updates so far.
+            bad_samples: samples that could not be read so far.
+        """
         parts, steps = self._parts, max(self._interval_steps, 1)
-        energy = parts.perturbation.energy
-        adaptation = energy.adaptation(parts.settings.method.eta) if energy else None
-        perturbation = parts.perturbation
-        perturb_s = perturbation.watch.take() / steps
-        _, drawn_s, waited_s = perturbation.take_noise_times()
+        move = parts.perturbed.move
+        adaptation = move.adaptation()
+        perturb_s = parts.perturbed.watch.take() / steps
+        _, drawn_s, waited_s = move.take_times()
         dist.all_reduce(self._sums)
         read = torch.tensor(
             [self._interval_bytes, self._cache.hits, self._cache.misses, drawn_s, waited_s],
@@ -124,7 +133,7 @@ class Progress:
                 self._wait_s / steps,
                 perturb_s,
                 drawn_s / steps,
-                perturbation.noise_bytes,
+                move.num_bytes,
                 memory_bytes(parts.device),
             ],
             dtype=torch.float64,
@@ -135,7 +144,8 @@ class Progress:
         num_bytes, cached, fetched, drawn_s, waited_s = read.tolist()
         step_s, wait_s, perturb_s, noise_s, noise_bytes, memory = slowest.tolist()
         self._perturb_share = perturb_s / step_s
-        self._shown = {"loss": loss / steps, "top1": 100.0 * hits / max(counted, 1.0)}
+        headline = 100.0 * hits / max(counted, 1.0)
+        self._shown = {"loss": loss / steps, parts.task.headline: headline}
         step, total = done - 1, parts.timeline.total_steps
         record = {
             "step": done,
@@ -143,14 +153,14 @@ class Progress:
             "epoch": done / parts.timeline.steps_per_epoch,
             **self._shown,
             "lr": parts.timeline.lr(step),
-            "sigma": parts.timeline.sigma(step),
+            parts.method.strength or "sigma": parts.timeline.strength(step),
             "step_s": step_s,
             "images_per_s": self._interval_samples / steps / step_s,
             "data_wait_s": wait_s,
             "data_wait_share": wait_s / step_s,
             "bytes_per_s": num_bytes / steps / step_s,
             "cache_hits": cached / (cached + fetched) if cached + fetched else None,
-            "bad_samples": self.bad_samples,
+            "bad_samples": bad_samples,
             "perturb_s": perturb_s,
             "perturb_share": perturb_s / step_s,
             "noise_s": noise_s,
@@ -169,7 +179,9 @@ class Progress:
         """Of this attempt's steps; an earlier one's if this has taken none."""
         return median(self._step_s) if self._step_s else self._before_s
 
-    def summary(self, last_eval: dict[str, float], session: str) -> dict[str, Any]:
+    def summary(
+        self, last_eval: dict[str, float], bad_samples: int, session: str
+    ) -> dict[str, Any]:
         """The run in numbers, for ``summary.json`` and ``rwp-dist compare``."""
         parts, s = self._parts, self._parts.settings
         return {
@@ -180,7 +192,7 @@ class Progress:
             "seed": s.run.seed,
             "session": session,
             "model": s.model.name,
-            "num_parameters": count_parameters(parts.engine.module),
+            "num_parameters": parts.engine.num_parameters,
             "world_size": parts.split.world_size,
             "device": parts.device.type,
             "steps": parts.timeline.total_steps,
@@ -192,11 +204,10 @@ class Progress:
             "step_s": self._median_step_s(),
             "perturb_share": self._perturb_share,
             "train_loss": self._shown["loss"],
-            "train_top1": self._shown["top1"],
+            f"train_{parts.task.headline}": self._shown[parts.task.headline],
             "loss": last_eval.get("loss"),
-            "top1": last_eval.get("top1"),
-            "top5": last_eval.get("top5"),
-            "bad_samples": self.bad_samples,
+            **{name: last_eval.get(name) for name in parts.task.metrics},
+            "bad_samples": bad_samples,
             "eval_bad_samples": last_eval.get("bad_samples", 0),
             "skipped_steps": self.skipped_steps,
             "method_settings": s.method.model_dump(by_alias=True, mode="json"),

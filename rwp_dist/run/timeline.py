@@ -1,11 +1,14 @@
-"""Durations in steps, the learning rate and the noise level along them. Imports no torch."""
+"""Durations in steps; the learning rate and the strength of the perturbation along them.
+
+Imports no torch.
+"""
 
 import math
 from dataclasses import dataclass
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings
-from rwp_dist.perturb.methods import METHODS, sigma_at
+from rwp_dist.perturb import METHODS, increasing
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,11 @@ class Timeline:
     steps_per_epoch: int
     total_steps: int
     warmup_steps: int
+    """Of the learning rate."""
     decay_steps: tuple[int, ...]
-    noise_warmup_steps: int
+    """Where a step schedule decays."""
+    clean_steps: int
+    """Warm-up of the perturbation: the first steps, in which it has strength 0."""
 
     @classmethod
     def of(cls, settings: Settings, steps_per_epoch: int) -> "Timeline":
@@ -30,33 +36,32 @@ class Timeline:
         def steps(epochs: float, given: int | None) -> int:
             return given if given is not None else round(epochs * steps_per_epoch)
 
-        s = settings.schedule
+        s, m = settings.schedule, settings.method
         decay = s.decay_steps
         if decay is None:
             decay = tuple(steps(epoch, None) for epoch in s.decay_epochs)
         total = max(steps(s.epochs, s.steps), 1)
-
-        def warmup(section: str, epochs: float, given: int | None) -> int:
+        for section, epochs, given in (
+            ("schedule", s.warmup_epochs, s.warmup_steps),
+            ("method", m.warmup_epochs, m.warmup_steps),
+        ):
             lasts = steps(epochs, given)
             if lasts > total:
-                unit = "epochs" if given is None else "steps"
-                most = (
-                    total if given is not None else math.floor(1e3 * total / steps_per_epoch) / 1e3
-                )
+                in_epochs = math.floor(1e3 * total / steps_per_epoch) / 1e3
+                most = in_epochs if given is None else total
                 raise ConfigError(
-                    f"{section}.warmup_{unit}: lasts {lasts} steps and the whole run {total} (an "
-                    f"epoch has {steps_per_epoch}); set it to {most:g} or less."
+                    f"lasts {lasts} steps and the whole run {total} (an epoch has "
+                    f"{steps_per_epoch})",
+                    key=f"{section}.warmup_{'epochs' if given is None else 'steps'}",
+                    cure=f"set it to {most:g} or less",
                 )
-            return lasts
-
-        m = settings.method
         return cls(
             settings=settings,
             steps_per_epoch=steps_per_epoch,
             total_steps=total,
-            warmup_steps=warmup("schedule", s.warmup_epochs, s.warmup_steps),
+            warmup_steps=steps(s.warmup_epochs, s.warmup_steps),
             decay_steps=decay,
-            noise_warmup_steps=warmup("method", m.warmup_epochs, m.warmup_steps),
+            clean_steps=steps(m.warmup_epochs, m.warmup_steps),
         )
 
     def lr(self, step: int) -> float:
@@ -70,23 +75,38 @@ class Timeline:
             return peak * 0.5 * (1.0 + math.cos(math.pi * (step - self.warmup_steps) / rest))
         return float(peak * s.gamma ** sum(step >= at for at in self.decay_steps))
 
-    def sigma(self, step: int) -> float:
-        """Noise level of one step; 0 for methods without noise."""
+    @property
+    def decay_start(self) -> int:
+        """First step at which the learning rate falls."""
+        name = self.settings.schedule.name
+        if name == "step":
+            return min(self.decay_steps)
+        return self.warmup_steps if name == "cosine" else self.total_steps
+
+    def strength(self, step: int) -> float:
+        """sigma or rho of one step: how far a perturbed pass goes. 0: the pass is clean."""
         m = self.settings.method
         method = METHODS[m.name]
-        if method.direction != "noise":
+        first, behind = self._at(m.start), self._at(m.stop)
+        if method.strength is None or step < self.clean_steps or step % m.every:
             return 0.0
-        return sigma_at(
-            step,
-            self.total_steps,
-            m.sigma,
-            schedule=method.sigma_schedule if m.sigma_schedule == "auto" else m.sigma_schedule,
-            increase=m.sigma_increase,
-            warmup_steps=self.noise_warmup_steps,
-        )
+        if not first <= step < behind:
+            return 0.0
+        if method.strength == "rho":
+            return m.rho
+        grows = method.increasing if m.sigma_schedule == "auto" else m.sigma_schedule == "increase"
+        if grows:
+            return increasing(m.sigma, m.sigma_increase, step, self.total_steps)
+        return m.sigma
+
+    def _at(self, place: float | str) -> int:
+        """A fraction of the run, or ``decay``, as a step."""
+        if isinstance(place, str):
+            return self.decay_start
+        return round(place * self.total_steps)
 
     def is_due(self, every_epochs: float, steps_done: int) -> bool:
-        """Whether something that happens every so many epochs, and at the end, is due now.
+        """Whether something that happens every few epochs, and at the end, is due now.
 
         0 epochs: at the end only. Less than a step's worth of an epoch: after every step.
         """

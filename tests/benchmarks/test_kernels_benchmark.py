@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rwp_dist.perturb.normals.philox import PhiloxNoise
+from rwp_dist.perturb.normals.philox import PhiloxNormals
 from rwp_dist.perturb.normals.triton.fused import FusedEnergy, FusedNoise
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -85,8 +85,8 @@ def doubled(collect):
 @pytest.mark.parametrize(
     ("owner", "name", "broken", "sentence"),
     [
-        (PhiloxNoise, "fill", other_noise, "noise differs from its reference"),
-        (PhiloxNoise, "fill", scaled, "noise differs from its reference"),
+        (PhiloxNormals, "fill", other_noise, "noise differs from its reference"),
+        (PhiloxNormals, "fill", scaled, "noise differs from its reference"),
         (FusedNoise, "add", forgetful, "is the same in two steps"),
         (FusedNoise, "add", plain, "differ by .* of their noise's deviation"),
         (FusedEnergy, "collect", doubled, "The energy of a gradient .* differs"),

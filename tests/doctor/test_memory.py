@@ -44,7 +44,7 @@ def peak_of_engine(overrides: list[str]) -> tuple[int, dict[str, float]]:
 
     from rwp_dist.engine.engine import Engine
     from rwp_dist.perturb.ahead import Prefetch
-    from rwp_dist.perturb.normals.generator import TorchNoise
+    from rwp_dist.perturb.normals.generator import TorchNormals
     from rwp_dist.perturb.rows import list_filters
 
     settings = settings_of(*overrides)
@@ -53,7 +53,7 @@ def peak_of_engine(overrides: list[str]) -> tuple[int, dict[str, float]]:
     model = build_model(settings)
     filters = list_filters(model.named_parameters())
     engine = Engine(model, settings, split, torch.device("cpu"), num_perturbed=split.micro_batches)
-    noise = TorchNoise(0, torch.device("cpu"))
+    noise = TorchNormals(0, torch.device("cpu"))
     prefetch = Prefetch(noise, filters) if settings.noise.prefetch else None
     peak = 0
     for update in range(2):

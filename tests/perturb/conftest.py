@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from rwp_dist.perturb.normals.generator import TorchNoise
-from rwp_dist.perturb.normals.native import NativeNoise
+from rwp_dist.perturb.normals.generator import TorchNormals
+from rwp_dist.perturb.normals.native import NativeNormals
 
 CPU = torch.device("cpu")
-GENERATORS = {"torch": lambda seed: TorchNoise(seed, CPU), "native": NativeNoise}
+GENERATORS = {"torch": lambda seed: TorchNormals(seed, CPU), "native": NativeNormals}
 if torch.cuda.is_available():
-    GENERATORS["cuda"] = lambda seed: TorchNoise(seed, torch.device("cuda"))
+    GENERATORS["cuda"] = lambda seed: TorchNormals(seed, torch.device("cuda"))
 
 
 @pytest.fixture(params=GENERATORS)

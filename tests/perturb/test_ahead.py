@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from rwp_dist.perturb.perturbation import Perturbation
 from support.held import held_bytes
 from support.ranks import run_ranks
 from support.small import run_steps, same_bits, small_net, small_parts, small_settings, weights_of
@@ -12,8 +13,7 @@ from torch import nn
 from rwp_dist.config import load_settings
 from rwp_dist.perturb.ahead import Prefetch, leave_out
 from rwp_dist.perturb.methods import METHODS
-from rwp_dist.perturb.normals.generator import TorchNoise
-from rwp_dist.perturb.perturbation import Perturbation
+from rwp_dist.perturb.normals.generator import TorchNormals
 from rwp_dist.perturb.rows import list_filters
 from rwp_dist.perturb.slots import Slot
 from rwp_dist.run.models import build_model
@@ -28,13 +28,13 @@ def filters():
 
 @pytest.fixture
 def prefetch(filters):
-    made = Prefetch(TorchNoise(7, CPU), filters)
+    made = Prefetch(TorchNormals(7, CPU), filters)
     yield made
     made.close()
 
 
 def drawn_now(filters, step, draw, noise=None):
-    noise = noise or TorchNoise(7, CPU)
+    noise = noise or TorchNormals(7, CPU)
     units = [torch.empty(f.shape, device=noise.device) for f in filters]
     return [noise.fill(u, step, draw, f.index) for u, f in zip(units, filters, strict=True)]
 
@@ -70,14 +70,14 @@ def test_what_is_in_use_is_overwritten_only_after_it_was_given_up(prefetch, filt
 
 def test_drawing_happens_beside_the_caller_and_waiting_is_counted(prefetch, monkeypatch):
     go, where = threading.Event(), []
-    original = TorchNoise.fill
+    original = TorchNormals.fill
 
     def fill(self, *args):
         where.append(threading.current_thread())
         assert go.wait(10)
         return original(self, *args)
 
-    monkeypatch.setattr(TorchNoise, "fill", fill)
+    monkeypatch.setattr(TorchNormals, "fill", fill)
     prefetch.want(0, 0)
     prefetch.start()  # returns although nothing can be drawn yet
     threading.Timer(0.2, go.set).start()
@@ -158,7 +158,7 @@ class Whole:
 
 def test_noise_that_failed_to_be_drawn_is_drawn_again(prefetch, filters, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(TorchNoise, "fill", lambda *args: 1 / 0)
+        patched.setattr(TorchNormals, "fill", lambda *args: 1 / 0)
         prefetch.want(0, 1)
         prefetch.start()
         with pytest.raises(ZeroDivisionError):

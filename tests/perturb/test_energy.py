@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from rwp_dist.perturb.float24 import Float24
 from support.held import held_bytes
 from torch import nn
 
 from rwp_dist.config import load_settings
 from rwp_dist.perturb.energy import FilterEnergy
-from rwp_dist.perturb.float24 import Float24
 from rwp_dist.perturb.rows import list_filters
 from rwp_dist.run.models import build_model
 

@@ -12,6 +12,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from rwp_dist.perturb.perturbation import Perturbation
 from scipy import stats
 from support.ranks import run_ranks
 from support.small import run_steps, small_net, small_parts, small_settings, split_over
@@ -19,7 +20,6 @@ from torch import nn
 
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.perturb.normals.generator import key_seed
-from rwp_dist.perturb.perturbation import Perturbation
 from rwp_dist.perturb.rows import list_filters
 from rwp_dist.perturb.slots import Slot
 from rwp_dist.perturb.weights import PerturbedCopy

@@ -8,6 +8,7 @@ from support import oracle
 from support.ranks import run_ranks
 from support.small import (
     buffers_of,
+    energy_of,
     memory_plan,
     run_all,
     small_net,
@@ -18,9 +19,9 @@ from support.small import (
     weights_of,
 )
 
-from rwp_dist.perturb.normals.backend import choose_backend
+from rwp_dist.perturb import METHODS
+from rwp_dist.perturb.normals import choose_backend
 
-METHODS = ("sgd", "sam", "asam", "rwp", "arwp", "m-rwp", "m-arwp")
 STEPS = 10
 TOLERANCE = 1e-5
 """Largest error of all weights, relative to their norm."""
@@ -35,17 +36,12 @@ def run_package(cases, num_samples):
         samples = small_samples(num_samples)
         with small_parts(small_settings(*overrides, steps=STEPS), samples=samples) as parts:
             run_all(parts)
-            energy = parts.perturbation.energy
             results.append(
                 {
                     "weights": parts.engine.full_weights(),
-                    "local": weights_of(parts) if parts.engine.stage < 3 else {},
+                    "local": weights_of(parts) if parts.engine.weights.whole else {},
                     "buffers": buffers_of(parts),
-                    "energy": {
-                        f.name: energy.value[f.rows].clone() for f in parts.perturbation.filters
-                    }
-                    if energy
-                    else {},
+                    "energy": energy_of(parts),
                 }
             )
     return results
@@ -60,7 +56,10 @@ def formula_of(settings):
         lambda_=m.lambda_,
         sigma=m.sigma,
         sigma_increase=m.sigma_increase,
-        sigma_warmup_steps=m.warmup_steps or 0,
+        warmup_steps=m.warmup_steps or 0,
+        every=m.every,
+        start=m.start,
+        stop=m.stop,
         rho=m.rho,
         eta=m.eta,
         beta=m.beta,
@@ -163,6 +162,12 @@ OPTIONS = (
     ("method.name=m-arwp", "method.antithetic=true"),
     ("method.name=arwp", "method.antithetic=true"),
     ("method.name=rwp", "method.sigma_increase=0", "method.warmup_steps=3"),
+    ("method.name=sam", "method.warmup_steps=3"),
+    ("method.name=asam", "method.every=2"),
+    ("method.name=last-sam", "method.start=0.3", "method.stop=0.8"),
+    ("method.name=last-sam", "method.every=3"),
+    ("method.name=arwp", "method.every=2", "method.start=0.4"),
+    ("method.name=m-rwp", "method.warmup_steps=4", "method.stop=0.9"),
     ("method.name=m-rwp", "optimizer.nesterov=true"),
     ("method.name=m-arwp", "optimizer.name=adamw", "optimizer.lr=0.01", "optimizer.eps=1e-4"),
     ("method.name=sgd", "optimizer.clip_norm=0.1"),

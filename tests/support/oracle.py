@@ -1,4 +1,4 @@
-"""All seven methods in plain float64 on one process, written from the formulas alone.
+"""All methods in plain float64 on one process, written from the formulas alone.
 
 Sources: Li et al., TMLR 2024 (arXiv 2404.00357) for RWP, ARWP and their mixtures; Foret et al.,
 ICLR 2021 for SAM; Kwon et al., ICML 2021 for ASAM. Of the package only the unit noise of a key is
@@ -14,10 +14,37 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from rwp_dist.perturb.normals.generator import TorchNoise
-from rwp_dist.perturb.normals.philox import PhiloxNoise
+from rwp_dist.perturb.normals.generator import TorchNormals
+from rwp_dist.perturb.normals.philox import PhiloxNormals
 
 Tensors = dict[str, Tensor]
+
+ROLES = {
+    # micro-batches of each rank: roles of each rank, clean (c) and perturbed (p), by world size
+    1: {
+        1: ["c"],
+        2: ["c", "p"],
+        3: ["c", "p", "c"],
+        4: ["c", "p", "c", "p"],
+        5: ["c", "p", "c", "p", "c"],
+    },
+    2: {
+        1: ["cp"],
+        2: ["cp", "cp"],
+        3: ["cp", "cp", "cp"],
+        4: ["cp", "cp", "cp", "cp"],
+        5: ["cp", "cp", "cp", "cp", "cp"],
+    },
+    3: {
+        1: ["ccp"],
+        2: ["ccp", "cpp"],
+        3: ["ccp", "cpp", "ccp"],
+        4: ["ccp", "cpp", "ccp", "cpp"],
+        5: ["ccp", "cpp", "ccp", "cpp", "ccp"],
+    },
+}
+"""Roles of a mixed method, written by hand: half of all passes are perturbed, one fewer if their
+number is odd; clean ones come first on each rank, and ranks alternate."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +57,10 @@ class Formula:
     lambda_: float = 0.5
     sigma: float = 0.05
     sigma_increase: float = 2.0
-    sigma_warmup_steps: int = 0
+    warmup_steps: int = 0
+    every: int = 1
+    start: float = 0.0
+    stop: float = 1.0
     rho: float = 0.3
     eta: float = 20.0
     beta: float = 0.7
@@ -60,9 +90,13 @@ class Formula:
     def lr_at(self, step: int) -> float:
         return self.lr * (1.0 + math.cos(math.pi * step / self.total_steps)) / 2.0
 
-    def sigma_at(self, step: int) -> float:
-        if step < self.sigma_warmup_steps:
+    def strength_at(self, step: int) -> float:
+        """sigma or rho; 0 where the pass is clean."""
+        share = step / self.total_steps
+        if step < self.warmup_steps or step % self.every or not self.start <= share < self.stop:
             return 0.0
+        if self.method in ("sam", "asam", "last-sam"):
+            return self.rho
         if self.mixed():
             return self.sigma
         ramp = (1.0 - math.cos(math.pi * step / self.total_steps)) / 2.0
@@ -91,6 +125,8 @@ class Oracle:
     weights: Tensors = field(init=False)
     buffers: list[Tensors] = field(init=False)
     energy: Tensors = field(init=False)
+    last: Tensors | None = field(init=False, default=None)
+    """The last update's gradient."""
 
     def __post_init__(self) -> None:
         self.net = self.net.double().train()
@@ -102,24 +138,25 @@ class Oracle:
         self.energy = {n: torch.zeros(len(w)).double() for n, w in self.weights.items()}
         self._memory: dict[str, Tensors] = {"m": {}, "v": {}}
         self._updates = 0
-        self._noise: TorchNoise | PhiloxNoise = TorchNoise(self.formula.seed, torch.device("cpu"))
+        self._noise: TorchNormals | PhiloxNormals = TorchNormals(
+            self.formula.seed, torch.device("cpu")
+        )
         if self.formula.philox:
-            self._noise = PhiloxNoise(self.formula.seed)
+            self._noise = PhiloxNormals(self.formula.seed)
         self.slots = self._assign()
 
     # --- roles ---
 
     def _assign(self) -> list[Slot]:
-        """Half of the slots perturbed, one fewer if their number is odd; clean ones first."""
         M, slots, partner = self.micro_batches, [], None
         for rank in range(self.world_size):
-            perturbed_here = (rank + 1) * M // 2 - (rank * M) // 2
             for m in range(M):
                 index = rank * M + m
                 draw = m if self.formula.shared_noise else index
-                slot = Slot(rank, index, m >= M - perturbed_here, draw, 1.0)
-                if not self.formula.mixed():
-                    slot.perturbed = self.formula.method != "sgd"
+                perturbed = self.formula.method != "sgd"
+                if self.formula.mixed():
+                    perturbed = ROLES[M][self.world_size][rank][m] == "p"
+                slot = Slot(rank, index, perturbed, draw, 1.0)
                 if slot.perturbed and self.formula.antithetic:
                     if partner is None:
                         partner = slot
@@ -139,11 +176,15 @@ class Oracle:
         for slot, (images, labels, counts) in zip(self.slots, batches, strict=True):
             batch = ((images.double() / 255 - f.mean) / f.std, labels, counts.double())
             statistics = self.buffers[slot.rank]
-            weights = self.weights
+            weights, strength = self.weights, f.strength_at(step)
             if slot.perturbed and f.method in ("sam", "asam"):
-                ascent = self._mean_gradient(weights, batch, statistics)
-                weights = self._ascended(ascent)
-                statistics = {n: b.clone() for n, b in statistics.items()}
+                if strength > 0:  # else one pass, which is the clean one
+                    ascent = self._mean_gradient(weights, batch, statistics)
+                    weights = self._ascended(ascent)
+                    statistics = {n: b.clone() for n, b in statistics.items()}
+            elif slot.perturbed and f.method == "last-sam":
+                if strength > 0 and self.last is not None:
+                    weights = self._ascended(self.last)
             elif slot.perturbed:
                 weights = self._noisy(slot, step)
                 if f.mixed():
@@ -163,6 +204,7 @@ class Oracle:
                     seen[name] += squares / len(perturbed)
         if not all(g.isfinite().all() for g in total.values()):
             return
+        self.last = total
         for name in self.energy:
             self.energy[name] = f.beta * self.energy[name] + seen[name]
         self._update(total, f.lr_at(step))
@@ -191,7 +233,7 @@ class Oracle:
         }
 
     def _noisy(self, slot: Slot, step: int) -> Tensors:
-        f, sigma, noisy = self.formula, self.formula.sigma_at(step), {}
+        f, sigma, noisy = self.formula, self.formula.strength_at(step), {}
         for index, (name, w) in enumerate(self.weights.items()):
             excluded = any(fnmatchcase(name, pattern) for pattern in f.exclude)
             if excluded or ("ndim<2" in f.exclude and w.ndim < 2) or sigma == 0:

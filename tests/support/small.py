@@ -171,7 +171,7 @@ def run_steps(
     parts: Parts, first: int, stop: int, progress: Progress | None = None
 ) -> Iterator[int]:
     """Steps ``first`` to ``stop - 1`` of training; yields each step's number after it."""
-    progress = progress or Progress(parts, {})
+    progress = progress or Progress(parts)
     data = parts.train.steps(first, stop)
     for step in range(first, stop):
         batch = next(data)
@@ -197,6 +197,11 @@ def run_all(parts: Parts, first: int = 0, stop: int | None = None) -> None:
     """All steps of training, or those in between."""
     for _ in run_steps(parts, first, parts.timeline.total_steps if stop is None else stop):
         pass
+
+
+def energy_of(parts: Parts) -> dict[str, Tensor]:
+    """Gradient energy by parameter; empty for methods without."""
+    return parts.perturbed.state_dict()["move"].get("energy", {})
 
 
 def weights_of(parts: Parts) -> dict[str, Tensor]:

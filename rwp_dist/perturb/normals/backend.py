@@ -1,68 +1,56 @@
-"""Which program draws the noise: torch's generator, the Triton kernels, or their likeness in C."""
+"""Which program draws the noise: torch's generator, the Triton kernels, or the same in C."""
 
 import importlib.util
 import os
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.perturb.normals import native
+from rwp_dist.perturb.normals.generator import Normals, TorchNormals
 
 Backend = Literal["torch", "triton", "native"]
 
-ENERGY_BUCKET_BYTES = 2**23
-"""Size of gradients that the kernels collect before they add up their energy."""
+KEY = "noise.backend"
 
 
 def choose_backend(wanted: Backend | Literal["auto"], device: torch.device) -> Backend:
-    """What is wanted; ``auto`` is the fastest that runs here.
+    """The backend that is asked for; ``auto`` is the fastest that runs on this machine.
 
     Raises:
-        ConfigError: something is wanted that cannot run here.
+        ConfigError: the backend that is asked for does not run here.
     """
-    installed = importlib.util.find_spec("triton") is not None
+    has_triton = importlib.util.find_spec("triton") is not None
     if wanted == "auto":
         if device.type == "cuda":
-            return "triton" if installed else "torch"
-        return "native" if native.is_fast() else "torch"
+            return "triton" if has_triton else "torch"
+        return "native" if device.type == "cpu" and native.is_fast() else "torch"
     if wanted == "native":
         if device.type != "cpu":
             raise ConfigError(
-                f"noise.backend=native draws noise on the CPU, and this run is on {device.type}; "
-                "leave the setting at auto."
+                f"native draws noise on the CPU, and this run is on {device.type}",
+                key=KEY,
+                cure="leave the setting at auto",
             )
         native.library()
     if wanted == "triton":
-        if not installed:
+        if not has_triton:
             raise ConfigError(
-                "noise.backend=triton, but Triton is not installed: torch brings it along on Linux "
-                "only; leave the setting at auto."
+                "Triton is not installed; torch brings it along on Linux only",
+                key=KEY,
+                cure="leave the setting at auto",
             )
         if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             raise ConfigError(
-                f"noise.backend=triton, but this run is on {device.type}, where its kernels do not "
-                "run; leave the setting at auto, or set TRITON_INTERPRET=1 to run them slowly."
+                f"Triton's kernels do not run on {device.type}",
+                key=KEY,
+                cure="leave the setting at auto, or set TRITON_INTERPRET=1 to run them slowly",
             )
     return wanted
 
 
-def check_buckets(backend: Backend, extra: Mapping[str, Any]) -> None:
-    """Refuse buckets of DeepSpeed in which gradients change while the kernels still collect them.
-
-    Args:
-        backend: what adds up the energy of ARWP.
-        extra: the setting ``deepspeed.extra``.
-
-    Raises:
-        ConfigError: with triton they are smaller than the kernels' own, or switched off.
-    """
-    zero = extra.get("zero_optimization", {})
-    small = 4 * zero.get("reduce_bucket_size", ENERGY_BUCKET_BYTES) < ENERGY_BUCKET_BYTES
-    if backend == "triton" and (small or not zero.get("contiguous_gradients", True)):
-        raise ConfigError(
-            "deepspeed.extra.zero_optimization: with arwp and the Triton kernels gradients need "
-            f"contiguous_gradients and a reduce_bucket_size of {ENERGY_BUCKET_BYTES // 4:,} or "
-            "more; change these, or set noise.backend=torch."
-        )
+def open_normals(backend: Backend, seed: int, device: torch.device) -> Normals:
+    """What fills tensors with a backend's values; Triton's are drawn inside its kernels only."""
+    assert backend != "triton", "the kernels draw in registers"
+    return native.NativeNormals(seed) if backend == "native" else TorchNormals(seed, device)

@@ -1,6 +1,7 @@
-"""Keyed noise: a pure function of (seed, step, draw, parameter, element).
+"""Standard normal values by torch's generators.
 
-No random state is kept or saved, and the global generators are never touched.
+A value is a pure function of (seed, step, draw, parameter, element). No random state is kept or
+saved, and the global generators are never touched.
 """
 
 from typing import Protocol
@@ -8,22 +9,29 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rwp_dist.base.keyed import key_seed as key_seed
+from rwp_dist.base.keyed import key_seed
 
 
-class Noise(Protocol):
+class Normals(Protocol):
     """Standard normal values by key, on one device."""
 
     device: torch.device
 
     def fill(self, out: Tensor, step: int, draw: int, index: int) -> Tensor:
-        """Fill a contiguous tensor with the values of parameter ``index``; returns it."""
+        """Fill a contiguous tensor with the values of parameter ``index``; returns the tensor.
+
+        Args:
+            out: fp32, on ``device``.
+            step: update, counted from 0.
+            draw: which values of that step.
+            index: position of the parameter in the network.
+        """
 
 
-class TorchNoise:
-    """Values of torch's generators, seeded anew for each parameter with a hash of the key.
+class TorchNormals:
+    """Values of torch's generator, seeded anew for each parameter with a hash of the key.
 
-    On the CPU they keep 32 bits of a seed, which is why the key is hashed and not added up.
+    On the CPU a generator keeps 32 bits of its seed, so the key is hashed and not added up.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -32,6 +40,5 @@ class TorchNoise:
         self._generator = torch.Generator(device=device)
 
     def fill(self, out: Tensor, step: int, draw: int, index: int) -> Tensor:
-        """See ``Noise``."""
         self._generator.manual_seed(key_seed(self.seed, step, draw, index))
         return out.normal_(generator=self._generator)

@@ -1,9 +1,9 @@
-"""The kernels' noise on a CPU, by ``normals.c``.
+"""The values of the Triton kernels on a CPU, by ``normals.c``.
 
-For ResNet-50 it takes a quarter of the time of torch's generator with AVX-512, half with AVX2.
-Short rows gain less: of a counter's four values a row of 128 elements or fewer takes one.
+For ResNet-50 it takes a quarter of the time of torch's generator with AVX-512 and half with AVX2.
+Short rows gain less: a row of up to 128 elements uses one of the four values of each counter.
 
-Bit for bit the same on every processor, whatever its vectors; ``philox.py`` defines the values.
+The values are the same to the last bit on every processor; ``philox.py`` defines them.
 """
 
 import ctypes
@@ -37,7 +37,7 @@ def library() -> ctypes.CDLL:
     """The compiled C file.
 
     Raises:
-        ConfigError: it cannot be compiled here.
+        ConfigError: this machine cannot compile it.
     """
     compiled = PROGRAM.load()
     compiled.fill_normal.restype = None
@@ -50,33 +50,32 @@ def library() -> ctypes.CDLL:
 
 @lru_cache(maxsize=1)
 def is_fast() -> bool:
-    """Whether it can be compiled, and for a processor with vectors that make it faster."""
+    """Whether this machine can compile it and has vectors that make it faster than torch."""
     try:
         return bool(library().is_fast())
     except ConfigError:
         return False
 
 
-class NativeNoise:
+class NativeNormals:
     """Standard normal values by key, on the CPU."""
 
     device = torch.device("cpu")
 
     def __init__(self, seed: int) -> None:
-        """Compile what it needs.
+        """Compile the C file.
 
         Raises:
-            ConfigError: that is impossible here.
+            ConfigError: this machine cannot compile it.
         """
         self.seed = seed
         self._fill = library().fill_normal
 
     def fill(self, out: Tensor, step: int, draw: int, index: int) -> Tensor:
-        """Fill a contiguous fp32 tensor with the values of parameter ``index``; returns it."""
         if not (out.is_contiguous() and out.dtype == torch.float32 and out.is_cpu):
             raise ValueError("noise is drawn into contiguous fp32 tensors on the CPU")
         rows = out.shape[0] if out.ndim > 1 else 1
         key = noise_key(self.seed, step, draw)
-        # Lets go of the interpreter's lock.
+        # ctypes releases the interpreter's lock meanwhile.
         self._fill(out.data_ptr(), rows, out.numel() // max(rows, 1), key % 2**32, key >> 32, index)
         return out

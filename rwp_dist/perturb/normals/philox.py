@@ -1,4 +1,4 @@
-"""The noise of the CUDA kernels and of ``normals.c``, in NumPy: slow and plain.
+"""The values of the Triton kernels and of ``normals.c``, in NumPy: slow, plain, the definition.
 
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a
 counter of four words and a key of two into four random words, and Box and Muller's transform two
@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rwp_dist.perturb.normals.generator import key_seed
+from rwp_dist.base.keyed import key_seed
 
 LANES = 128
 """Neighbouring elements that take the same value of neighbouring counters."""
@@ -82,8 +82,8 @@ def row_normals(key: int, parameter: int, rows: int, length: int) -> npt.NDArray
     return np.take_along_axis(to_normal(words), which, -1)[..., 0]
 
 
-class PhiloxNoise:
-    """The same noise behind the interface of ``Noise``: what a GPU's run drew, anywhere."""
+class PhiloxNormals:
+    """The same values as ``Normals``: repeats on any machine what a run on a GPU drew."""
 
     device = torch.device("cpu")
 
@@ -91,7 +91,6 @@ class PhiloxNoise:
         self.seed = seed
 
     def fill(self, out: Tensor, step: int, draw: int, index: int) -> Tensor:
-        """Fill a contiguous tensor with the values of parameter ``index``; returns it."""
         rows = out.shape[0] if out.ndim > 1 else 1
         key = noise_key(self.seed, step, draw)
         values = row_normals(key, index, rows, out.numel() // max(rows, 1))

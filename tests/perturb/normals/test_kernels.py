@@ -12,7 +12,7 @@ from torch import nn
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.perturb.normals.backend import check_buckets, choose_backend
-from rwp_dist.perturb.normals.philox import PhiloxNoise
+from rwp_dist.perturb.normals.philox import PhiloxNormals
 from rwp_dist.perturb.normals.triton.fused import FusedEnergy, FusedNoise
 from rwp_dist.perturb.rows import list_filters
 
@@ -52,7 +52,7 @@ def by_formula(filters, scale, seed, step, draw, sigma, energies=None, eta=0.0, 
     for f in filters:
         w = f.param.detach().float()
         rows = w.reshape(f.shape[0], -1) if f.many else w.reshape(1, -1)
-        unit = PhiloxNoise(seed).fill(torch.empty(f.shape), step, draw, f.index).view_as(rows)
+        unit = PhiloxNormals(seed).fill(torch.empty(f.shape), step, draw, f.index).view_as(rows)
         std = {
             "filter": lambda rows=rows: rows.norm(dim=1, keepdim=True),
             "rms": lambda rows=rows: rows.square().mean(1, keepdim=True).sqrt(),

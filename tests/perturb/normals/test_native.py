@@ -13,8 +13,8 @@ from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import load_settings
 from rwp_dist.perturb.normals import native
 from rwp_dist.perturb.normals.backend import choose_backend
-from rwp_dist.perturb.normals.native import NativeNoise
-from rwp_dist.perturb.normals.philox import PhiloxNoise
+from rwp_dist.perturb.normals.native import NativeNormals
+from rwp_dist.perturb.normals.philox import PhiloxNormals
 
 CPU = torch.device("cpu")
 SHAPES = [(1,), (7,), (1300,), (5, 1), (3, 64), (4, 127), (4, 128), (4, 129), (3, 256), (3, 257)]
@@ -34,8 +34,8 @@ SHAPES += [
 def test_values_are_those_of_the_reference_and_nothing_else_is_written(shape):
     size = torch.Size(shape).numel()
     memory = torch.full((size + 32,), 77.0)
-    NativeNoise(7).fill(memory[16 : 16 + size].view(shape), 3, 2, 9)
-    wanted = PhiloxNoise(7).fill(torch.empty(shape), 3, 2, 9)
+    NativeNormals(7).fill(memory[16 : 16 + size].view(shape), 3, 2, 9)
+    wanted = PhiloxNormals(7).fill(torch.empty(shape), 3, 2, 9)
     # A few units in the last place: the reference takes its logarithms in fp64.
     found = memory[16 : 16 + size].view(shape)
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=4e-7)
@@ -44,15 +44,15 @@ def test_values_are_those_of_the_reference_and_nothing_else_is_written(shape):
 
 def test_values_agree_with_the_reference_for_many_keys_and_in_the_tails():
     for seed in range(4):
-        found = NativeNoise(seed).fill(torch.empty(100, 5_000), seed, 1, 2**31 + seed)
-        wanted = PhiloxNoise(seed).fill(torch.empty(100, 5_000), seed, 1, 2**31 + seed)
+        found = NativeNormals(seed).fill(torch.empty(100, 5_000), seed, 1, 2**31 + seed)
+        wanted = PhiloxNormals(seed).fill(torch.empty(100, 5_000), seed, 1, 2**31 + seed)
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=4e-7)
         assert found.abs().max() > 4.0
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (0,)])
 def test_a_parameter_without_elements_gets_none(shape):
-    assert NativeNoise(7).fill(torch.empty(shape), 0, 0, 0).shape == shape
+    assert NativeNormals(7).fill(torch.empty(shape), 0, 0, 0).shape == shape
 
 
 def compiled_for(processor, folder):
@@ -74,7 +74,7 @@ def compiled_for(processor, folder):
 def test_other_processors_get_the_same_bits(processor, tmp_path):
     if platform.machine() != "x86_64" or (processor == "x86-64-v3" and not native.is_fast()):
         pytest.skip("another architecture, or no AVX2")
-    noise = NativeNoise(7)
+    noise = NativeNormals(7)
     wanted = noise.fill(torch.empty(40, 4_999), 3, 2, 9)
     noise._fill = compiled_for(processor, tmp_path).fill_normal
     noise._fill.argtypes = native.library().fill_normal.argtypes

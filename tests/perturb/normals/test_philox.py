@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from rwp_dist.perturb.normals.philox import PhiloxNoise, noise_key, philox, row_normals, to_normal
+from rwp_dist.perturb.normals.philox import PhiloxNormals, noise_key, philox, row_normals, to_normal
 
 P_VALUE = 1e-6
 """Seeds are fixed, so results are; a right generator fails with this probability for another."""
@@ -57,17 +57,17 @@ def test_words_map_to_normal_values_over_the_whole_range():
 
 
 def test_a_tensor_of_one_dimension_is_one_row_and_replays_bit_for_bit():
-    noise = PhiloxNoise(7)
+    noise = PhiloxNormals(7)
     bias = noise.fill(torch.empty(300), 2, 1, 4)
     row = noise.fill(torch.empty(1, 300), 2, 1, 4)
     conv = noise.fill(torch.empty(3, 10, 5, 6), 2, 1, 4)
     assert torch.equal(bias, row[0])
     assert torch.equal(conv[0].flatten(), bias)
-    assert torch.equal(conv, PhiloxNoise(7).fill(torch.empty(3, 10, 5, 6), 2, 1, 4))
+    assert torch.equal(conv, PhiloxNormals(7).fill(torch.empty(3, 10, 5, 6), 2, 1, 4))
 
 
 def draw(step=0, slot=0, index=0, seed=7, shape=(100, 2_000)):
-    return PhiloxNoise(seed).fill(torch.empty(shape), step, slot, index).double()
+    return PhiloxNormals(seed).fill(torch.empty(shape), step, slot, index).double()
 
 
 def test_values_are_standard_normal():

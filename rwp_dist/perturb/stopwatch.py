@@ -1,4 +1,4 @@
-"""How long parts of a step take, without waiting for the device."""
+"""How long a repeated section takes, without waiting for the device."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 
 
 class Stopwatch:
-    """Adds up the time of a repeated section: wall clock on CPU, stream events on CUDA."""
+    """Adds up the time of a section: wall clock on the CPU, stream events on CUDA."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -17,7 +17,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count what happens inside."""
+        """Count the time of the block."""
         if self._cuda:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()

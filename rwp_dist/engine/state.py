@@ -1,0 +1,132 @@
+"""Whole weights and optimizer state of a DeepSpeed engine, for checkpoints of any rank count.
+
+DeepSpeed's own checkpoints are bound to the number of ranks and the ZeRO stage that wrote them.
+"""
+
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+OptimizerState = dict[str, dict[str, Tensor]]
+"""State of each parameter by name: ``{"conv1.weight": {"momentum_buffer": ...}}``."""
+
+
+def inner_optimizer(optimizer: Any, stage: int) -> torch.optim.Optimizer:
+    """torch's optimizer inside ZeRO's."""
+    inner: torch.optim.Optimizer = optimizer if stage == 0 else optimizer.optimizer
+    return inner
+
+
+def gather_optimizer_state(
+    optimizer: Any, stage: int, trained: dict[str, nn.Parameter], *, keep: bool
+) -> OptimizerState:
+    """Whole state in fp32 on the CPU. A collective; ``keep``: this rank keeps the result."""
+    inner = inner_optimizer(optimizer, stage)
+    shards = [s for s in inner.state.values() if s]
+    state: OptimizerState = {name: {} for name in trained}
+    if not shards:
+        return state
+    for key, example in shards[0].items():
+        for name, param in trained.items():
+            if not torch.is_tensor(example):
+                continue
+            if stage == 0:
+                value = inner.state[param][key]
+            elif example.ndim == 0:
+                value = example
+            else:
+                value = deepspeed.utils.safe_get_full_optimizer_state(param, key)
+            if keep:
+                state[name][key] = value.detach().cpu().clone()
+    return state
+
+
+def load_state(
+    optimizer: Any,
+    stage: int,
+    params: dict[str, nn.Parameter],
+    weights: dict[str, Tensor],
+    state: OptimizerState,
+) -> None:
+    """Take over whole weights and optimizer state into this rank's shards."""
+    with torch.no_grad():
+        for name, param in params.items():
+            with deepspeed.zero.GatheredParameters([param], modifier_rank=0, enabled=stage == 3):
+                param.copy_(weights[name])
+    trained = {name: p for name, p in params.items() if p.requires_grad}
+    load = {0: _load_whole, 1: _load_shards, 2: _load_shards, 3: _load_stage3}[stage]
+    load(optimizer, trained, weights, state)
+
+
+def _load_whole(
+    optimizer: Any,
+    trained: dict[str, nn.Parameter],
+    weights: dict[str, Tensor],
+    state: OptimizerState,
+) -> None:
+    for name, param in trained.items():
+        optimizer.state[param] = {
+            key: value.to(param.device) if value.ndim else value.clone()
+            for key, value in state[name].items()
+        }
+
+
+def _load_shards(
+    optimizer: Any,
+    trained: dict[str, nn.Parameter],
+    weights: dict[str, Tensor],
+    state: OptimizerState,
+) -> None:
+    """Shards of the flat fp32 weights, and in the same places those of the optimizer's state."""
+    inner = optimizer.optimizer
+    optimizer.refresh_fp32_params()
+    flats = optimizer.single_partition_of_fp32_groups
+    for flat in flats:
+        inner.state[flat] = _empty_state(flat, state)
+    for name, param in trained.items():
+        mapping: Any = param._hp_mapping  # type: ignore[attr-defined]
+        if mapping is None:  # all of it lies in other ranks' shards
+            continue
+        there, here = mapping.hp_fragment_address, mapping.lp_fragment_address
+        shard = flats[mapping.param_group_index]
+        for key, value in state[name].items():
+            if value.ndim:
+                piece = value.flatten().narrow(0, here.start, here.numel)
+                inner.state[shard][key].narrow(0, there.start, there.numel).copy_(piece)
+    # DeepSpeed's first step does this; a checkpoint may be due before there is one.
+    optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _load_stage3(
+    optimizer: Any,
+    trained: dict[str, nn.Parameter],
+    weights: dict[str, Tensor],
+    state: OptimizerState,
+) -> None:
+    for flat in optimizer.fp32_partitioned_groups_flat:
+        optimizer.optimizer.state[flat] = _empty_state(flat, state)
+    for name, param in trained.items():
+        device = optimizer.device
+        deepspeed.utils.safe_set_local_fp32_param(param, _shard(weights[name], device))
+        for key, value in state[name].items():
+            if value.ndim:
+                shard = _shard(value, device)
+                deepspeed.utils.safe_set_local_optimizer_state(param, shard, key)
+
+
+def _empty_state(flat: Tensor, state: OptimizerState) -> dict[str, Tensor]:
+    """Zeros for a flat shard, and counters as they were."""
+    example = next(iter(state.values()), {})
+    return {
+        key: torch.zeros_like(flat) if value.ndim else value.clone()
+        for key, value in example.items()
+    }
+
+
+def _shard(value: Tensor, device: torch.device) -> Tensor:
+    """This rank's part of a whole parameter; DeepSpeed's own setters fail on a remainder."""
+    world_size = torch.distributed.get_world_size()
+    flat = torch.nn.functional.pad(value.flatten(), (0, -value.numel() % world_size))
+    return flat.chunk(world_size)[torch.distributed.get_rank()].to(device)

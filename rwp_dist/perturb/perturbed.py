@@ -1,0 +1,360 @@
+"""``Perturbed``: random weight perturbation around the passes of any PyTorch loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
+
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.perturb.ahead import Times
+from rwp_dist.perturb.checks import find_method, refuse_one_slot, refuse_sharded
+from rwp_dist.perturb.moves import Network, Options, build_move
+from rwp_dist.perturb.moves.move import Gradients
+from rwp_dist.perturb.normals import Backend, choose_backend
+from rwp_dist.perturb.rows import Rows, check_patterns, list_rows
+from rwp_dist.perturb.scale import Scale
+from rwp_dist.perturb.slots import Slot, assign_slots, mean_loss_weight
+from rwp_dist.perturb.statistics import (
+    average_statistics,
+    copy_statistics,
+    frozen_statistics,
+    gather_statistics,
+    load_statistics,
+    recalibrating,
+    split_statistics,
+    tracking_layers,
+)
+from rwp_dist.perturb.stopwatch import Stopwatch
+from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy
+
+Strength = float | Callable[[int], float]
+"""A number, or a function of the step."""
+
+LOOKAHEAD = 64
+"""Steps among which the next perturbed one is looked for, to draw its noise ahead."""
+
+
+class Perturbed:
+    """Trains a network with a method of ``METHODS``, in one process or under DDP.
+
+    ::
+
+        noisy = Perturbed(model, "m-rwp", sigma=0.01, seed=0)
+        for step, (x, y) in enumerate(loader):
+            with noisy(step):
+                (noisy.weight * F.cross_entropy(ddp(x), y)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            noisy.end_step()
+
+    Inside the block the weights are perturbed if this rank's pass is; outside they are clean.
+    Noise depends on (seed, step, slot) alone, so a run that goes on from a ``state_dict`` repeats
+    it to the last bit. All ranks must call everything alike.
+
+    BatchNorm learns its running statistics from clean passes only, where the method has any, and
+    each rank its own: evaluate and save within ``noisy.evaluating()``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str = "m-rwp",
+        *,
+        sigma: Strength = 0.01,
+        rho: Strength = 0.05,
+        lambda_: float = 0.5,
+        micro_batches: int = 1,
+        seed: int = 0,
+        exclude: Sequence[str] = (),
+        antithetic: bool = False,
+        scale: Scale = "filter",
+        eta: float = 0.1,
+        beta: float = 0.99,
+        power: float = 0.5,
+        backend: Backend | Literal["auto"] = "auto",
+        draw_ahead: bool = True,
+        scaler: torch.amp.GradScaler | None = None,
+        weights: CleanWeights | None = None,
+        gradients: Gradients | None = None,
+        slots: list[list[Slot]] | None = None,
+    ) -> None:
+        """
+        Args:
+            model: the network on its device, or a DistributedDataParallel around it. Its
+                parameters must be whole: not sharded by FSDP, tensor parallelism or ZeRO stage 3.
+            method: a key of ``METHODS``.
+            sigma: noise level of rwp, arwp, m-rwp and m-arwp.
+            rho: radius of sam, asam and last-sam.
+            lambda_: weight of the perturbed loss in m-rwp and m-arwp.
+            micro_batches: passes of each rank between two optimizer steps.
+            seed: seed of the noise, the same on all ranks.
+            exclude: parameters without noise, as patterns of names; ``ndim<2`` names all biases
+                and normalisation parameters.
+            antithetic: perturbed passes in pairs use +noise and -noise.
+            scale, eta, beta, power, draw_ahead: see ``moves.Options``.
+            backend: what draws noise; auto is the fastest on this device.
+            scaler: the loop's GradScaler, if it has one.
+            weights: brings clean weights back, for engines that do so by themselves.
+            gradients: averaged gradients, for engines that keep them elsewhere than in ``.grad``.
+            slots: slots of all ranks, if not those of ``assign_slots``.
+
+        Raises:
+            ConfigError: an option that does not fit the network, the ranks or the machine.
+        """
+        self.ddp = model if isinstance(model, DistributedDataParallel) else None
+        model = self.ddp.module if self.ddp is not None else model
+        self.method = find_method(method)
+        self.rank, world_size = _rank_and_world_size()
+        self._strength = rho if self.method.strength == "rho" else sigma
+        self._scaler, self._scale = scaler, 1.0
+        self.weights = weights or PerturbedCopy()
+        if self.weights.whole:
+            refuse_sharded(model)
+        device = next(model.parameters()).device
+        names = [name for name, _ in model.named_parameters()]
+        check_patterns(names, exclude, key="method.exclude")
+        excluded = exclude if self.method.draws_noise else ()
+        self.rows: list[Rows] = []
+        """The perturbed parameters."""
+        if self.method.move is not None:
+            self.rows = list_rows(model.named_parameters(), excluded)
+        self.backend: Backend | None = None
+        """What draws the noise; None for a method without."""
+        if self.method.draws_noise:
+            self.backend = choose_backend(backend, device)
+        if slots is None:
+            slots = assign_slots(
+                self.method, world_size, micro_batches, lambda_, antithetic=antithetic
+            )
+            refuse_one_slot(self.method, slots)
+        self.slots = slots
+        """Slots of all ranks, ``[world_size][micro_batches]``."""
+        self.my_slots = slots[self.rank]
+        self.weight = 0.0
+        """Factor of the mean loss of the present pass. Losses of all passes are added up: do not
+        divide by the number of micro-batches."""
+        self.watch = Stopwatch(device)
+        """Time of perturbing and restoring."""
+        self._layers = tracking_layers(model)
+        self._own_statistics: list[Tensor] | None = None
+        """This rank's own statistics while the layers hold averaged ones."""
+        self.move = build_move(
+            self.method,
+            Network(
+                rows=self.rows,
+                weights=self.weights,
+                device=device,
+                seed=seed,
+                slots=self.my_slots,
+                num_perturbed=sum(slot.perturbed for row in slots for slot in row),
+                gradients=gradients or (lambda params: [p.grad for p in params]),
+            ),
+            Options(scale, eta, beta, power, self.backend or "torch", draw_ahead),
+        )
+        self._step, self._in_last_pass = 0, False
+        self._hook = self._watch_gradients()
+
+    @contextmanager
+    def __call__(
+        self,
+        step: int,
+        micro_batch: int = 0,
+        *,
+        loss: Callable[[], Tensor] | None = None,
+        grad_scale: float | None = None,
+    ) -> Iterator[None]:
+        """Around forward and backward of one micro-batch.
+
+        Args:
+            step: update, counted from 0.
+            micro_batch: which pass of this rank in the update, from 0.
+            loss: mean loss of the micro-batch at the present weights, as a function; sam and asam
+                call it once, before the pass.
+            grad_scale: turns a gradient of this pass into that of the mean loss; None: the loss
+                was the mean loss times ``weight``.
+
+        Raises:
+            ConfigError: sam and asam were given no ``loss``.
+        """
+        slot = self.my_slots[micro_batch]
+        self.weight = mean_loss_weight(slot, self.slots)
+        self._in_last_pass = slot is self.my_slots[-1]
+        self._step = step
+        if self._scaler is not None and slot is self.my_slots[0]:
+            self._scale = float(self._scaler.get_scale())
+        if slot.perturbed:
+            if grad_scale is None:
+                factor = self.weight * self._scale
+                grad_scale = 1.0 / factor if factor else 0.0
+            with self._perturbed_pass(slot, step, loss, grad_scale):
+                yield
+        else:
+            yield
+        if self._in_last_pass:
+            self.move.passes_done()
+            self._in_last_pass = False
+
+    @contextmanager
+    def _perturbed_pass(
+        self,
+        slot: Slot,
+        step: int,
+        loss: Callable[[], Tensor] | None,
+        grad_scale: float,
+    ) -> Iterator[None]:
+        strength = self.strength(step)
+        try:
+            with record_function("perturb"), self.watch.running():
+                if strength > 0:
+                    self.move.perturb(slot, step, strength, self._ascent_loss(loss))
+                    _forget_casts()
+            # A pass at the weights of sam's ascent has had its clean pass. One of rwp has no other
+            # to learn from, and with strength 0 that of sam is the clean one.
+            ascended = self.method.ascends and strength > 0
+            frozen = ascended or "clean" in self.method.roles
+            try:
+                with frozen_statistics(self._layers if frozen else []):
+                    self.move.observe(grad_scale)
+                    yield
+            finally:
+                self.move.observe(None)
+        except BaseException:
+            self._in_last_pass = False
+            self.weights.recover()
+            _forget_casts()
+            raise
+        with record_function("restore"), self.watch.running():
+            self.weights.restore(last=slot is self.my_slots[-1])
+            _forget_casts()
+
+    def _ascent_loss(self, loss: Callable[[], Tensor] | None) -> Callable[[], Tensor] | None:
+        """``loss`` for a pass of its own, which DDP must not prepare for a reduction."""
+        if not self.method.ascends:
+            return None
+        if loss is None:
+            raise ConfigError(
+                "a method that ascends needs the loss at the clean weights first",
+                key="loss",
+                cure="write `with noisy(step, loss=lambda: ...)`",
+            )
+
+        def scaled() -> Tensor:
+            with self.ddp.no_sync() if self.ddp is not None else nullcontext():
+                return loss() * self._scale
+
+        return scaled
+
+    def strength(self, step: int) -> float:
+        """sigma or rho of a step. At 0 the weights stay clean.
+
+        Roles, weights of the losses, and the passes that BatchNorm learns from do not change.
+        """
+        return self._strength(step) if callable(self._strength) else self._strength
+
+    def _watch_gradients(self) -> Any:
+        """Tell the move when the last gradient of the last pass comes.
+
+        The parameter that a forward pass uses first gets its gradient last. What is then left of
+        the backward pass is reducing gradients over the ranks: time to draw noise in.
+        """
+        if not self.rows:
+            return None
+
+        def last_gradient(grad: Tensor) -> None:
+            if self._in_last_pass:
+                ahead = range(self._step + 1, self._step + 1 + LOOKAHEAD)
+                self.move.gradients_done(next((s for s in ahead if self.strength(s) > 0), None))
+
+        return self.rows[0].param.register_hook(last_gradient)
+
+    def end_step(self, applied: bool | None = None) -> None:
+        """The optimizer's step is over.
+
+        Args:
+            applied: False if it was skipped because a gradient was not finite. None: it was
+                applied, unless the GradScaler has lowered its scale since.
+        """
+        if applied is None:
+            applied = self._scaler is None or self._scaler.get_scale() >= self._scale
+        self.weights.stepped(applied)
+        self.move.step_done(applied)
+
+    @contextmanager
+    def evaluating(self, relearn: Callable[[], None] | None = None) -> Iterator[None]:
+        """Clean weights, and BatchNorm statistics that belong to them and are equal on all ranks.
+
+        Evaluate and save inside; afterwards each rank goes on with its own statistics, so that it
+        makes no difference to training when a network is evaluated. A collective.
+
+        Args:
+            relearn: passes some training batches through the network in training mode, without
+                gradients. Called for methods whose passes are all perturbed (rwp, arwp), which
+                must learn statistics anew at the clean weights.
+        """
+        self.weights.ensure_clean()
+        self._own_statistics = copy_statistics(self._layers)
+        try:
+            if relearn is not None and self._layers and not self.method.has_clean_pass:
+                with torch.no_grad(), recalibrating(self._layers):
+                    relearn()
+            average_statistics(self._layers, contributes=self.learns_statistics)
+            yield
+        finally:
+            load_statistics(self._layers, self._own_statistics)
+            self._own_statistics = None
+
+    @property
+    def learns_statistics(self) -> bool:
+        """Whether this rank's BatchNorm statistics count: all do if no rank has a clean pass."""
+        if self.method.ascends or not self.method.has_clean_pass:
+            return True
+        return any(not slot.perturbed for slot in self.my_slots)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside weights, buffers and optimizer. A collective.
+
+        The state of the move, and every rank's own BatchNorm statistics.
+        """
+        own = self._own_statistics or copy_statistics(self._layers)
+        return {"move": self.move.state_dict(), "statistics": gather_statistics(own)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` gave.
+
+        On another number of ranks all keep the averaged statistics that the network was saved with.
+        """
+        self.move.load_state_dict(state["move"])
+        ranks = state["statistics"]
+        if ranks is not None and len(ranks) == len(self.slots):
+            own = split_statistics(self._layers, ranks[self.rank])
+            load_statistics(self._layers, own)
+
+    def take_noise_times(self) -> Times:
+        """What drawing ahead has taken since the last call."""
+        return self.move.take_times()
+
+    def close(self) -> None:
+        """Let go of threads and hooks; the network is an ordinary one again."""
+        self.weights.recover()
+        self.move.close()
+        if self._hook is not None:
+            self._hook.remove()
+
+
+def _rank_and_world_size() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _forget_casts() -> None:
+    """Autocast keeps 16-bit copies of weights inside its block; these are of other weights now."""
+    if torch.is_autocast_cache_enabled():
+        torch.clear_autocast_cache()

@@ -1,0 +1,97 @@
+"""The parts of a run: what the loop works with, and what a checkpoint keeps of each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rwp_dist.base.errors import CheckpointError
+from rwp_dist.config import Settings, Split
+from rwp_dist.data.image.mix import Mixer
+from rwp_dist.data.open import Eval, Train
+from rwp_dist.engine.engine import Engine
+from rwp_dist.perturb import Method, Perturbed
+from rwp_dist.perturb.slots import Slot
+from rwp_dist.run.task import Classification
+from rwp_dist.run.timeline import Timeline
+
+
+class Stateful(Protocol):
+    """A part with a state of its own: a checkpoint is ``{name: state}``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers, strings and tensors on the CPU. A collective; rank 0's is saved."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` gave, on any number of ranks."""
+
+
+class Extra(Stateful, Protocol):
+    """A part that a run does without unless the settings ask for it: an average of the weights."""
+
+    def after_step(self, applied: bool) -> None:
+        """An update is done; ``applied``: it was not skipped."""
+
+
+EXTRAS: dict[str, Callable[[Settings, Engine], Extra | None]] = {}
+"""Every extra part by the name of its state. A builder returns None where the settings do not ask
+for it. A new one is a file with the part, and its line here."""
+
+
+class SameData:
+    """Refuses to go on with other samples than the checkpoint's."""
+
+    def __init__(self, train: Train) -> None:
+        self._train = train
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._train.state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Compare.
+
+        Raises:
+            CheckpointError: what the order of samples depends on has changed; names it.
+        """
+        for name, value in self._train.state().items():
+            if state.get(name) != value:
+                raise CheckpointError(
+                    f"The checkpoint was written with {name} {state.get(name)!r} and this run has "
+                    f"{value!r}, so it would not see each sample once",
+                    cure="restore that, or choose another run.dir",
+                )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that the loop works with."""
+
+    settings: Settings
+    method: Method
+    device: torch.device
+    split: Split
+    train: Train
+    """This rank's training steps."""
+    val: Eval
+    """This rank's share of the evaluation samples."""
+    mixer: Mixer | None
+    normalise: Callable[[Tensor], Tensor]
+    """uint8 images ``[B, C, H, W]`` on the device to what the network takes."""
+    task: Classification
+    timeline: Timeline
+    engine: Engine
+    perturbed: Perturbed
+    extras: dict[str, Extra]
+
+    @property
+    def my_slots(self) -> list[Slot]:
+        """Slots of this rank in the order of their passes."""
+        return self.perturbed.slots[dist.get_rank()]
+
+    def close(self) -> None:
+        """Let go of threads, hooks and buffers, so that a process can build other parts."""
+        self.perturbed.close()
+        self.engine.close()

@@ -1,0 +1,288 @@
+"""The library: ``Perturbed`` in plain loops, in one process and under DistributedDataParallel."""
+
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from support.ranks import run_ranks
+from support.small import run_all, same_bits, small_net, small_parts, small_settings, weights_of
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.perturb import Perturbed
+from rwp_dist.process.group import check_replicas
+
+STEPS = 20
+ROOT = Path(__file__).parents[2]
+
+
+def batches(count, seed=0, size=8):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        labels = torch.randint(3, (size,), generator=generator)
+        images = torch.randn(size, 1, 6, 6, generator=generator)
+        images[torch.arange(size), 0, labels] += 2
+        yield images, labels
+
+
+def train(noisy, model, optimizer, first, data, scaler=None, autocast=False):
+    """A plain loop; each item of ``data`` is one micro-batch."""
+    micro_batches = len(noisy.my_slots)
+    for number, (x, y) in enumerate(data):
+        step, micro_batch = first + number // micro_batches, number % micro_batches
+        last = micro_batch == micro_batches - 1
+        cast = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
+        with cast, noisy(step, micro_batch, loss=lambda x=x, y=y: F.cross_entropy(model(x), y)):
+            loss = noisy.weight * F.cross_entropy(model(x), y)
+            waits = nullcontext() if last or noisy.ddp is None else noisy.ddp.no_sync()
+            with waits:
+                (scaler.scale(loss) if scaler else loss).backward()
+        if last:
+            if scaler:
+                scaler.step(optimizer)
+                scaler.update()
+            else:
+                optimizer.step()
+            optimizer.zero_grad()
+            noisy.end_step()
+
+
+def sgd(net):
+    return torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+
+
+def copies(net):
+    return {name: t.detach().clone() for name, t in net.state_dict().items()}
+
+
+def parameters(net):
+    return {name: p.detach().clone() for name, p in net.named_parameters()}
+
+
+def test_importing_it_brings_torch_and_numpy_and_nothing_else_of_this_project():
+    code = """
+import sys
+import rwp_dist.perturb
+assert "torch" not in sys.modules, "names of methods must cost no torch"
+rwp_dist.perturb.Perturbed
+names = {name.partition(".")[0] for name in sys.modules}
+others = {"deepspeed", "webdataset", "wandb", "torchvision", "pydantic", "click", "yaml", "fsspec"}
+assert not others & names, others & names
+ours = {".".join(n.split(".")[:2]) for n in sys.modules if n.startswith("rwp_dist.")}
+assert ours <= {"rwp_dist.base", "rwp_dist.perturb", "rwp_dist.process"}, ours
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)
+
+
+def library_and_engine(method):
+    """Weights after the same steps by the engine at stage 0 and by a plain loop under DDP."""
+    settings = small_settings(
+        f"method.name={method}", "deepspeed.zero_stage=0", "batch.per_rank=6", steps=STEPS
+    )
+    net, m = small_net(), settings.method
+    with small_parts(settings) as parts:
+        run_all(parts)
+        engine = weights_of(parts)
+        ddp = DistributedDataParallel(net)
+        optimizer = torch.optim.SGD(
+            ddp.parameters(),
+            lr=1.0,
+            momentum=settings.optimizer.momentum,
+            weight_decay=settings.optimizer.weight_decay,
+        )
+        options = {"eta": m.eta, "beta": m.beta, "lambda_": m.lambda_}
+        strength = parts.timeline.strength
+        noisy = Perturbed(
+            ddp, method, sigma=strength, rho=strength, seed=settings.run.seed, **options
+        )
+        for step, data in enumerate(parts.train.steps(0, STEPS)):
+            for group in optimizer.param_groups:
+                group["lr"] = parts.timeline.lr(step)
+            (batch,) = data.batches
+            x, y = parts.normalise(batch.images), batch.labels
+            train(noisy, ddp, optimizer, step, [(x, y)])
+            check_replicas(net, step)
+        noisy.close()
+    return engine, {name: p.detach() for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("method", ["sgd", "sam", "rwp", "m-arwp", "last-sam"])
+def test_a_plain_loop_under_ddp_computes_what_the_engine_does_at_stage_0(method):
+    first, second = run_ranks(library_and_engine, 2, method)
+    assert same_bits(first[1], second[1])
+    for name, weight in first[0].items():
+        torch.testing.assert_close(first[1][name], weight, rtol=1e-6, atol=1e-6, msg=name)
+
+
+def with_and_without_a_scaler():
+    ends = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=7)):
+        net = small_net()
+        ddp = DistributedDataParallel(net)
+        noisy = Perturbed(ddp, "m-arwp", sigma=0.05, eta=20.0, seed=1, scaler=scaler)
+        train(noisy, ddp, sgd(net), 0, batches(STEPS, dist.get_rank()), scaler)
+        ends.append((copies(net), noisy.move.energy.value.clone()))
+    return ends
+
+
+def test_a_grad_scaler_changes_neither_the_energy_nor_the_weights():
+    for (plain, energy), (scaled, its_energy) in run_ranks(with_and_without_a_scaler, 2):
+        torch.testing.assert_close(its_energy, energy, rtol=1e-5, atol=1e-6)
+        for name, weight in plain.items():
+            torch.testing.assert_close(scaled[name], weight, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def skip_one_step():
+    net = small_net()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    noisy = Perturbed(DistributedDataParallel(net), "m-arwp", eta=20.0, scaler=scaler)
+    optimizer, data = sgd(net), list(batches(4, dist.get_rank()))
+    train(noisy, noisy.ddp, optimizer, 0, data[:2], scaler)
+    weights = parameters(net)
+    energy = noisy.move.energy.value.clone()
+    x, y = data[2]
+    train(noisy, noisy.ddp, optimizer, 2, [(x * float("inf"), y)], scaler)
+    same = same_bits(weights, parameters(net))
+    kept = torch.equal(noisy.move.energy.value, energy)
+    train(noisy, noisy.ddp, optimizer, 3, data[3:], scaler)
+    return same, kept, same_bits(weights, parameters(net))
+
+
+def test_a_step_that_the_scaler_skips_leaves_weights_and_energy_on_all_ranks():
+    assert run_ranks(skip_one_step, 2) == [(True, True, False)] * 2
+
+
+def test_autocast_does_not_reuse_the_casts_of_other_weights():
+    """Inside one autocast block, sam's second pass must see the weights of its ascent."""
+    x, y = next(batches(1))
+    net, seen = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3)), []
+    net.register_forward_hook(lambda *args: seen.append(args[2].detach().float()))
+    noisy = Perturbed(net, "sam", rho=0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        with noisy(0, loss=lambda: F.cross_entropy(net(x), y)):
+            (noisy.weight * F.cross_entropy(net(x), y)).backward()
+        net(x)
+    ascent, perturbed, after = seen
+    assert (ascent - perturbed).abs().max() > 0.1, "the cast of the clean weights was used again"
+    assert torch.equal(after, ascent), "the cast of the perturbed weights was used again"
+
+
+@pytest.mark.parametrize("method", ["rwp", "sam", "m-rwp"])
+def test_accumulated_micro_batches_give_the_gradient_of_the_mean(method):
+    """Without noise: what two weighted micro-batches add up to is one batch's mean gradient."""
+    net, data = small_net().eval(), list(batches(2))
+    noisy = Perturbed(net, method, sigma=0.0, rho=0.0, micro_batches=2)
+    for micro_batch, (x, y) in enumerate(data):
+        with noisy(0, micro_batch, loss=lambda: torch.zeros(())):
+            (noisy.weight * F.cross_entropy(net(x), y)).backward()
+    found = {name: p.grad.clone() for name, p in net.named_parameters()}
+    net.zero_grad()
+    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    F.cross_entropy(net(x), y).backward()
+    for name, param in net.named_parameters():
+        torch.testing.assert_close(found[name], param.grad, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def resume(method, folder):
+    """Twelve steps undisturbed, and six steps, a checkpoint, and six more by another object."""
+    ends = []
+    for interrupted in (False, True):
+        net = small_net()
+        noisy = Perturbed(DistributedDataParallel(net), method, sigma=0.05, rho=0.2, eta=20.0)
+        optimizer, data = sgd(net), list(batches(12, dist.get_rank()))
+        train(noisy, noisy.ddp, optimizer, 0, data[:6])
+        if interrupted:
+            with noisy.evaluating():
+                state = {"net": net.state_dict(), "noisy": noisy.state_dict()}
+                path = folder / f"{method}.pt"
+                if dist.get_rank() == 0:
+                    torch.save(state | {"optimizer": optimizer.state_dict()}, path)
+            dist.barrier()
+            saved = torch.load(path, weights_only=True)
+            net = small_net(seed=9)
+            net.load_state_dict(saved["net"])
+            noisy = Perturbed(DistributedDataParallel(net), method, sigma=0.05, rho=0.2, eta=20.0)
+            noisy.load_state_dict(saved["noisy"])
+            optimizer = sgd(net)
+            optimizer.load_state_dict(saved["optimizer"])
+        train(noisy, noisy.ddp, optimizer, 6, data[6:])
+        ends.append(copies(net))
+    return ends
+
+
+@pytest.mark.parametrize("method", ["m-arwp", "sam", "last-sam"])
+def test_a_loop_that_goes_on_from_a_state_dict_is_bit_identical(method, tmp_path):
+    for undisturbed, resumed in run_ranks(resume, 2, method, tmp_path):
+        assert same_bits(undisturbed, resumed)
+
+
+def statistics_of_ranks():
+    net = small_net()
+    noisy = Perturbed(DistributedDataParallel(net, broadcast_buffers=False), "m-rwp", sigma=0.1)
+    train(noisy, noisy.ddp, sgd(net), 0, batches(3, dist.get_rank()))
+    own = net.bn1.running_mean.clone()
+    with noisy.evaluating():
+        shared = net.bn1.running_mean.clone()
+    return own, shared, torch.equal(net.bn1.running_mean, own)
+
+
+def test_batchnorm_learns_from_clean_ranks_and_evaluation_sees_theirs_everywhere():
+    (clean, first, kept), (perturbed, second, also) = run_ranks(statistics_of_ranks, 2)
+    assert torch.equal(perturbed, torch.zeros(4)) and not torch.equal(clean, torch.zeros(4))
+    assert torch.equal(first, clean) and torch.equal(second, clean)
+    assert kept and also
+
+
+def test_an_exception_in_the_loop_leaves_the_clean_weights():
+    net = small_net()
+    clean = copies(net)
+    noisy = Perturbed(net, "rwp", sigma=0.1)
+    with pytest.raises(KeyboardInterrupt), noisy(0):
+        assert not same_bits(clean, copies(net))
+        raise KeyboardInterrupt
+    assert same_bits(clean, copies(net))
+
+
+def refuse(kind):
+    net = small_net()
+    if kind == "FSDP":
+        FullyShardedDataParallel(net, use_orig_params=False, device_id=None)
+    else:
+        fully_shard(net)
+    with pytest.raises(ConfigError) as refused:
+        Perturbed(net, "rwp")
+    return refused.value.key, kind in str(refused.value), refused.value.cure
+
+
+def test_sharded_parameters_are_refused_by_name():
+    for key, named, cure in run_ranks(refuse, 2, "FSDP2"):
+        assert key == "model" and named and "DistributedDataParallel" in cure
+
+
+def test_what_cannot_work_is_refused_with_the_cure():
+    net = small_net()
+    with pytest.raises(ConfigError) as refused:
+        Perturbed(net, "m-rwp")
+    assert (refused.value.key, "micro_batches=2" in refused.value.cure) == ("micro_batches", True)
+    with pytest.raises(ConfigError) as refused:
+        Perturbed(net, "rmp")
+    assert refused.value.key == "method" and "m-arwp" in refused.value.cure
+    with pytest.raises(ConfigError) as refused, Perturbed(net, "sam")(0):
+        pass
+    assert refused.value.key == "loss" and "lambda" in refused.value.cure
+
+
+@pytest.mark.parametrize("command", [["--steps=30"], ["--steps=30", "--method=rwp"]])
+def test_the_example_runs_on_two_ranks(command):
+    script = [str(ROOT / "examples" / "ddp.py"), *command]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    done = subprocess.run([*launch, *script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    top1 = float(done.stdout.partition("top-1 ")[2].partition(" %")[0])
+    assert top1 > 50, done.stdout
