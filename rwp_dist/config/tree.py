@@ -22,6 +22,7 @@ from rwp_dist.config.types import (
     PositiveFloat,
     Seed,
     Size,
+    one_of_or_named,
 )
 from rwp_dist.perturb.methods import METHODS
 
@@ -292,10 +293,14 @@ class Noise(Section):
     triton there is nothing to draw ahead."""
 
 
+OPTIMIZERS = ("sgd", "adamw")
+"""Names of ``rwp_dist.run.optimizers``, so that a wrong one is found before torch is loaded."""
+
+
 class Optimizer(Section):
     """What turns the gradient into an update."""
 
-    name: str = "sgd"
+    name: Annotated[str, one_of_or_named(*OPTIMIZERS)] = "sgd"
     """sgd (with momentum), adamw, or ``module:function`` of yours:
     ``function(groups, lr=..., **options)``."""
 

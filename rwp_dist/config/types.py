@@ -3,7 +3,9 @@
 from enum import Enum
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from rwp_dist.base.named import is_named
 
 
 class Affects(Enum):
@@ -27,6 +29,17 @@ def _refuse_bool(value: Any) -> Any:
 
 def _bare_off(value: Any) -> Any:
     return "off" if value is False else value  # YAML reads a bare off as false
+
+
+def one_of_or_named(*known: str) -> AfterValidator:
+    """A validator for one of some names, or ``module:function``."""
+
+    def check(value: str) -> str:
+        if value not in known and not is_named(value):
+            raise ValueError(f"Input should be {', '.join(map(repr, known))} or module:function")
+        return value
+
+    return AfterValidator(check)
 
 
 NoBool = BeforeValidator(_refuse_bool)

@@ -28,6 +28,8 @@ def gather_optimizer_state(
     state: OptimizerState = {name: {} for name in trained}
     if not shards:
         return state
+    if stage in (1, 2):
+        _link_states(optimizer)
     for key, example in shards[0].items():
         for name, param in trained.items():
             if not torch.is_tensor(example):
@@ -95,7 +97,16 @@ def _load_shards(
             if value.ndim:
                 piece = value.flatten().narrow(0, here.start, here.numel)
                 inner.state[shard][key].narrow(0, there.start, there.numel).copy_(piece)
-    # DeepSpeed's first step does this; a checkpoint may be due before there is one.
+    _link_states(optimizer)  # a checkpoint may be due before the next step
+
+
+def _link_states(optimizer: Any) -> None:
+    """Tell DeepSpeed which part of the optimizer's state belongs to which parameter.
+
+    It does so itself in its first step, but after the first group of parameters: the state of the
+    others is still empty then, and not asked for again.
+    """
+    optimizer._hp_optimizer_states_linked = False
     optimizer._lazy_init_hp_params_optimizer_state()
 
 
