@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rwp_dist.perturb.normals.philox import PhiloxNormals
 from rwp_dist.perturb.normals.triton.fused import FusedEnergy, FusedNoise
-from rwp_dist.perturb.rows import Filter, list_filters
+from rwp_dist.perturb.rows import Rows, list_rows
 
 LARGE = ((64, 3, 7, 7), (256, 64, 1, 1), (512, 512, 3, 3), (1000, 2048), (2048,), (1, 197, 1024))
 """Rows of ResNet-50 and a very long one, the position embedding of a ViT-L."""
@@ -36,22 +36,22 @@ def find_difference(device: torch.device, *, small: bool) -> str | None:
     )
 
 
-def _filters(
+def _some_rows(
     shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device, value: float | None
-) -> list[Filter]:
+) -> list[Rows]:
     """Parameters of one value, or random ones."""
     tensors = [torch.randn(*s) * 0.02 if value is None else torch.full(s, value) for s in shapes]
-    return list_filters((f"p{n}", nn.Parameter(t.to(device, dtype))) for n, t in enumerate(tensors))
+    return list_rows((f"p{n}", nn.Parameter(t.to(device, dtype))) for n, t in enumerate(tensors))
 
 
-def _rows(values: Tensor) -> Tensor:
-    """``[filters, elements]``, on the CPU in float64."""
+def _matrix(values: Tensor) -> Tensor:
+    """``[rows, elements]``, on the CPU in float64."""
     values = values.detach().cpu().double()
     return values.flatten(1) if values.ndim > 1 else values[None]
 
 
-def _reference(f: Filter) -> Tensor:
-    return _rows(PhiloxNormals(SEED).fill(torch.empty(f.shape), STEP, DRAW, f.index))
+def _reference(r: Rows) -> Tensor:
+    return _matrix(PhiloxNormals(SEED).fill(torch.empty(r.shape), STEP, DRAW, r.index))
 
 
 def _disagree(errors: Tensor) -> bool:
@@ -59,13 +59,13 @@ def _disagree(errors: Tensor) -> bool:
 
 
 def _in_noise(shapes: Sequence[Sequence[int]], device: torch.device) -> str | None:
-    filters = _filters(shapes, torch.float32, device, 1.0)
+    rows = _some_rows(shapes, torch.float32, device, 1.0)
     # Weights of 1, moved element by element, show the noise itself.
-    noise = FusedNoise(filters, "element", SEED, device)
+    noise = FusedNoise(rows, "element", SEED, device)
     noise.add(noise.params, STEP, DRAW, 1.0)
-    units = [_rows(f.param) - 1.0 for f in filters]
+    units = [_matrix(r.param) - 1.0 for r in rows]
     errors = torch.cat([
-        (u - _reference(f)).abs().flatten() for u, f in zip(units, filters, strict=True)
+        (u - _reference(r)).abs().flatten() for u, r in zip(units, rows, strict=True)
     ])  # fmt: skip
     if _disagree(errors):
         return f"The kernel's noise differs from its reference in NumPy by {errors.max():.2g}."
@@ -87,33 +87,37 @@ def _in_noise(shapes: Sequence[Sequence[int]], device: torch.device) -> str | No
 def _in_weights(
     shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device
 ) -> str | None:
-    filters = _filters(shapes, dtype, device, None)
-    energies = torch.rand(filters[-1].rows.stop)
-    clean = [f.param.clone() for f in filters]
-    noise = FusedNoise(filters, "filter", SEED, device)
+    rows = _some_rows(shapes, dtype, device, None)
+    energies = torch.rand(rows[-1].place.stop)
+    clean = [r.param.clone() for r in rows]
+    noise = FusedNoise(rows, "filter", SEED, device)
     found = []
     for step in (STEP, STEP + 1, STEP):
-        for f, w in zip(filters, clean, strict=True):
-            f.param.copy_(w)
+        for r, w in zip(rows, clean, strict=True):
+            r.param.copy_(w)
         # Elsewhere, as at stage 0, then in place.
-        elsewhere = [torch.empty_like(f.param) for f in filters]
+        elsewhere = [torch.empty_like(r.param) for r in rows]
         noise.add(elsewhere, step, DRAW, SIGMA, energies.to(device), ETA, POWER)
         noise.add(noise.params, step, DRAW, SIGMA, energies.to(device), ETA, POWER)
-        if not all(torch.equal(f.param, e) for f, e in zip(filters, elsewhere, strict=True)):
+        if not all(torch.equal(r.param, e) for r, e in zip(rows, elsewhere, strict=True)):
             return f"Weights in {dtype} are others when they are written elsewhere than in place."
-        found.append([f.param.clone() for f in filters])
-    for f, w, first, other, again in zip(filters, clean, *found, strict=True):
-        where = f"of a parameter {list(f.shape)} in {dtype}"
+        found.append([r.param.clone() for r in rows])
+    for r, w, first, other, again in zip(rows, clean, *found, strict=True):
+        where = f"of a parameter {list(r.shape)} in {dtype}"
         if not torch.equal(first, again):
             return f"The noise {where} is another when it is drawn again."
         if torch.equal(first, other):
             return f"The noise {where} is the same in two steps."
-        divisors = (1.0 + ETA * energies[f.rows].double()) ** POWER
-        rows = _rows(w)
-        std = SIGMA * rows.norm(dim=1, keepdim=True) / divisors.view(-1, 1 if f.many else f.size)
-        wanted = rows + _reference(f) * std
+        divisors = (1.0 + ETA * energies[r.place].double()) ** POWER
+        matrix = _matrix(w)
+        std = (
+            SIGMA
+            * matrix.norm(dim=1, keepdim=True)
+            / divisors.view(-1, 1 if r.is_matrix else r.length)
+        )
+        wanted = matrix + _reference(r) * std
         rounding = wanted.abs() * torch.finfo(dtype).eps  # the interpreter cuts off
-        errors = ((_rows(first) - wanted).abs() - rounding) / std
+        errors = ((_matrix(first) - wanted).abs() - rounding) / std
         if _disagree(errors):
             return f"Weights {where} differ by {errors.max():.2g} of their noise's deviation."
     return None
@@ -122,17 +126,17 @@ def _in_weights(
 def _in_energy(
     shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device
 ) -> str | None:
-    filters = _filters(shapes, dtype, device, None)
-    energies = torch.zeros(filters[-1].rows.stop, device=device)
+    rows = _some_rows(shapes, dtype, device, None)
+    energies = torch.zeros(rows[-1].place.stop, device=device)
     fused = FusedEnergy(device, bucket_bytes=2**62)
-    for f in filters:
-        fused.collect(f, f.param.detach(), 2.0, energies)
+    for r in rows:
+        fused.collect(r, r.param.detach(), 2.0, energies)
     fused.flush()
-    for f in filters:
-        rows = _rows(f.param) if f.many else _rows(f.param).T
-        wanted = 2.0 * rows.square().sum(1)
-        errors = (energies[f.rows].cpu() - wanted).abs() / wanted
+    for r in rows:
+        matrix = _matrix(r.param) if r.is_matrix else _matrix(r.param).T
+        wanted = 2.0 * matrix.square().sum(1)
+        errors = (energies[r.place].cpu() - wanted).abs() / wanted
         if not errors.max() < 1e-5:
-            where = f"of a gradient {list(f.shape)} in {dtype}"
+            where = f"of a gradient {list(r.shape)} in {dtype}"
             return f"The energy {where} differs by {errors.max():.2g} of itself."
     return None

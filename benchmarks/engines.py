@@ -8,7 +8,8 @@ import torch.distributed as dist
 from rwp_dist.config import load_settings
 from rwp_dist.data.batch import Batch, Step
 from rwp_dist.process.consensus import Agreed
-from rwp_dist.run.build import Parts, build_parts
+from rwp_dist.run.build import build_parts
+from rwp_dist.run.parts import Parts
 from rwp_dist.run.progress import Progress
 from rwp_dist.train import train_step
 
@@ -44,7 +45,7 @@ def engine_step(
     parts = build_parts(settings, (same, same))
     share = batch * world_size / (2 if parts.method.mixed else 1)
     agreed = Agreed(clean=share, perturbed=share, bad=0, stop=False)
-    progress = Progress(parts, {})
+    progress = Progress(parts)
     return parts, lambda step: train_step(parts, step, same.step, agreed, progress)
 
 

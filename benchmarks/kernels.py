@@ -147,23 +147,23 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
     """Ways to put noise onto all weights, the copy that limits them, and the energy."""
     from rwp_dist.perturb.normals.generator import TorchNormals
     from rwp_dist.perturb.normals.triton.fused import FusedEnergy, FusedNoise
-    from rwp_dist.perturb.rows import list_filters
-    from rwp_dist.perturb.scale import Deviations
+    from rwp_dist.perturb.rows import list_rows
+    from rwp_dist.perturb.scale import NoiseScale
 
     params: list[Tensor] = list(model.parameters())
-    filters = list_filters(model.named_parameters())
-    energies = torch.rand(filters[-1].rows.stop, device=device)
+    rows = list_rows(model.named_parameters())
+    energies = torch.rand(rows[-1].place.stop, device=device)
     observed = torch.zeros_like(energies)
     target = torch.empty_like(model.flat)
-    fused = FusedNoise(filters, "filter", 0, device)
-    deviations, noise = Deviations(filters, "filter", device), TorchNormals(0, device)
+    fused = FusedNoise(rows, "filter", 0, device)
+    scale, normals = NoiseScale(rows, "filter", device), TorchNormals(0, device)
     energy = FusedEnergy(device, bucket_bytes=2**62)
     step = iter(range(2**62))
 
     @torch.no_grad()
     def operations() -> None:
-        deviations.measure(SIGMA)
-        deviations.draw_noise(params, filters, noise, next(step), 0)
+        scale.measure(SIGMA)
+        scale.draw_noise(params, rows, normals, next(step), 0)
 
     def kernel() -> None:
         fused.add(params, next(step), 0, SIGMA)
@@ -172,15 +172,15 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
         fused.add(params, next(step), 0, SIGMA, energies, 0.1, 0.5)
 
     def add_up() -> None:
-        for filter_ in filters:
-            energy.collect(filter_, filter_.param.detach(), 1.0, observed)
+        for r in rows:
+            energy.collect(r, r.param.detach(), 1.0, observed)
         energy.flush()
 
     @torch.no_grad()
     def norms() -> None:
-        for f in filters:
-            row = f.param.flatten(1).norm(dim=1).square_() if f.many else f.param.square()
-            observed[f.rows].add_(row, alpha=1.0)
+        for r in rows:
+            squares = r.param.flatten(1).norm(dim=1).square_() if r.is_matrix else r.param.square()
+            observed[r.place].add_(squares, alpha=1.0)
 
     return {
         "copy of the weights": lambda: target.copy_(model.flat),
@@ -196,51 +196,27 @@ def perturbing(model: Weights, device: torch.device) -> Ways:
 
 def training(model: nn.Module, size: int, batch: int, device: torch.device) -> Ways:
     """A training step without and with m-arwp's perturbed pass."""
-    from rwp_dist.perturb.perturbation import Perturbation
-
-    from rwp_dist.perturb.methods import METHODS
-    from rwp_dist.perturb.normals.backend import choose_backend
-    from rwp_dist.perturb.rows import list_filters
-    from rwp_dist.perturb.slots import Slot
-    from rwp_dist.perturb.weights import PerturbedCopy
+    from rwp_dist.perturb import Perturbed
 
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(batch, 3, size, size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 3, (batch,), device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    backend = choose_backend("triton", device)
-    perturbation = Perturbation(
-        model,
-        list_filters(model.named_parameters()),
-        METHODS["m-arwp"],
-        PerturbedCopy(),
-        device=device,
-        seed=0,
-        num_perturbed_slots=1,
-        backend=backend,
-    )
-    energy = perturbation.energy
-    assert energy is not None
+    noisy = Perturbed(model, "m-arwp", sigma=SIGMA, micro_batches=2, backend="triton")
     step = iter(range(2**62))
 
-    def take(slot: Slot) -> None:
-        around = perturbation.around(
-            slot, next(step), SIGMA, loss=lambda: torch.zeros(()), grad_scale=1.0, last=True
-        )
-        with around:
+    def take(micro_batch: int) -> None:
+        with noisy(next(step), micro_batch):
             with torch.autocast(device.type, torch.bfloat16):
                 logits = model(images)
             F.cross_entropy(logits.float(), labels).backward()
-        if slot.perturbed:
-            energy.update()
         optimizer.step()
         optimizer.zero_grad()
+        if micro_batch == 1:
+            noisy.end_step()
 
-    return {
-        "sgd": lambda: take(Slot(0, False, 0.5, 0)),
-        "m-arwp": lambda: take(Slot(1, True, 0.5, 1)),
-    }
+    return {"sgd": lambda: take(0), "m-arwp": lambda: take(1)}
 
 
 def run(device: torch.device, rounds: int, small: bool) -> bool:

@@ -22,7 +22,6 @@ import torch.distributed as dist
 from engines import engine_step
 
 from rwp_dist.process.group import choose_device, process_group
-from rwp_dist.run.build import count_parameters
 from rwp_dist.run.progress import memory_bytes
 
 METHODS = {
@@ -47,7 +46,7 @@ def peak_of(name: str, model: str) -> None:
         peak = torch.tensor(own, dtype=torch.float64)
         dist.all_reduce(peak, dist.ReduceOp.MAX)
         if dist.get_rank() == 0:
-            print("PEAK", int(peak), 4 * count_parameters(parts.engine.module))
+            print("PEAK", int(peak), 4 * parts.engine.num_parameters)
         parts.close()
 
 

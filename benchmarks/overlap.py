@@ -98,14 +98,14 @@ def measure(model: str, size: int, batch: int, rounds: int) -> None:
                 dist.barrier()
                 before, begin = sent_bytes(), time.perf_counter()
                 step(number)
-                parts.perturbation.wait_for_noise()  # or the next method's step would hide it
+                parts.perturbed.move.join()  # or the next method's step would hide it
                 dist.barrier()
                 if number >= WARM_UP:
                     times[name].append(time.perf_counter() - begin)
                     sent[name] += sent_bytes() - before
                 else:
-                    parts.perturbation.watch.take()
-                    parts.perturbation.take_noise_times()
+                    parts.perturbed.watch.take()
+                    parts.perturbed.take_noise_times()
         noise = {name: noise_work(parts, rounds) for name, (parts, _) in built.items()}
         for parts, _ in built.values():
             parts.close()

@@ -19,15 +19,12 @@ import click
 import numpy as np
 import torch
 from authors import add_expanded_noise, subtract_noise
-from rwp_dist.perturb.perturbation import Perturbation
 from torch import Tensor, nn
 
 from rwp_dist.config import load_settings
-from rwp_dist.perturb.methods import METHODS
-from rwp_dist.perturb.normals.backend import choose_backend
-from rwp_dist.perturb.normals.generator import Noise, TorchNormals
-from rwp_dist.perturb.normals.native import NativeNormals
-from rwp_dist.perturb.rows import list_filters
+from rwp_dist.perturb import Perturbed
+from rwp_dist.perturb.moves.noise import Noise
+from rwp_dist.perturb.normals import Normals, choose_backend, open_normals
 from rwp_dist.perturb.slots import Slot
 from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy
 from rwp_dist.run.models import build_model
@@ -60,44 +57,39 @@ class RestoredElsewhere:
     def recover(self) -> None:
         """Nothing."""
 
+    def stepped(self, applied: bool) -> None:
+        """Nothing."""
+
+    def ensure_clean(self) -> None:
+        """Nothing."""
+
 
 class Ours:
     """This project's perturbation of a network."""
 
     def __init__(self, model: nn.Module, weights: CleanWeights, method: str, *, ahead: bool):
-        self.perturbation = Perturbation(
-            model,
-            list_filters(model.named_parameters()),
-            METHODS[method],
-            weights,
-            device=CPU,
-            seed=0,
-            num_perturbed_slots=1,
-            ahead=[SLOT] if ahead else (),
-            backend=choose_backend("auto", CPU),
+        self.noisy = Perturbed(
+            model, method, sigma=SIGMA, weights=weights, slots=[[SLOT]], draw_ahead=ahead
         )
+        assert isinstance(self.noisy.move, Noise)
+        self.energy = self.noisy.move.energy
         self.step = 0
         self.observers: list[Callable[[], None]] = []
-        energy = self.perturbation.energy
-        if energy is not None:
-            for f in self.perturbation.filters:
-                self.observers.append(partial(energy._hook(f), torch.randn_like(f.param)))
+        if self.energy is not None:
+            for r in self.noisy.rows:
+                self.observers.append(partial(self.energy._hook(r), torch.randn_like(r.param)))
 
     def prepare(self) -> None:
         """Draw the noise ahead, as the reduction of gradients leaves time for; not timed."""
-        self.perturbation.reducing()
-        self.perturbation.wait_for_noise()
+        self.noisy.move.gradients_done(self.step)
+        self.noisy.move.join()
 
     def __call__(self) -> None:
         """Perturb and restore; with m-arwp the energy of ready gradients, too."""
-        around = self.perturbation.around(
-            SLOT, self.step, SIGMA, loss=lambda: torch.zeros(()), grad_scale=1.0, last=True
-        )
-        with around:
+        with self.noisy(self.step):
             for observe in self.observers:
                 observe()
-        if self.perturbation.energy is not None:
-            self.perturbation.energy.update()
+        self.noisy.end_step()
         self.step += 1
 
 
@@ -186,15 +178,15 @@ def generators(size: int) -> Ways:
         for kind in (np.random.SFC64, np.random.PCG64DXSM, np.random.Philox)
     }
 
-    def ours(noise: Noise) -> object:
-        return noise.fill(unit, 0, 1, 0)
+    def ours(normals: Normals) -> object:
+        return normals.fill(unit, 0, 1, 0)
 
     def numpys(name: str) -> object:
         return rivals[name].standard_normal(dtype=np.float32, out=array)
 
-    ways: Ways = {"noise.backend: torch": (partial(ours, TorchNormals(0, CPU)), idle)}
+    ways: Ways = {"noise.backend: torch": (partial(ours, open_normals("torch", 0, CPU)), idle)}
     if choose_backend("auto", CPU) == "native":
-        ways["noise.backend: native"] = (partial(ours, NativeNormals(0)), idle)
+        ways["noise.backend: native"] = (partial(ours, open_normals("native", 0, CPU)), idle)
     return ways | {f"NumPy {name}": (partial(numpys, name), idle) for name in rivals}
 
 
@@ -220,11 +212,8 @@ def main(rounds: int) -> None:
         copy, authors = found["memcpy of the parameters"], found["authors' loop"]
         for name, seconds in found.items():
             print(f"{name:<46}{seconds * 1e3:10.3f}{seconds / copy:10.2f}{seconds / authors:11.3f}")
-        state = next(
-            w[0].perturbation.energy.num_bytes  # type: ignore[attr-defined]
-            for n, w in chosen.items()
-            if n.endswith("m-arwp")
-        )
+        energies = [way.energy for way, _ in chosen.values() if isinstance(way, Ours)]
+        state = next(energy.num_bytes for energy in energies if energy is not None)
         print(f"state of m-arwp: {state / (4 * count):.3%} of the parameters' bytes")
     size = 4_000_000
     print(f"\n{'standard normal values, fp32':<46}{'ns each':>10}")

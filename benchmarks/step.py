@@ -31,8 +31,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rwp_dist.config import load_settings
 from rwp_dist.process.group import choose_device, process_group
-from rwp_dist.run.build import Parts
 from rwp_dist.run.models import build_model
+from rwp_dist.run.parts import Parts
 
 METHODS = ("sgd", "m-rwp", "m-arwp", "sam")
 WARM_UP = 3
@@ -80,7 +80,7 @@ def in_turns(
             begin = time.perf_counter()
             step(number)
             if name in built:
-                built[name].perturbation.wait_for_noise()
+                built[name].perturbed.move.join()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             dist.barrier()
@@ -98,8 +98,8 @@ def ratio(seconds: list[float], base: list[float]) -> float:
 
 def noise_work(parts: Parts, steps: int) -> tuple[float, float, float]:
     """Seconds a step that noise is worked at, that show, and share of drawing that is hidden."""
-    exposed = parts.perturbation.watch.take()  # what is waited for is part of it
-    work, drawn, waited = parts.perturbation.take_noise_times()
+    exposed = parts.perturbed.watch.take()  # what is waited for is part of it
+    work, drawn, waited = parts.perturbed.take_noise_times()
     times = torch.tensor([exposed - waited + work, exposed, drawn, waited], dtype=torch.float64)
     dist.all_reduce(times)
     work, exposed, drawn, waited = times.tolist()

@@ -1,7 +1,7 @@
 """A window of steps as a trace for Perfetto or ``chrome://tracing``, with named parts.
 
-``perturb``, ``forward``, ``backward``, ``restore`` and ``step`` follow each other; ``reduce`` lies
-inside ``backward`` or ``step``, and ``noise`` beside it, in a thread or a stream of its own.
+``perturb``, ``forward``, ``backward``, ``restore`` and ``step`` follow each other. ``noise`` lies
+beside them, in a thread or a stream of its own, from the end of ``backward`` on.
 """
 
 import os

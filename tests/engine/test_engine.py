@@ -1,10 +1,11 @@
+"""Forward, backward and step of the engine, the same at every ZeRO stage."""
+
 import pytest
 import torch
 from support.ranks import run_ranks
 from support.small import (
     run_all,
     same_bits,
-    small_net,
     small_parts,
     small_settings,
     split_over,
@@ -12,8 +13,10 @@ from support.small import (
 )
 
 from rwp_dist.config import Split
-from rwp_dist.engine.engine import Engine, Gathered, RestoredByStep, build_optimizer
+from rwp_dist.engine.engine import Engine
+from rwp_dist.engine.zero import Gathered, RestoredByStep
 from rwp_dist.perturb.weights import PerturbedCopy
+from rwp_dist.run.optimizers import build_optimizer
 
 CPU = torch.device("cpu")
 
@@ -42,7 +45,9 @@ def mean_gradient():
     for stage in (0, 1, 2, 3):
         plain = ("method.name=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0")
         settings = small_settings(*plain, f"deepspeed.zero_stage={stage}")
-        engine = Engine(torch.nn.Linear(1, 1), settings, Split(2, 2, 3), CPU, num_perturbed=0)
+        model, split = torch.nn.Linear(1, 1), Split(2, 2, 3)
+        optimizer = build_optimizer(model, settings)
+        engine = Engine(model, optimizer, settings, split, CPU, num_perturbed=0)
         before = engine.full_weights()
         rank = torch.distributed.get_rank()
         for micro_batch in range(2):
@@ -97,7 +102,7 @@ def test_optimizer_state_is_the_same_by_name_at_every_stage(optimizer, keys):
 
 def evaluate_between_steps(look):
     with small_parts(small_settings("method.name=m-rwp")) as parts:
-        images = parts.to_input(next(parts.train.steps(0, 1)).batches[0].images)
+        images = parts.normalise(next(parts.train.steps(0, 1)).batches[0].images)
         for step in range(3):
             if look:
                 parts.engine.module.eval()
@@ -116,7 +121,7 @@ def test_looking_at_the_network_between_steps_changes_nothing():
 def dtypes_of_passes(precision):
     with small_parts(small_settings("method.name=sgd", f"precision={precision}")) as parts:
         seen, engine = [], parts.engine
-        images = parts.to_input(next(parts.train.steps(0, 1)).batches[0].images)
+        images = parts.normalise(next(parts.train.steps(0, 1)).batches[0].images)
         engine.module.linear1.register_forward_hook(lambda *args: seen.append(str(args[2].dtype)))
         logits = [engine.forward(images), engine.forward_only(images)]
         assert all(x.dtype == torch.float32 for x in logits)
@@ -129,8 +134,27 @@ def test_both_kinds_of_passes_compute_in_the_same_precision():
     assert run_ranks(dtypes_of_passes, 1, "bf16") == [["torch.bfloat16"] * 2]
 
 
-def test_frozen_parameters_are_left_to_themselves():
-    net = small_net()
-    net.conv1.weight.requires_grad_(False)
-    optimizer = build_optimizer(net.parameters(), small_settings())
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == 9
+def gradients_of_all_stages():
+    found = []
+    for stage in (0, 1, 2):
+        settings = small_settings(
+            "method.name=sgd", f"deepspeed.zero_stage={stage}", split_over(2, 2)
+        )
+        with small_parts(settings) as parts:
+            engine, batches = parts.engine, next(parts.train.steps(0, 1)).batches
+            for batch in batches:
+                logits = engine.forward(parts.normalise(batch.images))
+                engine.backward(parts.task.loss(logits, batch.labels, batch.weights).mean())
+            grads = engine.gradients([engine.params["conv1.weight"], engine.params["linear2.bias"]])
+            found.append([grad.clone() for grad in grads])
+            engine.step(0.1)
+    return found
+
+
+def test_gradients_may_be_asked_for_before_the_step_and_are_means_over_passes_and_ranks():
+    ranks = run_ranks(gradients_of_all_stages, 2)
+    for rank in ranks:
+        for grads in rank:
+            for grad, wanted in zip(grads, ranks[0][0], strict=True):
+                torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-6)
+    assert ranks[0][0][0].norm() > 0

@@ -4,39 +4,36 @@ import threading
 
 import pytest
 import torch
-from rwp_dist.perturb.perturbation import Perturbation
 from support.held import held_bytes
 from support.ranks import run_ranks
 from support.small import run_steps, same_bits, small_net, small_parts, small_settings, weights_of
-from torch import nn
 
 from rwp_dist.config import load_settings
-from rwp_dist.perturb.ahead import Prefetch, leave_out
-from rwp_dist.perturb.methods import METHODS
+from rwp_dist.perturb import Perturbed
+from rwp_dist.perturb.ahead import DrawAhead
 from rwp_dist.perturb.normals.generator import TorchNormals
-from rwp_dist.perturb.rows import list_filters
-from rwp_dist.perturb.slots import Slot
-from rwp_dist.run.models import build_model
+from rwp_dist.perturb.rows import list_rows
+from rwp_dist.run.models import build_shapes
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def filters():
-    return list_filters(small_net().named_parameters(), ["ndim<2"])
+def rows():
+    return list_rows(small_net().named_parameters(), ["ndim<2"])
 
 
 @pytest.fixture
-def prefetch(filters):
-    made = Prefetch(TorchNormals(7, CPU), filters)
+def ahead(rows):
+    made = DrawAhead(TorchNormals(7, CPU), rows)
     yield made
     made.close()
 
 
-def drawn_now(filters, step, draw, noise=None):
+def drawn_now(rows, step, draw, noise=None):
     noise = noise or TorchNormals(7, CPU)
-    units = [torch.empty(f.shape, device=noise.device) for f in filters]
-    return [noise.fill(u, step, draw, f.index) for u, f in zip(units, filters, strict=True)]
+    units = [torch.empty(r.shape, device=noise.device) for r in rows]
+    return [noise.fill(u, step, draw, r.index) for u, r in zip(units, rows, strict=True)]
 
 
 def equal(units, others):
@@ -44,31 +41,31 @@ def equal(units, others):
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_noise_drawn_ahead_is_bit_equal_to_noise_drawn_now(filters, generator, started):
-    prefetch = Prefetch(generator(7), filters)
+def test_noise_drawn_ahead_is_bit_equal_to_noise_drawn_now(rows, generator, started):
+    ahead = DrawAhead(generator(7), rows)
     for step in range(3):
-        prefetch.want(step, 1)
+        ahead.announce(step, 1)
         if started:
-            prefetch.start()
-        assert equal(prefetch.take(step, 1), drawn_now(filters, step, 1, generator(7)))
-    prefetch.close()
+            ahead.start()
+        assert equal(ahead.take(step, 1), drawn_now(rows, step, 1, generator(7)))
+    ahead.close()
 
 
-def test_another_key_than_was_announced_gets_its_own_noise(prefetch, filters):
-    prefetch.want(1, 1)
-    prefetch.start()
-    assert equal(prefetch.take(5, 0), drawn_now(filters, 5, 0))
+def test_another_key_than_was_announced_gets_its_own_noise(ahead, rows):
+    ahead.announce(1, 1)
+    ahead.start()
+    assert equal(ahead.take(5, 0), drawn_now(rows, 5, 0))
 
 
-def test_what_is_in_use_is_overwritten_only_after_it_was_given_up(prefetch, filters):
-    units = prefetch.take(0, 1)
-    prefetch.start()
-    assert equal(units, drawn_now(filters, 0, 1))
-    prefetch.want(1, 1)
-    assert equal(units, drawn_now(filters, 0, 1))
+def test_what_is_in_use_is_overwritten_only_after_it_was_given_up(ahead, rows):
+    units = ahead.take(0, 1)
+    ahead.start()
+    assert equal(units, drawn_now(rows, 0, 1))
+    ahead.announce(1, 1)
+    assert equal(units, drawn_now(rows, 0, 1))
 
 
-def test_drawing_happens_beside_the_caller_and_waiting_is_counted(prefetch, monkeypatch):
+def test_drawing_happens_beside_the_caller_and_waiting_is_counted(ahead, monkeypatch):
     go, where = threading.Event(), []
     original = TorchNormals.fill
 
@@ -78,115 +75,86 @@ def test_drawing_happens_beside_the_caller_and_waiting_is_counted(prefetch, monk
         return original(self, *args)
 
     monkeypatch.setattr(TorchNormals, "fill", fill)
-    prefetch.want(0, 0)
-    prefetch.start()  # returns although nothing can be drawn yet
+    ahead.announce(0, 0)
+    ahead.start()  # returns although nothing can be drawn yet
     threading.Timer(0.2, go.set).start()
-    prefetch.take(0, 0)
-    work, drawn, waited = prefetch.times()
+    ahead.take(0, 0)
+    work, drawn, waited = ahead.take_times()
     assert threading.current_thread() not in where
     assert drawn >= 0.15
     assert waited >= 0.15
     assert work < 0.1  # of the core: waiting is none
-    assert prefetch.times() == (0.0, 0.0, 0.0)
-
-
-def test_noise_left_out_of_the_buffer_is_the_same_and_counts_as_waited_for(filters, generator):
-    whole = sum(4 * f.shape.numel() for f in filters)
-    for left_out in ([filters[0]], filters[1:3], filters):
-        made = Prefetch(generator(7), filters, left_out)
-        assert made.num_bytes == whole - sum(4 * f.shape.numel() for f in left_out)
-        for step in range(2):
-            made.want(step, 1)
-            made.start()
-            made.join()
-            before = made.times()
-            assert equal(made.take(step, 1), drawn_now(filters, step, 1, generator(7)))
-            times = made.times()
-            assert times.drawn == times.waited > 0 and times.work > 0, times
-            assert before.drawn > 0 or left_out is filters
-        made.close()
-
-
-def test_parameters_are_left_out_for_as_many_bytes_as_are_needed_and_no_more():
-    sizes = (40_000, 300, 100, 200, 40)
-    filters = list_filters((f"p{n}", nn.Parameter(torch.empty(n))) for n in sizes)
-    for wanted, names in (
-        (0, []),
-        (100, ["p100"]),
-        (139, ["p100"]),
-        (140, ["p100", "p40"]),
-        (299, ["p200", "p40"]),
-        (599, ["p300", "p200", "p40"]),
-        (1_000, []),  # more than a fiftieth
-    ):
-        assert [f.name for f in leave_out(filters, 4 * wanted)] == names
+    assert ahead.take_times() == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet18", "vit_s_16"])
-def test_perturbing_holds_no_more_bytes_than_the_parameters_have(name):
-    """Buffer, tables, and energy within a backward pass; of adaptive noise, which has most."""
-    settings = [f"model.name={name}", "model.num_classes=1000", "data.channels=3"]
-    settings += ["data.image_size=224"]
-    with torch.device("meta"):
-        net = build_model(load_settings(None, settings))
+def test_perturbing_holds_a_buffer_of_the_parameters_size_and_small_tables(name):
+    """Adaptive noise has most tables, three floats for each row.
+
+    These are its deviation, its energy, and what this update has observed of that. The copy of the
+    weights, where there is one, is made in the first pass.
+    """
+    overrides = [f"model.name={name}", "model.num_classes=1000", "data.channels=3"]
+    net = build_shapes(load_settings(None, [*overrides, "data.image_size=224"]))
     net.to_empty(device="cpu")  # memory that is not touched
-    slot = Slot(index=1, perturbed=True, share=0.5, draw=1)
-    perturbation = Perturbation(
-        net,
-        list_filters(net.named_parameters()),
-        METHODS["m-arwp"],
-        Whole(),
-        device=CPU,
-        seed=0,
-        num_perturbed_slots=1,
-        ahead=[slot],
-    )
-    perturbation.energy.observe(1.0)
+    noisy = Perturbed(net, "m-arwp", micro_batches=2, backend="torch")
     param = min(net.parameters(), key=lambda p: p.numel())
+    noisy.move.observe(1.0)
     param.sum().backward()
     size = sum(4 * p.numel() for p in net.parameters())
-    assert perturbation.energy._observed is not None
-    assert 0.98 * size < held_bytes(perturbation) <= size
-    perturbation.close()
+    num_rows = sum(p.shape[0] if p.ndim > 1 else p.numel() for p in net.parameters())
+    assert noisy.move.num_bytes == size
+    assert size + 8 * num_rows < held_bytes(noisy) <= size + 12 * num_rows
+    assert 12 * num_rows < 0.02 * size, "tables are small"
+    noisy.close()
 
 
-class Whole:
-    """A keeper of clean weights that is never asked for them."""
+def test_the_copy_of_the_weights_is_as_large_as_the_parameters():
+    net = small_net()
+    noisy = Perturbed(net, "rwp", draw_ahead=False)
+    before = held_bytes(noisy)
+    for step in range(2):
+        with noisy(step):
+            pass
+    assert held_bytes(noisy) - before == sum(4 * p.numel() for p in net.parameters())
+    noisy.close()
 
-    whole = True
 
-
-def test_noise_that_failed_to_be_drawn_is_drawn_again(prefetch, filters, monkeypatch):
+def test_noise_that_failed_to_be_drawn_is_drawn_again(ahead, rows, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(TorchNormals, "fill", lambda *args: 1 / 0)
-        prefetch.want(0, 1)
-        prefetch.start()
+        ahead.announce(0, 1)
+        ahead.start()
         with pytest.raises(ZeroDivisionError):
-            prefetch.take(0, 1)
-    assert equal(prefetch.take(0, 1), drawn_now(filters, 0, 1))
+            ahead.take(0, 1)
+    assert equal(ahead.take(0, 1), drawn_now(rows, 0, 1))
 
 
 def weights_and_starts(overrides):
-    """Weights after some steps, and how much was drawn while gradients were reduced."""
-    with small_parts(small_settings(*overrides)) as parts:
-        prefetch, started = parts.perturbation._prefetch, []
-        if prefetch is not None:
-            submit = prefetch._lane.submit
-            reducing = []
-            original = parts.perturbation.reducing
+    """Weights after some steps; for every drawing whether it began in a backward pass.
 
-            def watched():
-                reducing.append(True)
-                original()
-                reducing.pop()
+    Namely after the last gradient of this rank, while there is only reducing left to do.
+    """
+    with small_parts(small_settings(*overrides)) as parts:
+        ahead, started = getattr(parts.perturbed.move, "_ahead", None), []
+        if ahead is not None:
+            engine, seen, backwards = parts.engine, set(), []
+            submit, backward = ahead._lane.submit, engine.backward
+            for name, param in engine.trained.items():
+                param.register_hook(lambda grad, name=name: seen.add(name))
 
             def submitted(task):
-                started.append(bool(reducing))
+                started.append(bool(backwards) and seen >= engine.trained.keys() - {"conv1.weight"})
                 submit(task)
 
-            parts.perturbation.reducing = watched
-            parts.engine.when_reducing(watched)
-            prefetch._lane.submit = submitted
+            def watched(loss):
+                seen.clear()
+                backwards.append(True)
+                backward(loss)
+                backwards.pop()
+
+            engine.backward = watched
+            ahead._lane.submit = submitted
         for _ in run_steps(parts, 0, 4):
             pass
         return weights_of(parts), started
@@ -206,11 +174,33 @@ def test_a_run_is_the_same_with_and_without_and_draws_while_gradients_are_reduce
     assert all(not started for _, started in without)
 
 
+def announced(overrides):
+    """Steps whose noise was begun to be drawn, in this order."""
+    with small_parts(small_settings(*overrides, steps=20)) as parts:
+        begun, ahead = [], parts.perturbed.move._ahead
+        draw = ahead._draw
+
+        def watched(key):
+            begun.append(key[0])
+            draw(key)
+
+        ahead._draw = watched
+        for _ in run_steps(parts, 0, 20):
+            pass
+        ahead.join()
+        return begun
+
+
+def test_noise_is_drawn_for_perturbed_steps_only_and_once():
+    (every,) = run_ranks(announced, 1, ("method.name=rwp", "method.every=4"))
+    assert every == [0, 4, 8, 12, 16]
+    (late,) = run_ranks(announced, 1, ("method.name=rwp", "method.start=0.5", "method.stop=0.75"))
+    assert late == [10, 11, 12, 13, 14]
+
+
 def bytes_of(prefetch):
     with small_parts(small_settings("method.name=m-rwp", f"noise.prefetch={prefetch}")) as parts:
-        return parts.perturbation.noise_bytes, sum(
-            p.numel() * 4 for p in parts.engine.module.parameters()
-        )
+        return parts.perturbed.move.num_bytes, 4 * parts.engine.num_parameters
 
 
 def test_the_buffer_is_as_large_as_the_parameters_on_perturbed_ranks_and_nowhere_else():

@@ -65,10 +65,8 @@ def fail_on_one_rank(cases):
         with small_parts(small_settings(*overrides)) as parts:
             run_all(parts, stop=2)
             before = weights_of(parts)
-            slot = parts.my_slots[-1]
-            arguments = {"loss": lambda: None, "grad_scale": 1.0, "last": True}
             try:
-                with parts.perturbation.around(slot, 2, 0.1, **arguments):
+                with parts.perturbed(2):
                     perturbed = not same_bits(before, weights_of(parts))
                     if dist.get_rank() == 1:
                         raise RuntimeError("on this rank alone")
@@ -95,11 +93,9 @@ def fail_at_stage_3():
         run_all(parts, stop=2)
         before = parts.engine.full_weights()
         batch = next(parts.train.steps(0, 1))
-        images = parts.to_input(batch.batches[0].images)
+        images = parts.normalise(batch.batches[0].images)
         logits = parts.engine.forward_only(images)
-        slot = parts.my_slots[-1]
-        arguments = {"loss": lambda: None, "grad_scale": 1.0, "last": True}
-        with pytest.raises(RuntimeError), parts.perturbation.around(slot, 2, 0.5, **arguments):
+        with pytest.raises(RuntimeError), parts.perturbed(2):
             noisy = parts.engine.forward_only(images)
             raise RuntimeError("on all ranks")
         same = bool((parts.engine.forward_only(images) == logits).all())

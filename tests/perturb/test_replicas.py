@@ -1,7 +1,8 @@
 """Property 1: the optimizer alone moves the weights, so replicas stay the same to the last bit."""
 
 import hashlib
-from contextlib import nullcontext
+from contextlib import contextmanager
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -11,8 +12,7 @@ from support.small import run_steps, small_net, small_parts, small_settings, spl
 from torch import nn
 from torch.func import functional_call
 
-from rwp_dist.perturb.rows import Filter
-from rwp_dist.perturb.scale import Deviations
+from rwp_dist.base.errors import ReplicaError
 from rwp_dist.process.group import check_replicas
 
 STEPS = 50
@@ -38,59 +38,52 @@ class NetWithCopy(nn.Module):
         self.net = net
         self.on_a_copy = False
         self.noisy = {}
+        """Perturbed weights by parameter."""
 
     def forward(self, images):
         if not self.on_a_copy:
             return self.net(images)
         # Clean passes too: at stage 2 all ranks must get their gradients in the same order.
         values = {
-            name: Instead.apply(param, self.noisy.get(f"net.{name}", param.detach()))
+            name: Instead.apply(param, self.noisy.get(param, param.detach()))
             for name, param in self.net.named_parameters()
         }
         return functional_call(self.net, values, (images,))
 
 
-class NeverPerturbed:
-    """Stands for the keeper of clean weights in a run that never perturbs them."""
+class OnACopy:
+    """Clean weights of a run that never touches them: noise goes to a copy."""
+
+    whole = True
 
     def __init__(self, model):
         self.model = model
+        model.on_a_copy = True
 
+    @contextmanager
     def perturbing(self, params):
-        return nullcontext(params)
+        copies = [param.detach().clone() for param in params]
+        yield copies
+        self.model.noisy |= zip(params, copies, strict=True)
 
     def restore(self, *, last):
         self.model.noisy = {}
 
     def recover(self):
-        pass
+        self.model.noisy = {}
 
     def stepped(self, applied):
-        pass
+        assert not self.model.noisy
 
     def ensure_clean(self):
         pass
 
 
 def perturb_a_copy(parts, model):
-    """Let noise go to a copy of the weights; the network's own stay clean throughout."""
-    perturbation, original = parts.perturbation, parts.perturbation._add_noise
-    model.on_a_copy = True
-    perturbation.weights = parts.engine.weights = NeverPerturbed(model)
-
-    def add_noise(slot, step, sigma):
-        own = perturbation._parts
-        copies = [
-            Filter(f.index, f.name, f.param.detach().clone(), f.rows.start)
-            for f in perturbation.filters
-        ]
-        scale = parts.settings.method.scale
-        perturbation._parts = [(copies, Deviations(copies, scale, parts.device))]
-        original(slot, step, sigma)
-        perturbation._parts = own
-        model.noisy = {f.name: f.param for f in copies}
-
-    perturbation._add_noise = add_noise
+    """Let perturbed passes see a copy of the weights; the network's own stay clean throughout."""
+    weights, move = OnACopy(model), parts.perturbed.move
+    parts.perturbed.weights = parts.engine.weights = weights
+    move.network = replace(move.network, weights=weights)
 
 
 def digests_after_every_step(cases, on_a_copy):
@@ -110,32 +103,49 @@ def digests_after_every_step(cases, on_a_copy):
     return results
 
 
+def compare(world_size, cases):
+    in_place = run_ranks(digests_after_every_step, world_size, cases, False, timeout_s=120)
+    on_copies = run_ranks(digests_after_every_step, world_size, cases, True, timeout_s=120)
+    for number, case in enumerate(cases):
+        first = in_place[0][number]
+        assert len(set(first)) == STEPS, f"{case}: weights did not move"
+        assert all(rank[number] == first for rank in in_place), f"{case}: ranks differ"
+        assert on_copies[0][number] == first, f"{case}: differs from a copy"
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_replicas_agree_after_every_step_and_with_noise_on_a_separate_copy(precision):
-    cases = [
-        (f"method.name={method}", f"deepspeed.zero_stage={stage}", f"precision={precision}")
-        for method in ("m-rwp", "m-arwp")
-        for stage in (0, 1, 2)
-    ]
-    in_place = run_ranks(digests_after_every_step, 2, cases, False, timeout_s=120)
-    on_copies = run_ranks(digests_after_every_step, 2, cases, True, timeout_s=120)
-    for number, case in enumerate(cases):
-        assert len(set(in_place[0][number])) == STEPS, f"{case}: weights did not move"
-        assert in_place[0][number] == in_place[1][number], f"{case}: ranks differ"
-        assert in_place[0][number] == on_copies[0][number], f"{case}: differs from a copy"
+    compare(
+        2,
+        [
+            (f"method.name={method}", f"deepspeed.zero_stage={stage}", f"precision={precision}")
+            for method in ("m-rwp", "m-arwp")
+            for stage in (0, 1, 2)
+        ],
+    )
+
+
+def test_moves_along_gradients_compute_what_they_do_on_a_separate_copy():
+    compare(
+        2,
+        [
+            (f"method.name={method}", f"deepspeed.zero_stage={stage}")
+            for method in ("sam", "asam", "last-sam")
+            for stage in (0, 1, 2)
+        ],
+    )
 
 
 def test_several_perturbed_passes_of_a_rank_all_start_from_clean_weights():
-    """Two of RWP's and, on 4 micro-batches, of m-RWP's passes: the first needs a restore."""
-    cases = [
-        (f"method.name={method}", f"deepspeed.zero_stage={stage}", split_over(1, 4))
-        for method in ("arwp", "m-arwp")
-        for stage in (0, 1, 2)
-    ]
-    (in_place,) = run_ranks(digests_after_every_step, 1, cases, False)
-    (on_copies,) = run_ranks(digests_after_every_step, 1, cases, True)
-    for number, case in enumerate(cases):
-        assert in_place[number] == on_copies[number], case
+    """All four of RWP's and two of m-RWP's passes: all but the last need a restore."""
+    compare(
+        1,
+        [
+            (f"method.name={method}", f"deepspeed.zero_stage={stage}", split_over(1, 4))
+            for method in ("arwp", "m-arwp", "sam", "last-sam")
+            for stage in (0, 1, 2)
+        ],
+    )
 
 
 def subtract_noise_again():
@@ -151,7 +161,5 @@ def subtract_noise_again():
 
 
 def test_restoring_by_subtraction_would_be_noticed():
-    from rwp_dist.base.errors import ReplicaError
-
     with pytest.raises(ReplicaError, match="After step 0 the weights of rank 1 differ"):
         run_ranks(subtract_noise_again, 2)

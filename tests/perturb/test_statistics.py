@@ -17,7 +17,7 @@ from support.small import (
 from torch import nn
 
 from rwp_dist.perturb.statistics import average_statistics, frozen_statistics, tracking_layers
-from rwp_dist.train import evaluate_now, refresh_statistics
+from rwp_dist.run.evaluate import clean_network, evaluate_parts
 
 
 def test_frozen_statistics_stay_and_batches_are_still_normalised_by_their_own():
@@ -46,20 +46,22 @@ def test_the_average_takes_only_ranks_with_clean_passes_and_reaches_all():
     assert run_ranks(average_with_one_rank_left_out, 3) == [wanted] * 3
 
 
-def buffers_before_and_after_evaluation(overrides):
+def buffers_before_and_in_evaluation(overrides):
     with small_parts(small_settings(*overrides)) as parts:
         run_all(parts, stop=4)
         before = buffers_of(parts)
-        refresh_statistics(parts, 3)
-        evaluate_now(parts)
-        return before, buffers_of(parts)
+        with clean_network(parts, 4):
+            evaluate_parts(parts)
+            evaluated = buffers_of(parts)
+        assert same_bits(buffers_of(parts), before), "a rank goes on with its own"
+        return before, evaluated
 
 
 def test_evaluation_sees_the_statistics_of_clean_ranks_on_every_rank():
     """Rank 0 is clean and rank 1 perturbed throughout."""
     start = {name: b.clone() for name, b in small_net().named_buffers()}
     overrides = ("method.name=m-rwp", "deepspeed.zero_stage=1")
-    clean, perturbed = run_ranks(buffers_before_and_after_evaluation, 2, overrides)
+    clean, perturbed = run_ranks(buffers_before_and_in_evaluation, 2, overrides)
     assert same_bits(perturbed[0], start), "a perturbed pass has moved running statistics"
     assert not same_bits(clean[0], start)
     assert same_bits(clean[1], clean[0]) and same_bits(perturbed[1], clean[0])
@@ -67,7 +69,7 @@ def test_evaluation_sees_the_statistics_of_clean_ranks_on_every_rank():
 
 def test_evaluation_sees_the_mean_over_ranks_when_all_have_clean_passes():
     overrides = ("method.name=sam", "deepspeed.zero_stage=1")
-    ranks = run_ranks(buffers_before_and_after_evaluation, 2, overrides)
+    ranks = run_ranks(buffers_before_and_in_evaluation, 2, overrides)
     assert not same_bits(ranks[0][0], ranks[1][0])
     for name, first in ranks[0][0].items():
         mean = (first.double() + ranks[1][0][name].double()) / 2
@@ -97,11 +99,13 @@ def recalibrate_after_some_steps(recalibrate_batches):
     with small_parts(settings) as parts:
         run_all(parts, stop=3)
         before = buffers_of(parts)
-        refresh_statistics(parts, 3)
+        with clean_network(parts, 3):
+            relearned = buffers_of(parts)
+        assert same_bits(buffers_of(parts), before), "a rank goes on with its own"
         momenta = [layer.momentum for layer in tracking_layers(parts.engine.module)]
         steps = parts.train.steps(0, recalibrate_batches)
         images = [batch.images for step in steps for batch in step.batches]
-        return before, buffers_of(parts), parts.engine.full_weights(), images, momenta
+        return before, relearned, parts.engine.full_weights(), images, momenta
 
 
 def test_rwp_learns_statistics_anew_at_the_clean_weights():

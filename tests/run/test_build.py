@@ -18,7 +18,7 @@ from rwp_dist.shards.digits import write_digits
 def backends(lacking, overrides):
     fast = patch.object(native, "is_fast", lambda: dist.get_rank() not in lacking)
     with fast, small_parts(small_settings(*overrides)) as parts:
-        return parts.backend
+        return parts.perturbed.backend
 
 
 def test_one_rank_that_lacks_the_fast_generator_decides_for_all():

@@ -6,137 +6,77 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
+from support.checkpoints import everything, load, save
+from support.methods import overrides
+from support.properties import assert_resumes_exactly
 from support.ranks import run_ranks
 from support.small import (
     SmallNet,
-    buffers_of,
     run_all,
+    run_steps,
     same_bits,
     small_net,
     small_parts,
     small_settings,
     split_over,
-    weights_of,
 )
 
 from rwp_dist.base.errors import CheckpointError, CheckpointWriteError
-from rwp_dist.perturb.statistics import gather_statistics, own_statistics_kept, tracking_layers
 from rwp_dist.run.checkpoint import (
     FORMAT,
     _newest_readable,
     list_checkpoints,
-    load_checkpoint,
     read_checkpoint,
-    save_checkpoint,
 )
-from rwp_dist.train import refresh_statistics
+from rwp_dist.run.progress import Progress
 
 ADAMW = ("optimizer.name=adamw", "optimizer.lr=0.01")
-STEPS = 8
 
 
-def save(folder, parts, step, keep_last=2):
-    progress = {"samples": 12 * step, "eval": {"top1": 50.0}}
-    layers = tracking_layers(parts.engine.module)
-    statistics = gather_statistics(layers)
-    with own_statistics_kept(layers):
-        refresh_statistics(parts, step)
-        save_checkpoint(
-            folder,
-            parts.engine,
-            parts.perturbation,
-            step=step,
-            progress=progress,
-            keep_last=keep_last,
-            statistics=statistics,
-        )
-    return folder / f"step-{step:08d}.pt"
+@pytest.mark.parametrize("method", ["sgd", "m-arwp"])
+def test_a_run_with_adamw_resumes_exactly_at_every_stage(method, tmp_path):
+    """``tests/perturb/test_methods.py`` does so for every method with sgd."""
+    assert_resumes_exactly(method, tmp_path, *ADAMW)
 
 
-def everything(parts):
-    """Weights, buffers, optimizer state and energy, as one flat dictionary."""
-    state = {f"local {n}": w for n, w in weights_of(parts).items() if parts.engine.stage < 3}
-    state |= {f"weight {n}": w for n, w in parts.engine.full_weights().items()}
-    state |= {f"buffer {n}": b for n, b in buffers_of(parts).items()}
-    for name, values in parts.engine.optimizer_state(keep=True).items():
-        state |= {f"{key} {name}": value for key, value in values.items()}
-    if parts.perturbation.energy is not None:
-        state["energy"] = parts.perturbation.energy.value.clone()
-    return state
+def progress_over_a_resume(folder):
+    settings = small_settings("method.name=m-rwp")
+    with small_parts(settings) as parts:
+        progress = Progress(parts)
+        for step in run_steps(parts, 0, 3, progress):
+            save(folder, parts, step + 1, progress=progress)
+        before = progress.state_dict()
+    with small_parts(settings, small_net(seed=9)) as parts:
+        progress = Progress(parts)
+        load(folder, parts, progress)
+        return before, progress.state_dict()
 
 
-def resume_in_the_middle(cases, folder):
-    """For every case: the final state undisturbed, resumed, and right after saving and loading."""
-    outcomes = []
-    for number, overrides in enumerate(cases):
-        here = folder / str(number)
-        settings = small_settings(*overrides, steps=STEPS)
-        with small_parts(settings) as parts:
-            run_all(parts, 0, 3)
-            save(here, parts, 3)
-            saved = everything(parts)
-            run_all(parts, 3)
-            undisturbed = everything(parts)
-        # Another initialisation, so that nothing can be right by chance.
-        with small_parts(settings, small_net(seed=9)) as parts:
-            step, progress, _ = load_checkpoint(here, parts.engine, parts.perturbation)
-            loaded = everything(parts)
-            run_all(parts, step)
-            resumed = everything(parts)
-        outcomes.append((saved, loaded, undisturbed, resumed, step, progress))
-    return outcomes
-
-
-def test_a_resumed_run_is_bit_identical_to_an_undisturbed_one(tmp_path):
-    cases = [
-        (*method, f"deepspeed.zero_stage={stage}", split_over(2, 2))
-        for method in (("method.name=m-arwp",), ("method.name=sgd", *ADAMW))
-        for stage in (0, 1, 2, 3)
-    ]
-    for outcomes in run_ranks(resume_in_the_middle, 2, cases, tmp_path):
-        for case, outcome in zip(cases, outcomes, strict=True):
-            saved, loaded, undisturbed, resumed, step, progress = outcome
-            assert step == 3 and progress == {"samples": 36, "eval": {"top1": 50.0}}
-            assert same_bits(saved, loaded), case
-            assert same_bits(undisturbed, resumed), case
-            assert not same_bits(saved, resumed), case
-
-
-def load_whole_floats(folder):
-    """A checkpoint whose energy has more bits than this project keeps, as it once wrote them."""
-    with small_parts(small_settings("method.name=m-arwp", split_over(1, 2))) as parts:
-        path = save(folder, parts, 3)
-        state = torch.load(path)
-        state["energy"] = {name: torch.rand(len(F)) for name, F in state["energy"].items()}
-        torch.save(state, path)
-        load_checkpoint(folder, parts.engine, parts.perturbation)
-        return parts.perturbation.energy.value, torch.cat(list(state["energy"].values()))
-
-
-def test_energy_of_older_checkpoints_is_taken_to_the_nearest(tmp_path):
-    ((got, wanted),) = run_ranks(load_whole_floats, 1, tmp_path)
-    assert not torch.equal(got, wanted)
-    torch.testing.assert_close(got, wanted, rtol=2**-17, atol=0)
+def test_counters_go_on_where_they_were(tmp_path):
+    ((before, after),) = run_ranks(progress_over_a_resume, 1, tmp_path)
+    for state in (before, after):  # no log step, so no loss was shown yet
+        assert all(value != value for value in state.pop("shown").values())
+    assert before == after and before["samples"] == 36 and before["step_s"] > 0
 
 
 def save_on_two(cases, folder):
-    for number, overrides in enumerate(cases):
-        with small_parts(small_settings(*overrides, "deepspeed.zero_stage=1")) as parts:
+    for number, case in enumerate(cases):
+        with small_parts(small_settings(*case, "deepspeed.zero_stage=1")) as parts:
             run_all(parts, 0, 3)
             save(folder / str(number), parts, 3)
 
 
 def load_elsewhere(cases, stages, folder):
     states = []
-    for number, overrides in enumerate(cases):
+    for number, case in enumerate(cases):
         for stage in stages:
             settings = small_settings(
-                *overrides,
+                *case,
                 f"deepspeed.zero_stage={stage}",
                 split_over(dist.get_world_size(), 2),
             )
             with small_parts(settings, small_net(seed=9)) as parts:
-                load_checkpoint(folder / str(number), parts.engine, parts.perturbation)
+                load(folder / str(number), parts)
                 loaded = everything(parts)
                 run_all(parts, 3, 5)
                 moved = everything(parts)
@@ -146,7 +86,7 @@ def load_elsewhere(cases, stages, folder):
 
 def test_a_checkpoint_of_2_ranks_at_stage_1_resumes_anywhere(tmp_path):
     """And goes on alike: after two more steps weights differ between places by rounding only."""
-    cases = [("method.name=m-arwp",), ("method.name=sgd", *ADAMW)]
+    cases = [overrides("m-arwp"), overrides("sgd", *ADAMW)]
     run_ranks(save_on_two, 2, cases, tmp_path)
     ends = {}
     for world_size in (1, 2, 3):
@@ -160,9 +100,8 @@ def test_a_checkpoint_of_2_ranks_at_stage_1_resumes_anywhere(tmp_path):
                 for name, values in saved["optimizer"].items():
                     for key, value in values.items():
                         assert same_bits({"": loaded[f"{key} {name}"]}, {"": value}), where
-                if saved["energy"]:
-                    energy = torch.cat(list(saved["energy"].values()))
-                    assert same_bits({"": loaded["energy"]}, {"": energy}), where
+                for name, energy in saved["parts"]["perturbed"]["move"].get("energy", {}).items():
+                    assert same_bits({"": loaded[f"energy {name}"]}, {"": energy}), where
                 end = ends.setdefault((number, world_size, stage == 3), moved)
                 for name in (n for n in end if n.startswith("weight ")):
                     torch.testing.assert_close(moved[name], end[name], rtol=1e-3, atol=1e-5)
@@ -178,8 +117,7 @@ def save_three(folder, keep_last):
 
 def load_newest(folder, net=None):
     with small_parts(small_settings("method.name=m-arwp"), net) as parts:
-        found = load_checkpoint(folder, parts.engine, parts.perturbation)
-        return found and found[0]
+        return load(folder, parts)[0]
 
 
 def names(folder):
@@ -194,11 +132,22 @@ def test_the_newest_keep_last_checkpoints_stay_and_nothing_else(tmp_path):
 def test_a_checkpoint_holds_tensors_and_numbers_only(tmp_path):
     (state,) = run_ranks(save_three, 1, tmp_path, 1)
     loaded = torch.load(tmp_path / "step-00000003.pt", weights_only=True)
-    assert loaded["step"] == 3 and loaded["progress"]["samples"] == 36
+    assert loaded["step"] == 3 and loaded["parts"].keys() == {"perturbed", "data", "progress"}
     assert loaded["weights"].keys() == dict(small_net().named_parameters()).keys()
     assert {n: v for n, v in state.items() if n.startswith("weight ")}.keys() == {
         f"weight {n}" for n in loaded["weights"]
     }
+
+
+def test_its_weights_load_into_a_plain_network(tmp_path):
+    (state,) = run_ranks(save_three, 1, tmp_path, 1)
+    content = torch.load(tmp_path / "step-00000003.pt", weights_only=True)
+    net = small_net(seed=9)
+    missing, unexpected = net.load_state_dict(content["weights"], strict=False)
+    assert not unexpected and set(missing) == dict(net.named_buffers()).keys()
+    net.load_state_dict(content["weights"] | content["buffers"])
+    for name, param in net.named_parameters():
+        assert torch.equal(param, state[f"weight {name}"])
 
 
 def truncate(path):
@@ -226,7 +175,7 @@ def test_a_torn_newest_checkpoint_falls_back_to_the_one_before(tmp_path):
 
 def go_on_after_a_torn_one(folder):
     with small_parts(small_settings("method.name=m-arwp")) as parts:
-        step, _, troubles = load_checkpoint(folder, parts.engine, parts.perturbation)
+        step, troubles = load(folder, parts)
         save(folder, parts, step + 1, 1)
         return troubles
 
@@ -242,8 +191,8 @@ def test_what_is_saved_after_a_torn_checkpoint_stays(tmp_path):
 
 def test_without_checkpoints_there_is_nothing_to_resume(tmp_path):
     (tmp_path / "step-00000004.part").write_bytes(b"half written")
-    assert run_ranks(load_newest, 1, tmp_path) == [None]
-    assert run_ranks(load_newest, 1, tmp_path / "nowhere") == [None]
+    assert run_ranks(load_newest, 1, tmp_path) == [0]
+    assert run_ranks(load_newest, 1, tmp_path / "nowhere") == [0]
 
 
 @pytest.mark.parametrize(
@@ -290,9 +239,9 @@ def save_after_a_skipped_first_step(folder):
             run_all(parts, 0, 2)
             save(folder / str(stage), parts, 2)
         with small_parts(settings) as parts:
-            load_checkpoint(folder / str(stage), parts.engine, parts.perturbation)
-            with patch("rwp_dist.train.cross_entropy", lambda x, *_: x.sum(1) * float("inf")):
-                run_all(parts, 2, 3)
+            load(folder / str(stage), parts)
+            parts.task.loss = lambda logits, *_: logits.sum(1) * float("inf")
+            run_all(parts, 2, 3)
             assert parts.engine.skipped_steps == 1
             save(folder / str(stage), parts, 3)
         first, second = map(read_checkpoint, list_checkpoints(folder / str(stage)))
@@ -311,9 +260,8 @@ def save_while_perturbed(folder):
         with small_parts(small_settings("method.name=rwp", f"deepspeed.zero_stage={stage}")) as p:
             run_all(p, 0, 2)
             clean = p.engine.full_weights()
-            arguments = {"loss": lambda: None, "grad_scale": 1.0, "last": True}
             try:
-                with p.perturbation.around(p.my_slots[-1], 2, 0.1, **arguments):
+                with p.perturbed(2):
                     raise RuntimeError("in a perturbed pass")
             except RuntimeError:
                 save(folder / str(stage), p, 2)

@@ -25,15 +25,20 @@ def test_a_trace_names_the_parts_of_a_step_and_noise_lies_beside_them(digits, tm
     run_dir = tmp_path / "run"
     run_ranks(run, 2, overrides(digits, run_dir, "profile=true", "batch.per_rank=128"))
     clean, perturbed = (spans(run_dir / "profile" / f"rank-{rank}.json.gz") for rank in (0, 1))
-    parts = {"forward", "backward", "reduce", "step"}
+    parts = {"forward", "backward", "step"}
     assert parts <= clean.keys() and not {"perturb", "noise"} & clean.keys()
     assert parts | {"perturb", "restore", "noise"} <= perturbed.keys()
     for trace in (clean, perturbed):
         assert all(len(trace[name]) == WINDOW for name in parts & trace.keys())
     main_thread = perturbed["forward"][0][2]
     assert all(thread != main_thread for _, _, thread in perturbed["noise"])
-    reduced = perturbed["reduce"]
-    assert all(any(a <= start for a, _, _ in reduced) for start, _, _ in perturbed["noise"][1:])
+    # Drawing begins in a backward pass, and ends before the next perturbation does.
+    begins = sorted(begin for begin, _, _ in perturbed["backward"])
+    limits = sorted(end for _, end, _ in perturbed["perturb"])
+    passes_before = [sum(b <= start for b in begins) for start, _, _ in perturbed["noise"]]
+    assert set(passes_before) >= set(range(1, WINDOW))
+    for (_, end, _), number in zip(perturbed["noise"], passes_before, strict=True):
+        assert number == WINDOW or end <= limits[number]
 
 
 def outcome(folder, steps):

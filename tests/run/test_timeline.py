@@ -1,4 +1,4 @@
-"""Durations in steps, once it is known how many steps an epoch has."""
+"""Durations in steps, and the strength of the perturbation along a run."""
 
 import re
 
@@ -6,6 +6,7 @@ import pytest
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import load_settings
+from rwp_dist.perturb import METHODS
 from rwp_dist.run.timeline import Timeline
 
 
@@ -24,9 +25,10 @@ def test_a_warmup_longer_than_the_run_is_refused_and_the_cure_works(
     overrides: list[str], key: str, steps_per_epoch: int
 ) -> None:
     settings = load_settings(None, overrides)
-    with pytest.raises(ConfigError, match=f"{key}: lasts") as caught:
+    with pytest.raises(ConfigError, match=r"lasts .* steps and the whole run") as caught:
         Timeline.of(settings, steps_per_epoch)
-    cure = re.search(r"set it to ([\d.e+]+) or less", str(caught.value))
+    assert caught.value.key == key
+    cure = re.search(r"set it to ([\d.e+]+) or less", caught.value.cure or "")
     assert cure, caught.value
     Timeline.of(load_settings(None, [*overrides, f"{key}={cure[1]}"]), steps_per_epoch)
 
@@ -40,3 +42,56 @@ def test_something_is_due_after_the_nearest_whole_step_and_at_the_end(
 ) -> None:
     timeline = Timeline.of(load_settings(None, ["schedule.steps=12"]), steps_per_epoch=4)
     assert {step for step in range(1, 13) if timeline.is_due(every_epochs, step)} == due
+
+
+# --- strength ---
+
+STEPS = 20
+COSINE = ("schedule.name=cosine", "schedule.warmup_steps=6")
+STEPPED = ("schedule.name=step", "schedule.decay_steps=[8, 14]", "schedule.warmup_steps=2")
+CONSTANT = ("schedule.name=constant",)
+
+WINDOWS = (
+    # settings, and the steps in which passes are perturbed
+    ((), range(STEPS)),
+    (("method.warmup_steps=5",), range(5, STEPS)),
+    (("method.warmup_epochs=1.5",), range(6, STEPS)),  # of 4 steps each
+    (("method.every=3",), range(0, STEPS, 3)),
+    (("method.every=3", "method.warmup_steps=4"), range(6, STEPS, 3)),
+    (("method.start=0.5",), range(10, STEPS)),
+    (("method.stop=0.25",), range(5)),
+    (("method.start=0.3", "method.stop=0.7", "method.every=4"), (8, 12)),
+    (("method.start=0.26",), range(5, STEPS)),  # to the nearest step
+    (("method.stop=0",), ()),
+    (("method.start=decay", *COSINE), range(6, STEPS)),
+    (("method.stop=decay", *COSINE), range(6)),
+    (("method.start=decay", *STEPPED), range(8, STEPS)),
+    (("method.stop=decay", *STEPPED), range(8)),
+    (("method.start=decay", *CONSTANT), ()),  # it never decays
+    (("method.stop=decay", *CONSTANT), range(STEPS)),
+)
+
+
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.move])
+@pytest.mark.parametrize(("overrides", "perturbed"), WINDOWS, ids=lambda v: str(v)[:40])
+def test_strength_is_0_exactly_where_the_settings_say(
+    method: str, overrides: tuple[str, ...], perturbed: tuple[int, ...]
+) -> None:
+    common = (f"method.name={method}", "method.sigma=0.1", "method.rho=0.2")
+    settings = load_settings(None, [*common, *overrides, f"schedule.steps={STEPS}"])
+    timeline = Timeline.of(settings, steps_per_epoch=4)
+    strengths = [timeline.strength(step) for step in range(STEPS)]
+    assert [step for step in range(STEPS) if strengths[step]] == list(perturbed)
+    if METHODS[method].strength == "rho":
+        assert {s for s in strengths if s} <= {0.2}
+    elif METHODS[method].increasing:  # its ramp belongs to the run, not to the window
+        whole = Timeline.of(load_settings(None, [*common, f"schedule.steps={STEPS}"]), 4)
+        assert all(strengths[step] == whole.strength(step) for step in perturbed)
+        assert whole.strength(0) == 0.1 < whole.strength(1)
+    else:
+        assert {s for s in strengths if s} <= {0.1}
+
+
+def test_sgd_has_no_strength() -> None:
+    timeline = Timeline.of(load_settings(None, ["method.name=sgd", "schedule.steps=9"]), 4)
+    assert {timeline.strength(step) for step in range(9)} == {0.0}

@@ -1,0 +1,152 @@
+"""Optimizers by name and by ``module:function``, and the groups that they get."""
+
+import pytest
+import torch
+from support.properties import assert_resumes_exactly
+from support.ranks import run_ranks
+from support.small import run_all, same_bits, small_net, small_parts, small_settings, split_over
+
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.config import load_settings
+from rwp_dist.run.models import build_shapes
+from rwp_dist.run.optimizers import build_optimizer, group_parameters
+
+
+class OwnSGD(torch.optim.SGD):
+    """A user's own."""
+
+
+def elementwise(groups, lr, momentum=0.0):
+    """What looks at each element alone."""
+    return OwnSGD(groups, lr=lr, momentum=momentum)
+
+
+elementwise.elementwise = True
+
+
+def by_norm(groups, lr):
+    """What looks at whole parameters, or says nothing about it."""
+    return OwnSGD(groups, lr=lr)
+
+
+def slow_head(groups, lr):
+    """The linear layers learn at a tenth of the rate."""
+    params = [param for group in groups for param in group["params"]]
+    head = [p for p in params if p.ndim == 2]
+    rest = [p for p in params if p.ndim != 2]
+    return OwnSGD([{"params": rest}, {"params": head, "lr_factor": 0.1}], lr=lr, momentum=0.9)
+
+
+slow_head.elementwise = True
+
+OWN = f"optimizer.name={__name__}:elementwise"
+BY_NORM = f"optimizer.name={__name__}:by_norm"
+SLOW_HEAD = f"optimizer.name={__name__}:slow_head"
+DECAY = ("optimizer.weight_decay=0.05", "optimizer.no_decay=['ndim<2']")
+
+
+def test_an_optimizer_of_the_users_gets_groups_rate_and_its_options():
+    settings = small_settings(OWN, "optimizer.lr=0.3", "optimizer.options={momentum: 0.5}", *DECAY)
+    optimizer = build_optimizer(small_net(), settings)
+    assert isinstance(optimizer, OwnSGD)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.3]
+    assert [group["momentum"] for group in optimizer.param_groups] == [0.5, 0.5]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
+
+
+def test_one_that_is_not_elementwise_is_refused_where_zero_shares_out_and_taken_at_stage_0():
+    for stage in (1, 2, 3):
+        with pytest.raises(ConfigError, match="flat shards") as caught:
+            build_optimizer(small_net(), small_settings(BY_NORM, f"deepspeed.zero_stage={stage}"))
+        assert caught.value.key == "optimizer.name"
+        assert caught.value.cure == "set deepspeed.zero_stage to 0"
+    assert build_optimizer(small_net(), small_settings(BY_NORM, "deepspeed.zero_stage=0"))
+
+
+def test_names_that_there_are_not_are_refused_with_the_cure():
+    for name, cure in (("adamv", "write adamw"), ("lion", "choose from sgd, adamw, or name one")):
+        with pytest.raises(ConfigError) as caught:
+            build_optimizer(small_net(), small_settings(f"optimizer.name={name}"))
+        assert caught.value.key == "optimizer.name" and caught.value.cure.startswith(cure)
+    with pytest.raises(ConfigError) as caught:
+        build_optimizer(small_net(), small_settings("optimizer.no_decay=['norm*']"))
+    assert caught.value.key == "optimizer.no_decay"
+
+
+def names_of_groups(model, settings):
+    """Names of the parameters of each group by its decay."""
+    names = {id(param): name for name, param in model.named_parameters()}
+    return {
+        group["weight_decay"]: {names[id(param)] for param in group["params"]}
+        for group in group_parameters(model, settings)
+    }
+
+
+def shapes(*overrides):
+    settings = load_settings(None, ["data.channels=3", "optimizer.weight_decay=0.1", *overrides])
+    return names_of_groups(build_shapes(settings), settings)
+
+
+def test_a_transformer_does_not_decay_norms_biases_tokens_and_positions_unless_told_to():
+    vit = ["model.name=vit_s_16", "data.image_size=32"]
+    groups = shapes(*vit)
+    free = groups[0.0]
+    assert {"class_token", "encoder.pos_embedding", "encoder.ln.weight", "heads.head.bias"} <= free
+    assert all(name.endswith("weight") for name in groups[0.1])
+    assert "conv_proj.weight" in groups[0.1] and len(groups[0.1]) == 1 + 12 * 4 + 1
+    assert shapes(*vit, "optimizer.no_decay=[]").keys() == {0.1}
+
+
+def test_other_networks_decay_everything_unless_told_not_to():
+    resnet = ["model.name=resnet18", "data.image_size=64"]
+    assert shapes(*resnet).keys() == {0.1}
+    groups = shapes(*resnet, "optimizer.no_decay=['ndim<2', 'fc.*']")
+    assert {"bn1.weight", "bn1.bias", "fc.weight", "fc.bias"} <= groups[0.0]
+    assert all(name.endswith("weight") and "bn" not in name for name in groups[0.1])
+
+
+def test_frozen_parameters_are_left_to_themselves():
+    net = small_net()
+    net.conv1.weight.requires_grad_(False)
+    optimizer = build_optimizer(net, small_settings())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 9
+
+
+def ends(cases):
+    found = []
+    for case in cases:
+        with small_parts(small_settings(*case, split_over(2, 2))) as parts:
+            run_all(parts, stop=4)
+            groups = parts.engine.ds.optimizer.param_groups
+            found.append((parts.engine.full_weights(), [group["lr"] for group in groups]))
+    return found
+
+
+@pytest.mark.parametrize("more", [DECAY, (SLOW_HEAD,), ("optimizer.name=adamw", *DECAY)], ids=str)
+def test_two_groups_of_parameters_compute_the_same_at_every_stage(more):
+    """Against stage 0, which is torch's optimizer itself."""
+    common = ("method.name=m-rwp", "deepspeed.zero_stage")
+    cases = [(common[0], *more, f"{common[1]}={stage}") for stage in (0, 1, 2)]
+    # Stage 3 draws other noise, so sgd stands for it.
+    cases += [("method.name=sgd", *more, f"{common[1]}={stage}") for stage in (0, 3)]
+    for found in run_ranks(ends, 2, cases, timeout_s=120):
+        for first, other in ((0, 1), (0, 2), (3, 4)):
+            for name, wanted in found[first][0].items():
+                torch.testing.assert_close(found[other][0][name], wanted, rtol=1e-3, atol=1e-5)
+        rates = [sorted(set(rates)) for _, rates in found]
+        assert rates == [rates[0]] * len(rates)
+        assert len(rates[0]) == (2 if SLOW_HEAD in more else 1)
+
+
+def test_groups_matter():
+    """Otherwise agreement of the stages would prove nothing."""
+    plain, decayed, slow = run_ranks(ends, 1, [(), DECAY, (SLOW_HEAD,)])[0]
+    for one, other in ((plain, decayed), (plain, slow), (decayed, slow)):
+        assert not same_bits(one[0], other[0])
+
+
+@pytest.mark.parametrize(
+    "more", [DECAY, (SLOW_HEAD,), ("optimizer.name=adamw", "optimizer.lr=0.01", *DECAY)], ids=str
+)
+def test_a_run_with_two_groups_resumes_exactly_at_every_stage(more, tmp_path):
+    assert_resumes_exactly("m-arwp", tmp_path, *more)
