@@ -51,14 +51,15 @@ class LastGradient(Move):
     def state_dict(self) -> dict[str, Any]:
         rows = self.network.rows if self._direction else []
         pairs = zip(rows, self._direction, strict=True)
-        return {"direction": {r.name: unit.cpu() for r, unit in pairs}}
+        return {"direction": {r.name: unit.cpu().clone() for r, unit in pairs}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         saved = state["direction"]
         if saved:
             pairs = ((saved.get(r.name), r.param) for r in self.network.rows)
             self._direction = [
-                torch.zeros_like(p) if unit is None else unit.to(p.device) for unit, p in pairs
+                torch.zeros_like(p) if unit is None else unit.to(p.device, copy=True)
+                for unit, p in pairs
             ]
 
     @property
