@@ -42,7 +42,7 @@ EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=page_name)
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the commands of the pages name, README's my.yaml too; work is there."""
-    for name in ("configs", "slurm", "benchmarks", "docs", "docker", "Makefile"):
+    for name in ("configs", "slurm", "benchmarks", "docs", "docker", "examples", "Makefile"):
         (tmp_path / name).symlink_to(ROOT / name)
     [text] = blocks(ROOT / "README.md", "yaml")
     (tmp_path / "my.yaml").write_text(text)
@@ -76,12 +76,14 @@ def check(words: list[str]) -> None:
         words = words[1:]
     program, arguments = words[0], words[1:]
     for word in arguments:
-        if re.match(r"(configs|slurm|benchmarks|docs|docker)/", word):
+        if re.match(r"(configs|slurm|benchmarks|docs|docker|examples)/", word):
             assert Path(word).exists(), word
     if program in PROGRAMS:
         check_settings(parse(PROGRAMS[program], arguments))
-    elif program == "torchrun":
+    elif program == "torchrun" and "rwp_dist" in arguments:
         check(["rwp-dist", *arguments[arguments.index("rwp_dist") + 1 :]])
+    elif program == "torchrun":
+        assert any(Path(word).is_file() for word in arguments), arguments
     elif program == "sbatch":
         script = next(i for i, word in enumerate(arguments) if not word.startswith("-"))
         assert Path(arguments[script]).is_file()

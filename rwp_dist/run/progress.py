@@ -147,13 +147,15 @@ class Progress:
         headline = 100.0 * hits / max(counted, 1.0)
         self._shown = {"loss": loss / steps, parts.task.headline: headline}
         step, total = done - 1, parts.timeline.total_steps
+        strength = parts.timeline.strength(step)
         record = {
             "step": done,
             "total_steps": total,
             "epoch": done / parts.timeline.steps_per_epoch,
             **self._shown,
             "lr": parts.timeline.lr(step),
-            parts.method.strength or "sigma": parts.timeline.strength(step),
+            "sigma": strength if parts.method.strength == "sigma" else 0.0,
+            "rho": strength if parts.method.strength == "rho" else 0.0,
             "step_s": step_s,
             "images_per_s": self._interval_samples / steps / step_s,
             "data_wait_s": wait_s,

@@ -30,7 +30,12 @@ class TrainRecord(TypedDict):
     """Learning rate of the last step."""
 
     sigma: float
-    """Standard deviation of the noise at the last step, relative to ``method.scale``."""
+    """Standard deviation of the noise at the last step, relative to ``method.scale``; 0 for methods
+    without noise, and where the weights stay clean."""
+
+    rho: float
+    """Length of the step up the gradient at the last step; 0 for methods without one, and where the
+    weights stay clean."""
 
     step_s: float
     """Time of one update, on the slowest rank."""
@@ -66,7 +71,7 @@ class TrainRecord(TypedDict):
     """Share of ``noise_s`` that no step waited for; None if nothing is drawn ahead."""
 
     noise_bytes: int
-    """Size of the buffer that noise is drawn into."""
+    """Memory that the perturbation keeps, such as the buffer that noise is drawn into."""
 
     memory_bytes: int
     """Peak memory of a rank: of its GPU, or of its process on a CPU."""
