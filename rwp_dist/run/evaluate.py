@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from rwp_dist.base.errors import CheckpointError
 from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import BadRecord, Batch, Step
+from rwp_dist.data.image import Normalise
 from rwp_dist.data.open import open_eval
 from rwp_dist.process.group import choose_device, gathered, process_group, same_on_all_ranks
 from rwp_dist.record.directory import RunDir
-from rwp_dist.run.build import to_input
 from rwp_dist.run.checkpoint import list_checkpoints, read_checkpoint
 from rwp_dist.run.models import build_model
 from rwp_dist.run.parts import Parts
@@ -155,7 +154,7 @@ def evaluate_run(settings: Settings, run_dir: RunDir, checkpoint: Path | None) -
             raise CheckpointError(f"{path}: is not of this network ({error}).") from None
         model.to(device)
         val = open_eval(settings, dist.get_rank(), dist.get_world_size())
-        normalise = partial(to_input, settings)
+        normalise = Normalise(settings.data.mean, settings.data.std)
         bf16 = settings.precision == "bf16"
         with evaluating_mode(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             result, bad = evaluate(

@@ -6,11 +6,10 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from rwp_dist.base.errors import CheckpointError
 from rwp_dist.config import Settings, Split
-from rwp_dist.data.image.mix import Mixer
+from rwp_dist.data.image import Mixer, Normalise
 from rwp_dist.data.open import Eval, Train
 from rwp_dist.engine.engine import Engine
 from rwp_dist.perturb import Method, Perturbed
@@ -78,7 +77,7 @@ class Parts:
     val: Eval
     """This rank's share of the evaluation samples."""
     mixer: Mixer | None
-    normalise: Callable[[Tensor], Tensor]
+    normalise: Normalise
     """uint8 images ``[B, C, H, W]`` on the device to what the network takes."""
     task: Classification
     timeline: Timeline
