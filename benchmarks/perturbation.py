@@ -213,7 +213,7 @@ def main(rounds: int) -> None:
         for name, seconds in found.items():
             print(f"{name:<46}{seconds * 1e3:10.3f}{seconds / copy:10.2f}{seconds / authors:11.3f}")
         energies = [way.energy for way, _ in chosen.values() if isinstance(way, Ours)]
-        state = next(energy.num_bytes for energy in energies if energy is not None)
+        state = next(energy.value.nbytes for energy in energies if energy is not None)
         print(f"state of m-arwp: {state / (4 * count):.3%} of the parameters' bytes")
     size = 4_000_000
     print(f"\n{'standard normal values, fp32':<46}{'ns each':>10}")

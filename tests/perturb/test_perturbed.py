@@ -1,4 +1,7 @@
-"""The library: ``Perturbed`` in plain loops, in one process and under DistributedDataParallel."""
+"""The library: ``Perturbed`` in plain loops, in one process and under DistributedDataParallel.
+
+``test_methods.py`` shows for every method that it computes what the engine does.
+"""
 
 import subprocess
 import sys
@@ -9,14 +12,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.ranks import run_ranks
-from support.small import run_all, same_bits, small_net, small_parts, small_settings, weights_of
+from support.small import same_bits, small_net
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.perturb import Perturbed
-from rwp_dist.process.group import check_replicas
 
 STEPS = 20
 ROOT = Path(__file__).parents[2]
@@ -78,46 +80,6 @@ ours = {".".join(n.split(".")[:2]) for n in sys.modules if n.startswith("rwp_dis
 assert ours <= {"rwp_dist.base", "rwp_dist.perturb", "rwp_dist.process"}, ours
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)
-
-
-def library_and_engine(method):
-    """Weights after the same steps by the engine at stage 0 and by a plain loop under DDP."""
-    settings = small_settings(
-        f"method.name={method}", "deepspeed.zero_stage=0", "batch.per_rank=6", steps=STEPS
-    )
-    net, m = small_net(), settings.method
-    with small_parts(settings) as parts:
-        run_all(parts)
-        engine = weights_of(parts)
-        ddp = DistributedDataParallel(net)
-        optimizer = torch.optim.SGD(
-            ddp.parameters(),
-            lr=1.0,
-            momentum=settings.optimizer.momentum,
-            weight_decay=settings.optimizer.weight_decay,
-        )
-        options = {"eta": m.eta, "beta": m.beta, "lambda_": m.lambda_}
-        strength = parts.timeline.strength
-        noisy = Perturbed(
-            ddp, method, sigma=strength, rho=strength, seed=settings.run.seed, **options
-        )
-        for step, data in enumerate(parts.train.steps(0, STEPS)):
-            for group in optimizer.param_groups:
-                group["lr"] = parts.timeline.lr(step)
-            (batch,) = data.batches
-            x, y = parts.normalise(batch.images), batch.labels
-            train(noisy, ddp, optimizer, step, [(x, y)])
-            check_replicas(net, step)
-        noisy.close()
-    return engine, {name: p.detach() for name, p in net.named_parameters()}
-
-
-@pytest.mark.parametrize("method", ["sgd", "sam", "rwp", "m-arwp", "last-sam"])
-def test_a_plain_loop_under_ddp_computes_what_the_engine_does_at_stage_0(method):
-    first, second = run_ranks(library_and_engine, 2, method)
-    assert same_bits(first[1], second[1])
-    for name, weight in first[0].items():
-        torch.testing.assert_close(first[1][name], weight, rtol=1e-6, atol=1e-6, msg=name)
 
 
 def with_and_without_a_scaler():
