@@ -72,7 +72,6 @@ def test_it_is_stepped_saved_and_resumed_exactly(tmp_path, stage):
     for undisturbed, resumed in run_ranks(over_a_resume, 2, tmp_path, stage):
         assert undisturbed["steps"] == resumed["steps"] == STEPS
         assert same_bits(undisturbed["average"], resumed["average"])
-        assert not same_bits(resumed["average"], dict(small_net().named_parameters()))
 
 
 def names_of_extras(*overrides):
