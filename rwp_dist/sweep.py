@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from rwp_dist.base.errors import Interrupted
 from rwp_dist.config import Settings
 from rwp_dist.process import signals
+from rwp_dist.process.stages import stage
 from rwp_dist.record.directory import RunDir
 
 
@@ -23,10 +24,11 @@ def run_all(runs: Sequence[Settings], session: str) -> None:
     """
     series = Series(runs, is_sweep=bool(session))
     signals.say_on_ctrl_c(series.ctrl_c_message)
-    from rwp_dist.process.group import choose_device, process_group
+    with stage("loading torch and DeepSpeed"):
+        from rwp_dist.process.group import choose_device, process_group
 
-    device = choose_device(runs[0].run.device)
-    from rwp_dist.train import train  # imports DeepSpeed, which needs the device
+        device = choose_device(runs[0].run.device)
+        from rwp_dist.train import train  # imports DeepSpeed, which needs the device
 
     with process_group(device):
         for series.current, settings in enumerate(runs):

@@ -25,8 +25,10 @@ from rwp_dist.config import Settings
 from rwp_dist.data.batch import Batch, Step
 from rwp_dist.perturb.slots import loss_scale
 from rwp_dist.process.consensus import Agreed, Consensus, StopSignals
-from rwp_dist.process.group import all_agree_on, check_replicas, from_main, same_on_all_ranks
+from rwp_dist.process.group import any_rank, from_main, same_on_all_ranks
 from rwp_dist.process.heartbeat import Heartbeat
+from rwp_dist.process.replicas import check_replicas
+from rwp_dist.process.stages import stage
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.open import open_run
 from rwp_dist.run.bad_samples import BadSamples, list_evaluation
@@ -113,9 +115,10 @@ class Training:
             "evaluation": self.last_eval,
             **parts.extras,
         }
-        self.first_step, troubles = load_checkpoint(
-            run_dir.checkpoints, parts.engine, self.stateful
-        )
+        with stage("loading the newest checkpoint"):
+            self.first_step, troubles = load_checkpoint(
+                run_dir.checkpoints, parts.engine, self.stateful
+            )
         self.done = self.first_step
         """Updates of the weights so far."""
         with same_on_all_ranks():
@@ -297,7 +300,7 @@ def _attempt(
             state = "finished" if training.finished else "interrupted"
             _write_end(run_dir, training, started, state, None)
             # The first rank to leave would have the others killed.
-            asked = all_agree_on(signals.asked)
+            asked = any_rank(signals.asked)
     except BaseException as error:
         _write_end(run_dir, training, started, "failed", error)
         raise

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
-from rwp_dist.base.errors import ConfigError, ReplicaError, RwpError
+from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.process import torchrun
 
 T = TypeVar("T")
@@ -36,12 +35,13 @@ def _device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
         if not torch.cuda.is_available():
-            raise ConfigError("run.device: torch sees no CUDA device; set run.device to cpu.")
+            raise ConfigError("torch sees no CUDA device", key="run.device", cure="set it to cpu")
         local = torchrun.local_rank()
         if local >= torch.cuda.device_count():
             raise ConfigError(
-                f"run.device: local rank {local} has no GPU of its own, {torch.cuda.device_count()}"
-                " are visible; start fewer ranks on this node."
+                f"rank {local} of this node has no GPU; {torch.cuda.device_count()} are visible",
+                key="run.device",
+                cure="start fewer ranks on this node",
             )
         torch.cuda.set_device(local)
         return torch.device("cuda", local)
@@ -80,7 +80,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def same_on_all_ranks() -> Iterator[None]:
-    """An error that a user can act on, on any rank, ends all ranks with the same message.
+    """A user's error in the block, on any rank, is raised on all ranks.
 
     Raises:
         RwpError: the error of the lowest rank that had one.
@@ -103,8 +103,8 @@ def same_on_all_ranks() -> Iterator[None]:
         raise first
 
 
-def all_agree_on(flag: bool) -> bool:
-    """Whether any rank says so. Every rank calls it, and none leaves before all have come."""
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank. A collective: no rank leaves before all have come."""
     return any(gathered(flag))
 
 
@@ -121,38 +121,3 @@ def from_main(make: Callable[[], T]) -> T:
     dist.broadcast_object_list(box, 0)
     value: T = box[0]
     return value
-
-
-def check_replicas(model: nn.Module, step: int) -> None:
-    """Compare the bits of all parameters between ranks.
-
-    Raises:
-        ReplicaError: they differ; names the rank that most others contradict, and the parameter.
-    """
-    names, sums = [], []
-    for name, param in model.named_parameters():
-        bits = param.detach().contiguous().view(-1).view(torch.uint8)
-        bits = torch.nn.functional.pad(bits, (0, -bits.numel() % 8)).view(torch.int64)
-        # Position-dependent odd factors, so that two equal changes do not cancel.
-        factors = torch.arange(1, 2 * bits.numel(), 2, device=bits.device)
-        names.append(name)
-        sums.append((bits * factors).sum())
-    mine = torch.stack(sums)
-    gathered = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, mine)
-    ranks = torch.stack(gathered).cpu()
-    differs = (ranks != ranks[0]).any(0).nonzero()
-    if not len(differs):
-        return
-    column = ranks[:, int(differs[0])]
-    values, votes = column.unique(return_counts=True)
-    # Where votes are equal, as with two ranks, rank 0 counts as right.
-    right = column[0] if (column == column[0]).sum() == votes.max() else values[votes.argmax()]
-    rank = int((column != right).nonzero()[0])
-    others = "most ranks" if len(column) > 2 else f"rank {1 - rank}"
-    raise ReplicaError(
-        f"After step {step} the weights of rank {rank} differ from those of {others}, first in "
-        f"{names[int(differs[0])]} ({len(differs)} of {len(names)} parameters); a rank's hardware "
-        "or a change of weights outside the optimizer is the likely cause: leave that node out, "
-        "remove the last checkpoint, and start the same command again."
-    )

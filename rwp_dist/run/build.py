@@ -14,6 +14,7 @@ from rwp_dist.perturb.energy import ENERGY_BUCKET_BYTES
 from rwp_dist.perturb.normals import Backend, choose_backend
 from rwp_dist.perturb.slots import Slot, assign_slots
 from rwp_dist.process.group import choose_device, gathered, same_on_all_ranks
+from rwp_dist.process.stages import stage
 from rwp_dist.run.models import build_model
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.parts import EXTRAS, Parts
@@ -37,11 +38,12 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     device = choose_device(settings.run.device)
     torch.set_num_threads(settings.run.threads)
     method = METHODS[settings.method.name]
-    model = build_model(settings).to(device)
+    with stage("building the network"):
+        model = build_model(settings).to(device)
     optimizer = build_optimizer(model, settings)
     pin = device.type == "cuda"
     # What fails here may fail on one node alone; the others would wait for it in the engine.
-    with same_on_all_ranks():
+    with stage("opening the shards"), same_on_all_ranks():
         train, val = streams or (
             open_train(settings, split, rank, pin=pin),
             open_eval(settings, rank, world_size, pin=pin),
@@ -59,8 +61,9 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         shared_draws=shares_weights(settings),
     )
     most = max(sum(slot.perturbed for slot in row) for row in slots)
-    engine = Engine(model, optimizer, settings, split, device, num_perturbed=most)
-    _broadcast_buffers(engine.module)
+    with stage("starting DeepSpeed"):
+        engine = Engine(model, optimizer, settings, split, device, num_perturbed=most)
+        _broadcast_buffers(engine.module)
     timeline = Timeline.of(settings, train.steps_per_epoch)
     perturbed = _perturb(settings, engine, slots, timeline, backend)
     engine.module.train()

@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from rwp_dist.base.errors import ReplicaError
-from rwp_dist.process.group import check_replicas
+from rwp_dist.process.replicas import check_replicas
 
 STEPS = 50
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from rwp_dist.config import Settings, split_batch
-from rwp_dist.data.batch import normalise
+from rwp_dist.data.image import Normalise
 from rwp_dist.perturb import Perturbed
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.timeline import Timeline
@@ -62,8 +62,8 @@ class Library:
     def batches(self, step: int) -> list[tuple[Tensor, Tensor]]:
         """Images as the network takes them, and labels, of this rank's passes."""
         (data,) = self.data.steps(step, step + 1)
-        mean, std = self.settings.data.mean, self.settings.data.std
-        return [(normalise(batch.images, mean, std), batch.labels) for batch in data.batches]
+        normalise = Normalise(self.settings.data.mean, self.settings.data.std)
+        return [(normalise(batch.images), batch.labels) for batch in data.batches]
 
     def passes(self, step: int) -> Iterator[int]:
         """Forward and backward of every pass; yields its number inside the perturbed block."""

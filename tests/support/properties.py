@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from rwp_dist.perturb import METHODS
-from rwp_dist.process.group import check_replicas
+from rwp_dist.process.replicas import check_replicas
 from rwp_dist.run.evaluate import clean_network, evaluate_parts
 from support.checkpoints import everything, load, save
 from support.library import Library
