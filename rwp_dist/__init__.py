@@ -3,4 +3,4 @@
 Importing this package imports no torch: settings and command line answer at once.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
