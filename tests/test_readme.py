@@ -139,13 +139,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 # Named by CONTRIBUTING; delete a line when its file is there.
-SOON = {
-    "rwp_dist/perturb/moves/NAME.py",
-    "rwp_dist/run/optimizers.py",
-    "tests/perturb/moves/test_NAME.py",
-    "tests/run/test_optimizers.py",
-    "tests/support/methods.py",
-}
 
 
 @EVERY_PAGE
@@ -154,7 +147,7 @@ def test_files_in_the_text_exist(page: Path) -> None:
     paths = re.findall(r"`((?:rwp_dist|launcher|tests|benchmarks|docs|configs)/[^` ]*)`", text)
     folders = {path: path.rpartition("/")[0] if "NAME" in path else path for path in paths}
     missing = {path for path, there in folders.items() if not (ROOT / there).exists()}
-    assert missing - SOON == set()
+    assert missing == set()
 
 
 # --- code runs ---
