@@ -1,4 +1,4 @@
-"""What the loop gets: batches of uint8 images, and what reading them cost."""
+"""The steps that a stream yields: batches of uint8 images, and what reading them cost."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from rwp_dist.data.remote import CacheStats
 
 @dataclass(frozen=True)
 class Batch:
-    """What one pass through the network takes."""
+    """The samples of one pass through the network."""
 
     images: Tensor
     """uint8 ``[B, C, H, W]``, channels last in memory."""
@@ -36,17 +36,17 @@ class BadRecord:
 
     step: int
     sample: int
-    """-1: all of the step's, because a shard cannot be had."""
+    """Its number in the data set. -1: all samples of the step, because a shard cannot be read."""
     reason: str
 
     @property
     def fatal(self) -> bool:
-        """Whether training cannot go on: no sample is bad, a shard is missing."""
+        """Whether training has to stop: a whole shard cannot be read."""
         return self.sample < 0
 
 
 class Unreadable(list[Batch]):
-    """Batches that could not be read: whoever takes one gets the error."""
+    """In place of a step's batches: iterating raises the error that made them unreadable."""
 
     def __init__(self, error: RwpError) -> None:
         super().__init__()

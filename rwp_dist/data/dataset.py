@@ -17,8 +17,9 @@ from rwp_dist.data.format.index import INDEX_DTYPE, Index, index_bytes, load_ind
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, cure_of_missing
 from rwp_dist.data.remote import Attempts, NodeCache, Patience, Shard, read_url
 
+_MAKE_BOTH_AGAIN = "make both again with `rwp-dist shards index`"
 INDEX_REQUESTS = 16
-"""Index files of a remote data set that are fetched at once."""
+"""Index files of a remote data set that are downloaded at the same time."""
 
 
 @dataclass(frozen=True)
@@ -119,15 +120,17 @@ def load_manifest(
         missing = names is None and not path.exists()
     except OSError as error:
         raise DataError(
-            f"{source}: this folder cannot be read ({error.strerror}); check its permissions, or "
-            "set data.train and data.val to other folders."
+            f"{source}: this folder cannot be read ({error.strerror})",
+            cure="check its permissions, or set data.train and data.val to other folders",
         ) from None
     if names is not None and MANIFEST_NAME not in names:
         if any(name.endswith(".tar") for name in names):
-            raise DataError(f"{source}: there are shards but no manifest; {cure_of_missing(path)}.")
+            raise DataError(
+                f"{source}: there are shards but no manifest", cure=cure_of_missing(path)
+            )
         missing = True
     if missing:
-        raise DataError(f"{source}: there are no shards here; {_cure(path)}")
+        raise DataError(f"{source}: there are no shards here", cure=_cure_of_no_shards(path))
     return Manifest.load(path)
 
 
@@ -138,7 +141,7 @@ def is_local(manifest: Manifest) -> bool:
 
 
 def _fetch_manifest(url: str, attempts: Attempts, opener: str | None) -> Manifest:
-    """Its own id tells whether it came whole; what comes twice the same is what is there."""
+    """The id in the manifest tells whether it is whole; content that comes twice is final."""
     before = None
     while True:
         data = read_url(url, attempts=attempts, opener=opener)
@@ -151,14 +154,15 @@ def _fetch_manifest(url: str, attempts: Attempts, opener: str | None) -> Manifes
             attempts.failed(str(error))
 
 
-def _cure(path: Path) -> str:
+def _cure_of_no_shards(path: Path) -> str:
+    cure = "set data.train and data.val to where they are"
     ends = [i + 1 for i, part in enumerate(path.parts) if part.startswith("digits")]
     if ends:
         out = Path(*path.parts[: ends[-1]])
-        return (
-            f"write them with `rwp-dist shards digits --out {out}`, or set data.train and data.val."
+        cure = (
+            f"write them with `rwp-dist shards digits --out {out}`, or set data.train and data.val"
         )
-    return "set data.train and data.val to where they are."
+    return cure
 
 
 def _load_indexes(manifest: Manifest, cache: NodeCache | None) -> list[Index]:
@@ -169,11 +173,15 @@ def _load_indexes(manifest: Manifest, cache: NodeCache | None) -> list[Index]:
         if path is not None:
             return _read(path, location)
         if cache is None:
-            raise DataError(f"{location}: remote shards need a cache; set data.cache_dir.")
+            raise DataError(
+                f"{location}: remote shards need a cache",
+                key="data.cache_dir",
+                cure="set data.cache_dir",
+            )
         with cache.open(Shard(location, None, entry.index_sha256)) as file:
             return file.readall()
 
-    # Threads only wait: they would be in each other's way at anything else.
+    # Threads only wait for files and servers: Python computes with one of them at a time.
     with ThreadPoolExecutor(INDEX_REQUESTS) as pool:
         contents = pool.map(fetch, manifest.shards)
         return [
@@ -186,8 +194,7 @@ def _parse(manifest: Manifest, entry: ShardEntry, data: bytes) -> Index:
     location = manifest.index_location(entry)
     if hashlib.sha256(data).hexdigest() != entry.index_sha256:
         raise DataError(
-            f"{location}: does not belong to the manifest beside it; make both again with "
-            "`rwp-dist shards index`."
+            f"{location}: does not belong to the manifest beside it", cure=_MAKE_BOTH_AGAIN
         )
     start = _start_of_records(entry.num_samples)
     size = len(start) + entry.num_samples * INDEX_DTYPE.itemsize
@@ -197,26 +204,26 @@ def _parse(manifest: Manifest, entry: ShardEntry, data: bytes) -> Index:
         index = load_index(data, location)
     if len(index) != entry.num_samples:
         raise DataError(
-            f"{location}: has {len(index)} samples and the manifest says {entry.num_samples}; "
-            "make both again with `rwp-dist shards index`."
+            f"{location}: has {len(index)} samples and the manifest says {entry.num_samples}",
+            cure=_MAKE_BOTH_AGAIN,
         )
     if not len(index):
         raise DataError(
-            f"{manifest.shard_location(entry)}: this shard holds 0 samples; remove it and run "
-            "`rwp-dist shards index` again."
+            f"{manifest.shard_location(entry)}: this shard holds 0 samples",
+            cure="remove it and run `rwp-dist shards index` again",
         )
     return index
 
 
 @lru_cache(maxsize=16)
 def _start_of_records(num_samples: int) -> bytes:
-    """What stands before the records in an index of so many samples."""
+    """The bytes before the records in an index of ``num_samples`` samples."""
     whole = index_bytes(np.zeros(num_samples, INDEX_DTYPE))
     return whole[: len(whole) - num_samples * INDEX_DTYPE.itemsize]
 
 
 def _check_shard(location: str, num_bytes: int) -> None:
-    """A local shard that is missing or cut is found before training, not in the middle of it."""
+    """Refuse a local shard that is missing or cut, before training and not in the middle of it."""
     path = local_path(location)
     if path is None:
         return
@@ -224,13 +231,13 @@ def _check_shard(location: str, num_bytes: int) -> None:
         size = path.stat().st_size
     except OSError as error:
         raise DataError(
-            f"{location}: the manifest lists this shard and it cannot be read ({error.strerror}); "
-            "write it again, or run `rwp-dist shards index` for those that are there."
+            f"{location}: the manifest lists this shard and it cannot be read ({error.strerror})",
+            cure="write it again, or run `rwp-dist shards index` for those that are there",
         ) from None
     if size != num_bytes:
         raise DataError(
-            f"{location}: has {size} bytes where its manifest says {num_bytes}; write the shard "
-            "again, or its manifest with `rwp-dist shards index`."
+            f"{location}: has {size} bytes where its manifest says {num_bytes}",
+            cure="write the shard again, or its manifest with `rwp-dist shards index`",
         )
 
 
@@ -239,11 +246,13 @@ def _read(path: Path, location: str) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise DataError(
-            f"{location}: this shard has no index; make it with `rwp-dist shards index "
-            f"{path.parent}`."
+            f"{location}: this shard has no index",
+            cure=f"make it with `rwp-dist shards index {path.parent}`",
         ) from None
     except OSError as error:
-        raise DataError(f"{location}: cannot be read ({error.strerror}); check the file.") from None
+        raise DataError(
+            f"{location}: cannot be read ({error.strerror})", cure="check the file"
+        ) from None
 
 
 def _check_labels(dataset: Dataset, num_classes: int) -> None:
@@ -253,12 +262,13 @@ def _check_labels(dataset: Dataset, num_classes: int) -> None:
         return
     shards, rows = dataset.locate(wrong[:1])
     label = int(labels[wrong[0]])
-    cure = (
-        f"set model.num_classes to {int(labels.max()) + 1} or more"
-        if label >= 0
-        else "write the shards again with labels from 0 on"
-    )
-    raise DataError(
+    problem = (
         f"{dataset.name(int(shards[0]), int(rows[0]))}: its label {label} is not one of "
-        f"0..{num_classes - 1} ({len(wrong):,} samples in all); {cure}."
+        f"0..{num_classes - 1} ({len(wrong):,} samples in all)"
+    )
+    if label < 0:
+        raise DataError(problem, cure="write the shards again with labels from 0 on")
+    needed = int(labels.max()) + 1
+    raise DataError(
+        problem, key="model.num_classes", cure=f"set model.num_classes to {needed} or more"
     )

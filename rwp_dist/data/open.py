@@ -5,7 +5,6 @@ from math import gcd
 from pathlib import Path
 from typing import Protocol
 
-from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, Split
 from rwp_dist.data.batch import Step
 from rwp_dist.data.dataset import Dataset, is_local, load_dataset, load_manifest
@@ -25,7 +24,7 @@ class Train(Protocol):
         """Steps of one epoch, the same on every rank."""
 
     def steps(self, first: int, last: int) -> Iterator[Step]:
-        """Steps ``first`` up to, not including, ``last`` of the run."""
+        """Steps ``first`` to ``last - 1`` of the run."""
 
     def state(self) -> dict[str, object]:
         """What must be the same for a resumed run to see the same samples."""
@@ -47,17 +46,14 @@ def open_train(settings: Settings, split: Split, rank: int, *, pin: bool = False
     """
     d = settings.data
     cache, dataset = open_dataset(settings, sources_of(settings))
-    try:
-        plan = Plan(
-            choose_selection(settings, dataset),
-            settings.batch.global_,
-            d.lanes or gcd(8, settings.batch.global_),
-            d.window,
-            settings.run.seed,
-            d.pad_last,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    plan = Plan(
+        choose_selection(settings, dataset),
+        settings.batch.global_,
+        d.lanes or gcd(8, settings.batch.global_),
+        d.window,
+        settings.run.seed,
+        d.pad_last,
+    )
     return TrainStream(
         dataset,
         plan,
@@ -122,7 +118,7 @@ def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = Fal
 
 
 def open_dataset(settings: Settings, sources: tuple[str, ...]) -> tuple[NodeCache | None, Dataset]:
-    """The data sets as one; with the node's cache if one of them is remote or has remote shards.
+    """Join data sets; there is a cache if one of them is remote or has remote shards.
 
     Raises:
         DataError: shards are missing or not what their manifest says.

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.keyed import numpy_generator
 from rwp_dist.data.selection import Line, Selection
 
@@ -45,7 +46,7 @@ class Plan:
     copies of weight 0.
 
     Raises:
-        ValueError: lanes do not divide the batch, or there is not one whole batch.
+        ConfigError: lanes do not divide the batch, or there is not one whole batch.
     """
 
     selection: Selection
@@ -63,14 +64,16 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.batch % self.lanes:
-            raise ValueError(
-                f"data.lanes: {self.lanes} lanes do not divide a batch of {self.batch}; set "
-                f"data.lanes to {np.gcd(self.lanes, self.batch)}."
+            raise ConfigError(
+                f"{self.lanes} lanes do not divide a batch of {self.batch}",
+                key="data.lanes",
+                cure=f"set data.lanes to {np.gcd(self.lanes, self.batch)}",
             )
         if self.steps_per_epoch < 1:
-            raise ValueError(
-                f"batch.global: {self.batch} is more than the {self.num_samples} samples of an "
-                "epoch; make it smaller, or set data.pad_last to true."
+            raise ConfigError(
+                f"{self.batch} is more than the {self.num_samples} samples of an epoch",
+                key="batch.global",
+                cure="make it smaller, or set data.pad_last to true",
             )
 
     @property

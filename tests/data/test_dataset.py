@@ -36,7 +36,7 @@ def tars(folder):
     return sorted(folder.glob("*.tar"))
 
 
-def refused(*words, call, error=DataError):
+def refused(*words, call, error=DataError, key=None):
     """The message, which is one or two sentences on one line and holds all words."""
     with pytest.raises(error) as caught:
         call()
@@ -45,6 +45,7 @@ def refused(*words, call, error=DataError):
     assert "\n" not in message and message.endswith("."), message
     for word in words:
         assert word in message, (word, message)
+    assert key is None or caught.value.key == key
     return message
 
 
@@ -175,14 +176,18 @@ def test_a_folder_that_may_not_be_read(folder, monkeypatch):
 
 def test_a_label_outside_num_classes_is_named_with_its_sample(folder):
     message = refused(
-        "its label 3", "0..2", "model.num_classes to 5", call=lambda: load(folder, num_classes=3)
+        "its label 3",
+        "0..2",
+        "set model.num_classes to 5",
+        call=lambda: load(folder, num_classes=3),
+        key="model.num_classes",
     )
     assert "train-00000" in message and "sample " in message
 
 
 def test_a_remote_set_without_a_cache(folder):
     with FaultyServer(served(folder)) as server:
-        refused("cache", "data.cache_dir", call=lambda: load(server.url("/train")))
+        refused("cache", call=lambda: load(server.url("/train")), key="data.cache_dir")
 
 
 def settings(folder, *more):
@@ -224,6 +229,7 @@ def test_a_batch_larger_than_the_data(folder):
         "data.pad_last",
         call=lambda: open_train(chosen, split_batch(chosen, 1), 0),
         error=ConfigError,
+        key="batch.global",
     )
 
 

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.data.plan import Plan, evaluation_rows
 from rwp_dist.data.selection import Balanced, Everything, Mixture
 
@@ -126,9 +127,9 @@ def test_balanced_classes_come_equally_often_and_rare_ones_repeat():
 
 
 def test_lanes_that_do_not_divide_the_batch_are_refused_with_the_cure():
-    with pytest.raises(ValueError, match=r"5 lanes do not divide .* 24; set data.lanes to 1"):
+    with pytest.raises(ConfigError, match=r"5 lanes do not divide .* 24; set data.lanes to 1"):
         plan(lanes=5)
-    with pytest.raises(ValueError, match=r"set data\.pad_last to true"):
+    with pytest.raises(ConfigError, match=r"set data\.pad_last to true"):
         plan(batch=480, lanes=1)
 
 

@@ -26,15 +26,13 @@ class FaultyServer:
         reset       half comes, then the connection is reset
         slow        everything comes, in about 3 s
 
-    Everything asked for stands in ``requests`` as (path, Range header or None, fault or "ok").
+    Everything asked for stands in ``requests`` as (path, fault or "ok").
     """
 
     files: dict[str, bytes]
     faults: dict[str, list[int | str]] = field(default_factory=dict)
     always: dict[str, int | str] = field(default_factory=dict)
-    ranges: bool = True
-    headers: dict[str, str] = field(default_factory=dict)
-    requests: list[tuple[str, str | None, int | str]] = field(default_factory=list)
+    requests: list[tuple[str, int | str]] = field(default_factory=list)
 
     def __enter__(self):
         self.stopping = threading.Event()
@@ -57,13 +55,14 @@ class FaultyServer:
         return f"http://127.0.0.1:{self.server.server_port}{path}"
 
     def asked(self, path):
-        return [(span, fault) for where, span, fault in self.requests if where == path]
+        """Faults of the requests for a path, in order."""
+        return [fault for where, fault in self.requests if where == path]
 
-    def next_fault(self, path, span):
+    def next_fault(self, path):
         with self.lock:
             planned = self.faults.get(path)
             fault = planned.pop(0) if planned else self.always.get(path, "ok")
-            self.requests.append((path, span, fault))
+            self.requests.append((path, fault))
         return fault
 
 
@@ -75,8 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.path.partition("?")[0]
-        span = self.headers.get("Range")
-        fault = self.site.next_fault(path, span)
+        fault = self.site.next_fault(path)
         data = self.site.files.get(path)
         if isinstance(fault, int) or data is None:
             self.send_error(fault if isinstance(fault, int) else 404)
@@ -86,23 +84,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault == "shorter":
             data = data[: len(data) // 3]
-        start, stop = 0, len(data)
-        if span and self.site.ranges:
-            first, _, last = span.removeprefix("bytes=").partition("-")
-            start, stop = int(first), min(int(last) + 1 if last else stop, stop)
-            if start >= len(data):
-                self.send_error(416)
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(stop - start))
-        for name, value in self.site.headers.items():
-            self.send_header(name, value)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.send(data[start:stop], fault)
+            self.send(data, fault)
 
     def send(self, body, fault):
         half = len(body) // 2

@@ -190,7 +190,7 @@ def test_prefetching(server, tmp_path):
     prefetcher.close()
     prefetcher._thread.join(timeout=5)
     assert not prefetcher._thread.is_alive()
-    assert [path for path, _, _ in server.requests] == [path_of(0), path_of(1)]
+    assert [path for path, _ in server.requests] == [path_of(0), path_of(1)]
     cache.prefetch(shard_at(server, path_of(1)))
     assert cache.take_stats() == CacheStats(misses=1, bytes_downloaded=SIZE)
     refused(cache, shard_at(server, path_of(0)), "404")
