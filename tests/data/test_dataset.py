@@ -100,7 +100,7 @@ def test_a_manifest_that_was_cut(folder, keep):
 def test_shards_whose_writing_was_broken_off_are_not_to_be_taken_for_all(folder):
     (folder / "manifest.json").unlink()
     sentence = refused(
-        str(folder), "no manifest", "start it again", call=lambda: load_manifest(str(folder))
+        str(folder), "no manifest", "has not finished", call=lambda: load_manifest(str(folder))
     )
     assert "shards index" not in sentence
 
