@@ -144,7 +144,7 @@ def test_its_weights_load_into_a_plain_network(tmp_path):
     content = torch.load(tmp_path / "step-00000003.pt", weights_only=True)
     net = small_net(seed=9)
     missing, unexpected = net.load_state_dict(content["weights"], strict=False)
-    assert not unexpected and set(missing) == dict(net.named_buffers()).keys()
+    assert not unexpected and set(missing) <= dict(net.named_buffers()).keys()
     net.load_state_dict(content["weights"] | content["buffers"])
     for name, param in net.named_parameters():
         assert torch.equal(param, state[f"weight {name}"])
@@ -211,8 +211,8 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_name(tmp_path, net, d
 
 def save_on_a_full_disk(folder):
     def fail_with(error):
-        def write_a_part(state, file):
-            file.write(b"the beginning")
+        def write_a_part(state, path):
+            path.write_bytes(b"the beginning")
             raise error
 
         return patch("rwp_dist.run.checkpoint.torch.save", write_a_part)

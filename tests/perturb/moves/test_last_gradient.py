@@ -17,7 +17,7 @@ from support.small import (
     weights_of,
 )
 
-from rwp_dist.base.errors import ConfigError
+from rwp_dist.base.errors import SettingsError
 from rwp_dist.perturb import Perturbed
 
 LAST = "method.name=last-sam"
@@ -165,6 +165,8 @@ def test_all_ranks_take_the_gradient_averaged_over_ranks_at_every_stage():
 
 
 def test_stage_3_is_refused_with_the_cure():
-    with pytest.raises(ConfigError, match="last-sam needs whole gradients") as caught:
+    with pytest.raises(SettingsError) as caught:
         small_settings(LAST, "deepspeed.zero_stage=3")
-    assert "set deepspeed.zero_stage to 2" in str(caught.value)
+    (error,) = caught.value.problems
+    assert error.key == "deepspeed.zero_stage" and "whole gradients" in error.problem
+    assert error.cure == "set deepspeed.zero_stage to 2"
