@@ -32,7 +32,7 @@ from support.stream_sets import (
 from rwp_dist.base.errors import CheckpointError, DataError
 from rwp_dist.data import loader as module
 from rwp_dist.data.selection import Balanced, Mixture
-from rwp_dist.run.checkpoint import check_state
+from rwp_dist.run.parts import SameData
 
 # Tests have more workers than cores.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -347,11 +347,11 @@ def test_the_state_says_what_the_order_depends_on_and_nothing_else(dataset, fold
         "sampling": {"selection": Balanced(dataset.counts, dataset.labels)},
     }
     for name, options in others.items():
-        other = train_streams(dataset, **options)[0].state()
-        assert {key for key in state if state[key] != other[key]} == {name}
+        (other,) = train_streams(dataset, **options)
+        assert {key for key in state if state[key] != other.state()[key]} == {name}
         with pytest.raises(CheckpointError, match=rf"was written with {name} "):
-            check_state(state, other)
-    check_state(state, train_streams(load(folder))[0].state())
+            SameData(other).load_state_dict(state)
+    SameData(train_streams(load(folder))[0]).load_state_dict(state)
 
 
 def test_the_state_tells_other_shards_and_other_weights(dataset, tmp_path):
