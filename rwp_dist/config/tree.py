@@ -238,7 +238,7 @@ class Method(Section):
     """How many times sigma is added to itself by the end of an increasing schedule."""
 
     warmup_epochs: NonNegativeFloat = 0.0
-    """Weights stay clean for so many epochs: noise during a transformer's warm-up hurts."""
+    """Epochs at the beginning in which weights stay clean: noise hurts a transformer's warm-up."""
 
     warmup_steps: Count | None = None
     """The same in steps; replaces warmup_epochs. null: warmup_epochs counts."""

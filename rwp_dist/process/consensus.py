@@ -1,8 +1,8 @@
-"""What ranks agree on before every step, without waiting and without asking the device.
+"""What ranks agree on before every step, without waiting for each other or for the device.
 
-Each rank says what it knows of the step to come while the present one is computed: how many
-samples of each role could be read, how many could not, whether somebody asked it to stop. The sums
-are there when the step begins. They travel on the CPU, over gloo, beside the gradients.
+While a step is computed, each rank says what it knows of the next one: how many samples of each
+role it has, how many it could not read, and whether it was asked to stop. The sums over all ranks
+are there when the next step begins. They travel on the CPU, over gloo, beside the gradients.
 """
 
 import signal
@@ -30,7 +30,7 @@ class Agreed:
 
 
 class Consensus:
-    """One small sum over all ranks for each step, always one step ahead."""
+    """One small sum over all ranks for each step, one step ahead."""
 
     def __init__(self) -> None:
         self._group: dist.ProcessGroup | None = None
@@ -39,7 +39,7 @@ class Consensus:
         self._pending: tuple[dist.Work | None, Tensor] | None = None
 
     def post(self, *, clean: float, perturbed: float, bad: int, stop: bool) -> None:
-        """Say what this rank knows of the next step. Every rank calls it once for each step."""
+        """Say what this rank knows of the next step. Every rank calls it once a step."""
         sums = torch.tensor([clean, perturbed, float(bad), float(stop)], dtype=torch.float64)
         work = None
         if self._group is not None:
@@ -47,7 +47,7 @@ class Consensus:
         self._pending = (work, sums)
 
     def take(self) -> Agreed:
-        """What was posted for the step that begins now, over all ranks."""
+        """The sums over all ranks for the step that begins now."""
         assert self._pending is not None, "post comes before take"
         (work, sums), self._pending = self._pending, None
         if work is not None:
@@ -64,7 +64,7 @@ class Consensus:
 
 
 class StopSignals:
-    """Whether a signal asked this rank to stop. Handlers set a flag and do nothing else."""
+    """Whether a signal asked this rank to stop. The handlers only set a flag."""
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 

@@ -22,7 +22,7 @@ RANKS = 2
 
 
 class Profile:
-    """The profiler of one attempt; does nothing unless it is wanted."""
+    """The profiler of one attempt; does nothing without the setting ``profile``."""
 
     def __init__(self, run_dir: RunDir, wanted: bool) -> None:
         rank = dist.get_rank()
@@ -50,7 +50,7 @@ class Profile:
 
     @property
     def outcome(self) -> str | None:
-        """A sentence about what was written, or why nothing was; None if nothing was wanted."""
+        """A sentence about what was written, or why nothing was; None without ``profile``."""
         if self._profiler is None:
             return None
         if self.path.exists():
