@@ -105,7 +105,7 @@ def measure(model: str, size: int, batch: int, rounds: int) -> None:
                     sent[name] += sent_bytes() - before
                 else:
                     parts.perturbed.watch.take()
-                    parts.perturbed.take_noise_times()
+                    parts.perturbed.move.take_times()
         noise = {name: noise_work(parts, rounds) for name, (parts, _) in built.items()}
         for parts, _ in built.values():
             parts.close()

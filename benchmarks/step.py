@@ -99,7 +99,7 @@ def ratio(seconds: list[float], base: list[float]) -> float:
 def noise_work(parts: Parts, steps: int) -> tuple[float, float, float]:
     """Seconds a step that noise is worked at, that show, and share of drawing that is hidden."""
     exposed = parts.perturbed.watch.take()  # what is waited for is part of it
-    work, drawn, waited = parts.perturbed.take_noise_times()
+    work, drawn, waited = parts.perturbed.move.take_times()
     times = torch.tensor([exposed - waited + work, exposed, drawn, waited], dtype=torch.float64)
     dist.all_reduce(times)
     work, exposed, drawn, waited = times.tolist()

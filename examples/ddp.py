@@ -1,9 +1,10 @@
 """Train a small network with m-RWP under DistributedDataParallel: a whole script to copy.
 
     torchrun --nproc-per-node 2 examples/ddp.py
-    python examples/ddp.py --method rwp
+    python examples/ddp.py --method rwp --sigma 0.01
 
-Lines marked with * are what random weight perturbation adds to an ordinary script.
+Lines marked with * are what random weight perturbation adds to an ordinary script. Any method works
+here; mixed ones (m-rwp, m-arwp) need two ranks.
 """
 
 import argparse
@@ -29,6 +30,8 @@ def main() -> None:
 
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else "cpu"
+    if cuda:
+        torch.cuda.set_device(device)
     os.environ.setdefault("MASTER_ADDR", "localhost")
     os.environ.setdefault("MASTER_PORT", "29500")
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -49,19 +52,23 @@ def main() -> None:
     sampler = torch.Generator().manual_seed(rank)
     for step in range(args.steps):
         batch = torch.randint(train.stop, (64,), generator=sampler).to(device)
-        with noisy(step):  # *
-            loss = F.cross_entropy(ddp(x[batch]), y[batch])
-            (noisy.weight * loss).backward()  # * the weight
+
+        def loss(batch: torch.Tensor = batch) -> torch.Tensor:
+            return F.cross_entropy(ddp(x[batch]), y[batch])
+
+        with noisy(step, loss=loss):  # *
+            (noisy.weight * loss()).backward()  # * the weight
         optimizer.step()
         optimizer.zero_grad()
         noisy.end_step()  # *
 
-    with noisy.evaluating(), torch.no_grad():  # * BatchNorm's statistics of the clean weights
+    # Clean weights, and BatchNorm statistics that belong to them.
+    with noisy.evaluating(relearn=lambda: model(x[train])), torch.no_grad():  # *
         model.eval()
         hits = (model(x[test]).argmax(1) == y[test]).float().mean()
         model.train()
     if rank == 0:
-        print(f"{args.method}: top-1 {100 * hits:.1f} % after {args.steps} steps, loss {loss:.3f}")
+        print(f"{args.method}: top-1 {100 * hits:.1f} % after {args.steps} steps")
     dist.destroy_process_group()
 
 

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from typing import Any
 
 import deepspeed
 import torch
@@ -14,7 +15,9 @@ from rwp_dist.engine.deepspeed import check_extra, deepspeed_config
 from rwp_dist.engine.state import (
     OptimizerState,
     gather_optimizer_state,
+    group_state,
     inner_optimizer,
+    load_group_state,
     load_state,
 )
 from rwp_dist.engine.zero import Gathered, RestoredByStep
@@ -136,9 +139,20 @@ class Engine:
                 weights[name] = value.detach().cpu().clone()
         return weights
 
-    def load(self, weights: dict[str, Tensor], state: OptimizerState) -> None:
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer keeps for each group of parameters beside the settings."""
+        return group_state(self.optimizer)
+
+    def load(
+        self,
+        weights: dict[str, Tensor],
+        state: OptimizerState,
+        groups: list[dict[str, Any]] | None = None,
+    ) -> None:
         """Take over whole weights and optimizer state, whatever ranks and stage wrote them."""
         load_state(self.ds.optimizer, self._stage, self.params, weights, state)
+        if groups:
+            load_group_state(self.optimizer, groups)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

@@ -3,14 +3,19 @@
 DeepSpeed's own checkpoints are bound to the number of ranks and the ZeRO stage that wrote them.
 """
 
+from copy import copy
 from typing import Any
 
 import deepspeed
 import torch
 from torch import Tensor, nn
 
-OptimizerState = dict[str, dict[str, Tensor]]
-"""State of each parameter by name: ``{"conv1.weight": {"momentum_buffer": ...}}``."""
+OptimizerState = dict[str, dict[str, Any]]
+"""State of each parameter by name: ``{"conv1.weight": {"momentum_buffer": ...}}``. Values are
+tensors on the CPU, or numbers."""
+
+OF_SETTINGS = {"params", "lr", "lr_factor", "weight_decay"}
+"""What a group of parameters has from the settings; everything else is the optimizer's state."""
 
 
 def inner_optimizer(optimizer: Any, stage: int) -> torch.optim.Optimizer:
@@ -24,25 +29,40 @@ def gather_optimizer_state(
 ) -> OptimizerState:
     """Whole state in fp32 on the CPU. A collective; ``keep``: this rank keeps the result."""
     inner = inner_optimizer(optimizer, stage)
-    shards = [s for s in inner.state.values() if s]
     state: OptimizerState = {name: {} for name in trained}
-    if not shards:
+    if stage == 0:
+        for name, param in trained.items() if keep else ():
+            state[name] = {k: _on_cpu(v) for k, v in inner.state.get(param, {}).items()}
         return state
-    if stage in (1, 2):
+    shards = [s for s in inner.state.values() if s]
+    if shards and stage < 3:
         _link_states(optimizer)
-    for key, example in shards[0].items():
+    for key, example in shards[0].items() if shards else ():
         for name, param in trained.items():
-            if not torch.is_tensor(example):
-                continue
-            if stage == 0:
-                value = inner.state[param][key]
-            elif example.ndim == 0:
-                value = example
-            else:
+            value = example
+            if torch.is_tensor(example) and example.ndim:
                 value = deepspeed.utils.safe_get_full_optimizer_state(param, key)
             if keep:
-                state[name][key] = value.detach().cpu().clone()
+                state[name][key] = _on_cpu(value)
     return state
+
+
+def group_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What an optimizer keeps in its groups beside what the settings say, such as a counter."""
+    return [
+        {k: _on_cpu(v) for k, v in group.items() if k not in OF_SETTINGS}
+        for group in optimizer.param_groups
+    ]
+
+
+def load_group_state(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
+    """Take over what ``group_state`` gave."""
+    for group, saved in zip(optimizer.param_groups, groups, strict=True):
+        group.update(saved)
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.detach().cpu().clone() if torch.is_tensor(value) else value
 
 
 def load_state(
@@ -70,7 +90,7 @@ def _load_whole(
 ) -> None:
     for name, param in trained.items():
         optimizer.state[param] = {
-            key: value.to(param.device) if value.ndim else value.clone()
+            key: value.to(param.device) if _is_shaped(value) else copy(value)
             for key, value in state[name].items()
         }
 
@@ -94,7 +114,7 @@ def _load_shards(
         there, here = mapping.hp_fragment_address, mapping.lp_fragment_address
         shard = flats[mapping.param_group_index]
         for key, value in state[name].items():
-            if value.ndim:
+            if _is_shaped(value):
                 piece = value.flatten().narrow(0, here.start, here.numel)
                 inner.state[shard][key].narrow(0, there.start, there.numel).copy_(piece)
     _link_states(optimizer)  # a checkpoint may be due before the next step
@@ -122,7 +142,7 @@ def _load_stage3(
         device = optimizer.device
         deepspeed.utils.safe_set_local_fp32_param(param, _shard(weights[name], device))
         for key, value in state[name].items():
-            if value.ndim:
+            if _is_shaped(value):
                 shard = _shard(value, device)
                 deepspeed.utils.safe_set_local_optimizer_state(param, shard, key)
 
@@ -131,9 +151,14 @@ def _empty_state(flat: Tensor, state: OptimizerState) -> dict[str, Tensor]:
     """Zeros for a flat shard, and counters as they were."""
     example = next(iter(state.values()), {})
     return {
-        key: torch.zeros_like(flat) if value.ndim else value.clone()
+        key: torch.zeros_like(flat) if _is_shaped(value) else copy(value)
         for key, value in example.items()
     }
+
+
+def _is_shaped(value: Any) -> bool:
+    """Whether a value belongs to the elements of a parameter; otherwise it is a counter."""
+    return torch.is_tensor(value) and value.ndim > 0
 
 
 def _shard(value: Tensor, device: torch.device) -> Tensor:

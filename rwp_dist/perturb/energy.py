@@ -107,6 +107,11 @@ class GradientEnergy:
             self.value.mul_(self.beta).add_(seen, alpha=1.0 / max(self.num_slots, 1))
         self._observed.zero_()
 
+    def forget(self) -> None:
+        """Forget what this update has observed so far, because one of its passes failed."""
+        self.observe(None)
+        self._observed.zero_()
+
     def divisor(self, eta: float, power: float) -> Tensor:
         """``(1 + eta F)^power`` of all rows, ``[rows]``."""
         return self.value.mul(eta).add_(1.0).pow_(power)

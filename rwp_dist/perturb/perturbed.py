@@ -13,24 +13,21 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.perturb.ahead import Times
-from rwp_dist.perturb.checks import find_method, refuse_one_slot, refuse_sharded
+from rwp_dist.perturb.checks import (
+    check_options,
+    find_method,
+    refuse_mixed_batchnorm,
+    refuse_one_slot,
+    refuse_sharded,
+    refuse_subgroup,
+)
 from rwp_dist.perturb.moves import Network, Options, build_move
 from rwp_dist.perturb.moves.move import Gradients
 from rwp_dist.perturb.normals import Backend, choose_backend
 from rwp_dist.perturb.rows import Rows, check_patterns, list_rows
 from rwp_dist.perturb.scale import Scale
 from rwp_dist.perturb.slots import Slot, assign_slots, mean_loss_weight
-from rwp_dist.perturb.statistics import (
-    average_statistics,
-    copy_statistics,
-    frozen_statistics,
-    gather_statistics,
-    load_statistics,
-    recalibrating,
-    split_statistics,
-    tracking_layers,
-)
+from rwp_dist.perturb.statistics import RunningStatistics, frozen_statistics
 from rwp_dist.perturb.stopwatch import Stopwatch
 from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy
 
@@ -46,7 +43,7 @@ class Perturbed:
 
     ::
 
-        noisy = Perturbed(model, "m-rwp", sigma=0.01, seed=0)
+        noisy = Perturbed(ddp, "m-rwp", sigma=0.01, seed=0)
         for step, (x, y) in enumerate(loader):
             with noisy(step):
                 (noisy.weight * F.cross_entropy(ddp(x), y)).backward()
@@ -56,16 +53,18 @@ class Perturbed:
 
     Inside the block the weights are perturbed if this rank's pass is; outside they are clean.
     Noise depends on (seed, step, slot) alone, so a run that goes on from a ``state_dict`` repeats
-    it to the last bit. All ranks must call everything alike.
+    it to the last bit. All ranks must make the same calls. One process has one pass in this loop,
+    too few for a mixed method: see ``micro_batches``.
 
-    BatchNorm learns its running statistics from clean passes only, where the method has any, and
-    each rank its own: evaluate and save within ``noisy.evaluating()``.
+    BatchNorm learns its running statistics from clean passes only, where the method has any. Each
+    rank learns its own, so DDP's ``broadcast_buffers`` is switched off: give ``Perturbed`` the DDP
+    module. Evaluate and save within ``noisy.evaluating()``.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        method: str = "m-rwp",
+        method: str,
         *,
         sigma: Strength = 0.01,
         rho: Strength = 0.05,
@@ -90,8 +89,9 @@ class Perturbed:
             model: the network on its device, or a DistributedDataParallel around it. Its
                 parameters must be whole: not sharded by FSDP, tensor parallelism or ZeRO stage 3.
             method: a key of ``METHODS``.
-            sigma: noise level of rwp, arwp, m-rwp and m-arwp.
-            rho: radius of sam, asam and last-sam.
+            sigma: noise level of rwp, arwp, m-rwp and m-arwp; a number, or a function of the step,
+                which is asked for steps to come too.
+            rho: likewise the radius of sam, asam and last-sam.
             lambda_: weight of the perturbed loss in m-rwp and m-arwp.
             micro_batches: passes of each rank between two optimizer steps.
             seed: seed of the noise, the same on all ranks.
@@ -101,7 +101,8 @@ class Perturbed:
             scale, eta, beta, power, draw_ahead: see ``moves.Options``.
             backend: what draws noise; auto is the fastest on this device.
             scaler: the loop's GradScaler, if it has one.
-            weights: brings clean weights back, for engines that do so by themselves.
+            weights: replaces the perturbed copy. For engines, such as ZeRO, that restore the clean
+                weights themselves.
             gradients: averaged gradients, for engines that keep them elsewhere than in ``.grad``.
             slots: slots of all ranks, if not those of ``assign_slots``.
 
@@ -112,12 +113,24 @@ class Perturbed:
         model = self.ddp.module if self.ddp is not None else model
         self.method = find_method(method)
         self.rank, world_size = _rank_and_world_size()
+        if self.ddp is not None:
+            refuse_subgroup(self.ddp, world_size)
         self._strength = rho if self.method.strength == "rho" else sigma
         self._scaler, self._scale = scaler, 1.0
+        check_options(
+            lambda_=lambda_,
+            micro_batches=micro_batches,
+            strength=self._strength,
+            scale=scale,
+            backend=backend,
+        )
         self.weights = weights or PerturbedCopy()
         if self.weights.whole:
             refuse_sharded(model)
-        device = next(model.parameters()).device
+        refuse_mixed_batchnorm(model, self.method)
+        device = _device_of(model)
+        self._on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        """Triton and new streams take the current device, which need not be the model's."""
         names = [name for name, _ in model.named_parameters()]
         check_patterns(names, exclude, key="method.exclude")
         excluded = exclude if self.method.draws_noise else ()
@@ -142,23 +155,22 @@ class Perturbed:
         divide by the number of micro-batches."""
         self.watch = Stopwatch(device)
         """Time of perturbing and restoring."""
-        self._layers = tracking_layers(model)
-        self._own_statistics: list[Tensor] | None = None
-        """This rank's own statistics while the layers hold averaged ones."""
-        self.move = build_move(
-            self.method,
-            Network(
-                rows=self.rows,
-                weights=self.weights,
-                device=device,
-                seed=seed,
-                slots=self.my_slots,
-                num_perturbed=sum(slot.perturbed for row in slots for slot in row),
-                gradients=gradients or (lambda params: [p.grad for p in params]),
-            ),
-            Options(scale, eta, beta, power, self.backend or "torch", draw_ahead),
+        self._statistics = RunningStatistics(model)
+        if self.ddp is not None and self._statistics.layers:
+            _keep_own_buffers(self.ddp)
+        network = Network(
+            rows=self.rows,
+            weights=self.weights,
+            device=device,
+            seed=seed,
+            slots=self.my_slots,
+            num_perturbed=sum(slot.perturbed for row in slots for slot in row),
+            gradients=gradients or (lambda params: [p.grad for p in params]),
         )
-        self._step, self._in_last_pass = 0, False
+        options = Options(scale, eta, beta, power, self.backend or "torch", draw_ahead)
+        with self._on_device:
+            self.move = build_move(self.method, network, options)
+        self._step, self._next_pass, self._inside = 0, 0, False
         self._hook = self._watch_gradients()
 
     @contextmanager
@@ -177,29 +189,58 @@ class Perturbed:
             micro_batch: which pass of this rank in the update, from 0.
             loss: mean loss of the micro-batch at the present weights, as a function; sam and asam
                 call it once, before the pass.
-            grad_scale: turns a gradient of this pass into that of the mean loss; None: the loss
+            grad_scale: factor from this pass's gradient to that of its mean loss. None: the loss
                 was the mean loss times ``weight``.
 
         Raises:
-            ConfigError: sam and asam were given no ``loss``.
+            ConfigError: a pass is out of turn, or sam and asam were given no ``loss``.
         """
+        self._check_turn(micro_batch)
         slot = self.my_slots[micro_batch]
         self.weight = mean_loss_weight(slot, self.slots)
-        self._in_last_pass = slot is self.my_slots[-1]
-        self._step = step
-        if self._scaler is not None and slot is self.my_slots[0]:
+        self._step, self._next_pass, self._inside = step, micro_batch + 1, True
+        if self._scaler is not None and micro_batch == 0:
             self._scale = float(self._scaler.get_scale())
-        if slot.perturbed:
-            if grad_scale is None:
-                factor = self.weight * self._scale
-                grad_scale = 1.0 / factor if factor else 0.0
-            with self._perturbed_pass(slot, step, loss, grad_scale):
+        if grad_scale is None:
+            factor = self.weight * self._scale
+            grad_scale = 1.0 / factor if factor else 0.0
+        try:
+            if slot.perturbed:
+                with self._perturbed_pass(slot, step, loss, grad_scale):
+                    yield
+            else:
                 yield
+            if self._in_last_pass:
+                with self._on_device:
+                    self.move.passes_done()
+        except BaseException:
+            self._next_pass = 0
+            self.move.pass_failed()
+            raise
+        finally:
+            self._inside = False
+
+    def _check_turn(self, micro_batch: int) -> None:
+        """Refuse a pass that would be another one than its user means."""
+        if self._inside:
+            problem = "this pass begins inside another"
+        elif self._next_pass == len(self.my_slots):
+            problem = "end_step was not called after the last pass of the update before"
+        elif micro_batch != self._next_pass:
+            problem = f"pass {micro_batch} comes where pass {self._next_pass} should"
         else:
-            yield
-        if self._in_last_pass:
-            self.move.passes_done()
-            self._in_last_pass = False
+            return
+        count = len(self.my_slots)
+        passes = "one pass" if count == 1 else f"passes 0 to {count - 1} in this order"
+        raise ConfigError(
+            problem,
+            key="micro_batch",
+            cure=f"take {passes} in every update, then step the optimizer and call end_step",
+        )
+
+    @property
+    def _in_last_pass(self) -> bool:
+        return self._inside and self._next_pass == len(self.my_slots)
 
     @contextmanager
     def _perturbed_pass(
@@ -211,7 +252,7 @@ class Perturbed:
     ) -> Iterator[None]:
         strength = self.strength(step)
         try:
-            with record_function("perturb"), self.watch.running():
+            with record_function("perturb"), self._on_device, self.watch.running():
                 if strength > 0:
                     self.move.perturb(slot, step, strength, self._ascent_loss(loss))
                     _forget_casts()
@@ -220,17 +261,16 @@ class Perturbed:
             ascended = self.method.ascends and strength > 0
             frozen = ascended or "clean" in self.method.roles
             try:
-                with frozen_statistics(self._layers if frozen else []):
+                with frozen_statistics(self._statistics.layers if frozen else []):
                     self.move.observe(grad_scale)
                     yield
             finally:
                 self.move.observe(None)
         except BaseException:
-            self._in_last_pass = False
             self.weights.recover()
             _forget_casts()
             raise
-        with record_function("restore"), self.watch.running():
+        with record_function("restore"), self._on_device, self.watch.running():
             self.weights.restore(last=slot is self.my_slots[-1])
             _forget_casts()
 
@@ -264,15 +304,22 @@ class Perturbed:
         The parameter that a forward pass uses first gets its gradient last. What is then left of
         the backward pass is reducing gradients over the ranks: time to draw noise in.
         """
-        if not self.rows:
+        if not self.move.draws_ahead:
             return None
 
         def last_gradient(grad: Tensor) -> None:
             if self._in_last_pass:
-                ahead = range(self._step + 1, self._step + 1 + LOOKAHEAD)
-                self.move.gradients_done(next((s for s in ahead if self.strength(s) > 0), None))
+                self.move.gradients_done(self._next_perturbed_step())
 
         return self.rows[0].param.register_hook(last_gradient)
+
+    def _next_perturbed_step(self) -> int | None:
+        """The next update with a strength above 0; None if there is none for a while."""
+        try:
+            ahead = range(self._step + 1, self._step + 1 + LOOKAHEAD)
+            return next((step for step in ahead if self.strength(step) > 0), None)
+        except LookupError:  # a table of the user's that ends with the run
+            return None
 
     def end_step(self, applied: bool | None = None) -> None:
         """The optimizer's step is over.
@@ -283,32 +330,32 @@ class Perturbed:
         """
         if applied is None:
             applied = self._scaler is None or self._scaler.get_scale() >= self._scale
+        self._next_pass = 0
         self.weights.stepped(applied)
-        self.move.step_done(applied)
+        with self._on_device:
+            self.move.step_done(applied)
 
     @contextmanager
     def evaluating(self, relearn: Callable[[], None] | None = None) -> Iterator[None]:
         """Clean weights, and BatchNorm statistics that belong to them and are equal on all ranks.
 
-        Evaluate and save inside; afterwards each rank goes on with its own statistics, so that it
-        makes no difference to training when a network is evaluated. A collective.
+        Evaluate and save inside. Afterwards each rank goes on with its own statistics, so
+        evaluating never changes training. A collective.
 
         Args:
-            relearn: passes some training batches through the network in training mode, without
-                gradients. Called for methods whose passes are all perturbed (rwp, arwp), which
-                must learn statistics anew at the clean weights.
+            relearn: passes some training batches through the network in training mode. Called
+                without gradients, and only for methods without a clean pass (rwp, arwp, last-sam),
+                whose running statistics belong to perturbed weights otherwise.
+
+        Raises:
+            ConfigError: inside a pass.
         """
+        if self._inside:
+            raise ConfigError("a pass is under way", key="evaluating", cure="end its block first")
         self.weights.ensure_clean()
-        self._own_statistics = copy_statistics(self._layers)
-        try:
-            if relearn is not None and self._layers and not self.method.has_clean_pass:
-                with torch.no_grad(), recalibrating(self._layers):
-                    relearn()
-            average_statistics(self._layers, contributes=self.learns_statistics)
+        anew = None if self.method.has_clean_pass else relearn
+        with self._statistics.averaged(contributes=self.learns_statistics, relearn=anew):
             yield
-        finally:
-            load_statistics(self._layers, self._own_statistics)
-            self._own_statistics = None
 
     @property
     def learns_statistics(self) -> bool:
@@ -322,23 +369,27 @@ class Perturbed:
 
         The state of the move, and every rank's own BatchNorm statistics.
         """
-        own = self._own_statistics or copy_statistics(self._layers)
-        return {"move": self.move.state_dict(), "statistics": gather_statistics(own)}
+        return {"move": self.move.state_dict(), "statistics": self._statistics.gather()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what ``state_dict`` gave.
 
         On another number of ranks all keep the averaged statistics that the network was saved with.
-        """
-        self.move.load_state_dict(state["move"])
-        ranks = state["statistics"]
-        if ranks is not None and len(ranks) == len(self.slots):
-            own = split_statistics(self._layers, ranks[self.rank])
-            load_statistics(self._layers, own)
 
-    def take_noise_times(self) -> Times:
-        """What drawing ahead has taken since the last call."""
-        return self.move.take_times()
+        Raises:
+            ConfigError: it is of another method.
+        """
+        try:
+            self.move.load_state_dict(state["move"])
+            ranks = state["statistics"]
+        except KeyError as error:
+            raise ConfigError(
+                f"the state lacks {error}, so it is of another method",
+                key="state",
+                cure="load a state that the same method saved",
+            ) from None
+        if ranks is not None and len(ranks) == len(self.slots):
+            self._statistics.load(ranks[self.rank])
 
     def close(self) -> None:
         """Let go of threads and hooks; the network is an ordinary one again."""
@@ -358,3 +409,16 @@ def _forget_casts() -> None:
     """Autocast keeps 16-bit copies of weights inside its block; these are of other weights now."""
     if torch.is_autocast_cache_enabled():
         torch.clear_autocast_cache()
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    param = next(model.parameters(), None)
+    if param is None:
+        raise ConfigError("it has no parameters", key="model", cure="give the network to train")
+    return param.device
+
+
+def _keep_own_buffers(ddp: DistributedDataParallel) -> None:
+    """Keep DDP from overwriting the statistics of all ranks with rank 0's in every forward pass."""
+    name = "forward_sync_buffers" if hasattr(ddp, "forward_sync_buffers") else "broadcast_buffers"
+    setattr(ddp, name, False)

@@ -21,7 +21,7 @@ class Slot:
     share: float
     """Weight of this slot's role in the loss: lambda, 1 - lambda, or 1."""
     draw: int
-    """Which noise it uses: its own index, or that of its antithetic partner."""
+    """Number of its noise. Antithetic partners share one."""
     sign: int = 1
     """-1 for the second slot of an antithetic pair."""
 

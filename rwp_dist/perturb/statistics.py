@@ -1,6 +1,6 @@
 """Running statistics of normalisation layers: learnt at clean weights, equal on all ranks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -78,6 +78,45 @@ def split_statistics(layers: Sequence[_NormBase], row: Tensor) -> list[Tensor]:
     """One row of ``gather_statistics`` as copies."""
     floats, counts = _buffers(layers)
     return list(row.split([b.numel() for b in floats + counts]))
+
+
+class RunningStatistics:
+    """The running statistics of one network on one rank."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = tracking_layers(model)
+        self._own: list[Tensor] | None = None
+        """This rank's own statistics while the layers hold averaged ones."""
+
+    @contextmanager
+    def averaged(
+        self, *, contributes: bool, relearn: Callable[[], None] | None = None
+    ) -> Iterator[None]:
+        """Statistics that are equal on all ranks; this rank's own come back afterwards.
+
+        Args:
+            contributes: whether this rank's statistics belong to clean weights.
+            relearn: passes batches through the network, to learn statistics anew first.
+        """
+        self._own = copy_statistics(self.layers)
+        try:
+            if relearn is not None and self.layers:
+                with torch.no_grad(), recalibrating(self.layers):
+                    relearn()
+            average_statistics(self.layers, contributes)
+            yield
+        finally:
+            load_statistics(self.layers, self._own)
+            self._own = None
+
+    def gather(self) -> Tensor | None:
+        """Every rank's own statistics, ``[world_size, values]`` on the CPU. A collective."""
+        own = copy_statistics(self.layers) if self._own is None else self._own
+        return gather_statistics(own)
+
+    def load(self, row: Tensor) -> None:
+        """Take over one rank's row of ``gather``."""
+        load_statistics(self.layers, split_statistics(self.layers, row))
 
 
 @contextmanager

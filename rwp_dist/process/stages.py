@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,9 @@ def stage(name: str) -> Iterator[None]:
     if torchrun.rank() != 0:
         yield
         return
-    timer = threading.Timer(PATIENCE_S, print, [f"{name} ..."], {"flush": True})
+    # The present stdout: a block may redirect it to hide what a library prints.
+    options = {"flush": True, "file": sys.stdout}
+    timer = threading.Timer(PATIENCE_S, print, [f"{name} ..."], options)
     timer.daemon = True
     timer.start()
     try:

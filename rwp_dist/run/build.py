@@ -38,11 +38,11 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     device = choose_device(settings.run.device)
     torch.set_num_threads(settings.run.threads)
     method = METHODS[settings.method.name]
-    with stage("building the network"):
-        model = build_model(settings).to(device)
-    optimizer = build_optimizer(model, settings)
     pin = device.type == "cuda"
     # What fails here may fail on one node alone; the others would wait for it in the engine.
+    with stage("building the network"), same_on_all_ranks():
+        model = build_model(settings).to(device)
+        optimizer = build_optimizer(model, settings)
     with stage("opening the shards"), same_on_all_ranks():
         train, val = streams or (
             open_train(settings, split, rank, pin=pin),

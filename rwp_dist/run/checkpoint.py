@@ -56,6 +56,7 @@ def save_checkpoint(
         "weights": engine.full_weights(keep=is_main),
         "buffers": {k: v.detach().cpu().clone() for k, v in engine.module.named_buffers()},
         "optimizer": engine.optimizer_state(keep=is_main),
+        "optimizer_groups": engine.optimizer_groups(),
         "parts": {name: part.state_dict() for name, part in parts.items()},
     }
     with same_on_all_ranks():
@@ -108,7 +109,7 @@ def load_checkpoint(
         for name, part in parts.items():
             if name in state["parts"]:  # a part that is new starts afresh
                 part.load_state_dict(state["parts"][name])
-    engine.load(state["weights"], state["optimizer"])
+    engine.load(state["weights"], state["optimizer"], state["optimizer_groups"])
     dist.barrier()
     if dist.get_rank() == 0:
         newer = list_checkpoints(folder)
@@ -147,7 +148,8 @@ def _from_format_1(state: dict[str, Any]) -> dict[str, Any]:
         "progress": {"noise_backend": None, "perturb_share": 0.0, "step_s": None} | progress,
     }
     kept = ("step", "weights", "buffers", "optimizer")
-    return {"format": FORMAT, "parts": parts} | {key: state[key] for key in kept}
+    converted = {"format": FORMAT, "parts": parts, "optimizer_groups": None}
+    return converted | {key: state[key] for key in kept}
 
 
 def _load_buffers(state: dict[str, Any], path: Path, engine: Engine) -> None:

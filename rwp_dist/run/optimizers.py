@@ -25,7 +25,7 @@ class Rule:
     build: Callable[[Groups, Settings], torch.optim.Optimizer]
     elementwise: bool = True
     """Whether an element's update depends on that element alone. ZeRO hands an optimizer flat
-    shards of all parameters, in which norms and matrices of one parameter are lost."""
+    shards of all parameters, where the shape of a single parameter is no longer visible."""
 
 
 def _sgd(groups: Groups, settings: Settings) -> torch.optim.Optimizer:

@@ -55,6 +55,7 @@ class LastGradient(Move):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         saved = state["direction"]
+        self._direction = []
         if saved:
             pairs = ((saved.get(r.name), r.param) for r in self.network.rows)
             self._direction = [

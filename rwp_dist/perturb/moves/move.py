@@ -85,11 +85,20 @@ class Move:
         ``scale`` times such a gradient is that of the mean loss of the slot's samples.
         """
 
+    def pass_failed(self) -> None:
+        """A pass of this update raised: the update begins anew."""
+
     def gradients_done(self, next_step: int | None) -> None:
         """All gradients of this rank are there; their reduction over the ranks comes next.
 
-        ``next_step``: the next update that is perturbed; None if there is none for a while.
+        ``next_step``: the next update that is perturbed; None if there is none for a while. Called
+        only if ``draws_ahead``.
         """
+
+    @property
+    def draws_ahead(self) -> bool:
+        """Whether it has something to do while gradients are reduced."""
+        return False
 
     def passes_done(self) -> None:
         """The gradient of the update is complete and averaged; the optimizer's step is next."""

@@ -91,6 +91,14 @@ class Noise(Move):
         if self.energy is not None:
             self.energy.observe(scale)
 
+    def pass_failed(self) -> None:
+        if self.energy is not None:
+            self.energy.forget()
+
+    @property
+    def draws_ahead(self) -> bool:
+        return self._ahead is not None
+
     def gradients_done(self, next_step: int | None) -> None:
         if self._ahead is not None and next_step is not None:
             self._ahead.announce(next_step, self._slots[0].draw)

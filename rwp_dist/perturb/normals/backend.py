@@ -51,6 +51,15 @@ def choose_backend(wanted: Backend | Literal["auto"], device: torch.device) -> B
 
 
 def open_normals(backend: Backend, seed: int, device: torch.device) -> Normals:
-    """What fills tensors with a backend's values; Triton's are drawn inside its kernels only."""
-    assert backend != "triton", "the kernels draw in registers"
+    """What fills tensors with a backend's values.
+
+    Raises:
+        ConfigError: the backend is triton, whose values exist inside its kernels only.
+    """
+    if backend == "triton":
+        raise ConfigError(
+            "Triton's kernels draw noise onto weights, and fill no tensors",
+            key="backend",
+            cure="take torch on a GPU, or native on the CPU",
+        )
     return native.NativeNormals(seed) if backend == "native" else TorchNormals(seed, device)
