@@ -34,7 +34,8 @@ def slow_head(groups, lr):
     params = [param for group in groups for param in group["params"]]
     head = [p for p in params if p.ndim == 2]
     rest = [p for p in params if p.ndim != 2]
-    return OwnSGD([{"params": rest}, {"params": head, "lr_factor": 0.1}], lr=lr, momentum=0.9)
+    own = [{"params": rest}, {"params": head, "lr_factor": 0.1}]
+    return OwnSGD(own, lr=lr, momentum=0.9, weight_decay=groups[0]["weight_decay"])
 
 
 slow_head.elementwise = True
