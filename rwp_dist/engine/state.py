@@ -3,7 +3,6 @@
 DeepSpeed's own checkpoints are bound to the number of ranks and the ZeRO stage that wrote them.
 """
 
-from copy import copy
 from typing import Any
 
 import deepspeed
@@ -62,6 +61,7 @@ def load_group_state(optimizer: torch.optim.Optimizer, groups: list[dict[str, An
 
 
 def _on_cpu(value: Any) -> Any:
+    """A copy of a tensor on the CPU; a number as it is."""
     return value.detach().cpu().clone() if torch.is_tensor(value) else value
 
 
@@ -90,7 +90,7 @@ def _load_whole(
 ) -> None:
     for name, param in trained.items():
         optimizer.state[param] = {
-            key: value.to(param.device) if _is_shaped(value) else copy(value)
+            key: value.to(param.device) if _is_shaped(value) else _on_cpu(value)
             for key, value in state[name].items()
         }
 
@@ -151,7 +151,7 @@ def _empty_state(flat: Tensor, state: OptimizerState) -> dict[str, Tensor]:
     """Zeros for a flat shard, and counters as they were."""
     example = next(iter(state.values()), {})
     return {
-        key: torch.zeros_like(flat) if _is_shaped(value) else copy(value)
+        key: torch.zeros_like(flat) if _is_shaped(value) else _on_cpu(value)
         for key, value in example.items()
     }
 

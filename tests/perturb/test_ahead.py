@@ -116,6 +116,7 @@ def test_the_copy_of_the_weights_is_as_large_as_the_parameters():
     for step in range(2):
         with noisy(step):
             pass
+        noisy.end_step()
     assert held_bytes(noisy) - before == sum(4 * p.numel() for p in net.parameters())
     noisy.close()
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from support.ranks import run_ranks
 from support.small import same_bits, small_net
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -186,7 +186,7 @@ def test_a_loop_that_goes_on_from_a_state_dict_is_bit_identical(method, tmp_path
 
 def statistics_of_ranks():
     net = small_net()
-    noisy = Perturbed(DistributedDataParallel(net, broadcast_buffers=False), "m-rwp", sigma=0.1)
+    noisy = Perturbed(DistributedDataParallel(net), "m-rwp", sigma=0.1)
     train(noisy, noisy.ddp, sgd(net), 0, batches(3, dist.get_rank()))
     own = net.bn1.running_mean.clone()
     with noisy.evaluating():
@@ -211,20 +211,40 @@ def test_an_exception_in_the_loop_leaves_the_clean_weights():
     assert same_bits(clean, copies(net))
 
 
-def refuse(kind):
+def refuse_fsdp2():
     net = small_net()
-    if kind == "FSDP":
-        FullyShardedDataParallel(net, use_orig_params=False, device_id=None)
-    else:
-        fully_shard(net)
+    fully_shard(net)
     with pytest.raises(ConfigError) as refused:
         Perturbed(net, "rwp")
-    return refused.value.key, kind in str(refused.value), refused.value.cure
+    return refused.value.key, "FSDP2" in str(refused.value), refused.value.cure
 
 
 def test_sharded_parameters_are_refused_by_name():
-    for key, named, cure in run_ranks(refuse, 2, "FSDP2"):
+    for key, named, cure in run_ranks(refuse_fsdp2, 2):
         assert key == "model" and named and "DistributedDataParallel" in cure
+
+
+def test_fsdp_1_is_refused_although_its_parameters_may_look_whole():
+    class FullyShardedDataParallel(torch.nn.Module):  # the real one needs an accelerator
+        def __init__(self):
+            super().__init__()
+            self.module = small_net()
+
+    with pytest.raises(ConfigError, match="FSDP shards SmallNet"):
+        Perturbed(FullyShardedDataParallel(), "rwp")
+
+
+def with_a_subgroup():
+    groups = [dist.new_group([rank]) for rank in range(2)]  # every rank makes every group
+    ddp = DistributedDataParallel(small_net(), process_group=groups[dist.get_rank()])
+    with pytest.raises(ConfigError) as refused:
+        Perturbed(ddp, "rwp")
+    return refused.value.key, str(refused.value)
+
+
+def test_a_ddp_over_some_of_the_ranks_is_refused():
+    for key, text in run_ranks(with_a_subgroup, 2):
+        assert key == "model" and "1 of 2 ranks" in text
 
 
 def test_what_cannot_work_is_refused_with_the_cure():
@@ -240,7 +260,81 @@ def test_what_cannot_work_is_refused_with_the_cure():
     assert refused.value.key == "loss" and "lambda" in refused.value.cure
 
 
-@pytest.mark.parametrize("command", [["--steps=30"], ["--steps=30", "--method=rwp"]])
+WRONG = {
+    "lambda_": {"lambda_": 2.0},
+    "micro_batches": {"micro_batches": 0},
+    "sigma or rho": {"sigma": float("nan")},
+    "scale": {"scale": "filters"},
+    "backend": {"backend": "nativ"},
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_value_that_is_not_allowed_is_refused_by_its_name(key):
+    with pytest.raises(ConfigError) as refused:
+        Perturbed(small_net(), "rwp", **WRONG[key])
+    assert refused.value.key == key and refused.value.cure
+
+
+def test_synchronised_batchnorm_is_refused_for_mixed_methods_only():
+    net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(small_net())
+    with pytest.raises(ConfigError, match="SyncBatchNorm"):
+        Perturbed(net, "m-rwp", micro_batches=2)
+    Perturbed(net, "rwp").close()
+
+
+def test_passes_out_of_turn_are_refused():
+    net = small_net()
+    noisy = Perturbed(net, "m-rwp", micro_batches=2)
+    with noisy(0, 0):
+        pass
+    for problem, micro_batch in (("pass 0 comes where pass 1", 0), ("pass 2 comes where", 2)):
+        with pytest.raises(ConfigError, match=problem), noisy(0, micro_batch):
+            pass
+    with noisy(0, 1):
+        with pytest.raises(ConfigError, match="inside another"), noisy(0, 0):
+            pass
+        with pytest.raises(ConfigError, match="a pass is under way"), noisy.evaluating():
+            pass
+    with pytest.raises(ConfigError, match="end_step was not called"), noisy(1, 0):
+        pass
+    noisy.end_step()
+    with noisy(1, 0):
+        pass
+
+
+def test_a_pass_that_raised_leaves_no_energy_behind():
+    x, y = next(batches(1))
+    found = []
+    for fails in (False, True):
+        net = small_net()
+        noisy = Perturbed(net, "arwp", sigma=0.1, eta=20.0)
+        if fails:
+            with pytest.raises(KeyboardInterrupt), noisy(0):
+                F.cross_entropy(net(x), y).backward()
+                raise KeyboardInterrupt
+            net.zero_grad()
+        train(noisy, net, sgd(net), 0, [(x, y)])
+        found.append(noisy.move.energy.value.clone())
+    assert torch.equal(*found)
+
+
+def test_a_schedule_may_end_with_the_run():
+    table = [0.1, 0.0, 0.1]
+    net = small_net()
+    noisy = Perturbed(net, "rwp", sigma=lambda step: table[step])
+    train(noisy, net, sgd(net), 0, batches(3))
+    noisy.close()
+
+
+def test_a_state_of_another_method_is_refused():
+    state = Perturbed(small_net(), "rwp").state_dict()
+    with pytest.raises(ConfigError) as refused:
+        Perturbed(small_net(), "last-sam").load_state_dict(state)
+    assert refused.value.key == "state"
+
+
+@pytest.mark.parametrize("command", [["--steps=30"], ["--steps=30", "--method=sam"]])
 def test_the_example_runs_on_two_ranks(command):
     script = [str(ROOT / "examples" / "ddp.py"), *command]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]

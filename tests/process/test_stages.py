@@ -1,6 +1,8 @@
 """A start that takes long says what it is doing."""
 
+import io
 import threading
+from contextlib import redirect_stdout
 
 import pytest
 
@@ -21,6 +23,17 @@ def test_a_stage_that_takes_long_says_its_name(
     with stages.stage("loading torch"):
         assert said.wait(10)
     assert capsys.readouterr().out == "loading torch ...\n"
+
+
+def test_a_block_that_hides_what_libraries_print_does_not_hide_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages, "PATIENCE_S", 0.01)
+    with stages.stage("starting"), redirect_stdout(io.StringIO()):
+        for timer in threading.enumerate():
+            if isinstance(timer, threading.Timer):
+                timer.join(10)
+    assert capsys.readouterr().out == "starting ...\n"
 
 
 def test_a_short_stage_and_other_ranks_say_nothing(

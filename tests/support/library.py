@@ -27,7 +27,7 @@ class Library:
         if dist.is_initialized():
             with warnings.catch_warnings():  # torch 2.8 knows no other name of this option
                 warnings.simplefilter("ignore", FutureWarning)
-                self.ddp = DistributedDataParallel(net, broadcast_buffers=False)
+                self.ddp = DistributedDataParallel(net)
         rank, world_size = (
             (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         )

@@ -214,6 +214,7 @@ def assert_restores_exactly(method: str, *more: str) -> None:
         assert moved == perturbed
         assert same_bits(library.weights(), clean)
         assert [p.data_ptr() for p in library.net.parameters()] == places
+        library.end_step(step)
         images, labels = library.batches(step)[0]
         for error in (RuntimeError, KeyboardInterrupt):
             number = perturbed.index(True)
@@ -221,12 +222,15 @@ def assert_restores_exactly(method: str, *more: str) -> None:
             def loss(images: Tensor = images, labels: Tensor = labels) -> Tensor:
                 return torch.nn.functional.cross_entropy(library.net(images), labels)
 
-            with pytest.raises(error), noisy(step, number, loss=loss):
-                assert not same_bits(library.weights(), clean)
-                raise error("in the middle of a pass")
+            clean = library.weights()
+            with pytest.raises(error):
+                for micro_batch in range(number + 1):
+                    with noisy(step + 1, micro_batch, loss=loss):
+                        assert same_bits(library.weights(), clean) == (micro_batch < number)
+                        if micro_batch == number:
+                            raise error("in the middle of a pass")
             assert same_bits(library.weights(), clean)
             assert [p.data_ptr() for p in library.net.parameters()] == places
-        library.end_step(step)
     library.close()
 
 
@@ -263,11 +267,14 @@ def assert_unbiased(method: str, *more: str, count: int = 400) -> None:
     sums = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in clean.items()}
     squares = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in clean.items()}
     for step in range(count):
-        with noisy(step, number):
-            for name, w in library.net.named_parameters():
-                noise = w.detach().double() - clean[name].double()
-                sums[name] += noise
-                squares[name] += noise.square()
+        for micro_batch in range(len(noisy.my_slots)):
+            with noisy(step, micro_batch):
+                if micro_batch == number:
+                    for name, w in library.net.named_parameters():
+                        noise = w.detach().double() - clean[name].double()
+                        sums[name] += noise
+                        squares[name] += noise.square()
+        noisy.end_step()
     for name, total in sums.items():
         assert squares[name].min() > 0, f"{name} gets no noise"
         scores = total / squares[name].sqrt()

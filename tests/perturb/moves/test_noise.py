@@ -47,6 +47,7 @@ def test_the_noise_of_a_row_has_sigma_times_its_norm_as_standard_deviation(scale
     for step in range(3):
         with noisy(step):
             found = {name: model.get_parameter(name).detach().clone() for name in clean}
+        noisy.end_step()
         for name, before in clean.items():
             rows = before.flatten(1) if before.ndim > 1 else before[None]
             noise = found[name].view_as(rows).double() - rows.double()
@@ -90,6 +91,8 @@ def test_an_error_of_what_ends_a_pass_leaves_clean_weights_too(monkeypatch):
             raise RuntimeError("out of memory")
 
     monkeypatch.setattr(library.noisy.move, "observe", failing)
+    with library.noisy(0, 0):
+        pass
     with pytest.raises(RuntimeError, match="out of memory"), library.noisy(0, 1):
         assert not same_bits(library.weights(), clean)
     assert same_bits(library.weights(), clean)
