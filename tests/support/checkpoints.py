@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from rwp_dist.run.checkpoint import load_checkpoint, save_checkpoint
@@ -49,5 +50,5 @@ def everything(parts: Parts) -> dict[str, Tensor]:
     state |= {f"weight {n}": w for n, w in parts.engine.full_weights().items()}
     state |= {f"buffer {n}": b for n, b in buffers_of(parts).items()}
     for name, values in parts.engine.optimizer_state(keep=True).items():
-        state |= {f"{key} {name}": value for key, value in values.items()}
+        state |= {f"{key} {name}": torch.as_tensor(v) for key, v in values.items()}
     return state | move_state(parts)
