@@ -327,7 +327,17 @@ class Perturbed:
         Args:
             applied: False if it was skipped because a gradient was not finite. None: it was
                 applied, unless the GradScaler has lowered its scale since.
+
+        Raises:
+            ConfigError: the update lacks passes.
         """
+        taken, count = self._next_pass, len(self.my_slots)
+        if 0 < taken < count:
+            raise ConfigError(
+                f"the update took {taken} of {count} passes",
+                key="micro_batch",
+                cure=f"take passes 0 to {count - 1} in every update",
+            )
         if applied is None:
             applied = self._scaler is None or self._scaler.get_scale() >= self._scale
         self._next_pass = 0

@@ -43,22 +43,23 @@ def peak_of_engine(overrides: list[str]) -> tuple[int, dict[str, float]]:
     import torch.distributed as dist
 
     from rwp_dist.engine.engine import Engine
-    from rwp_dist.perturb.ahead import Prefetch
+    from rwp_dist.perturb.ahead import DrawAhead
     from rwp_dist.perturb.normals.generator import TorchNormals
-    from rwp_dist.perturb.rows import list_filters
+    from rwp_dist.perturb.rows import list_rows
+    from rwp_dist.run.optimizers import build_optimizer
 
     settings = settings_of(*overrides)
     split = split_batch(settings, dist.get_world_size())
     before = live_bytes()
     model = build_model(settings)
-    filters = list_filters(model.named_parameters())
-    engine = Engine(model, settings, split, torch.device("cpu"), num_perturbed=split.micro_batches)
-    noise = TorchNormals(0, torch.device("cpu"))
-    prefetch = Prefetch(noise, filters) if settings.noise.prefetch else None
+    rows = list_rows(model.named_parameters())
+    cpu, optimizer = torch.device("cpu"), build_optimizer(model, settings)
+    engine = Engine(model, optimizer, settings, split, cpu, num_perturbed=split.micro_batches)
+    ahead = DrawAhead(TorchNormals(0, cpu), rows) if settings.noise.prefetch else None
     peak = 0
     for update in range(2):
         for number in range(split.micro_batches):
-            params = [f.param for f in filters]
+            params = [r.param for r in rows]
             with torch.no_grad(), engine.weights.perturbing(params) as targets:
                 torch._foreach_copy_(targets, [p.clone() for p in params])
             images = torch.randn(2, 3, 32, 32)
@@ -67,9 +68,9 @@ def peak_of_engine(overrides: list[str]) -> tuple[int, dict[str, float]]:
             if update == 1 and number == split.micro_batches - 1:
                 peak = live_bytes() - before
             engine.weights.restore(last=number == split.micro_batches - 1)
-        engine.step(0.1)
+        engine.weights.stepped(engine.step(0.1))
     parts = memory.estimate(settings, split, on_gpus=False)
-    del prefetch
+    del ahead
     return peak, parts
 
 

@@ -291,6 +291,8 @@ def test_passes_out_of_turn_are_refused():
     for problem, micro_batch in (("pass 0 comes where pass 1", 0), ("pass 2 comes where", 2)):
         with pytest.raises(ConfigError, match=problem), noisy(0, micro_batch):
             pass
+    with pytest.raises(ConfigError, match="took 1 of 2 passes"):
+        noisy.end_step()
     with noisy(0, 1):
         with pytest.raises(ConfigError, match="inside another"), noisy(0, 0):
             pass

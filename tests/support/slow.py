@@ -16,6 +16,9 @@ SLOW = (
     # groups of ranks, once for each of many cases
     *("perturb/test_exceptions.py", "perturb/test_skipped_steps.py", "perturb/test_statistics.py"),
     *("run/test_checkpoint.py", "record/test_open.py", "data/remote/test_cache_sharing.py"),
+    *("perturb/test_methods.py::test_a_resumed", "perturb/test_replicas.py"),
+    *("run/test_optimizers.py::test_a_run_with_two_groups", "run/test_strength.py::test_a_run_r"),
+    "perturb/moves/test_last_gradient.py::test_a_run_resumes",
     # Triton's interpreter
     "perturb/normals/test_kernels.py::test_perturbed_weights_equal_the_formulas",
     "perturb/normals/test_kernels.py::test_a_replay_is_bit_equal_wherever_the_weights_lie",
