@@ -80,9 +80,7 @@ def test_a_time_limit_saves_requeues_and_ends_with_the_weights_of_an_undisturbed
         torch.load(j.run.checkpoints / f"step-{STEPS:08d}.pt", weights_only=True)
         for j in (jobs[0], job)
     )
-    for end in (undisturbed, disturbed):
-        end["energy"] = end["parts"]["perturbed"]["move"]["energy"]
-    for part in ("weights", "buffers", "energy"):
+    for part in ("weights", "buffers"):
         assert disturbed[part].keys() == undisturbed[part].keys()
         for name, value in undisturbed[part].items():
             assert torch.equal(disturbed[part][name], value), name
