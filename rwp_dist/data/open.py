@@ -76,7 +76,6 @@ def transform_of(settings: Settings) -> TrainTransform:
     d, a = settings.data, settings.augment
     return TrainTransform(
         d.image_size,
-        d.channels,
         a.crop,
         scale=a.scale,
         pad=a.pad,
@@ -84,9 +83,9 @@ def transform_of(settings: Settings) -> TrainTransform:
         auto=a.auto,
         num_ops=a.num_ops,
         magnitude=a.magnitude,
-        erase=a.erase,
         cutout=a.cutout,
-        fill=[round(255 * m) for m in _per_channel(d.mean, d.channels)],
+        erase=a.erase,
+        fill=[round(255 * m) for m in d.mean],
         decoder=Decoder(d.decoder, d.channels),
         interpolation=d.interpolation,
     )
@@ -104,7 +103,6 @@ def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = Fal
         dataset,
         EvalTransform(
             d.image_size,
-            d.channels,
             d.eval_crop_ratio,
             Decoder(d.decoder, d.channels),
             d.interpolation,
@@ -147,7 +145,3 @@ def reading_of(settings: Settings, pin: bool) -> Reading:
     """How this rank reads."""
     d = settings.data
     return Reading(d.image_size, d.channels, d.workers, d.prefetch, pin)
-
-
-def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return values * (channels // len(values))

@@ -9,8 +9,9 @@ every lane, one lane after another. So a rank reads from few shards at a time, a
 and the plan knows which shards come next.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -57,10 +58,6 @@ class Plan:
     """Samples of a lane that are shuffled with each other."""
     seed: int
     pad: bool = False
-    _lines: dict[int, Line] = field(default_factory=dict, repr=False, compare=False)
-    _blocks: dict[tuple[int, int, int], Rows] = field(
-        default_factory=dict, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
         if self.batch % self.lanes:
@@ -129,23 +126,18 @@ class Plan:
             return self.steps_per_epoch * (self.batch // self.lanes)
         return self.num_samples // self.lanes
 
-    def _line(self, epoch: int) -> Line:
-        if epoch not in self._lines:
-            # Two, because at the end of an epoch the next one is looked at too.
-            while len(self._lines) > 1:
-                del self._lines[next(iter(self._lines))]
-            self._lines[epoch] = self.selection.line(self.seed, epoch)
-        return self._lines[epoch]
+    @cached_property
+    def _line(self) -> Callable[[int], Line]:
+        """The line of an epoch. Two are kept: at the end of an epoch the next one is needed too."""
+        return lru_cache(maxsize=2)(partial(self.selection.line, self.seed))
 
-    def _block(self, epoch: int, lane: int, number: int) -> Rows:
-        """The samples of a block of a lane, shuffled."""
-        key = (epoch, lane, number)
-        if key not in self._blocks:
-            # Those of this step, and those of the steps that are looked at ahead.
-            while len(self._blocks) >= BLOCKS_PER_LANE * self.lanes:
-                del self._blocks[next(iter(self._blocks))]
-            self._blocks[key] = self._shuffled(*key)
-        return self._blocks[key]
+    @cached_property
+    def _block(self) -> Callable[[int, int, int], Rows]:
+        """The samples of a block, by (epoch, lane, number), shuffled.
+
+        Those of this step are kept, and those of the steps that are looked at ahead.
+        """
+        return lru_cache(maxsize=BLOCKS_PER_LANE * self.lanes)(self._shuffled)
 
     def _shuffled(self, epoch: int, lane: int, number: int) -> Rows:
         length = self._lane_length()

@@ -1,8 +1,8 @@
 """Which samples an epoch consists of, before the plan orders them.
 
-All of them once; several data sets mixed by weight; or every class equally often. A selection only
-says which samples lie on an epoch's line and how often, so everything that holds for the plan
-(exactness, elasticity, instant resume) holds for all of them.
+All of them once; several data sets mixed by weight; or every class equally often. A selection says
+which samples an epoch has and how often, and the plan does the rest. So what holds for the plan
+(exactness, other numbers of ranks, instant resume) holds for every selection.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from rwp_dist.base.keyed import numpy_generator
 
 @dataclass(frozen=True)
 class Line:
-    """Samples of an epoch end to end: stretches of shards, or single rows of them."""
+    """The samples of an epoch in a row, as stretches of shards."""
 
     shards: NDArray[np.int64]
     """Shard of each stretch."""
     ends: NDArray[np.int64]
-    """Position behind each stretch."""
+    """Position after each stretch."""
     starts: NDArray[np.int64]
-    """Row at which each stretch starts; with ``table`` where it starts in the table."""
+    """First row of each stretch; with ``table``, its first place in the table."""
     table: NDArray[np.int64] | None = None
-    """Rows of all stretches, where these are not simply one after another."""
+    """Rows of all stretches. None: a stretch has consecutive rows of its shard."""
 
     def locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Shard and row of every position."""
@@ -37,7 +37,7 @@ class Line:
 
     @cached_property
     def _shifts(self) -> NDArray[np.int64]:
-        """From positions to rows, for each stretch."""
+        """What to add to the positions of each stretch to get its rows."""
         shifts: NDArray[np.int64] = self.starts.copy()
         shifts[1:] -= self.ends[:-1]
         return shifts
@@ -48,18 +48,18 @@ class Selection(Protocol):
 
     @property
     def repeats(self) -> bool:
-        """Whether an epoch may hold a sample several times."""
+        """Whether an epoch may have a sample several times."""
 
     @property
     def recipe(self) -> str:
-        """What a checkpoint remembers: selections of another recipe take other samples."""
+        """Text that a checkpoint stores. Another recipe means other samples."""
 
     @property
     def num_samples(self) -> int:
         """Samples of an epoch, the same in all epochs."""
 
     def line(self, seed: int, epoch: int) -> Line:
-        """The samples of one epoch, their shards in random order."""
+        """The samples of one epoch, with the shards in random order."""
 
 
 @dataclass(frozen=True)
@@ -69,55 +69,41 @@ class Everything:
     counts: NDArray[np.int64]
     """Samples of each shard."""
 
-    @property
-    def repeats(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def recipe(self) -> str:
-        """The same for all."""
-        return "every sample once"
+    repeats = False
+    recipe = "every sample once"
 
     @property
     def num_samples(self) -> int:
-        """All samples."""
         return int(self.counts.sum())
 
     def line(self, seed: int, epoch: int) -> Line:
-        """Whole shards in random order."""
         order = numpy_generator(seed, 0, epoch).permutation(len(self.counts))
         return Line(order, self.counts[order].cumsum(), np.zeros(len(order), dtype=np.int64))
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several data sets by weight, in an epoch as long as all of them together.
+    """Several data sets by weight. An epoch is as long as all of them together.
 
-    A data set whose share is more than it has is gone through more than once; of one whose share
-    is less, every epoch takes other shards.
+    Of a data set with a large share, samples come several times; of one with a small share, every
+    epoch takes other shards.
     """
 
     counts: NDArray[np.int64]
-    """Samples of each shard, of all data sets one after another."""
+    """Samples of each shard, data set after data set."""
     dataset: NDArray[np.int64]
     """Which data set each shard belongs to."""
     weights: Sequence[float]
-    """Share of each data set; only their proportions count."""
+    """Of each data set; only their proportions count."""
 
-    @property
-    def repeats(self) -> bool:
-        """Where a share is larger than what there is."""
-        return True
+    repeats = True
 
     @property
     def recipe(self) -> str:
-        """With the weights."""
         return f"a mixture {':'.join(f'{weight:g}' for weight in self.weights)}"
 
     @property
     def num_samples(self) -> int:
-        """All samples of an epoch."""
         return sum(self._quotas())
 
     def _quotas(self) -> list[int]:
@@ -125,13 +111,12 @@ class Mixture:
         return [round(total * w / weight) for w in self.weights]
 
     def line(self, seed: int, epoch: int) -> Line:
-        """Stretches of all data sets in random order."""
         random = numpy_generator(seed, 0, epoch)
         shards, sizes = [], []
         for number, quota in enumerate(self._quotas()):
             own = np.flatnonzero(self.dataset == number)
             while quota > 0:
-                # One pass over the data set, cut where its share ends.
+                # One pass over the data set, cut at the end of its share.
                 order = random.permutation(own)
                 passed = self.counts[order].cumsum()
                 last = int(np.searchsorted(passed, quota))
@@ -150,9 +135,9 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Balanced:
-    """Every class equally often, in an epoch as long as all samples.
+    """Every class equally often. An epoch is about as long as all samples together.
 
-    A rare class's samples come several times; of a frequent one every epoch takes others.
+    The samples of a rare class come several times; of a frequent one, every epoch takes others.
     """
 
     counts: NDArray[np.int64]
@@ -160,24 +145,15 @@ class Balanced:
     labels: NDArray[np.int64]
     """Labels of all samples, shard after shard."""
 
-    @property
-    def repeats(self) -> bool:
-        """Where a share is larger than what there is."""
-        return True
-
-    @property
-    def recipe(self) -> str:
-        """The same for all."""
-        return "every class equally often"
+    repeats = True
+    recipe = "every class equally often"
 
     @property
     def num_samples(self) -> int:
-        """Samples of an epoch: classes that occur, times the quota of each."""
         present = len(np.unique(self.labels))
         return present * (len(self.labels) // present)
 
     def line(self, seed: int, epoch: int) -> Line:
-        """Rows repeated so that classes are even, shards in random order."""
         random = numpy_generator(seed, 0, epoch)
         classes, members = np.unique(self.labels, return_counts=True)
         quota = len(self.labels) // len(classes)

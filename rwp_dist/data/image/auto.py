@@ -1,4 +1,4 @@
-"""RandAugment and TrivialAugmentWide: torchvision v2's operations and ranges, keyed draws.
+"""RandAugment and TrivialAugmentWide with torchvision v2's operations and ranges, and keyed draws.
 
 Cubuk et al., "RandAugment", 2020; Müller and Hutter, "TrivialAugment", 2021. As in torchvision's
 reference recipes: 31 magnitude bins, bilinear interpolation, black outside the image.
@@ -19,26 +19,25 @@ NUM_BINS = 31
 
 
 class Range(NamedTuple):
-    """Magnitudes of one operation; ``signed`` ones are negated half of the time."""
+    """Magnitudes of one operation. If ``signed``, half of the draws are negative."""
 
     values: list[float]
     signed: bool
 
 
 class AutoAugment:
-    """``randaugment``: ``num_ops`` operations at ``magnitude``; ``trivial``: one at any.
+    """``randaugment``: ``num_ops`` operations of one magnitude. ``trivial``: one of any magnitude.
 
-    Raises:
-        ValueError: ``magnitude`` is not one of the 31 bins, or ``num_ops`` is negative.
+    Args:
+        policy: which of the two.
+        size: side of the images, in pixels.
+        num_ops: operations of RandAugment.
+        magnitude: their bin, 0 to 30.
     """
 
     def __init__(
         self, policy: Literal["randaugment", "trivial"], size: int, num_ops: int, magnitude: int
     ) -> None:
-        if not 0 <= magnitude < NUM_BINS:
-            raise ValueError(f"magnitude is 0 to {NUM_BINS - 1}, not {magnitude}.")
-        if num_ops < 0:
-            raise ValueError(f"num_ops is 0 or more, not {num_ops}.")
         self.trivial = policy == "trivial"
         self.num_ops = 1 if self.trivial else num_ops
         self.magnitude = magnitude

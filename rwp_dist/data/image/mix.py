@@ -1,8 +1,8 @@
 """Mixup, CutMix and label smoothing of a batch, on its device.
 
-torchvision v2's definitions: Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) pair every
-row with the one before it, with one ratio for the batch. The draws are Python numbers that depend
-on a key alone, so the host never waits for the device.
+As in torchvision v2, Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) mix every row with
+the one before it, in one ratio for the whole batch. The draws depend on a key alone and are made
+on the host, so it never waits for the device.
 """
 
 import math
@@ -15,16 +15,13 @@ from rwp_dist.base.keyed import Keyed
 
 
 class Mixer:
-    """Mixes batches; with both alphas above 0, each batch takes one of the two, evenly.
+    """Mixes batches. With both alphas above 0, each batch draws one of the two, evenly.
 
     Args:
         mixup_alpha: of Mixup's Beta(alpha, alpha); 0 turns it off.
-        cutmix_alpha: of CutMix's; 0 turns it off.
+        cutmix_alpha: the same of CutMix.
         num_classes: width of the targets.
-        label_smoothing: share of a target spread evenly over all classes, 0 up to 1.
-
-    Raises:
-        ValueError: an argument is out of its range.
+        label_smoothing: share of a target that is spread evenly over all classes.
     """
 
     def __init__(
@@ -34,10 +31,6 @@ class Mixer:
         num_classes: int,
         label_smoothing: float = 0.0,
     ) -> None:
-        if mixup_alpha < 0 or cutmix_alpha < 0:
-            raise ValueError("mixup_alpha and cutmix_alpha are 0 or more.")
-        if num_classes < 1 or not 0 <= label_smoothing < 1:
-            raise ValueError("num_classes is at least 1, label_smoothing is 0 up to 1.")
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
         self.num_classes = num_classes
@@ -52,9 +45,9 @@ class Mixer:
     ) -> tuple[Tensor, Tensor]:
         """Mixed images ``[B, C, H, W]`` and targets ``[B, num_classes]``, float32.
 
-        ``key`` is (seed, step, slot). Rows whose weight is 0 are padding and are mixed into no
-        other. The input is left as it is. Where mixing is on, uint8 images come back as float32 in
-        0..255, whichever of the two the batch takes; floats keep their type.
+        ``key`` is (seed, step, slot). Rows of weight 0 are padding; no other row gets a part of
+        them. The input is not changed. If an alpha is above 0, uint8 images come back as float32 in
+        0..255; floats keep their type.
         """
         targets = F.one_hot(labels, self.num_classes).to(torch.float32)
         if self.label_smoothing:
@@ -79,7 +72,7 @@ class Mixer:
 
 
 def _cutmix(images: Tensor, partner: Tensor, ratio: float, draw: Keyed) -> tuple[Tensor, float]:
-    """Paste a box of each partner; the ratio returned is the area that was really kept."""
+    """Images with a box of their partners, and the share of the area that is still their own."""
     height, width = images.shape[-2:]
     x, y = draw.integers(width), draw.integers(height)
     half = 0.5 * math.sqrt(1.0 - ratio)
@@ -92,9 +85,9 @@ def _cutmix(images: Tensor, partner: Tensor, ratio: float, draw: Keyed) -> tuple
 
 
 def _previous_good(weights: Tensor | None, batch: int, device: torch.device) -> Tensor:
-    """For every row the nearest row before it, going round, whose weight is not 0: ``[B]``.
+    """``[B]``: the nearest row before each row, going round, whose weight is not 0.
 
-    Without any such row each keeps to itself. No value leaves the device.
+    If there is none, it is the row itself. No value leaves the device.
     """
     rows = torch.arange(batch, device=device)
     if weights is None:

@@ -1,6 +1,7 @@
 """Where a crop, a cutout or an erased rectangle lies: pure geometry with keyed draws."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from rwp_dist.base.keyed import Keyed
@@ -22,11 +23,7 @@ def random_resized_crop(width: int, height: int, scale: Range, ratio: Range, dra
 
     ``scale`` bounds the share of the area, ``ratio`` the width over the height.
     """
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    for _ in range(10):
-        area = width * height * draw.uniform(*scale)
-        aspect = math.exp(draw.uniform(low, high))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    for w, h in _ten_tries(width * height, scale, ratio, draw):
         if 0 < w <= width and 0 < h <= height:
             top = draw.integers(height - h + 1)
             return Region(draw.integers(width - w + 1), top, w, h)
@@ -40,7 +37,7 @@ def random_resized_crop(width: int, height: int, scale: Range, ratio: Range, dra
 
 
 def cutout(width: int, height: int, side: int, draw: Keyed) -> Region:
-    """A square around a uniform pixel, clipped at the border (DeVries and Taylor, 2017)."""
+    """A square around a random pixel, cut at the border (DeVries and Taylor, 2017)."""
     top = draw.integers(height) - side // 2
     left = draw.integers(width) - side // 2
     x, y = max(left, 0), max(top, 0)
@@ -48,16 +45,21 @@ def cutout(width: int, height: int, side: int, draw: Keyed) -> Region:
 
 
 def erased(width: int, height: int, draw: Keyed) -> Region | None:
-    """torchvision's ``RandomErasing``: 2 to 33 % of the area, ratio 0.3 to 3.3.
+    """torchvision's ``RandomErasing``: 2 to 33 % of the area, height over width 0.3 to 3.3.
 
     Ten tries; None if none of them fits.
     """
-    low, high = math.log(0.3), math.log(3.3)
-    for _ in range(10):
-        area = width * height * draw.uniform(0.02, 0.33)
-        aspect = math.exp(draw.uniform(low, high))
-        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    for h, w in _ten_tries(width * height, (0.02, 0.33), (0.3, 3.3), draw):
         if 0 < h < height and 0 < w < width:
             top = draw.integers(height - h + 1)
             return Region(draw.integers(width - w + 1), top, w, h)
     return None
+
+
+def _ten_tries(area: int, scale: Range, ratio: Range, draw: Keyed) -> Iterator[tuple[int, int]]:
+    """Two sides of a rectangle, ten times: a share of the area, and the first over the second."""
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        part = area * draw.uniform(*scale)
+        aspect = math.exp(draw.uniform(low, high))
+        yield round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))

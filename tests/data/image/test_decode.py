@@ -263,13 +263,6 @@ def test_a_region_outside_is_refused(region):
         Decoder("auto", 3).decode(encoded(picture()), Region(*region))
 
 
-def test_refusals():
-    with pytest.raises(ConfigError, match="no decoder is called 'turbo'"):
-        Decoder("turbo", 3)
-    with pytest.raises(ValueError, match="not 4"):
-        Decoder("auto", 4)
-
-
 def test_without_the_extra(monkeypatch):
     def absent(name, *args):
         raise ImportError(name)

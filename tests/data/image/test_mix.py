@@ -186,12 +186,3 @@ def test_the_host_reads_nothing_from_the_device(alphas):
     mixed, targets = Mixer(*alphas, CLASSES, 0.1)(images, labels, (0, 0, 0), weights)
     assert mixed.shape == images.shape
     assert targets.shape == (BATCH, CLASSES)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [(-0.1, 0.0, 10), (0.0, -1.0, 10), (0.0, 0.0, 0), (0.0, 0.0, 10, 1.0), (0.0, 0.0, 10, -0.1)],
-)
-def test_wrong_arguments(arguments):
-    with pytest.raises(ValueError, match=r"mixup_alpha|num_classes"):
-        Mixer(*arguments)
