@@ -7,8 +7,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 def scheme_of(url: str) -> str:
     """``s3`` of ``s3://...``, in lower case; empty for a path, which may hold a colon."""
-    match = re.match(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://|(pipe):)", url)
-    return (match[1] or match[2]).lower() if match else ""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    return match[1].lower() if match else ""
 
 
 def local_path(url: str) -> Path | None:

@@ -5,7 +5,7 @@ import posixpath
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.urls import local_path
-from rwp_dist.data.format.index import INDEX_DTYPE, Index, index_bytes, load_index
+from rwp_dist.data.format.index import Index, load_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, cure_of_missing
 from rwp_dist.data.remote import Attempts, NodeCache, Patience, Shard, read_url
 
@@ -80,23 +80,18 @@ def load_dataset(
     Raises:
         DataError: something is missing, does not fit together, or a label is out of range.
     """
-    shards: list[Shard] = []
-    indexes: list[Index] = []
-    origin: list[int] = []
-    for number, manifest in enumerate(manifests):
-        for entry in manifest.shards:
-            location = manifest.shard_location(entry)
-            shards.append(Shard(location, entry.num_bytes, entry.sha256))
-            origin.append(number)
-        indexes += _load_indexes(manifest, cache)
-    counts = np.array([len(index) for index in indexes], dtype=np.int64)
-    joined = np.concatenate(indexes) if indexes else np.empty(0, INDEX_DTYPE)
+    shards = [
+        Shard(manifest.shard_location(entry), entry.num_bytes, entry.sha256)
+        for manifest in manifests
+        for entry in manifest.shards
+    ]
+    indexes = [index for manifest in manifests for index in _load_indexes(manifest, cache)]
     ids = "\n".join(manifest.id for manifest in manifests)
     dataset = Dataset(
         tuple(shards),
-        counts,
-        np.array(origin, dtype=np.int64),
-        joined,
+        np.array([len(index) for index in indexes], dtype=np.int64),
+        np.repeat(np.arange(len(manifests)), [len(manifest.shards) for manifest in manifests]),
+        np.concatenate(indexes),
         hashlib.sha256(ids.encode()).hexdigest(),
     )
     _check_labels(dataset, num_classes)
@@ -116,22 +111,17 @@ def load_manifest(
         url = source if source.endswith(".json") else posixpath.join(source, MANIFEST_NAME)
         return _fetch_manifest(url, Attempts(url, patience or Patience()), opener)
     try:
-        names = [entry.name for entry in path.iterdir()] if path.is_dir() else None
-        missing = names is None and not path.exists()
+        if path.is_file() or (path / MANIFEST_NAME).exists():
+            return Manifest.load(path)
+        names = [entry.name for entry in path.iterdir()] if path.exists() else []
     except OSError as error:
         raise DataError(
             f"{source}: this folder cannot be read ({error.strerror})",
             cure="check its permissions, or set data.train and data.val to other folders",
         ) from None
-    if names is not None and MANIFEST_NAME not in names:
-        if any(name.endswith(".tar") for name in names):
-            raise DataError(
-                f"{source}: there are shards but no manifest", cure=cure_of_missing(path)
-            )
-        missing = True
-    if missing:
-        raise DataError(f"{source}: there are no shards here", cure=_cure_of_no_shards(path))
-    return Manifest.load(path)
+    if any(name.endswith(".tar") for name in names):
+        raise DataError(f"{source}: there are shards but no manifest", cure=cure_of_missing(path))
+    raise DataError(f"{source}: there are no shards here", cure=_cure_of_no_shards(path))
 
 
 def is_local(manifest: Manifest) -> bool:
@@ -155,14 +145,13 @@ def _fetch_manifest(url: str, attempts: Attempts, opener: str | None) -> Manifes
 
 
 def _cure_of_no_shards(path: Path) -> str:
-    cure = "set data.train and data.val to where they are"
-    ends = [i + 1 for i, part in enumerate(path.parts) if part.startswith("digits")]
-    if ends:
-        out = Path(*path.parts[: ends[-1]])
-        cure = (
-            f"write them with `rwp-dist shards digits --out {out}`, or set data.train and data.val"
-        )
-    return cure
+    for folder in (path, *path.parents):
+        if folder.name.startswith("digits"):
+            return (
+                f"write them with `rwp-dist shards digits --out {folder}`, or set data.train and "
+                "data.val"
+            )
+    return "set data.train and data.val to where they are"
 
 
 def _load_indexes(manifest: Manifest, cache: NodeCache | None) -> list[Index]:
@@ -172,12 +161,7 @@ def _load_indexes(manifest: Manifest, cache: NodeCache | None) -> list[Index]:
         path = local_path(location)
         if path is not None:
             return _read(path, location)
-        if cache is None:
-            raise DataError(
-                f"{location}: remote shards need a cache",
-                key="data.cache_dir",
-                cure="set data.cache_dir",
-            )
+        assert cache is not None, f"{location}: remote shards need a cache"
         with cache.open(Shard(location, None, entry.index_sha256)) as file:
             return file.readall()
 
@@ -196,12 +180,7 @@ def _parse(manifest: Manifest, entry: ShardEntry, data: bytes) -> Index:
         raise DataError(
             f"{location}: does not belong to the manifest beside it", cure=_MAKE_BOTH_AGAIN
         )
-    start = _start_of_records(entry.num_samples)
-    size = len(start) + entry.num_samples * INDEX_DTYPE.itemsize
-    if len(data) == size and data.startswith(start):  # as usual: numpy's reader takes longer
-        index: Index = np.frombuffer(data, INDEX_DTYPE, offset=len(start))
-    else:
-        index = load_index(data, location)
+    index = load_index(data, location)
     if len(index) != entry.num_samples:
         raise DataError(
             f"{location}: has {len(index)} samples and the manifest says {entry.num_samples}",
@@ -213,13 +192,6 @@ def _parse(manifest: Manifest, entry: ShardEntry, data: bytes) -> Index:
             cure="remove it and run `rwp-dist shards index` again",
         )
     return index
-
-
-@lru_cache(maxsize=16)
-def _start_of_records(num_samples: int) -> bytes:
-    """The bytes before the records in an index of ``num_samples`` samples."""
-    whole = index_bytes(np.zeros(num_samples, INDEX_DTYPE))
-    return whole[: len(whole) - num_samples * INDEX_DTYPE.itemsize]
 
 
 def _check_shard(location: str, num_bytes: int) -> None:

@@ -61,12 +61,7 @@ class ShardFiles:
         path = local_path(shard.url)
         if path is not None:
             return _open_local(path, shard.num_bytes)
-        if self._cache is None:
-            raise DataError(
-                f"{shown(shard.url)}: a remote shard needs a cache",
-                key="data.cache_dir",
-                cure="set data.cache_dir",
-            )
+        assert self._cache is not None, f"{shown(shard.url)}: a remote shard needs a cache"
         return self._cache.open(shard)
 
 
@@ -74,20 +69,13 @@ class ShardReader:
     """Samples of one shard.
 
     Args:
-        shard: a path or URL, or a ``Shard`` with what the manifest says about it.
+        shard: where it is.
         index: one row per sample, with the fields ``offset``, ``size`` and ``crc32``.
-        files: shared by the readers of a process. None: one of its own, for a local path.
+        files: shared by the readers of a process.
     """
 
-    def __init__(
-        self, shard: str | Shard, index: NDArray[Any], files: ShardFiles | None = None
-    ) -> None:
-        self.shard = shard if isinstance(shard, Shard) else Shard(str(shard))
-        self.index = index
-        self._files = files or ShardFiles(1)
-
-    def __len__(self) -> int:
-        return len(self.index)
+    def __init__(self, shard: Shard, index: NDArray[Any], files: ShardFiles) -> None:
+        self.shard, self.index, self._files = shard, index, files
 
     def read(self, row: int) -> bytes:
         """The encoded image of a sample.

@@ -168,7 +168,7 @@ def test_a_folder_that_may_not_be_read(folder, monkeypatch):
     def forbidden(path):
         raise PermissionError(13, os.strerror(13), str(path))
 
-    monkeypatch.setattr(Path, "iterdir", forbidden)
+    monkeypatch.setattr(Path, "is_file", forbidden)
     refused(
         str(folder), "Permission denied", "permissions", call=lambda: load_manifest(str(folder))
     )
@@ -183,11 +183,6 @@ def test_a_label_outside_num_classes_is_named_with_its_sample(folder):
         key="model.num_classes",
     )
     assert "train-00000" in message and "sample " in message
-
-
-def test_a_remote_set_without_a_cache(folder):
-    with FaultyServer(served(folder)) as server:
-        refused("cache", call=lambda: load(server.url("/train")), key="data.cache_dir")
 
 
 def settings(folder, *more):

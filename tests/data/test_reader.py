@@ -12,12 +12,12 @@ def test_samples_by_index(tmp_path):
     path = tmp_path / "x.tar"
     path.write_bytes(content(0))
     index = index_of(content(0))
-    reader = ShardReader(str(path), index)
-    assert reader.read(3) == content(0)[60_000:80_000] and len(reader) == 10
+    reader = ShardReader(Shard(str(path)), index, ShardFiles())
+    assert reader.read(3) == content(0)[60_000:80_000]
     flipped = bytearray(content(0))
     flipped[60_010] ^= 4
     path.write_bytes(bytes(flipped[:190_000]))
-    reader = ShardReader(str(path), index, ShardFiles(max_open=1))
+    reader = ShardReader(Shard(str(path)), index, ShardFiles(max_open=1))
     assert reader.read(2) == content(0)[40_000:60_000]
     with pytest.raises(BadSample, match=r"x\.tar: sample 3 is damaged"):
         reader.read(3)
@@ -35,10 +35,9 @@ def test_no_more_files_than_allowed_are_open(tmp_path):
     files = ShardFiles(max_open=2)
     readers = []
     for number in range(5):
-        (tmp_path / f"{number}.tar").write_bytes(content(number))
-        readers.append(
-            ShardReader(str(tmp_path / f"{number}.tar"), index_of(content(number)), files)
-        )
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(content(number))
+        readers.append(ShardReader(Shard(str(path)), index_of(content(number)), files))
     before = open_files()
     for turn in range(20):
         assert readers[turn % 5].read(1) == content(turn % 5)[20_000:40_000]
@@ -59,12 +58,5 @@ def test_a_shard_that_cannot_be_what_the_manifest_says(tmp_path):
         (Shard(str(tmp_path / "none")), "none: cannot be read"),
     ):
         with pytest.raises(DataError, match=problem) as caught:
-            ShardReader(shard, index_of(content(0))).read(0)
+            ShardReader(shard, index_of(content(0)), ShardFiles()).read(0)
         assert caught.value.cure
-
-
-def test_a_remote_shard_needs_a_cache():
-    reader = ShardReader("http://127.0.0.1:1/x.tar", index_of(content(0)))
-    with pytest.raises(DataError, match=r"x\.tar") as caught:
-        reader.read(0)
-    assert caught.value.key == "data.cache_dir"

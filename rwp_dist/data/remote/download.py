@@ -3,6 +3,7 @@
 ``cache`` downloads shards with the same parts, and verifies them.
 """
 
+import io
 from collections.abc import Generator
 from contextlib import closing
 from functools import partial
@@ -13,48 +14,30 @@ from rwp_dist.data.remote.retry import Attempts, Patience
 from rwp_dist.data.remote.watchdog import watched
 
 
-def read_url(
-    url: str,
-    limit: int | None = None,
-    *,
-    attempts: Attempts | None = None,
-    opener: str | None = None,
-) -> bytes:
-    """The first ``limit`` bytes of a URL, fewer if it ends before; all of them without a limit.
+def read_url(url: str, *, attempts: Attempts | None = None, opener: str | None = None) -> bytes:
+    """The content of a URL. Arguments and errors are those of ``download``."""
+    file = io.BytesIO()
+    download(url, file, attempts=attempts, opener=opener)
+    return file.getvalue()
+
+
+def download(
+    url: str, file: BinaryIO, *, attempts: Attempts | None = None, opener: str | None = None
+) -> None:
+    """Write the content of a URL into an empty file, and go back to the file's start.
 
     Args:
         url: any URL that is not local.
-        limit: number of bytes.
+        file: open for writing.
         attempts: what is left of them. None: as ``Patience()`` says.
         opener: ``module:function`` that opens the URL, as ``data.opener``.
 
     Raises:
         ConfigError: there is no such opener.
         DataError: it is not there, may not be read, or every attempt failed.
-    """
-    attempts = attempts or Attempts(url, Patience())
-
-    def read() -> bytes:
-        content = bytearray()
-        with closing(receive(url, attempts.patience.stall_s, opener)) as pieces:
-            for piece in pieces:
-                content += piece
-                if limit is not None and len(content) >= limit:
-                    break
-        return bytes(content[:limit])
-
-    return attempts.retry(read)
-
-
-def download(url: str, file: BinaryIO, *, opener: str | None = None) -> None:
-    """Write the content of a URL into an empty file, and go back to the file's start.
-
-    Raises:
-        ConfigError: there is no such opener.
-        DataError: it is not there, may not be read, or every attempt failed.
         OSError: the file cannot be written.
     """
-    attempts = Attempts(url, Patience())
+    attempts = attempts or Attempts(url, Patience())
 
     def write() -> None:
         file.seek(0)

@@ -34,9 +34,10 @@ def read_all(cache, shards, passes, seed, results):
     for _ in range(passes):
         for at, (shard, data) in enumerate(shards):
             prefetcher.want(following for following, _ in shards[at + 1 : at + 3])
-            reader = ShardReader(shard, index_of(data), files)
-            size = len(data) // len(reader)
-            for row in generator.permutation(len(reader)):
+            index = index_of(data)
+            reader = ShardReader(shard, index, files)
+            size = len(data) // len(index)
+            for row in generator.permutation(len(index)):
                 row = int(row)
                 bad += reader.read(row) != data[row * size : (row + 1) * size]
     files.close()
