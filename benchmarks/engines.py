@@ -8,6 +8,7 @@ import torch.distributed as dist
 from rwp_dist.config import load_settings
 from rwp_dist.data.batch import Batch, Step
 from rwp_dist.process.consensus import Agreed
+from rwp_dist.process.group import choose_device
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.parts import Parts
 from rwp_dist.run.progress import Progress
@@ -25,15 +26,20 @@ def network(model: str, size: int) -> list[str]:
 
 
 def engine_step(
-    method: str, model: str, size: int, batch: int, overrides: Sequence[str] = ()
+    method: str,
+    model: str,
+    size: int,
+    batch: int,
+    overrides: Sequence[str] = (),
+    micro_batches: int = 1,
 ) -> tuple[Parts, Callable[[int], None]]:
-    """One step of a method with ``batch`` images of ``size`` pixels on every rank."""
+    """One step of a method with ``batch`` images of ``size`` pixels in every pass of a rank."""
     world_size = dist.get_world_size()
     settings = load_settings(
         None,
         [
             *network(model, size),
-            f"batch.global={batch * world_size}",
+            f"batch.global={batch * micro_batches * world_size}",
             f"batch.per_rank={batch}",
             f"method.name={method}",
             "schedule.steps=100000",
@@ -41,9 +47,9 @@ def engine_step(
             *overrides,
         ],
     )
-    same = SameStep(batch, size)
+    same = SameStep(batch, size, micro_batches)
     parts = build_parts(settings, (same, same))
-    share = batch * world_size / (2 if parts.method.mixed else 1)
+    share = batch * micro_batches * world_size / (2 if parts.method.mixed else 1)
     agreed = Agreed(clean=share, perturbed=share, bad=0, stop=False)
     progress = Progress(parts)
     return parts, lambda step: train_step(parts, step, same.step, agreed, progress)
@@ -54,10 +60,11 @@ class SameStep:
 
     steps_per_epoch = 1000
 
-    def __init__(self, batch: int, size: int) -> None:
+    def __init__(self, batch: int, size: int, micro_batches: int = 1) -> None:
         images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
         labels = torch.randint(0, 1000, (batch,))
-        self.step = Step([Batch(images, labels, torch.ones(batch))], [batch])
+        one = Batch(images, labels, torch.ones(batch)).to(choose_device("auto"))
+        self.step = Step([one] * micro_batches, [batch] * micro_batches)
 
     def steps(self, first: int = 0, last: int = 1) -> Iterator[Step]:
         """The same step."""

@@ -1,7 +1,7 @@
 """The CUDA kernels against their limit, and what perturbing costs a training step on a GPU.
 
     python benchmarks/kernels.py                # minutes on one GPU
-    python benchmarks/kernels.py --interpret    # no GPU: does it run? Its times mean nothing
+    python benchmarks/kernels.py --dry    # no GPU: does it run? Its times mean nothing
 
 Needs torch, Triton and NumPy, beside this repository on PYTHONPATH. The limit is the device's own
 copy of as many bytes: perturbing reads every weight and writes it. All ways take turns; medians.
@@ -78,7 +78,7 @@ def resnet(width: int, depths: Sequence[int], classes: int) -> nn.Module:
 def vit_shapes(width: int, depth: int, classes: int) -> Iterator[tuple[int, ...]]:
     """Parameters of a vision transformer for 224x224 images in patches of 16.
 
-    ViT-L: width 1024, depth 24, 1000 classes.
+    ViT-S: width 384, depth 12; ViT-L: width 1024, depth 24; 1000 classes.
     """
     yield from ((width, 3, 16, 16), (width,), (1, 1, width), (1, 197, width))
     for _ in range(depth):
@@ -224,6 +224,7 @@ def run(device: torch.device, rounds: int, small: bool) -> bool:
     net = resnet(2, (1,), 3) if small else resnet(64, (3, 4, 6, 3), 1000)
     networks: dict[str, list[Sequence[int]]] = {
         "ResNet-50": [p.shape for p in net.parameters()],
+        "ViT-S/16": list(vit_shapes(2, 1, 3) if small else vit_shapes(384, 12, 1000)),
         "ViT-L/16": list(vit_shapes(2, 1, 3) if small else vit_shapes(1024, 24, 1000)),
     }
     print(f"{'':<30}{'way':<26}{'ms':>10}{'GB/s':>8}{'of copy':>9}{'x authors':>11}")
@@ -277,20 +278,20 @@ def main() -> int:
     """0: all bars hold; 1: one does not, the kernels are wrong, or there is no GPU."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20, help="samples of every way")
-    parser.add_argument("--interpret", action="store_true", help="tiny, on the CPU: a smoke test")
+    parser.add_argument("--dry", action="store_true", help="tiny, on the CPU: a smoke test")
     options = parser.parse_args()
     torch.manual_seed(0)
-    if options.interpret:
+    if options.dry:
         os.environ["TRITON_INTERPRET"] = "1"
     elif not torch.cuda.is_available():
         print("There is no CUDA device here, and these are its timings.", file=sys.stderr)
         return 1
-    device = torch.device("cpu" if options.interpret else "cuda")
-    difference = differs(device, options.interpret)
+    device = torch.device("cpu" if options.dry else "cuda")
+    difference = differs(device, options.dry)
     if difference is not None:
         print(difference, file=sys.stderr)
         return 1
-    if options.interpret:
+    if options.dry:
         run(device, 1, small=True)
         print("Run by Triton's interpreter at tiny sizes: these times mean nothing.")
         return 0

@@ -50,7 +50,7 @@ def test_without_a_gpu_it_says_so_in_one_sentence_and_fails():
 
 
 def test_interpreted_it_runs_to_its_end_on_torch_triton_and_numpy_alone():
-    done = run_script("--interpret")
+    done = run_script("--dry")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert sum("noise.backend: triton" in line for line in lines) == 4  # two networks, two types
@@ -96,7 +96,7 @@ def test_kernels_that_differ_are_not_timed_but_reported(
     owner, name, broken, sentence, monkeypatch, capsys
 ):
     monkeypatch.setattr(owner, name, broken(getattr(owner, name)))
-    monkeypatch.setattr(sys, "argv", ["kernels.py", "--interpret"])
+    monkeypatch.setattr(sys, "argv", ["kernels.py", "--dry"])
     assert benchmark.main() == 1
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1

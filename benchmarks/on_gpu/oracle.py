@@ -1,0 +1,68 @@
+"""Every method against the float64 oracle: at every ZeRO stage, in bf16, and from CPU to GPU."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from perturb.test_oracle import (
+    BF16_TOLERANCE,
+    STEPS,
+    TOLERANCE,
+    errors,
+    formula_of,
+    run_oracle,
+    run_package,
+)
+from support.methods import METHOD_SETTINGS, overrides
+from support.small import small_settings, split_over
+
+from rwp_dist.perturb import METHODS
+from rwp_dist.process.group import choose_device, process_group
+
+DRY = "--dry" in sys.argv
+MICRO_BATCHES, SAMPLES = 2, 60
+COLUMNS = {
+    **{f"stage {stage}": (f"deepspeed.zero_stage={stage}",) for stage in range(2 if DRY else 4)},
+    "bf16": ("precision=bf16",),
+}
+
+
+def error_of(method: str, case: tuple[str, ...], device: torch.device) -> float:
+    """Relative error of all weights after ten steps."""
+    case = overrides(method, *case, f"run.device={device.type}", split_over(1, MICRO_BATCHES))
+    if DRY:
+        case = (*case, "noise.backend=native")  # interpreted kernels take minutes
+    (got,) = run_package([case], SAMPLES)
+    formula = replace(formula_of(small_settings(*case, steps=STEPS)), philox=True)
+    wanted = run_oracle(formula, 1, MICRO_BATCHES, SAMPLES)
+    return float(errors(got["weights"], wanted.weights)[0])
+
+
+def found(device: torch.device) -> Iterator[tuple[float, float]]:
+    """Errors and their bounds."""
+    print(f"{'method':<10}" + "".join(f"{title:>10}" for title in COLUMNS))
+    for method in METHOD_SETTINGS:
+        cells = []
+        for title, case in COLUMNS.items():
+            if title == "stage 3" and METHODS[method].needs_whole_weights:
+                cells.append(f"{'-':>10}")
+                continue
+            error = error_of(method, case, device)
+            cells.append(f"{error:10.1e}")
+            yield error, BF16_TOLERANCE if title == "bf16" else TOLERANCE
+        print(f"{method:<10}" + "".join(cells))
+
+
+def main() -> int:
+    """0: all agree."""
+    torch.backends.cudnn.allow_tf32 = False
+    device = choose_device("auto")
+    with process_group(device):
+        errors_and_bounds = list(found(device))
+    print(f"bars: error of all weights <= {TOLERANCE:.0e}, in bf16 <= {BF16_TOLERANCE:.0e}")
+    return not all(error <= bound for error, bound in errors_and_bounds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
