@@ -62,6 +62,11 @@ class Dataset:
         shards = np.searchsorted(self.firsts, samples, side="right") - 1
         return shards, samples - self.firsts[shards]
 
+    def rows_of(self, shard: int) -> Index:
+        """The records of a shard."""
+        first = self.firsts[shard]
+        return self.index[first : first + self.counts[shard]]
+
     def name(self, shard: int, row: int) -> str:
         """What messages call a sample."""
         return f"{posixpath.basename(self.shards[shard].url)}, sample {row}"

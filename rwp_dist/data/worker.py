@@ -141,9 +141,9 @@ class StepReader(IterableDataset[Loaded | Lost]):
 
     def _reader(self, shard: int, files: ShardFiles) -> ShardReader:
         if shard not in self._readers:
-            first = self._dataset.firsts[shard]
-            rows = self._dataset.index[first : first + self._dataset.counts[shard]]
-            self._readers[shard] = ShardReader(self._dataset.shards[shard], rows, files)
+            self._readers[shard] = ShardReader(
+                self._dataset.shards[shard], self._dataset.rows_of(shard), files
+            )
         return self._readers[shard]
 
     def _load(self, request: Request, files: ShardFiles) -> Loaded:

@@ -35,7 +35,7 @@ def images_per_second(settings: Settings, seconds: float = MEASURED_S) -> dict[s
         DataError: the data cannot be read, or no image of the shard can.
     """
     cache, dataset = open_dataset(settings, sources_of(settings))
-    shard, rows = dataset.shards[0], dataset.index[: dataset.counts[0]]
+    shard, rows = dataset.shards[0], dataset.rows_of(0)
     files = ShardFiles(1, cache)
     reader, transform = ShardReader(shard, rows, files), transform_of(settings)
     good = [row for row in range(len(rows)) if _is_good(reader, transform, row)]

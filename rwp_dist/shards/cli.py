@@ -202,13 +202,20 @@ def verify_command(
 @SEED
 def stats_command(folder: Path, contact_sheet: Path | None, samples: int, seed: int) -> None:
     """Counts, classes and sizes of the shards in FOLDER, and a picture of random samples."""
+    from rwp_dist.data.dataset import is_local, load_dataset
+    from rwp_dist.data.format.manifest import Manifest
     from rwp_dist.shards import stats
 
-    found = stats.ShardSet(folder)
-    drawn = found.draw(400, seed) if found.is_local or contact_sheet else []
-    click.echo(stats.describe_shards(found, drawn))
+    manifest = Manifest.load(folder)
+    if contact_sheet and not is_local(manifest):
+        raise DataError(
+            f"{folder}: images of remote shards cannot be drawn", cure="omit --contact-sheet"
+        )
+    dataset = load_dataset([manifest], manifest.num_classes, cache=None)
+    drawn = stats.draw_samples(dataset, 400, seed) if is_local(manifest) else []
+    click.echo(stats.describe_shards(manifest, dataset, drawn))
     if contact_sheet is not None:
-        stats.contact_sheet(drawn[:samples], found.manifest.classes, contact_sheet)
+        stats.contact_sheet(drawn[:samples], manifest.classes, contact_sheet)
         click.echo(f"{contact_sheet}: {min(samples, len(drawn))} random samples")
 
 

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import atomic_file
 from rwp_dist.base.text import size as size_text
-from rwp_dist.data.format.index import Index, load_index
+from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.format.manifest import Manifest
-from rwp_dist.shards.location import is_remote
+from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
 
 TILE = 160
 """Pixels of a tile's side; images keep their shape."""
@@ -32,68 +31,37 @@ class DrawnSample:
     """Content of its file."""
 
 
-class ShardSet:
-    """A manifest with all its indexes.
+def draw_samples(dataset: Dataset, count: int, seed: int = 0) -> list[DrawnSample]:
+    """Random samples of local shards, each at most once; the bytes of a damaged one are empty.
 
     Raises:
-        DataError: the manifest or an index is missing or damaged.
+        DataError: a shard cannot be opened.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.manifest = Manifest.load(folder)
-        self.indexes: list[Index] = [
-            load_index(self.manifest.index_location(shard)) for shard in self.manifest.shards
-        ]
-
-    @property
-    def is_local(self) -> bool:
-        """Whether all shards are local files."""
-        return not any(map(is_remote, map(self.manifest.shard_location, self.manifest.shards)))
-
-    def draw(self, count: int, seed: int = 0) -> list[DrawnSample]:
-        """Read random samples, each at most once.
-
-        Raises:
-            DataError: a shard is remote or cannot be read.
-        """
-        starts = np.cumsum([0] + [len(index) for index in self.indexes])
-        rng = np.random.default_rng(seed)
-        rows = rng.choice(starts[-1], size=min(count, int(starts[-1])), replace=False)
-        drawn = []
-        for row in rows:
-            number = int(np.searchsorted(starts, row, side="right")) - 1
-            drawn.append(self._read(number, int(row - starts[number])))
-        return drawn
-
-    def _read(self, number: int, row: int) -> DrawnSample:
-        location = self.manifest.shard_location(self.manifest.shards[number])
-        if is_remote(location):
-            raise DataError(
-                f"{location}: images of remote shards cannot be drawn", cure="omit --contact-sheet"
-            )
-        offset, size, _, label = self.indexes[number][row].item()
+    rng = np.random.default_rng(seed)
+    samples = rng.choice(dataset.num_samples, min(count, dataset.num_samples), replace=False)
+    files = ShardFiles()
+    drawn = []
+    for label, shard, row in zip(
+        dataset.labels_of(samples).tolist(), *dataset.locate(samples), strict=True
+    ):
         try:
-            with Path(location).open("rb") as file:
-                file.seek(offset)
-                return DrawnSample(label, file.read(size))
-        except OSError as error:
-            raise DataError(
-                f"{location}: cannot be read ({error.strerror})",
-                cure="check with `rwp-dist shards verify`",
-            ) from error
+            image = ShardReader(dataset.shards[shard], dataset.rows_of(shard), files).read(row)
+        except BadSample:
+            image = b""
+        drawn.append(DrawnSample(label, image))
+    files.close()
+    return drawn
 
 
-def describe_shards(shards: ShardSet, drawn: Sequence[DrawnSample]) -> str:
+def describe_shards(manifest: Manifest, dataset: Dataset, drawn: Sequence[DrawnSample]) -> str:
     """A table of counts, classes and sizes; pixel sizes are those of the drawn samples."""
-    manifest = shards.manifest
-    sizes = np.concatenate([index["size"] for index in shards.indexes])
-    labels = np.concatenate([index["label"] for index in shards.indexes])
-    per_class = np.bincount(labels, minlength=manifest.num_classes)
+    sizes = dataset.index["size"]
+    per_class = np.bincount(dataset.labels, minlength=manifest.num_classes)
     empty = int((per_class == 0).sum())
     num_bytes, image_bytes = size_text(manifest.num_bytes), size_text(int(sizes.sum()))
     rows = [
-        ("shards", f"{len(manifest.shards):,} of {_spread([len(i) for i in shards.indexes])}"),
-        ("samples", f"{manifest.num_samples:,}"),
+        ("shards", f"{len(dataset.shards):,} of {_spread(dataset.counts)}"),
+        ("samples", f"{dataset.num_samples:,}"),
         ("bytes", f"{num_bytes} in tars, {image_bytes} of images"),
         ("classes", f"{manifest.num_classes:,}" + (f", {empty:,} of them empty" if empty else "")),
         ("per class", _spread(per_class)),
@@ -121,7 +89,7 @@ def _pixels(drawn: Sequence[DrawnSample]) -> NDArray[np.int64]:
     return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
 
-def _spread(values: Sequence[int] | NDArray[np.integer]) -> str:
+def _spread(values: NDArray[np.integer]) -> str:
     low, middle, high = np.min(values), np.median(values), np.max(values)
     if low == high:
         return f"{low:,}"

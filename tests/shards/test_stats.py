@@ -2,7 +2,9 @@ import numpy as np
 from PIL import Image
 from support.shard_files import image_folder, jpeg, run, sample_members, tar_file
 
-from rwp_dist.shards.stats import TILE, DrawnSample, ShardSet, contact_sheet
+from rwp_dist.data.dataset import load_dataset
+from rwp_dist.data.format.manifest import Manifest
+from rwp_dist.shards.stats import TILE, DrawnSample, contact_sheet, draw_samples
 
 
 def test_figures_are_those_of_the_shards(tmp_path):
@@ -29,11 +31,11 @@ def test_drawn_samples_are_real_ones_each_at_most_once(tmp_path):
     for i in range(3):
         tar_file(tmp_path / f"{i}.tar", sample_members(5, first=5 * i))
     run("index", tmp_path)
-    shards = ShardSet(tmp_path)
+    dataset = load_dataset([Manifest.load(tmp_path)], 3, cache=None)
     known = {jpeg(i): i % 3 for i in range(15)}
-    drawn = shards.draw(100)
+    drawn = draw_samples(dataset, 100)
     assert len(drawn) == 15 and {sample.image: sample.label for sample in drawn} == known
-    assert shards.draw(4) == shards.draw(4) != shards.draw(4, seed=1)
+    assert draw_samples(dataset, 4) == draw_samples(dataset, 4) != draw_samples(dataset, 4, seed=1)
 
 
 def test_the_contact_sheet_shows_every_image_at_its_place(tmp_path):
