@@ -26,7 +26,7 @@ STEPS = 12  # three epochs of four steps
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
-    write_digits(folder, num_shards=2)
+    write_digits(folder)
     return folder
 
 

@@ -136,6 +136,7 @@ class StepReader(IterableDataset[Loaded | Lost]):
                 if self._cache:
                     files.close()
         finally:
+            files.close()
             if prefetcher:
                 prefetcher.close()
 

@@ -25,6 +25,9 @@ from rwp_dist.shards.pack import Packed, write_tar
 
 NUM_TRAIN = 1000
 NUM_CLASSES = 10
+NUM_SHARDS = 4
+"""In each folder."""
+MAX_FOLDS = NUM_TRAIN // NUM_SHARDS
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,6 @@ class DigitsReport:
     num_test: int
     num_noisy: int
     """Training labels replaced; about a tenth of them by the label that they had."""
-    paths: tuple[Path, ...]
-    """All shards."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class _Digits:
 
 
 def write_digits(
-    out: Path, label_noise: float = 0.4, seed: int = 0, num_shards: int = 4, folds: int = 0
+    out: Path, label_noise: float = 0.4, seed: int = 0, folds: int = 0
 ) -> DigitsReport:
     """Write 1,797 real 8x8 digits as WebDataset shards: 1,000 for training, 797 for testing.
 
@@ -64,7 +65,6 @@ def write_digits(
             ten. A tenth of the new labels are right: at 0.4, 400 are replaced and about 360 are
             wrong (355 with seed 0). Test labels are never replaced.
         seed: of the split and the noise.
-        num_shards: in each folder.
         folds: also write this many folds of the training side, with noisy labels on both sides, to
             tune without the test images.
 
@@ -75,9 +75,9 @@ def write_digits(
         raise ConfigError(
             f"{label_noise} is no share of labels", key="label_noise", cure="give 0 to 1"
         )
-    if folds < 0 or folds == 1 or folds > NUM_TRAIN:
+    if folds < 0 or folds == 1 or folds > MAX_FOLDS:
         raise ConfigError(
-            f"{folds} folds are not possible", key="folds", cure=f"give 2 to {NUM_TRAIN}, or 0"
+            f"{folds} folds are not possible", key="folds", cure=f"give 2 to {MAX_FOLDS}, or 0"
         )
     train, test, num_noisy = _load(label_noise, seed)
     parts = {"train": train, "test": test}
@@ -85,17 +85,9 @@ def write_digits(
     for fold in range(folds):
         parts[f"fold{fold}/train"] = train.take(rows[rows % folds != fold])
         parts[f"fold{fold}/val"] = train.take(rows[rows % folds == fold])
-    smallest = min(len(part.keys) for part in parts.values())
-    if not 1 <= num_shards <= smallest:
-        raise ConfigError(
-            f"{smallest} samples cannot fill {num_shards} shards",
-            key="num_shards",
-            cure=f"give 1 to {smallest}",
-        )
-    paths = [
-        path for name, part in parts.items() for path in _write_part(out / name, part, num_shards)
-    ]
-    return DigitsReport(len(train.keys), len(test.keys), num_noisy, tuple(paths))
+    for name, part in parts.items():
+        _write_part(out / name, part)
+    return DigitsReport(len(train.keys), len(test.keys), num_noisy)
 
 
 def _load(label_noise: float, seed: int) -> tuple[_Digits, _Digits, int]:
@@ -117,20 +109,19 @@ def _load(label_noise: float, seed: int) -> tuple[_Digits, _Digits, int]:
     return digits.take(rows[:NUM_TRAIN]), digits.take(rows[NUM_TRAIN:]), num_noisy
 
 
-def _write_part(folder: Path, part: _Digits, num_shards: int) -> list[Path]:
+def _write_part(folder: Path, part: _Digits) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # Until all shards are written, there is no manifest.
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    paths = [folder / f"digits-{folder.name}-{i:06d}.tar" for i in range(num_shards)]
-    # Old shards of another seed would mix test images into the training side.
+    paths = [folder / f"digits-{folder.name}-{i:06d}.tar" for i in range(NUM_SHARDS)]
+    # Old shards that this version would not write, with another seed's test images.
     for old in set(folder.glob(f"digits-{folder.name}-*.tar")).difference(paths):
         old.unlink()
         old.with_name(index_name(old.name)).unlink(missing_ok=True)
-    rows = np.array_split(np.arange(len(part.keys)), num_shards)
+    rows = np.array_split(np.arange(len(part.keys)), NUM_SHARDS)
     shards = [_write_shard(path, part.take(own)) for path, own in zip(paths, rows, strict=True)]
     classes = tuple(str(digit) for digit in range(NUM_CLASSES))
     Manifest(NUM_CLASSES, classes, tuple(shards)).save(folder)
-    return paths
 
 
 def _write_shard(path: Path, part: _Digits) -> ShardEntry:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.shards.pack import ShardJob, Shrink, pack_shard
 from rwp_dist.shards.parallel import run_jobs
 from rwp_dist.shards.records import Records, recipe_id
@@ -29,9 +28,7 @@ class WriteReport:
     """Of all shards, including those of other parts."""
     num_shards: int
     num_missing: int
-    """Shards of other parts that are not finished yet."""
-    manifest: Manifest | None
-    """None as long as shards are missing."""
+    """Shards of other parts that are not finished yet. 0: the manifest is written."""
 
 
 def write_shards(
@@ -96,9 +93,9 @@ def write_shards(
         progress(done, total)
 
     finished = [shard for name in names if (shard := records.finished_here(name))]
-    missing = len(names) - len(finished)
-    manifest = None if missing else records.write_manifest(finished, listing.classes)
-    return WriteReport(len(listing.samples), len(names), missing, manifest)
+    if len(finished) == len(names):
+        records.write_manifest(finished, listing.classes)
+    return WriteReport(len(listing.samples), len(names), len(names) - len(finished))
 
 
 def _cut(

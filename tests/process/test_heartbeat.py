@@ -89,7 +89,7 @@ def beats_of(settings, file):
 
 
 def test_a_run_beats_in_every_step_until_it_ends(tmp_path):
-    write_digits(tmp_path / "digits", num_shards=2)
+    write_digits(tmp_path / "digits")
     settings = [
         f"data.train={tmp_path}/digits/train",
         f"data.val={tmp_path}/digits/test",

@@ -36,6 +36,6 @@ def without_shards_on_rank_1(folder):
 
 
 def test_shards_that_are_missing_on_one_node_end_all_ranks_at_once(tmp_path):
-    write_digits(tmp_path, num_shards=2)
+    write_digits(tmp_path)
     with pytest.raises(DataError, match="nowhere"):
         run_ranks(without_shards_on_rank_1, 2, tmp_path, timeout_s=30)

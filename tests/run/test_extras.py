@@ -103,7 +103,7 @@ def whole_run(settings):
 
 
 def test_a_whole_run_keeps_it_in_its_checkpoints(tmp_path):
-    write_digits(tmp_path / "digits", num_shards=2)
+    write_digits(tmp_path / "digits")
     shards = [f"data.train={tmp_path}/digits/train", f"data.val={tmp_path}/digits/test"]
     run = [f"run.dir={tmp_path}/run", "schedule.steps=3", "run.device=cpu", "data.workers=0"]
     run_ranks(whole_run, 2, [*shards, *run, "tracking.wandb=off", "batch.global=64"])
