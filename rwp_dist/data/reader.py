@@ -6,11 +6,10 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.urls import local_path, shown
+from rwp_dist.data.format.index import Index
 from rwp_dist.data.remote import NodeCache, Shard
 
 
@@ -37,25 +36,39 @@ class ShardFiles:
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardFiles, (self._max_open, self._cache)
 
-    def read(self, shard: Shard, size: int, offset: int) -> bytes:
-        """At most ``size`` bytes from ``offset`` on; fewer where the shard ends.
+    def sample(self, shard: Shard, index: Index, row: int) -> bytes:
+        """The encoded image of a row of the shard's index.
 
         Raises:
+            BadSample: its bytes cannot be read, are too few, or have another crc32.
             DataError: the shard cannot be opened or downloaded.
-            OSError: the disk cannot read it.
         """
+        offset, size, crc32, _ = index[row].item()
+        try:
+            data = os.pread(self._opened(shard).fileno(), size, offset)
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
+        else:
+            if len(data) == size and checksum.crc32(data) == crc32:
+                return data
+            problem = "is damaged: its crc32 is not the one of the index"
+            if len(data) < size:
+                problem = f"is cut off: the shard ends after {len(data)} of {size} bytes"
+        raise BadSample(f"{shown(shard.url)}: sample {row} {problem}")
+
+    def close(self) -> None:
+        """Close all shards. Reading opens them again."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def _opened(self, shard: Shard) -> FileIO:
         file = self._files.get(shard)
         if file is None:
             while len(self._files) >= self._max_open:
                 self._files.popitem(last=False)[1].close()
             file = self._files[shard] = self._open(shard)
         self._files.move_to_end(shard)
-        return os.pread(file.fileno(), size, offset)
-
-    def close(self) -> None:
-        """Close all shards. Reading opens them again."""
-        while self._files:
-            self._files.popitem()[1].close()
+        return file
 
     def _open(self, shard: Shard) -> FileIO:
         path = local_path(shard.url)
@@ -63,42 +76,6 @@ class ShardFiles:
             return _open_local(path, shard.num_bytes)
         assert self._cache is not None, f"{shown(shard.url)}: a remote shard needs a cache"
         return self._cache.open(shard)
-
-
-class ShardReader:
-    """Samples of one shard.
-
-    Args:
-        shard: where it is.
-        index: one row per sample, with the fields ``offset``, ``size`` and ``crc32``.
-        files: shared by the readers of a process.
-    """
-
-    def __init__(self, shard: Shard, index: NDArray[Any], files: ShardFiles) -> None:
-        self.shard, self.index, self._files = shard, index, files
-
-    def read(self, row: int) -> bytes:
-        """The encoded image of a sample.
-
-        Raises:
-            BadSample: its bytes cannot be read, are too few, or have another crc32.
-            DataError: the shard cannot be opened or downloaded.
-            IndexError: there is no such row.
-        """
-        entry = self.index[row]
-        offset, size, crc32 = int(entry["offset"]), int(entry["size"]), int(entry["crc32"])
-        try:
-            data = self._files.read(self.shard, size, offset)
-        except OSError as error:
-            raise self._bad(row, f"cannot be read ({error.strerror})") from error
-        if len(data) < size:
-            raise self._bad(row, f"is cut off: the shard ends after {len(data)} of {size} bytes")
-        if checksum.crc32(data) != crc32:
-            raise self._bad(row, "is damaged: its crc32 is not the one of the index")
-        return data
-
-    def _bad(self, row: int, problem: str) -> BadSample:
-        return BadSample(f"{shown(self.shard.url)}: sample {row} {problem}")
 
 
 def _open_local(path: Path, num_bytes: int | None) -> FileIO:

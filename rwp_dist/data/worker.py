@@ -18,7 +18,7 @@ from rwp_dist.base.errors import RwpError
 from rwp_dist.data.batch import BadRecord
 from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.image import UndecodableImage
-from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
+from rwp_dist.data.reader import BadSample, ShardFiles
 from rwp_dist.data.remote import CacheStats, NodeCache, Prefetcher
 
 LOOK_AHEAD_STEPS = 64
@@ -115,7 +115,6 @@ class StepReader(IterableDataset[Loaded | Lost]):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         files = ShardFiles(1 if self._cache else self._reading.max_open_shards, self._cache)
-        self._readers: dict[int, ShardReader] = {}
         prefetcher = None
         if self._cache:
             self._cache.take_stats()  # what the parent process counted is not this worker's
@@ -140,17 +139,10 @@ class StepReader(IterableDataset[Loaded | Lost]):
             if prefetcher:
                 prefetcher.close()
 
-    def _reader(self, shard: int, files: ShardFiles) -> ShardReader:
-        if shard not in self._readers:
-            self._readers[shard] = ShardReader(
-                self._dataset.shards[shard], self._dataset.rows_of(shard), files
-            )
-        return self._readers[shard]
-
     def _load(self, request: Request, files: ShardFiles) -> Loaded:
-        size, channels = self._reading.size, self._reading.channels
+        dataset, size, channels = self._dataset, self._reading.size, self._reading.channels
         images = np.empty((len(request.rows), size, size, channels), dtype=np.uint8)
-        samples = self._dataset.firsts[request.shards] + request.rows
+        samples = dataset.firsts[request.shards] + request.rows
         bad: list[BadRecord] = []
         failed: list[int] = []
         num_bytes = 0
@@ -158,7 +150,7 @@ class StepReader(IterableDataset[Loaded | Lost]):
         for position in np.lexsort((request.rows, request.shards)).tolist():
             shard, row = int(request.shards[position]), int(request.rows[position])
             try:
-                data = self._reader(shard, files).read(row)
+                data = files.sample(dataset.shards[shard], dataset.rows_of(shard), row)
                 images[position] = self._decode(data, request.keys[position])
                 num_bytes += len(data)
             except (BadSample, UndecodableImage) as error:
@@ -169,7 +161,7 @@ class StepReader(IterableDataset[Loaded | Lost]):
         loaded = Loaded(
             request.step,
             torch.from_numpy(images).permute(0, 3, 1, 2),  # a view: channels last
-            torch.from_numpy(self._dataset.labels_of(samples)),
+            torch.from_numpy(dataset.labels_of(samples)),
             torch.from_numpy(request.weights.copy()),
             bad,
             num_bytes,

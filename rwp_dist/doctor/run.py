@@ -7,7 +7,7 @@ from rwp_dist.base.text import count, plural, size
 from rwp_dist.base.urls import local_path, shown
 from rwp_dist.config import Settings, split_batch
 from rwp_dist.data.open import open_dataset, sources_of
-from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
+from rwp_dist.data.reader import BadSample, ShardFiles
 from rwp_dist.doctor import disks
 from rwp_dist.doctor.finding import Check, Finding, from_error, ok, problem, warning
 from rwp_dist.doctor.machine import Machine
@@ -129,7 +129,7 @@ def _readable(name: str, settings: Settings, sources: tuple[str, ...]) -> Iterat
     cache, dataset = open_dataset(settings, sources)
     files = ShardFiles(1, cache)
     try:
-        ShardReader(dataset.shards[0], dataset.index[:1], files).read(0)
+        files.sample(dataset.shards[0], dataset.index, 0)
     except BadSample as error:
         cure = "restore the shard, or index it again with `rwp-dist shards index`"
         raise DataError(str(error), cure=cure) from None

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,12 @@ from rwp_dist.base.urls import shown
 from rwp_dist.config import Settings
 from rwp_dist.data.image import TrainTransform, UndecodableImage
 from rwp_dist.data.open import open_dataset, sources_of, transform_of
-from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
+from rwp_dist.data.reader import BadSample, ShardFiles
 
 MEASURED_S = 2.0
+
+Read = Callable[[int], bytes]
+"""From a row to an encoded image."""
 
 
 def images_per_second(settings: Settings, seconds: float = MEASURED_S) -> dict[str, Any]:
@@ -36,15 +40,15 @@ def images_per_second(settings: Settings, seconds: float = MEASURED_S) -> dict[s
     """
     cache, dataset = open_dataset(settings, sources_of(settings))
     shard, rows = dataset.shards[0], dataset.rows_of(0)
-    files = ShardFiles(1, cache)
-    reader, transform = ShardReader(shard, rows, files), transform_of(settings)
-    good = [row for row in range(len(rows)) if _is_good(reader, transform, row)]
+    files, transform = ShardFiles(1, cache), transform_of(settings)
+    read = partial(files.sample, shard, rows)
+    good = [row for row in range(len(rows)) if _is_good(read, transform, row)]
     if not good:
         raise DataError(
             f"{shown(shard.url)}: no image of this shard can be read",
             cure="see why: `rwp-dist shards verify`",
         )
-    work = partial(_work, reader, transform, good, seconds)
+    work = partial(_work, read, transform, good, seconds)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
     count, cpu_s = work(0)
@@ -63,22 +67,22 @@ def images_per_second(settings: Settings, seconds: float = MEASURED_S) -> dict[s
     }
 
 
-def _is_good(reader: ShardReader, transform: TrainTransform, row: int) -> bool:
+def _is_good(read: Read, transform: TrainTransform, row: int) -> bool:
     try:
-        transform(reader.read(row), (0, 0, row))
+        transform(read(row), (0, 0, row))
     except (BadSample, UndecodableImage):
         return False
     return True
 
 
 def _work(
-    reader: ShardReader, transform: TrainTransform, rows: list[int], seconds: float, seed: int
+    read: Read, transform: TrainTransform, rows: list[int], seconds: float, seed: int
 ) -> tuple[int, float]:
     """Go through the images for ``seconds``: number of images done, CPU seconds taken."""
     torch.set_num_threads(1)
     count, begin, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - begin < seconds:
         row = rows[count % len(rows)]
-        transform(reader.read(row), (seed, count, row))
+        transform(read(row), (seed, count, row))
         count += 1
     return count, max(time.process_time() - cpu, 1e-9)

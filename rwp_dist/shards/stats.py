@@ -14,7 +14,7 @@ from rwp_dist.base.files import atomic_file
 from rwp_dist.base.text import size as size_text
 from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.format.manifest import Manifest
-from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
+from rwp_dist.data.reader import BadSample, ShardFiles
 
 TILE = 160
 """Pixels of a tile's side; images keep their shape."""
@@ -45,7 +45,7 @@ def draw_samples(dataset: Dataset, count: int, seed: int = 0) -> list[DrawnSampl
         dataset.labels_of(samples).tolist(), *dataset.locate(samples), strict=True
     ):
         try:
-            image = ShardReader(dataset.shards[shard], dataset.rows_of(shard), files).read(row)
+            image = files.sample(dataset.shards[shard], dataset.rows_of(shard), row)
         except BadSample:
             image = b""
         drawn.append(DrawnSample(label, image))

@@ -1,10 +1,11 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support.small_shards import FORK, SIZE, content, index_of
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.data.reader import BadSample, ShardFiles, ShardReader
+from rwp_dist.data.reader import BadSample, ShardFiles
 from rwp_dist.data.remote import Shard
 
 
@@ -12,19 +13,19 @@ def test_samples_by_index(tmp_path):
     path = tmp_path / "x.tar"
     path.write_bytes(content(0))
     index = index_of(content(0))
-    reader = ShardReader(Shard(str(path)), index, ShardFiles())
-    assert reader.read(3) == content(0)[60_000:80_000]
+    read = partial(ShardFiles().sample, Shard(str(path)), index)
+    assert read(3) == content(0)[60_000:80_000]
     flipped = bytearray(content(0))
     flipped[60_010] ^= 4
     path.write_bytes(bytes(flipped[:190_000]))
-    reader = ShardReader(Shard(str(path)), index, ShardFiles(max_open=1))
-    assert reader.read(2) == content(0)[40_000:60_000]
+    read = partial(ShardFiles(max_open=1).sample, Shard(str(path)), index)
+    assert read(2) == content(0)[40_000:60_000]
     with pytest.raises(BadSample, match=r"x\.tar: sample 3 is damaged"):
-        reader.read(3)
+        read(3)
     with pytest.raises(BadSample, match=r"x\.tar: sample 9 is cut off.*10000 of 20000"):
-        reader.read(9)
+        read(9)
     with pytest.raises(IndexError):
-        reader.read(10)
+        read(10)
 
 
 def open_files():
@@ -37,17 +38,17 @@ def test_no_more_files_than_allowed_are_open(tmp_path):
     for number in range(5):
         path = tmp_path / f"{number}.tar"
         path.write_bytes(content(number))
-        readers.append(ShardReader(Shard(str(path)), index_of(content(number)), files))
+        readers.append(partial(files.sample, Shard(str(path)), index_of(content(number))))
     before = open_files()
     for turn in range(20):
-        assert readers[turn % 5].read(1) == content(turn % 5)[20_000:40_000]
+        assert readers[turn % 5](1) == content(turn % 5)[20_000:40_000]
         assert open_files() <= before + 2
     results = FORK.Queue()
-    process = FORK.Process(target=lambda: results.put(readers[4].read(0)))
+    process = FORK.Process(target=lambda: results.put(readers[4](0)))
     process.start()
     assert results.get(timeout=5) == content(4)[:20_000]
     process.join()
-    assert readers[4].read(2) == content(4)[40_000:60_000]
+    assert readers[4](2) == content(4)[40_000:60_000]
 
 
 def test_a_shard_that_cannot_be_what_the_manifest_says(tmp_path):
@@ -58,5 +59,5 @@ def test_a_shard_that_cannot_be_what_the_manifest_says(tmp_path):
         (Shard(str(tmp_path / "none")), "none: cannot be read"),
     ):
         with pytest.raises(DataError, match=problem) as caught:
-            ShardReader(shard, index_of(content(0)), ShardFiles()).read(0)
+            ShardFiles().sample(shard, index_of(content(0)), 0)
         assert caught.value.cure

@@ -17,7 +17,7 @@ from support.small_shards import (
     shard_at,
 )
 
-from rwp_dist.data.reader import ShardFiles, ShardReader
+from rwp_dist.data.reader import ShardFiles
 from rwp_dist.data.remote import CacheStats, Prefetcher
 
 
@@ -35,11 +35,10 @@ def read_all(cache, shards, passes, seed, results):
         for at, (shard, data) in enumerate(shards):
             prefetcher.want(following for following, _ in shards[at + 1 : at + 3])
             index = index_of(data)
-            reader = ShardReader(shard, index, files)
             size = len(data) // len(index)
             for row in generator.permutation(len(index)):
                 row = int(row)
-                bad += reader.read(row) != data[row * size : (row + 1) * size]
+                bad += files.sample(shard, index, row) != data[row * size : (row + 1) * size]
     files.close()
     prefetcher.close()
     prefetcher._thread.join()
