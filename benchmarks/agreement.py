@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rwp_dist.perturb.normals.philox import PhiloxNormals
-from rwp_dist.perturb.normals.triton.fused import FusedEnergy, FusedNoise
-from rwp_dist.perturb.rows import Rows, list_rows
+from rwp_dist.perturb import Rows, list_rows
+from rwp_dist.perturb.normals import PhiloxNormals
+from rwp_dist.perturb.normals.triton import FusedEnergy, FusedNoise
 
 LARGE = ((64, 3, 7, 7), (256, 64, 1, 1), (512, 512, 3, 3), (1000, 2048), (2048,), (1, 197, 1024))
 """Rows of ResNet-50 and a very long one, the position embedding of a ViT-L."""

@@ -6,12 +6,9 @@ import torch
 import torch.distributed as dist
 
 from rwp_dist.config import load_settings
-from rwp_dist.data.batch import Batch, Step
-from rwp_dist.process.consensus import Agreed
-from rwp_dist.process.group import choose_device
-from rwp_dist.run.build import build_parts
-from rwp_dist.run.parts import Parts
-from rwp_dist.run.progress import Progress
+from rwp_dist.data import Batch, Step
+from rwp_dist.process import Agreed, choose_device
+from rwp_dist.run import Parts, Progress, build_parts
 from rwp_dist.train import train_step
 
 

@@ -145,10 +145,9 @@ def measure(
 
 def perturbing(model: Weights, device: torch.device) -> Ways:
     """Ways to put noise onto all weights, the copy that limits them, and the energy."""
-    from rwp_dist.perturb.normals.generator import TorchNormals
-    from rwp_dist.perturb.normals.triton.fused import FusedEnergy, FusedNoise
-    from rwp_dist.perturb.rows import list_rows
-    from rwp_dist.perturb.scale import NoiseScale
+    from rwp_dist.perturb import NoiseScale, list_rows
+    from rwp_dist.perturb.normals import TorchNormals
+    from rwp_dist.perturb.normals.triton import FusedEnergy, FusedNoise
 
     params: list[Tensor] = list(model.parameters())
     rows = list_rows(model.named_parameters())

@@ -21,8 +21,8 @@ import torch
 import torch.distributed as dist
 from engines import engine_step
 
-from rwp_dist.process.group import choose_device, process_group
-from rwp_dist.run.progress import memory_bytes
+from rwp_dist.process import choose_device, process_group
+from rwp_dist.run import memory_bytes
 
 METHODS = {
     "sgd": ("sgd", "noise.prefetch=false"),

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from engines import engine_step
 from step import WARM_UP, noise_work, ratio
 
-from rwp_dist.process.group import choose_device, process_group
+from rwp_dist.process import choose_device, process_group
 
 METHODS = {
     "sgd": ("sgd", []),

@@ -22,12 +22,10 @@ from authors import add_expanded_noise, subtract_noise
 from torch import Tensor, nn
 
 from rwp_dist.config import load_settings
-from rwp_dist.perturb import Perturbed
-from rwp_dist.perturb.moves.noise import Noise
+from rwp_dist.perturb import CleanWeights, Perturbed, PerturbedCopy, Slot
+from rwp_dist.perturb.moves import Noise
 from rwp_dist.perturb.normals import Normals, choose_backend, open_normals
-from rwp_dist.perturb.slots import Slot
-from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy
-from rwp_dist.run.models import build_model
+from rwp_dist.run import build_model
 
 CPU = torch.device("cpu")
 SIGMA = 0.01

@@ -30,9 +30,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from rwp_dist.config import load_settings
-from rwp_dist.process.group import choose_device, process_group
-from rwp_dist.run.models import build_model
-from rwp_dist.run.parts import Parts
+from rwp_dist.process import choose_device, process_group
+from rwp_dist.run import Parts, build_model
 
 METHODS = ("sgd", "m-rwp", "m-arwp", "sam")
 WARM_UP = 3

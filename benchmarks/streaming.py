@@ -37,14 +37,18 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from rwp_dist.config import Settings, load_settings, split_batch
-from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name, load_index
-from rwp_dist.data.format.manifest import Manifest, ShardEntry, describe
+from rwp_dist.data import Everything, Plan, open_train
+from rwp_dist.data.format import (
+    IndexedShard,
+    Manifest,
+    ShardEntry,
+    describe,
+    index_bytes,
+    index_name,
+    load_index,
+)
 from rwp_dist.data.image import Decoder, Normalise, TrainTransform, from_pixels
-from rwp_dist.data.open import open_train
-from rwp_dist.data.plan import Plan
-from rwp_dist.data.selection import Everything
-from rwp_dist.shards.synthetic import synthetic_listing
-from rwp_dist.shards.write import write_shards
+from rwp_dist.shards import synthetic_listing, write_shards
 
 SIZE, BATCH, CLASSES = 224, 64, 10
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -21,7 +21,7 @@ import click
 import torch
 
 from rwp_dist.config import load_settings
-from rwp_dist.process.group import choose_device, process_group
+from rwp_dist.process import choose_device, process_group
 from rwp_dist.train import train
 
 GRID: dict[str, list[dict[str, object]]] = {

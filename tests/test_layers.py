@@ -90,3 +90,14 @@ def test_settings_and_launcher_import_no_torch() -> None:
     light = {name for name in MODULES if floor(name) in WITHOUT_TORCH}
     code = f"import sys, {', '.join(sorted(light))}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_benchmarks_and_examples_import_only_what_a_package_offers() -> None:
+    def open_to_all(name: str) -> bool:
+        return MODULES[name].name == "__init__.py" or MODULES[name].parent == ROOT / "rwp_dist"
+
+    files = [path for folder in ("benchmarks", "examples") for path in (ROOT / folder).glob("*.py")]
+    used = {(path.name, name) for path in files for name in imports(path, MODULES)}
+    ours = {(file, name) for file, name in used if top(name) in ("launcher", "rwp_dist")}
+    assert ours
+    assert {(file, name) for file, name in ours if not open_to_all(name)} == set()

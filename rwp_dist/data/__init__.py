@@ -1,1 +1,26 @@
-"""Samples and their order: ``digits`` writes some, ``plan`` orders them, ``reader`` reads them."""
+"""Samples and their order: from the settings of a data set to batches.
+
+``open_train`` gives the steps of a run, ``Plan`` the samples of each step. Importing this package
+imports no torch: ``rwp_dist.shards`` uses its formats.
+"""
+
+from typing import TYPE_CHECKING
+
+from rwp_dist.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rwp_dist.data.batch import Batch, Step
+    from rwp_dist.data.open import open_train
+    from rwp_dist.data.plan import Plan
+    from rwp_dist.data.selection import Everything
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        Batch="batch",
+        Everything="selection",
+        Plan="plan",
+        Step="batch",
+        open_train="open",
+    )
+
+__all__ = ["Batch", "Everything", "Plan", "Step", "open_train"]

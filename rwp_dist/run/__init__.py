@@ -1,1 +1,26 @@
-"""What a run consists of."""
+"""What one run consists of, built from its settings. ``rwp_dist.train`` has the loop over it.
+
+``build_parts`` makes everything, ``build_model`` just the network. Importing this package imports
+neither torch nor DeepSpeed.
+"""
+
+from typing import TYPE_CHECKING
+
+from rwp_dist.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rwp_dist.run.build import build_parts
+    from rwp_dist.run.models import build_model
+    from rwp_dist.run.parts import Parts
+    from rwp_dist.run.progress import Progress, memory_bytes
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        Parts="parts",
+        Progress="progress",
+        build_model="models",
+        build_parts="build",
+        memory_bytes="progress",
+    )
+
+__all__ = ["Parts", "Progress", "build_model", "build_parts", "memory_bytes"]

@@ -10,3 +10,15 @@
 ``rwp_dist.data.format`` describes the files. Importing this package imports neither torch nor
 webdataset.
 """
+
+from typing import TYPE_CHECKING
+
+from rwp_dist.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rwp_dist.shards.synthetic import synthetic_listing
+    from rwp_dist.shards.write import write_shards
+else:
+    __getattr__ = lazy_names(__name__, synthetic_listing="synthetic", write_shards="write")
+
+__all__ = ["synthetic_listing", "write_shards"]

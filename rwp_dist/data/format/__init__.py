@@ -6,3 +6,16 @@
     FOLDER/train-000000.tar.index.npy   offset, size, crc32 and label of each image (``index``)
     FOLDER/manifest.json                counts, sizes and sha256 of all shards (``manifest``)
 """
+
+from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name, load_index
+from rwp_dist.data.format.manifest import Manifest, ShardEntry, describe
+
+__all__ = [
+    "IndexedShard",
+    "Manifest",
+    "ShardEntry",
+    "describe",
+    "index_bytes",
+    "index_name",
+    "load_index",
+]
