@@ -42,50 +42,42 @@ def split_batch(settings: Settings, world_size: int) -> Split:
     )
 
 
-@dataclass(frozen=True)
-class _Refusal:
-    """Why a batch cannot be split."""
-
-    key: str
-    problem: str
-    cure: str | None = None
-    """Another way out than another batch."""
-
-
-def _try_split(settings: Settings, world_size: int, total: int) -> Split | _Refusal:
-    """The split of ``total`` samples with the settings' ``batch.per_rank``."""
+def _try_split(settings: Settings, world_size: int, total: int) -> Split | ConfigError:
+    """The split of ``total`` samples, or why there is none, with a cure besides another batch."""
     method, per_rank = METHODS[settings.method.name], settings.batch.per_rank
     if total % world_size:
-        return _Refusal("batch.global", f"{world_size} ranks cannot share {total} samples equally")
+        return ConfigError(
+            f"{world_size} ranks cannot share {total} samples equally", key="batch.global"
+        )
     samples = total // world_size
     fewest = 2 if method.mixed and world_size == 1 else 1
     if samples < fewest:
-        return _Refusal(
-            "batch.global",
+        return ConfigError(
             f"{settings.method.name} splits a batch into a clean and a perturbed part, so one "
             "rank needs at least 2 samples",
+            key="batch.global",
         )
     fewest = max(fewest, math.ceil(samples / per_rank))
     count = next(n for n in range(fewest, samples + 1) if samples % n == 0)
     split = Split(world_size, count, samples // count)
     if 2 * split.size < min(per_rank, samples):
-        return _Refusal(
-            "batch.global",
+        return ConfigError(
             f"the {samples} samples of a rank fall into {count} equal micro-batches of "
             f"{split.size}, although batch.per_rank allows {per_rank}",
+            key="batch.global",
         )
     perturbed = split.slots // 2 if method.mixed else split.slots
     if settings.method.antithetic and perturbed < 2:
-        return _Refusal(
-            "method.antithetic",
+        return ConfigError(
             f"a pair needs two perturbed micro-batches in one update, and this run has {perturbed}",
+            key="method.antithetic",
         )
     if settings.deepspeed.zero_stage == 3 and method.mixed and count % 2:
-        return _Refusal(
-            "deepspeed.zero_stage",
+        return ConfigError(
             "all ranks have the same weights at stage 3, so each rank needs as many clean as "
             f"perturbed micro-batches, and it has {count} in all",
-            "set deepspeed.zero_stage to 2",
+            key="deepspeed.zero_stage",
+            cure="set deepspeed.zero_stage to 2",
         )
     return split
 

@@ -5,6 +5,7 @@ neither ranks nor workers change what a step holds, and a run can start at any s
 """
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 
 from rwp_dist.data.batch import BadRecord, Batch, Step, Unreadable
 from rwp_dist.data.dataset import Dataset
@@ -15,37 +16,30 @@ from rwp_dist.data.remote import NodeCache
 from rwp_dist.data.worker import LOOK_AHEAD_STEPS, Key, Loaded, Lost, Reading, Request, StepReader
 
 
+@dataclass(eq=False)
 class TrainStream:
-    """One rank's training steps.
+    """One rank's training steps."""
 
-    Args:
-        dataset: where the samples are.
-        plan: which samples a step takes.
-        transform: from the bytes of an image to pixels.
-        reading: how samples are read.
-        rank: which slice of the global batch.
-        micro_batches: batches of one step.
-        micro_batch_size: samples of one of them.
-        cache: for remote shards.
-    """
+    dataset: Dataset
+    plan: Plan
+    """Which samples a step takes."""
+    transform: TrainTransform
+    """From the bytes of an image to pixels."""
+    reading: Reading
+    """How samples are read."""
+    _: KW_ONLY
+    rank: int
+    """Which slice of the global batch."""
+    micro_batches: int
+    """Batches of one step."""
+    micro_batch_size: int
+    """Samples of one of them."""
+    cache: NodeCache | None = None
+    """For remote shards."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        plan: Plan,
-        transform: TrainTransform,
-        reading: Reading,
-        *,
-        rank: int,
-        micro_batches: int,
-        micro_batch_size: int,
-        cache: NodeCache | None = None,
-    ) -> None:
-        self.dataset, self.plan = dataset, plan
-        self._transform, self._reading, self._cache = transform, reading, cache
-        self._start = rank * micro_batches * micro_batch_size
-        self._size, self._micro_batches = micro_batch_size, micro_batches
-        self._stop = self._start + micro_batches * micro_batch_size
+    def __post_init__(self) -> None:
+        size = self.micro_batches * self.micro_batch_size
+        self._start, self._stop = self.rank * size, (self.rank + 1) * size
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,14 +64,14 @@ class TrainStream:
             )
 
         reader = StepReader(
-            self.dataset, requests, self._transform, self._reading, self._cache, upcoming
+            self.dataset, requests, self.transform, self.reading, self.cache, upcoming
         )
-        for item in load(reader, self._reading, last - first):
+        for item in load(reader, self.reading, last - first):
             if isinstance(item, Lost):
                 fatal = BadRecord(item.step, -1, str(item.error))
-                yield Step(Unreadable(item.error), [0] * self._micro_batches, [fatal])
+                yield Step(Unreadable(item.error), [0] * self.micro_batches, [fatal])
                 return
-            yield _step(item, self._size)
+            yield _step(item, self.micro_batch_size)
 
     def state(self) -> dict[str, object]:
         """What the order of samples depends on, beside epoch and step."""
@@ -108,34 +102,24 @@ class TrainStream:
         return Request(step, rows.shards, rows.rows, rows.weights, keys)
 
 
+@dataclass(eq=False)
 class EvalStream:
-    """One rank's share of an evaluation: over all ranks, every sample exactly once.
+    """One rank's share of an evaluation: over all ranks, every sample exactly once."""
 
-    Args:
-        dataset: where the samples are.
-        transform: from the bytes of an image to pixels.
-        reading: how samples are read.
-        batch: samples of one batch.
-        rank: which share.
-        world_size: number of shares.
-        cache: for remote shards.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        transform: EvalTransform,
-        reading: Reading,
-        *,
-        batch: int,
-        rank: int,
-        world_size: int,
-        cache: NodeCache | None = None,
-    ) -> None:
-        self.dataset = dataset
-        self._transform, self._reading, self._cache = transform, reading, cache
-        self._share = (batch, rank, world_size)
-        self._batch = batch
+    dataset: Dataset
+    transform: EvalTransform
+    """From the bytes of an image to pixels."""
+    reading: Reading
+    """How samples are read."""
+    _: KW_ONLY
+    batch: int
+    """Samples of one batch."""
+    rank: int
+    """Which share."""
+    world_size: int
+    """Number of shares."""
+    cache: NodeCache | None = None
+    """For remote shards."""
 
     def steps(self) -> Iterator[Step]:
         """All batches, as steps of one batch each.
@@ -143,7 +127,8 @@ class EvalStream:
         Raises:
             DataError: a shard cannot be read.
         """
-        shares = list(evaluation_rows(self.dataset.num_samples, *self._share))
+        samples = self.dataset.num_samples
+        shares = list(evaluation_rows(samples, self.batch, self.rank, self.world_size))
 
         def requests(worker: int, workers: int) -> Iterator[Request]:
             for number in range(worker, len(shares), workers):
@@ -151,11 +136,11 @@ class EvalStream:
                 shards, rows = self.dataset.locate(samples)
                 yield Request(number, shards, rows, weights, [()] * len(samples))
 
-        reader = StepReader(self.dataset, requests, self._transform, self._reading, self._cache)
-        for item in load(reader, self._reading, len(shares)):
+        reader = StepReader(self.dataset, requests, self.transform, self.reading, self.cache)
+        for item in load(reader, self.reading, len(shares)):
             if isinstance(item, Lost):
                 raise item.error
-            yield _step(item, self._batch)
+            yield _step(item, self.batch)
 
 
 def _step(loaded: Loaded, size: int) -> Step:

@@ -87,52 +87,42 @@ class Lost(NamedTuple):
     error: RwpError
 
 
+@dataclass(eq=False)
 class StepReader(IterableDataset[Loaded | Lost]):
-    """Reads the requests of this worker, one after the other.
+    """Reads the requests of this worker, one after the other."""
 
-    Args:
-        dataset: whose samples.
-        requests: from a worker's number and the number of workers to its requests.
-        decode: what makes pixels of an encoded image.
-        reading: sizes and limits.
-        cache: for remote shards.
-        upcoming: from a step to the shards that it and the following ones need, soonest first.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        requests: Callable[[int, int], Iterator[Request]],
-        decode: Decode,
-        reading: Reading,
-        cache: NodeCache | None,
-        upcoming: Callable[[int], list[int]] | None = None,
-    ) -> None:
-        self._dataset, self._requests, self._decode = dataset, requests, decode
-        self._reading, self._cache, self._upcoming = reading, cache, upcoming
+    dataset: Dataset
+    requests: Callable[[int, int], Iterator[Request]]
+    """From a worker's number and the number of workers to its requests."""
+    decode: Decode
+    reading: Reading
+    cache: NodeCache | None
+    """For remote shards."""
+    upcoming: Callable[[int], list[int]] | None = None
+    """From a step to the shards that it and the following ones need, soonest first."""
 
     def __iter__(self) -> Iterator[Loaded | Lost]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        files = ShardFiles(1 if self._cache else self._reading.max_open_shards, self._cache)
+        files = ShardFiles(1 if self.cache else self.reading.max_open_shards, self.cache)
         prefetcher = None
-        if self._cache:
-            self._cache.take_stats()  # what the parent process counted is not this worker's
-            prefetcher = Prefetcher(self._cache, LOOK_AHEAD_SHARDS)
+        if self.cache:
+            self.cache.take_stats()  # what the parent process counted is not this worker's
+            prefetcher = Prefetcher(self.cache, LOOK_AHEAD_SHARDS)
         look_at = -1
         try:
-            for request in self._requests(worker, workers):
-                if prefetcher and self._upcoming and request.step >= look_at:
+            for request in self.requests(worker, workers):
+                if prefetcher and self.upcoming and request.step >= look_at:
                     look_at = request.step + LOOK_AHEAD_STEPS // 2
-                    soon = self._upcoming(request.step)
-                    prefetcher.want(self._dataset.shards[shard] for shard in soon)
+                    soon = self.upcoming(request.step)
+                    prefetcher.want(self.dataset.shards[shard] for shard in soon)
                 try:
                     yield self._load(request, files)
                 except RwpError as error:
                     # Not raised: it would come out of a worker with its traceback as text.
                     yield Lost(request.step, error)
                     return
-                if self._cache:
+                if self.cache:
                     files.close()
         finally:
             files.close()
@@ -140,7 +130,7 @@ class StepReader(IterableDataset[Loaded | Lost]):
                 prefetcher.close()
 
     def _load(self, request: Request, files: ShardFiles) -> Loaded:
-        dataset, size, channels = self._dataset, self._reading.size, self._reading.channels
+        dataset, size, channels = self.dataset, self.reading.size, self.reading.channels
         images = np.empty((len(request.rows), size, size, channels), dtype=np.uint8)
         samples = dataset.firsts[request.shards] + request.rows
         bad: list[BadRecord] = []
@@ -151,7 +141,7 @@ class StepReader(IterableDataset[Loaded | Lost]):
             shard, row = int(request.shards[position]), int(request.rows[position])
             try:
                 data = files.sample(dataset.shards[shard], dataset.rows_of(shard), row)
-                images[position] = self._decode(data, request.keys[position])
+                images[position] = self.decode(data, request.keys[position])
                 num_bytes += len(data)
             except (BadSample, UndecodableImage) as error:
                 failed.append(position)
@@ -165,13 +155,13 @@ class StepReader(IterableDataset[Loaded | Lost]):
             torch.from_numpy(request.weights.copy()),
             bad,
             num_bytes,
-            self._cache.take_stats() if self._cache else CacheStats(),
+            self.cache.take_stats() if self.cache else CacheStats(),
         )
         _replace(loaded, failed)
         return loaded
 
     def _reason(self, shard: int, row: int, error: Exception) -> str:
-        name = self._dataset.name(shard, row)
+        name = self.dataset.name(shard, row)
         return str(error) if name.split(",")[0] in str(error) else f"{name}: {error}"
 
 

@@ -110,7 +110,7 @@ def test_an_epoch_shows_every_sample_at_most_once_and_drops_others_each_time(
 def joined_eval(dataset):
     """All images as they are, and their labels, by the samples' numbers."""
     stream = train_streams(dataset, transform=plain())[0]
-    work = [stream._transform(read(dataset, sample), (0,)) for sample in range(NUM)]
+    work = [stream.transform(read(dataset, sample), (0,)) for sample in range(NUM)]
     return np.stack(work), dataset.labels
 
 
