@@ -12,6 +12,9 @@ from rwp_dist.base.urls import local_path, shown
 from rwp_dist.data.format.index import Index
 from rwp_dist.data.remote import NodeCache, Shard
 
+OPEN_SHARDS = 128
+"""Most local shards that a process keeps open, unless told otherwise."""
+
 
 class BadSample(Exception):  # noqa: N818 - a sample is left out, the run goes on
     """A sample whose bytes are not those that its index describes."""
@@ -28,7 +31,7 @@ class ShardFiles:
         cache: for shards that are not local paths.
     """
 
-    def __init__(self, max_open: int = 16, cache: NodeCache | None = None) -> None:
+    def __init__(self, max_open: int = OPEN_SHARDS, cache: NodeCache | None = None) -> None:
         self._max_open = max_open
         self._cache = cache
         self._files: OrderedDict[Shard, FileIO] = OrderedDict()

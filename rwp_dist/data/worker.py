@@ -18,7 +18,7 @@ from rwp_dist.base.errors import RwpError
 from rwp_dist.data.batch import BadRecord
 from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.image import UndecodableImage
-from rwp_dist.data.reader import BadSample, ShardFiles
+from rwp_dist.data.reader import OPEN_SHARDS, BadSample, ShardFiles
 from rwp_dist.data.remote import CacheStats, NodeCache, Prefetcher
 
 LOOK_AHEAD_STEPS = 64
@@ -44,9 +44,6 @@ class Reading:
     """Steps that each worker keeps ready."""
     pin: bool = False
     """Put batches into pinned memory, from which a GPU copies without the host waiting."""
-    max_open_shards: int = 128
-    """Local shards that a process keeps open. Of the cache it keeps one, because the disk has to
-    hold what is open as well."""
 
 
 class Request(NamedTuple):
@@ -104,7 +101,8 @@ class StepReader(IterableDataset[Loaded | Lost]):
     def __iter__(self) -> Iterator[Loaded | Lost]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        files = ShardFiles(1 if self.cache else self.reading.max_open_shards, self.cache)
+        # Of the cache only one shard is open, because its disk has to hold what is open as well.
+        files = ShardFiles(1 if self.cache else OPEN_SHARDS, self.cache)
         prefetcher = None
         if self.cache:
             self.cache.take_stats()  # what the parent process counted is not this worker's

@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rwp_dist.base.text import size
+from rwp_dist.data.reader import OPEN_SHARDS
 from rwp_dist.doctor import cgroup
 from rwp_dist.doctor.finding import Check, Finding, ok, problem, warning
 from rwp_dist.doctor.machine import Machine
-
-OPEN_SHARDS = 128
-"""Local shards that a worker keeps open (``data.worker.Reading``)."""
 
 FILES_OF_TORCH = 100
 """Files, pipes and sockets that a rank holds besides: measured, rounded up."""

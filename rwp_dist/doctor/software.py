@@ -1,39 +1,31 @@
 """torch and DeepSpeed: versions that this project supports, and a run's modules can be imported."""
 
 import importlib
-import operator
 import os
-import re
 from collections.abc import Iterator
 from importlib import metadata
+
+from packaging.requirements import Requirement
 
 from rwp_dist.doctor.finding import Check, Finding, ok, problem
 from rwp_dist.doctor.machine import Machine
 
-COMPARISONS = {">=": operator.ge, "<": operator.lt}
-
 
 def versions(machine: Machine) -> Iterator[Finding]:
     """torch and DeepSpeed are installed in a version that the project requires."""
-    required = metadata.requires("rwp-dist") or []
-    for name in ("torch", "deepspeed"):
-        wanted = next(line for line in required if re.match(rf"{name}[<>=]", line))
-        cure = f"install it: python -m pip install '{wanted}'"
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            yield problem(name, f"not installed, {wanted} needed", cure)
+    for needed in map(Requirement, metadata.requires("rwp-dist") or ()):
+        if needed.name not in ("torch", "deepspeed"):
             continue
-        if supported(version, wanted):
-            yield ok(name, version)
+        cure = f"install it: python -m pip install '{needed}'"
+        try:
+            version = metadata.version(needed.name)
+        except metadata.PackageNotFoundError:
+            yield problem(needed.name, f"not installed, {needed} needed", cure)
+            continue
+        if needed.specifier.contains(version, prereleases=True):
+            yield ok(needed.name, version)
         else:
-            yield problem(name, f"{version}, {wanted} needed", cure)
-
-
-def supported(version: str, requirement: str) -> bool:
-    """Whether ``2.9.1+cu128`` satisfies ``torch>=2.8,<3``; knows ``>=`` and ``<`` alone."""
-    bounds = re.findall(r"(>=|<)([\d.]+)", requirement)
-    return all(COMPARISONS[sign](_numbers(version), _numbers(bound)) for sign, bound in bounds)
+            yield problem(needed.name, f"{version}, {needed} needed", cure)
 
 
 def modules(machine: Machine) -> Iterator[Finding]:
@@ -49,10 +41,6 @@ def modules(machine: Machine) -> Iterator[Finding]:
         return
     cuda = torch.version.cuda
     yield ok("torch's build", f"CUDA {cuda}" if cuda else "without CUDA", cuda=cuda)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
 CHECKS = (

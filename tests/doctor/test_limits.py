@@ -7,7 +7,6 @@ import pytest
 from support.examining import look, machine
 
 from rwp_dist.config import load_settings
-from rwp_dist.data.worker import Reading
 from rwp_dist.doctor import cgroup, disks, limits
 from rwp_dist.doctor.finding import Finding
 from rwp_dist.doctor.machine import Machine
@@ -96,7 +95,3 @@ def test_dockers_default_of_shared_memory_is_too_little_for_workers() -> None:
     assert found.figures["need_bytes"] == 4 * 3 * 64 * (3 * 224 * 224 + 12)
     assert shared_memory(64 << 20, *batches, "data.workers=0").state == "ok"
     assert shared_memory(1 << 30, *batches).state == "ok"
-
-
-def test_a_worker_keeps_as_many_shards_open_as_the_check_counts() -> None:
-    assert Reading(8, 1).max_open_shards == limits.OPEN_SHARDS
