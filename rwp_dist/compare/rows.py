@@ -54,13 +54,7 @@ class Row:
 
 
 def make_rows(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Row]:
-    """Group runs, ordered by method, label and settings.
-
-    Args:
-        runs: finished runs.
-        by: keys of settings. Runs with one label are one row if they agree in these; without
-            any, if they agree in all settings that affect the result.
-    """
+    """Group runs, ordered by method, label and settings; ``by`` is that of ``compare``."""
     sgd_step_s = _sgd_step_s(runs)
     rows = []
     for label in dict.fromkeys(run.label for run in runs):

@@ -20,11 +20,7 @@ Tree = dict[str, Any]
 
 
 def load_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> Settings:
-    """The settings of a YAML file with ``section.key=value`` overrides.
-
-    Args:
-        path: the file; None: the defaults.
-        overrides: what the command line sets.
+    """The settings of a YAML file (None: the defaults) with ``section.key=value`` overrides.
 
     Raises:
         ConfigError: the file cannot be read.

@@ -46,12 +46,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def read_variants(value: Any, problems: list[ConfigError]) -> dict[str, list[Assignment]]:
-    """The assignments of each variant, by its name.
-
-    Args:
-        value: what the file has under ``variants``.
-        problems: gets what is wrong; a wrong variant assigns nothing.
-    """
+    """The assignments of each variant, by its name; a wrong variant assigns nothing."""
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -21,12 +21,7 @@ WORKER_START_S, WORKER_STARTS = 60.0, 3
 
 
 def load(reader: StepReader, reading: Reading, num_steps: int) -> Iterator[Loaded | Lost]:
-    """All items of a reader, in the order of the steps.
-
-    Args:
-        reader: what each worker runs.
-        reading: how many workers, and how many steps each keeps ready.
-        num_steps: steps in all; there are no more workers than that.
+    """The items of a reader in the order of the steps, of which there are ``num_steps``.
 
     Raises:
         DataError: worker processes did not begin.

@@ -62,12 +62,7 @@ def cache(machine: Machine) -> Iterator[Finding]:
 
 
 def cache_room(settings: Settings, data_bytes: float) -> Finding:
-    """The cache holds the data set, or as much of it as the settings say.
-
-    Args:
-        settings: name the folder and its limit.
-        data_bytes: of all remote shards.
-    """
+    """The cache holds the ``data_bytes`` of all remote shards, or as much as the settings say."""
     limit = settings.data.cache_gb and settings.data.cache_gb * 1e9
     need = min(limit or data_bytes, data_bytes)
     folder = _cache_folder(settings)

@@ -16,9 +16,7 @@ NODE_CHECKS = (*gpus.CHECKS, *limits.CHECKS, *disks.CHECKS)
 def examine(settings: Settings | None, *, quick: bool = False) -> Iterator[Finding]:
     """Run the checks on this machine and yield their findings one after the other.
 
-    Args:
-        settings: of the run that is to start; None: general checks only.
-        quick: only what a node needs checked before ranks start; takes seconds.
+    Without settings they are general ones, with ``quick`` only those of a machine's own health.
     """
     machine = Machine(settings)
     found: list[Finding] = []

@@ -58,12 +58,7 @@ def estimate(settings: Settings, split: Split, *, on_gpus: bool) -> dict[str, fl
 
 
 def optimizer_bytes(settings: Settings, model: nn.Module) -> int:
-    """State of the optimizer for all weights, from one step of shapes without values.
-
-    Args:
-        settings: name the optimizer.
-        model: on the meta device; its gradients are lost.
-    """
+    """State of the optimizer for all weights, from one step of a model on the meta device."""
     optimizer = build_optimizer(model, settings)
     for param in model.parameters():
         param.grad = torch.empty_like(param)
@@ -77,13 +72,9 @@ def optimizer_bytes(settings: Settings, model: nn.Module) -> int:
 def activation_bytes(settings: Settings, batch: int, model: nn.Module) -> float:
     """What a forward pass of one micro-batch keeps for the backward pass.
 
-    Nothing is computed: shapes go through the network, and autograd tells what it saves. In bf16
-    the count is of a network wholly in bf16; autocast keeps some of it in fp32 as well.
-
-    Args:
-        settings: precision and size of the images.
-        batch: images of one micro-batch.
-        model: on the meta device; it takes the type of ``precision``.
+    Nothing is computed: shapes go through a network on the meta device, and autograd tells what it
+    saves. In bf16 the count is of a network wholly in bf16, which ``model`` becomes; autocast keeps
+    some of it in fp32 as well.
     """
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     model = model.to(dtype).train()

@@ -26,10 +26,7 @@ def images_per_second(settings: Settings, seconds: float = MEASURED_S) -> dict[s
     """Read and augment one shard of the training data, with one core and then with all.
 
     All cores are measured together, because they share memory and, as hyper-threads, each other.
-
-    Args:
-        settings: data, decoder and augmentation.
-        seconds: length of each of the two measurements.
+    Each of the two measurements takes ``seconds``.
 
     Returns:
         ``shard``, its ``images`` and how many of them are ``bad``, the mean ``bytes_per_image``,

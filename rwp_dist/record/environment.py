@@ -16,19 +16,11 @@ PACKAGES = ("torch", "deepspeed", "torchvision", "webdataset", "wandb")
 """Packages whose versions can change a run's numbers or its record."""
 
 
-def environment(
-    *, world_size: int, gpus: Sequence[str] = (), argv: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """The content of ``environment.json``.
-
-    Args:
-        world_size: number of ranks.
-        gpus: names of this machine's GPUs.
-        argv: command line; None: this process's.
-    """
+def environment(*, world_size: int, gpus: Sequence[str] = ()) -> dict[str, Any]:
+    """The content of ``environment.json``; ``gpus`` are the names of this machine's GPUs."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "argv": list(sys.argv if argv is None else argv),
+        "argv": list(sys.argv),
         "hostname": socket.gethostname(),
         "platform": platform.platform(),
         "num_cpus": os.cpu_count(),

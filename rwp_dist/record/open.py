@@ -12,12 +12,8 @@ from rwp_dist.record.resume import changed_settings
 def open_run(settings: Settings, *, world_size: int, gpus: Sequence[str] = ()) -> RunDir:
     """Make the run directory and write settings and environment into it; rank 0 calls this.
 
-    Prints a line if the run goes on with settings that change its updates.
-
-    Args:
-        settings: of the run, with ``run.dir``.
-        world_size: number of ranks.
-        gpus: names of this machine's GPUs, for the environment.
+    Prints a line if the run goes on with settings that change its updates. ``gpus`` are the names
+    of this machine's GPUs.
 
     Raises:
         ConfigError: the directory holds a run with other settings.

@@ -18,11 +18,6 @@ def changed_settings(run_dir: RunDir, settings: Settings, ranks: int) -> list[st
 
     Empty for a new run and for a finished one. Settings that affect the result may not change.
 
-    Args:
-        run_dir: of the run.
-        settings: the ones given now.
-        ranks: number of ranks now.
-
     Raises:
         ConfigError: the directory holds a run with other settings.
     """

@@ -47,11 +47,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def cifar100_listing(archive: Path, split: str) -> Listing:
-    """The images of one split with their fine labels, in the archive's order.
-
-    Args:
-        archive: ``cifar-100-python.tar.gz``.
-        split: one of ``SPLITS``.
+    """The images of one of ``SPLITS`` with their fine labels, in the archive's order.
 
     Raises:
         DataError: the archive is another one, or damaged.

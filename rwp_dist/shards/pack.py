@@ -44,11 +44,7 @@ class Shrink:
         """A JPEG whose short side has ``short_side`` pixels; a JPEG that is no larger is returned.
 
         Grey images stay grey, others become RGB. EXIF data is dropped and not applied: training
-        sees the pixels that it would see in the original file.
-
-        Args:
-            data: content of the image's file.
-            name: what errors call the image.
+        sees the pixels that it would see in the original file. Errors call the image ``name``.
 
         Raises:
             DataError: the image cannot be decoded.

@@ -64,11 +64,7 @@ class Records:
         self.records_folder.mkdir(parents=True, exist_ok=True)
 
     def refuse_others(self, names: Sequence[str], cure: str) -> None:
-        """Refuse a folder with shards that this command would not make.
-
-        Args:
-            names: the shards that it makes.
-            cure: for the error.
+        """Refuse a folder with other shards than those that this command makes.
 
         Raises:
             DataError: there are shards of another recipe, other shards, or shards without records.
@@ -109,12 +105,7 @@ class Records:
         return entry
 
     def finished(self, name: str, num_bytes: int | None) -> FinishedShard | None:
-        """A shard, if it is finished.
-
-        Args:
-            name: of the shard.
-            num_bytes: the size of its tar now; None if nobody knows it.
-        """
+        """A shard, if it is finished; ``num_bytes`` is the size of its tar now (None: unknown)."""
         path = self.path(name)
         if not path.exists():
             return None
@@ -140,12 +131,7 @@ class Records:
     def write_manifest(
         self, shards: Sequence[FinishedShard], classes: Sequence[str] | None
     ) -> Manifest:
-        """Write the manifest of a complete data set, unless it is there.
-
-        Args:
-            shards: all of them, in order.
-            classes: names of the labels, if known.
-        """
+        """Write the manifest of all shards in their order, unless it is there."""
         num_classes = max(shard.num_classes for shard in shards)
         manifest = Manifest(
             num_classes=num_classes if classes is None else len(classes),

@@ -55,11 +55,7 @@ def index_bytes(index: Index) -> bytes:
 
 
 def load_index(source: str | Path | bytes, name: str = "index") -> Index:
-    """Load an index.
-
-    Args:
-        source: its path, or the content of its file.
-        name: what errors call it if ``source`` is the content.
+    """An index from its path, or from the content of its file, which errors call ``name``.
 
     Raises:
         DataError: it is missing, or no index.
@@ -89,8 +85,7 @@ def index_tar(stream: Stream, tar: str, label_key: str | None = None) -> Indexed
     """Index a shard by reading it once from start to end.
 
     Args:
-        stream: the shard.
-        tar: its name in errors.
+        stream: the shard; errors call it ``tar``.
         label_key: the field of each ``.json`` that holds the label; None: labels are in ``.cls``.
 
     Raises:

@@ -149,11 +149,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, location: str) -> "Manifest":
-        """A manifest from the content of its file.
-
-        Args:
-            text: the content.
-            location: the folder or URL that the file lies in.
+        """A manifest from the content of its file; ``location`` is the folder or URL of the file.
 
         Raises:
             DataError: it is no JSON, has another format, or its id does not fit its content.

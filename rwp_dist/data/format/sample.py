@@ -95,12 +95,9 @@ def label_type(json_field: str | None) -> str:
 
 
 def read_samples(stream: Stream, tar: str, keep: tuple[str, ...]) -> Iterator[TarSample]:
-    """Yield the samples of a tar.
+    """Yield the samples of a stream that errors call ``tar``.
 
-    Args:
-        stream: the tar.
-        tar: its name in errors.
-        keep: extensions of the files whose content is read.
+    Of a sample's files, only those with an extension in ``keep`` are read.
 
     Raises:
         DataError: as ``read_members``; or a sample has two files with the same extension.

@@ -48,13 +48,9 @@ class Member:
 
 
 def read_members(stream: Stream, tar: str) -> Iterator[Member]:
-    """Yield the regular files of a tar, and check it up to its last byte.
+    """Yield the regular files of a stream that errors call ``tar``; check it up to its last byte.
 
     Content that nobody reads is skipped by seeking, if the stream can seek.
-
-    Args:
-        stream: the tar.
-        tar: its name in errors.
 
     Raises:
         DataError: it is cut short (also between two files), a header is damaged, or it is no tar.

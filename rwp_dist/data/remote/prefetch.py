@@ -10,11 +10,8 @@ from rwp_dist.data.remote.cache import NodeCache, Shard
 class Prefetcher:
     """A thread that downloads shards into a cache, one after the other.
 
-    Make one in the process that uses it: threads do not survive a fork.
-
-    Args:
-        cache: where the shards go.
-        look_ahead: most shards that ``want`` takes.
+    Make one in the process that uses it: threads do not survive a fork. ``look_ahead`` is the most
+    shards that ``want`` takes.
     """
 
     def __init__(self, cache: NodeCache, look_ahead: int) -> None:

@@ -30,18 +30,10 @@ PROGRAM = CLibrary(
 def decode_region(
     data: bytes, channels: int, left: int, top: int, width: int, height: int
 ) -> NDArray[np.uint8] | None:
-    """A rectangle of a JPEG: uint8 ``[height, width, channels]``.
+    """A rectangle of a JPEG: uint8 ``[height, width, channels]``, 1 channel (grey) or 3 (RGB).
 
     None if the image is damaged, no JPEG, or does not hold the rectangle. Damage below the
     rectangle is not seen.
-
-    Args:
-        data: the file.
-        channels: 1 (grey) or 3 (RGB).
-        left: first column.
-        top: first row.
-        width: columns.
-        height: rows.
 
     Raises:
         ConfigError: the C files cannot be compiled here.
