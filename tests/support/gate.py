@@ -5,8 +5,9 @@ long a start takes.
 """
 
 import os
-import time
 from pathlib import Path
+
+from support.until import until
 
 CODE = """
 import os, pathlib, sys, time
@@ -41,12 +42,13 @@ class Gate:
         root = Path(__file__).parents[2]
         self.environment = os.environ | {"PYTHONPATH": f"{folder}:{root}"}
 
+    def arrived(self) -> int:
+        """How many processes have come to the gate."""
+        return len(list(self._folder.glob("here-*")))
+
     def wait(self, processes: int = 1, timeout_s: float = 60.0) -> None:
         """Return when so many processes have come to the gate."""
-        end = time.monotonic() + timeout_s
-        while len(list(self._folder.glob("here-*"))) < processes:
-            assert time.monotonic() < end, "nobody came to the gate"
-            time.sleep(0.01)
+        until(lambda: self.arrived() >= processes, "a process at the gate", timeout_s)
 
     def open(self) -> None:
         """Let them go on."""

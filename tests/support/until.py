@@ -1,0 +1,49 @@
+"""Wait for what a process prints, or for what nothing tells, so that one has to look again."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PAUSE_S = 0.01
+
+
+def until(condition: Callable[[], T], what: str | Callable[[], str], timeout_s: float = 120.0) -> T:
+    """Look until ``condition()`` is true; returns what it gave.
+
+    Args:
+        condition: cheap, for it is called up to a hundred times a second.
+        what: what is waited for, or a function that says so when it did not come.
+        timeout_s: seconds after which the test fails.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        late = time.monotonic() > deadline
+        assert not late, f"it did not come: {what if isinstance(what, str) else what()}"
+        time.sleep(PAUSE_S)
+    return found
+
+
+def until_line(process: subprocess.Popen[str], start: str, timeout_s: float = 120.0) -> None:
+    """Read a process's stdout to the first line that begins so.
+
+    Args:
+        process: with ``stdout=PIPE`` and ``text=True``.
+        start: of the line.
+        timeout_s: seconds after which the process is killed and the test fails.
+    """
+    assert process.stdout is not None
+    killer = threading.Timer(timeout_s, process.kill)
+    killer.start()
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith(start):
+                return
+        raise AssertionError(f"no line began with {start!r}:\n{''.join(lines)}")
+    finally:
+        killer.cancel()
