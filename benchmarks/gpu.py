@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 SECTIONS = {
     "kernels": ("kernels.py", 90),  # right, and as fast as memory
     "steps": ("on_gpu/steps.py", 150),  # training steps of all methods: images/s, MFU, memory
-    "syncs": ("on_gpu/syncs.py", 60),  # what makes the host wait for the GPU
+    "syncs": ("on_gpu/syncs.py", 90),  # what makes the host wait for the GPU
     "oracle": ("on_gpu/oracle.py", 90),  # every method at every ZeRO stage against float64
     "replicas": ("on_gpu/replicas.py", 60),  # two ranks on one GPU, resumed runs
     "shards": ("on_gpu/shards.py", 120),  # a real run from JPEG shards

@@ -16,12 +16,12 @@ from torch.profiler import ProfilerActivity, profile
 from rwp_dist.process.group import choose_device, process_group
 
 DRY = "--dry" in sys.argv
-STEPS = 2 if DRY else 20
+STEPS = 2 if DRY else 10
 WAITING = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 CASES = {
     f"{method}, stage {stage}": (method, f"deepspeed.zero_stage={stage}")
-    for method in ("sgd", "m-rwp", "m-arwp", "last-sam")
     for stage in (0, 1)
+    for method in ("sgd", "m-rwp", "m-arwp", "last-sam")
 } | {"m-rwp, torch draws": ("m-rwp", "noise.backend=torch")}
 
 
@@ -34,11 +34,12 @@ def places(said: list[warnings.WarningMessage]) -> Counter[str]:
 def main() -> int:
     """0: no method waits more often than sgd at its stage."""
     device, held = choose_device("auto"), True
+    activity = ProfilerActivity.CPU if device.type == "cpu" else ProfilerActivity.CUDA
     counts: dict[str, int] = {}
     with process_group(device):
         for title, (method, setting) in CASES.items():
             more = ["precision=bf16", setting] + ["noise.backend=native"] * DRY
-            _, step = engine_step(method, "resnet18", 64, 8, more[:3], micro_batches=2)
+            _, step = engine_step(method, "resnet18", 64, 8, more, micro_batches=2)
             for number in range(3):
                 step(number)
             if device.type == "cuda":
@@ -50,7 +51,7 @@ def main() -> int:
             if device.type == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
                 torch.cuda.synchronize()
-            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            with profile(activities=[activity]) as profiler:
                 for number in range(STEPS):
                     step(3 + STEPS + number)
             calls = Counter(e.name for e in profiler.events() if e.name in WAITING)

@@ -109,20 +109,20 @@ def _divisor(energy, eta, power):
 
 @triton.jit
 def _move(
-    pointer, target, column, end, unit, std, energies, by_element, eta, power,
+    pointer, target, lane, left, group: tl.constexpr, noise, energies, by_element, eta, power,
     by_size: tl.constexpr, adaptive: tl.constexpr,
 ):  # fmt: skip
-    """``w + unit x std`` for the elements of some columns."""
-    inside = column < end
-    weight = tl.load(pointer + column, mask=inside, other=0.0).to(tl.float32)
-    noise = unit * std
+    """Add ``noise`` to one of the groups of neighbouring elements that ``left`` are left of."""
+    at = group * LANES + lane
+    inside = at < left
+    weight = tl.load(pointer + at, mask=inside, other=0.0).to(tl.float32)
     if by_size:
         noise *= tl.abs(weight)
     if adaptive:  # noqa: SIM102  (known when it is compiled, so that nothing is left of it)
         if by_element != 0:
-            energy = tl.load(energies + column, mask=inside, other=0.0)
+            energy = tl.load(energies + at, mask=inside, other=0.0)
             noise = noise / _divisor(energy, eta, power)
-    tl.store(target + column, (weight + noise).to(target.dtype.element_ty), mask=inside)
+    tl.store(target + at, (weight + noise).to(target.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["key_low", "key_high"])
@@ -167,20 +167,77 @@ def perturb_rows(
     k0 = key_low.to(tl.uint32, bitcast=True)
     k1 = key_high.to(tl.uint32, bitcast=True)
     c1, c2 = zero + row.to(tl.uint32), zero + index.to(tl.uint32)
-    first = energies + energy if adaptive else energies
-    for start in range(begin, end, 4 * LANES):
-        c0 = (start // 4 + lane).to(tl.uint32)
+    # Pointers move and the rest of the row shrinks, so that the loop computes no addresses.
+    pointer += begin
+    target += begin
+    energies = energies + energy + begin if adaptive else pointer
+    left = end - begin
+    c0 = (begin // 4 + lane).to(tl.uint32)
+    while left > 0:
         w0, w1, w2, w3 = tl.philox_impl(c0, c1, c2, zero, k0, k1)
         a, b = _normal_pair(w0, w1)
         c, d = _normal_pair(w2, w3)
-        at = start + lane
-        _move(pointer, target, at, end, a, std, first, by_element, eta, power, by_size, adaptive)
-        at += LANES
-        _move(pointer, target, at, end, b, std, first, by_element, eta, power, by_size, adaptive)
-        at += LANES
-        _move(pointer, target, at, end, c, std, first, by_element, eta, power, by_size, adaptive)
-        at += LANES
-        _move(pointer, target, at, end, d, std, first, by_element, eta, power, by_size, adaptive)
+        _move(
+            pointer,
+            target,
+            lane,
+            left,
+            0,
+            a * std,
+            energies,
+            by_element,
+            eta,
+            power,
+            by_size,
+            adaptive,
+        )
+        _move(
+            pointer,
+            target,
+            lane,
+            left,
+            1,
+            b * std,
+            energies,
+            by_element,
+            eta,
+            power,
+            by_size,
+            adaptive,
+        )
+        _move(
+            pointer,
+            target,
+            lane,
+            left,
+            2,
+            c * std,
+            energies,
+            by_element,
+            eta,
+            power,
+            by_size,
+            adaptive,
+        )
+        _move(
+            pointer,
+            target,
+            lane,
+            left,
+            3,
+            d * std,
+            energies,
+            by_element,
+            eta,
+            power,
+            by_size,
+            adaptive,
+        )
+        pointer += 4 * LANES
+        target += 4 * LANES
+        energies += 4 * LANES
+        c0 += LANES
+        left -= 4 * LANES
 
 
 @triton.jit
