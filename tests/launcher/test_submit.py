@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from support.gate import Gate
+from support.until import until
 
 from launcher.backends.local import Local
 from launcher.backends.slurm import Slurm
@@ -49,15 +50,15 @@ def state(run: Path) -> str:
 
 
 def wait(run: Path, *states: str) -> str:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if (now := state(run)) in states:
-            return now
-        time.sleep(0.2)
-    raise TimeoutError((run / "logs" / "local.out").read_text())
+    def found() -> str:
+        return now if (now := state(run)) in states else ""
+
+    def what() -> str:
+        return f"{states}\n{(run / 'logs' / 'local.out').read_text()}"
+
+    return until(found, what, every_s=0.2)
 
 
-@pytest.mark.flaky(reruns=2)  # cancels: the signal may meet ranks that still start up
 def test_a_run_from_submission_to_cancel_and_resume(
     tmp_path: Path, digits: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,8 +78,7 @@ def test_a_run_from_submission_to_cancel_and_resume(
     assert wait(run, "running") == "running"
     refused = submit(run, *arguments)
     assert refused.exit_code == 1 and "is being trained already" in refused.stderr
-    while not (run / "metrics.jsonl").read_bytes():
-        time.sleep(0.1)
+    assert (run / "metrics.jsonl").read_bytes()
     line = launch("status", str(tmp_path)).stdout.splitlines()[-1]
     assert line.split()[:2] == ["run", "running"] and "of 100,000" in line
     assert launch("list", str(tmp_path), "--state=running").stdout == f"{run}\n"
@@ -128,11 +128,10 @@ def test_a_later_edit_does_not_change_a_submitted_run(
     assert again.exit_code == 2 and "is finished" in again.stderr
 
 
-@pytest.mark.flaky(reruns=2)  # cancels: the signal may meet ranks that still start up
 def test_a_crash_after_submission_loses_no_job(
     tmp_path: Path, digits: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
+    run, gate = tmp_path / "run", Gate(tmp_path / "gate", "torch")
     really = Local.submit
 
     def crash_after(self: Local, jobs, script: str) -> str:
@@ -141,6 +140,7 @@ def test_a_crash_after_submission_loses_no_job(
 
     with monkeypatch.context() as patch:
         patch.setattr(Local, "submit", crash_after)
+        patch.setenv("PYTHONPATH", gate.environment["PYTHONPATH"])
         submit(run, "variant=sgd", "schedule.steps=100000", *digits)
     job = read_job(RunDir(run))
     assert job is not None and job.id is None
@@ -148,6 +148,7 @@ def test_a_crash_after_submission_loses_no_job(
     assert refused.exit_code == 2 and "has a job already (local" in refused.stderr
     job = read_job(RunDir(run))
     assert job is not None and job.id is not None and int(job.id) in os_processes()
+    gate.wait()  # the launcher can be asked to stop
     launch("cancel", str(run))
     assert wait(run, "cancelled", "lost") == "cancelled"
 

@@ -8,22 +8,26 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PAUSE_S = 0.01
 
-
-def until(condition: Callable[[], T], what: str | Callable[[], str], timeout_s: float = 120.0) -> T:
+def until(
+    condition: Callable[[], T],
+    what: str | Callable[[], str],
+    timeout_s: float = 120.0,
+    every_s: float = 0.01,
+) -> T:
     """Look until ``condition()`` is true; returns what it gave.
 
     Args:
-        condition: cheap, for it is called up to a hundred times a second.
+        condition: what to look at.
         what: what is waited for, or a function that says so when it did not come.
         timeout_s: seconds after which the test fails.
+        every_s: seconds between two looks.
     """
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         late = time.monotonic() > deadline
         assert not late, f"it did not come: {what if isinstance(what, str) else what()}"
-        time.sleep(PAUSE_S)
+        time.sleep(every_s)
     return found
 
 
