@@ -42,8 +42,7 @@ def load_named(value: str, *, key: str) -> Callable[..., Any]:
         ) from error
     if not callable(function):
         raise ConfigError(f"{value!r} is no function", key=key, cure="name one")
-    loaded: Callable[..., Any] = function
-    return loaded
+    return function
 
 
 def find_source(value: str) -> Path | None:

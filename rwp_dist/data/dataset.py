@@ -45,8 +45,7 @@ class Dataset:
     @cached_property
     def firsts(self) -> NDArray[np.int64]:
         """Number of each shard's first sample."""
-        firsts: NDArray[np.int64] = self.counts.cumsum() - self.counts
-        return firsts
+        return self.counts.cumsum() - self.counts
 
     @property
     def labels(self) -> NDArray[np.int64]:

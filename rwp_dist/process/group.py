@@ -119,5 +119,4 @@ def from_main(make: Callable[[], T]) -> T:
     """What ``make`` returns on rank 0, on every rank."""
     box: list[Any] = [make() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(box, 0)
-    value: T = box[0]
-    return value
+    return box[0]

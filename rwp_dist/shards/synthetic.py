@@ -71,5 +71,5 @@ def _pink(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float
     frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None])
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.standard_normal((rows, columns))) / frequency
-    field: NDArray[np.float64] = np.fft.irfft2(spectrum, s=(rows, columns))
+    field = np.fft.irfft2(spectrum, s=(rows, columns))
     return field / field.std()

@@ -100,7 +100,7 @@ def _affine(
     shear: tuple[float, float] = (0, 0),
     center: list[float] | None = None,
 ) -> Tensor:
-    result: Tensor = F.affine(
+    return F.affine(
         image,
         angle=0.0,
         translate=[int(t) for t in translate],
@@ -109,7 +109,6 @@ def _affine(
         interpolation=InterpolationMode.BILINEAR,
         center=center,
     )
-    return result
 
 
 OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {

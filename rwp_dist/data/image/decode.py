@@ -106,8 +106,7 @@ class Decoder:
             if self.tier == "simplejpeg":
                 space = "RGB" if self.channels == 3 else "GRAY"
                 decode = optional_module("simplejpeg").decode_jpeg
-                pixels: Pixels = decode(data, space, strict=strict)
-                return pixels
+                return decode(data, space, strict=strict)
             return _by_torchvision(data, self.channels)
         except (ValueError, RuntimeError):
             return None
@@ -129,8 +128,7 @@ def _by_torchvision(data: bytes, channels: int) -> Pixels:
 
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
-    pixels: Pixels = decode_jpeg(encoded, mode=mode).permute(1, 2, 0).numpy()
-    return pixels
+    return decode_jpeg(encoded, mode=mode).permute(1, 2, 0).numpy()
 
 
 def _pil_open(data: bytes) -> Image.Image:

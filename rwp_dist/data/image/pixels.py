@@ -39,7 +39,7 @@ def resize(image: Pixels, height: int, width: int, antialias: bool = True) -> Pi
         return image
     if not antialias:
         cv2 = optional_module("cv2")
-        linear: Pixels = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        linear = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
         return linear.reshape(height, width, image.shape[2])
     # ATen has a vectorised uint8 kernel for channels-last memory, which takes a third of the time
     # of the general one. It looks at the strides, also that of the batch: unsqueeze before permute.
@@ -54,8 +54,7 @@ def mirror(image: Pixels) -> Pixels:
     """Exchange left and right, ``[H, W, C]``; OpenCV is a few times faster than torch."""
     if not _has_opencv():
         return from_pixels(image).flip(1).numpy()
-    flipped: Pixels = optional_module("cv2").flip(image, 1)
-    return flipped.reshape(image.shape)
+    return optional_module("cv2").flip(image, 1).reshape(image.shape)
 
 
 def fit(image: Pixels, short_side: int, size: int, antialias: bool) -> Pixels:
