@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.urls import local_path
-from rwp_dist.data.format.index import Index, load_index
+from rwp_dist.data.format.index import Index, load_index, read_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, cure_of_missing
+from rwp_dist.data.reader import open_local
 from rwp_dist.data.remote import Attempts, NodeCache, Patience, Shard, read_url
 
 _MAKE_BOTH_AGAIN = "make both again with `rwp-dist shards index`"
@@ -160,11 +161,13 @@ def _cure_of_no_shards(path: Path) -> str:
 
 def _load_indexes(manifest: Manifest, cache: NodeCache | None) -> list[Index]:
     def fetch(entry: ShardEntry) -> bytes:
+        shard = local_path(manifest.shard_location(entry))
+        if shard is not None:  # missing or cut is found before training, not in the middle of it
+            open_local(shard, entry.num_bytes).close()
         location = manifest.index_location(entry)
-        _check_shard(manifest.shard_location(entry), entry.num_bytes)
         path = local_path(location)
         if path is not None:
-            return _read(path, location)
+            return read_index(path)
         assert cache is not None, f"{location}: remote shards need a cache"
         with cache.open(Shard(location, None, entry.index_sha256)) as file:
             return file.readall()
@@ -196,39 +199,6 @@ def _parse(manifest: Manifest, entry: ShardEntry, data: bytes) -> Index:
             cure="remove it and run `rwp-dist shards index` again",
         )
     return index
-
-
-def _check_shard(location: str, num_bytes: int) -> None:
-    """Refuse a local shard that is missing or cut, before training and not in the middle of it."""
-    path = local_path(location)
-    if path is None:
-        return
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise DataError(
-            f"{location}: the manifest lists this shard and it cannot be read ({error.strerror})",
-            cure="write it again, or run `rwp-dist shards index` for those that are there",
-        ) from None
-    if size != num_bytes:
-        raise DataError(
-            f"{location}: has {size} bytes where its manifest says {num_bytes}",
-            cure="write the shard again, or its manifest with `rwp-dist shards index`",
-        )
-
-
-def _read(path: Path, location: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(
-            f"{location}: this shard has no index",
-            cure=f"make it with `rwp-dist shards index {path.parent}`",
-        ) from None
-    except OSError as error:
-        raise DataError(
-            f"{location}: cannot be read ({error.strerror})", cure="check the file"
-        ) from None
 
 
 def _check_labels(dataset: Dataset, num_classes: int) -> None:

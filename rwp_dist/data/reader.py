@@ -76,23 +76,24 @@ class ShardFiles:
     def _open(self, shard: Shard) -> FileIO:
         path = local_path(shard.url)
         if path is not None:
-            return _open_local(path, shard.num_bytes)
+            return open_local(path, shard.num_bytes)
         assert self._cache is not None, f"{shown(shard.url)}: a remote shard needs a cache"
         return self._cache.open(shard)
 
 
-def _open_local(path: Path, num_bytes: int | None) -> FileIO:
+def open_local(path: Path, num_bytes: int | None) -> FileIO:
+    """A local shard, open for reading.
+
+    Raises:
+        DataError: it cannot be read, or has not the ``num_bytes`` of its manifest (None: unknown).
+    """
+    cure = "write the shard again, or its manifest with `rwp-dist shards index`"
     try:
         file = FileIO(path)
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror})", cure="check the path"
-        ) from error
+        raise DataError(f"{path}: cannot be read ({error.strerror})", cure=cure) from error
     size = os.fstat(file.fileno()).st_size
     if num_bytes not in (None, size):
         file.close()
-        raise DataError(
-            f"{path}: has {size} bytes where its manifest says {num_bytes}",
-            cure="write the shard again, or its manifest",
-        )
+        raise DataError(f"{path}: has {size} bytes where its manifest says {num_bytes}", cure=cure)
     return file

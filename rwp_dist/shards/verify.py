@@ -13,7 +13,7 @@ from PIL import Image
 from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import write_text
-from rwp_dist.data.format.index import Index, load_index
+from rwp_dist.data.format.index import Index, load_index, read_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from rwp_dist.data.format.tar import BLOCK_BYTES, Stream
 from rwp_dist.shards.location import open_shard, shard_size
@@ -104,11 +104,12 @@ def _check_index(manifest: Manifest, shard: ShardEntry, check: ShardCheck) -> In
     """The shard's index, if it is the one of the manifest."""
     path = Path(manifest.index_location(shard))
     try:
-        index = load_index(path)
+        data = read_index(path)
+        index = load_index(data, str(path))
     except DataError as error:
         check.add(str(error))
         return None
-    if hashlib.sha256(path.read_bytes()).hexdigest() != shard.index_sha256:
+    if hashlib.sha256(data).hexdigest() != shard.index_sha256:
         check.add("its index is not the one of the manifest (other sha256)")
         return None
     if len(index) != shard.num_samples:

@@ -54,6 +54,23 @@ def index_bytes(index: Index) -> bytes:
     return buffer.getvalue()
 
 
+def read_index(path: Path) -> bytes:
+    """The content of an index file.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        cause = "this shard has no index" if missing else error.strerror
+        raise DataError(
+            f"{path}: cannot be read ({cause})",
+            cure=f"make it with `rwp-dist shards index {path.parent}`",
+        ) from error
+
+
 def load_index(source: str | Path | bytes, name: str = "index") -> Index:
     """An index from its path, or from the content of its file, which errors call ``name``.
 
@@ -61,14 +78,7 @@ def load_index(source: str | Path | bytes, name: str = "index") -> Index:
         DataError: it is missing, or no index.
     """
     if not isinstance(source, bytes):
-        name = str(source)
-        try:
-            source = Path(source).read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"{name}: cannot be read ({error.strerror})",
-                cure="make it with `rwp-dist shards index`",
-            ) from error
+        return load_index(read_index(Path(source)), str(source))
     wrong = DataError(
         f"{name}: this is no index of a shard", cure="make it again with `rwp-dist shards index`"
     )
