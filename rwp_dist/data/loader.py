@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing.synchronize import Semaphore
-from typing import Any
 
 from torch.utils.data import DataLoader
 
@@ -27,9 +26,7 @@ def load(reader: StepReader, reading: Reading, num_steps: int) -> Iterator[Loade
         DataError: worker processes did not begin.
     """
     workers = min(reading.workers, num_steps)
-    loader = partial(
-        DataLoader, reader, batch_size=None, collate_fn=_as_it_is, pin_memory=reading.pin
-    )
+    loader = partial(DataLoader, reader, batch_size=None, pin_memory=reading.pin)
     if not workers:
         return iter(loader())
     # Forked, so that index and plan are shared and not copied.
@@ -60,20 +57,11 @@ def load(reader: StepReader, reading: Reading, num_steps: int) -> Iterator[Loade
     )
 
 
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
 def _begin(begun: Semaphore, worker: int) -> None:
-    """Runs first in every worker."""
-    _obey_only_the_rank(worker)
-    begun.release()
+    """Runs first in every worker, which from then on obeys only its rank.
 
-
-def _obey_only_the_rank(worker: int) -> None:
-    """Ctrl-C and Slurm's signals reach workers too, but the rank decides when to stop.
-
-    If the rank is killed, its workers end too, also while they wait for a server.
+    Ctrl-C and Slurm's signals reach workers too, but the rank decides when to stop. If the rank is
+    killed, its workers end too, also while they wait for a server.
     """
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
@@ -85,6 +73,7 @@ def _obey_only_the_rank(worker: int) -> None:
     else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent()
+    begun.release()
 
 
 def _obey_sigterm_of(rank: int) -> None:

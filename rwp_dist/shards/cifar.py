@@ -9,7 +9,6 @@
 A row of ``data`` is an image of 32x32 pixels: all red values, then all green, then all blue.
 """
 
-import io
 import pickle
 import tarfile
 import zlib
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.shards.sources import Listing, Source
+from rwp_dist.shards.sources import Listing, Source, encode
 
 FOLDER = "cifar-100-python"
 SPLITS = ("train", "test")
@@ -70,9 +69,7 @@ def cifar100_listing(archive: Path, split: str) -> Listing:
 
 
 def _read_png(sample: Source, split: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(_pixels(Path(sample.path), split)[sample.offset]).save(buffer, format="png")
-    return buffer.getvalue()
+    return encode(Image.fromarray(_pixels(Path(sample.path), split)[sample.offset]), "png")
 
 
 @lru_cache(maxsize=2)

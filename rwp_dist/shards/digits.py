@@ -9,7 +9,6 @@
 Every folder also gets indexes and a manifest, as all shards do.
 """
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from rwp_dist.base.files import write_bytes
 from rwp_dist.data.format.index import index_bytes, index_name
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, describe
 from rwp_dist.shards.pack import Packed, write_tar
+from rwp_dist.shards.sources import encode
 
 NUM_TRAIN = 1000
 NUM_CLASSES = 10
@@ -125,15 +125,10 @@ def _write_part(folder: Path, part: _Digits) -> None:
 
 
 def _write_shard(path: Path, part: _Digits) -> ShardEntry:
-    samples = zip(part.keys, part.images, part.labels, strict=True)
-    indexed = write_tar(
-        path, (Packed(key, "png", _png(image), int(label)) for key, image, label in samples)
+    samples = (
+        Packed(key, "png", encode(Image.fromarray(image), "png"), int(label))
+        for key, image, label in zip(part.keys, part.images, part.labels, strict=True)
     )
+    indexed = write_tar(path, samples)
     write_bytes(path.with_name(index_name(path.name)), index_bytes(indexed.index))
     return describe(path.name, indexed)
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="png")
-    return buffer.getvalue()

@@ -14,7 +14,7 @@ from rwp_dist.base.files import atomic_file, remove_leftovers
 from rwp_dist.data.format.index import IndexedShard, index_tar
 from rwp_dist.data.format.manifest import ShardEntry
 from rwp_dist.shards.records import Records
-from rwp_dist.shards.sources import Source
+from rwp_dist.shards.sources import Source, encode
 
 _KEY_LENGTH = 90  # names in a plain tar header end at 100 bytes
 
@@ -66,9 +66,7 @@ class Shrink:
             raise DataError(
                 f"{name}: this is no readable image ({error})", cure="replace it or leave it out"
             ) from error
-        buffer = io.BytesIO()
-        image.save(buffer, format="jpeg", quality=self.quality)
-        return buffer.getvalue()
+        return encode(image, "jpeg", quality=self.quality)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """What shards are made from: a folder per class, a list file, or tars; listed first, then read."""
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from PIL import Image
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.urls import local_path
@@ -170,6 +173,13 @@ def read_image(sample: Source) -> bytes:
             f"{sample.path}: {sample.name} is empty or cut short", cure="check the source"
         )
     return data
+
+
+def encode(image: Image.Image, kind: str, **options: int) -> bytes:
+    """The content of an image's file, of a format that Pillow names, with its options."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
 
 
 def _list_tar(shard: str, label_key: str | None) -> tuple[str, list[Source]]:

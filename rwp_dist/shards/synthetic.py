@@ -5,14 +5,13 @@ the amplitude spectrum of photographs, 1/f, and some edges. At 500x375 and quali
 about 110 kB.
 """
 
-import io
 from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rwp_dist.shards.sources import Listing, Source
+from rwp_dist.shards.sources import Listing, Source, encode
 
 QUALITY = 91
 NUM_BASES = 4
@@ -41,9 +40,7 @@ def make_jpeg(sample: Source, width: int, height: int, seed: int) -> bytes:
     # A table of all 256 values is the fastest way to change the light of uint8 pixels.
     gain, shift = rng.uniform(0.85, 1.05), rng.uniform(-15, 15)
     table = np.clip((np.arange(256) - 128) * gain + 128 + shift, 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(table[piece]).save(buffer, format="jpeg", quality=QUALITY)
-    return buffer.getvalue()
+    return encode(Image.fromarray(table[piece]), "jpeg", quality=QUALITY)
 
 
 @lru_cache(maxsize=NUM_BASES)

@@ -305,16 +305,16 @@ def test_a_mixture_takes_its_shares_on_any_ranks_and_repeats_with_other_pixels(t
 
 def a_worker_that_hangs_at_its_start(monkeypatch, marks, times):
     """The first so many of them never begin; they do not hear SIGTERM either."""
-    obey = module._obey_only_the_rank
+    begin = module._begin
 
-    def hang(worker):
+    def hang(begun, worker):
         if worker == 1 and len(list(marks.iterdir())) < times:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             (marks / str(os.getpid())).touch()
             time.sleep(600)
-        obey(worker)
+        begin(begun, worker)
 
-    monkeypatch.setattr(module, "_obey_only_the_rank", hang)
+    monkeypatch.setattr(module, "_begin", hang)
     monkeypatch.setattr(module, "WORKER_START_S", 1.0)
 
 

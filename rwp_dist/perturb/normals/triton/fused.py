@@ -15,7 +15,6 @@ from rwp_dist.perturb.normals.triton.table import TYPES, RowTable, rows_are_dens
 from rwp_dist.perturb.rows import Rows
 from rwp_dist.perturb.scale import Scale
 
-
 LAUNCH = {"enable_fp_fusion": True, "num_warps": 1}
 """One warp a row: most rows are so short that the warps of a larger block would wait for each
 other, to add up the norm. On an H200 it takes 0.8 of the time of four warps."""
