@@ -137,14 +137,12 @@ class Manifest:
         path = Path(path_or_folder)
         path = path / MANIFEST_NAME if path.is_dir() else path
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            cause = error.strerror if isinstance(error, OSError) else "no text"
-            cure = _MAKE
-            if isinstance(error, FileNotFoundError):
-                there = path.name == MANIFEST_NAME and path.parent.is_dir()
-                cure = cure_of_missing(path.parent) if there else "check the path"
-            raise DataError(f"{path}: cannot be read ({cause})", cure=cure) from error
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            cure = "check the path"
+            if path.name == MANIFEST_NAME and path.parent.is_dir():
+                cure = cure_of_missing(path.parent)
+            raise DataError(f"{path}: cannot be read ({error.strerror})", cure=cure) from error
         return cls.from_json(text, str(path.parent))
 
     @classmethod
