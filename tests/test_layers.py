@@ -96,7 +96,9 @@ def test_benchmarks_and_examples_import_only_what_a_package_offers() -> None:
     def open_to_all(name: str) -> bool:
         return MODULES[name].name == "__init__.py" or MODULES[name].parent == ROOT / "rwp_dist"
 
-    files = [path for folder in ("benchmarks", "examples") for path in (ROOT / folder).glob("*.py")]
+    files = [
+        path for folder in ("benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")
+    ]
     used = {(path.name, name) for path in files for name in imports(path, MODULES)}
     ours = {(file, name) for file, name in used if top(name) in ("launcher", "rwp_dist")}
     assert ours

@@ -18,9 +18,10 @@ from support.methods import METHOD_SETTINGS, overrides
 from support.small import small_settings, split_over
 
 from rwp_dist.perturb import METHODS
-from rwp_dist.process.group import choose_device, process_group
+from rwp_dist.process import choose_device, process_group
 
 DRY = "--dry" in sys.argv
+NAMES = ("m-arwp",) if DRY else tuple(METHOD_SETTINGS)
 MICRO_BATCHES, SAMPLES = 2, 60
 COLUMNS = {
     **{f"stage {stage}": (f"deepspeed.zero_stage={stage}",) for stage in range(2 if DRY else 4)},
@@ -42,7 +43,7 @@ def error_of(method: str, case: tuple[str, ...], device: torch.device) -> float:
 def found(device: torch.device) -> Iterator[tuple[float, float]]:
     """Errors and their bounds."""
     print(f"{'method':<10}" + "".join(f"{title:>10}" for title in COLUMNS))
-    for method in METHOD_SETTINGS:
+    for method in NAMES:
         cells = []
         for title, case in COLUMNS.items():
             if title == "stage 3" and METHODS[method].needs_whole_weights:

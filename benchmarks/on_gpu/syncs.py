@@ -13,16 +13,19 @@ import torch
 from engines import engine_step
 from torch.profiler import ProfilerActivity, profile
 
-from rwp_dist.process.group import choose_device, process_group
+from rwp_dist.process import choose_device, process_group
 
 DRY = "--dry" in sys.argv
 STEPS = 2 if DRY else 10
 WAITING = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+METHODS, STAGES = ("sgd", "m-rwp", "m-arwp", "last-sam"), (0, 1)
 CASES = {
     f"{method}, stage {stage}": (method, f"deepspeed.zero_stage={stage}")
-    for stage in (0, 1)
-    for method in ("sgd", "m-rwp", "m-arwp", "last-sam")
+    for stage in STAGES
+    for method in METHODS
 } | {"m-rwp, torch draws": ("m-rwp", "noise.backend=torch")}
+if DRY:
+    CASES = {title: CASES[title] for title in ("sgd, stage 0", "m-arwp, stage 0")}
 
 
 def places(said: list[warnings.WarningMessage]) -> Counter[str]:
