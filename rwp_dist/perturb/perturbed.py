@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.profiler import record_function
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.perturb.checks import (
@@ -252,7 +251,7 @@ class Perturbed:
     ) -> Iterator[None]:
         strength = self.strength(step)
         try:
-            with record_function("perturb"), self._on_device, self.watch.running():
+            with self._on_device, self.watch.running("perturb"):
                 if strength > 0:
                     self.move.perturb(slot, step, strength, self._ascent_loss(loss))
                     _forget_casts()
@@ -270,7 +269,7 @@ class Perturbed:
             self.weights.recover()
             _forget_casts()
             raise
-        with record_function("restore"), self._on_device, self.watch.running():
+        with self._on_device, self.watch.running("restore"):
             self.weights.restore(last=slot is self.my_slots[-1])
             _forget_casts()
 
