@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 STALL_S = 30.0  # longer than any test waits
-BLOCK_BYTES = 8192
 
 
 @dataclass
@@ -24,9 +23,9 @@ class FaultyServer:
         silent      not even a header comes
         dribble     a byte now and then
         reset       half comes, then the connection is reset
-        slow        everything comes, in about 3 s
 
-    Everything asked for stands in ``requests`` as (path, fault or "ok").
+    Everything asked for stands in ``requests`` as (path, fault or "ok"). ``stalled`` is set once a
+    stall has begun.
     """
 
     files: dict[str, bytes]
@@ -35,7 +34,7 @@ class FaultyServer:
     requests: list[tuple[str, int | str]] = field(default_factory=list)
 
     def __enter__(self):
-        self.stopping = threading.Event()
+        self.stopping, self.stalled = threading.Event(), threading.Event()
         self.lock = threading.Lock()
         handler = type("Bound", (_Handler,), {"site": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -98,16 +97,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[:half] + bytes([body[half] ^ 16]) + body[half + 1 :])
         elif fault == "stall":
             self.wfile.write(body[: len(body) // 4])
+            self.site.stalled.set()
             self.site.stopping.wait(STALL_S)
         elif fault == "dribble":
             for value in body:
                 self.wfile.write(bytes([value]))
                 if self.site.stopping.wait(0.02):
                     return
-        elif fault == "slow":
-            for start in range(0, len(body), BLOCK_BYTES):
-                self.wfile.write(body[start : start + BLOCK_BYTES])
-                time.sleep(3 * BLOCK_BYTES / len(body))
         elif fault == "reset":
             self.wfile.write(body[:half])
             time.sleep(0.05)  # a reset throws away what the reader has not fetched yet
