@@ -28,6 +28,7 @@ from support.stream_sets import (
     train_streams,
     write_set,
 )
+from support.until import until_ended
 
 from rwp_dist.base.errors import CheckpointError, DataError
 from rwp_dist.data import loader as module
@@ -156,13 +157,6 @@ def read_until_killed(dataset, connection):
         connection.send((digest([step]), [p.pid for p in multiprocessing.active_children()]))
 
 
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_a_rank_killed_in_mid_epoch_leaves_no_worker_and_goes_on_identically(dataset, reference):
     ours, theirs = multiprocessing.Pipe()
     rank = FORK.Process(target=read_until_killed, args=(dataset, theirs))
@@ -172,10 +166,7 @@ def test_a_rank_killed_in_mid_epoch_leaves_no_worker_and_goes_on_identically(dat
     rank.join()
     workers = found[-1][1]
     assert len(workers) == 2
-    deadline = time.monotonic() + 10
-    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not [pid for pid in workers if alive(pid)]
+    until_ended(workers)
     resumed = digests(dataset, 6, STEPS, workers=2)
     assert [value for value, _ in found] + resumed == reference
 

@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from support.shard_files import (
     tar_contents,
     tar_file,
 )
+from support.until import until
 
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.data.format.index import index_name, load_index
@@ -134,10 +134,13 @@ def test_a_call_that_was_killed_goes_on_and_ends_with_the_same_bytes(tmp_path):
     code = "from rwp_dist.shards.cli import shards; shards()"
     command = [sys.executable, "-c", code, *arguments, "--workers", "2", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    wait_for(lambda: len(list(out.glob("*.index.npy"))) >= 3 and list(out.glob(".*.tmp")))
+    until(
+        lambda: len(list(out.glob("*.index.npy"))) >= 3 and list(out.glob(".*.tmp")),
+        "the fourth shard",
+    )
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not processes_of(process.pid))
+    until(lambda: not processes_of(process.pid), "the workers' end")
     done = {path.name: path.stat().st_mtime_ns for path in out.glob("*.index.npy")}
     assert 3 <= len(done) < 12 and not (out / "manifest.json").exists()
     with pytest.raises(DataError, match="it has not finished") as unfinished:
@@ -288,13 +291,6 @@ def test_synthetic_images_weigh_what_photographs_do(tmp_path):
     assert len({image for _, image, _ in found}) == 12
     assert 100_000 < np.mean([len(image) for _, image, _ in found]) < 120_000
     assert all(Image.open(io.BytesIO(image)).size == (500, 375) for _, image, _ in found)
-
-
-def wait_for(condition, limit_s=60.0):
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def processes_of(session):

@@ -8,7 +8,8 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-STALL_S = 30.0  # longer than any test waits
+STALL_S = 30.0
+"""How long a stall lasts: longer than any test waits."""
 
 
 @dataclass

@@ -1,9 +1,12 @@
-"""Wait for what a process prints, or for what nothing tells, so that one has to look again."""
+"""Wait for a process's line or its end, or for what nothing tells, so that one looks again."""
 
+import os
+import select
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -51,3 +54,13 @@ def until_line(process: subprocess.Popen[str], start: str, timeout_s: float = 12
         raise AssertionError(f"no line began with {start!r}:\n{''.join(lines)}")
     finally:
         killer.cancel()
+
+
+def until_ended(pids: Iterable[int], timeout_s: float = 20.0) -> None:
+    """Wait for the end of processes, which need not be this one's children."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            process = os.pidfd_open(pid)
+            ended, _, _ = select.select([process], [], [], timeout_s)
+            os.close(process)
+            assert ended, f"process {pid} still runs"

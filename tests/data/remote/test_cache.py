@@ -5,8 +5,9 @@ import threading
 import time
 
 import pytest
-from support.faulty_server import FaultyServer
+from support.faulty_server import STALL_S, FaultyServer
 from support.small_shards import SIZE, cache_in, content, files_of, path_of, shard_at
+from support.until import until
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.data.remote import CacheStats, Prefetcher, Shard
@@ -42,7 +43,7 @@ def test_a_fault_ends_in_the_right_bytes(server, tmp_path, fault):
     cache = cache_in(tmp_path)
     before = time.monotonic()
     assert read(cache, shard_at(server, path_of(0))) == content(0)
-    assert time.monotonic() - before < 4
+    assert time.monotonic() - before < STALL_S
     stats, requests = cache.take_stats(), len(server.requests)
     assert (stats.hits, stats.misses) == (0, 1) and stats.retries == requests - 1 >= 1
     assert read(cache, shard_at(server, path_of(0))) == content(0)
@@ -184,9 +185,7 @@ def test_prefetching(server, tmp_path):
     server.always[path_of(0)] = 404
     prefetcher = Prefetcher(cache, look_ahead=2)
     prefetcher.want([shard_at(server, path_of(number)) for number in range(4)])
-    deadline = time.monotonic() + 5
-    while not any((cache.folder / "shards").iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: any((cache.folder / "shards").iterdir()), "the second shard")
     prefetcher.close()
     prefetcher._thread.join(timeout=5)
     assert not prefetcher._thread.is_alive()
@@ -228,8 +227,7 @@ def test_a_lock_that_cannot_be_had_costs_a_second_download_and_no_more(
     cache, shard = cache_in(tmp_path), shard_at(server, path_of(0))
     other = threading.Thread(target=cache.prefetch, args=(shard,))
     other.start()
-    while not server.requests:
-        time.sleep(0.01)
+    assert server.stalled.wait(60)
     assert read(cache, shard) == content(0)
     other.join()
     assert read(cache, shard) == content(0) and len(files_of(cache)) == 1
