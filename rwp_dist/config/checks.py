@@ -118,6 +118,7 @@ def _method(s: Settings) -> Iterator[Conflict]:
             "parts of them",
             "set deepspeed.zero_stage to 2",
         )
+    yield from _window(s)
     if s.method.antithetic and not method.draws_noise:
         yield Conflict(
             ("method.antithetic", "method.name"),
@@ -129,4 +130,22 @@ def _method(s: Settings) -> Iterator[Conflict]:
             ("method.antithetic", "deepspeed.zero_stage"),
             "all ranks share one noise at stage 3",
             "set deepspeed.zero_stage to 2",
+        )
+
+
+def _window(s: Settings) -> Iterator[Conflict]:
+    start, stop = s.method.start, s.method.stop
+    for key, place in (("method.start", start), ("method.stop", stop)):
+        if place == "decay" and s.schedule.name == "constant":
+            yield Conflict(
+                (key, "schedule.name"),
+                "the learning rate of a constant schedule never decays",
+                f"set {key} to a fraction of the run, or schedule.name to cosine or step",
+            )
+    backwards = isinstance(start, float) and isinstance(stop, float) and start > stop
+    if stop != 0 and (start == stop or backwards):
+        yield Conflict(
+            ("method.stop", "method.start"),
+            f"weights are perturbed from {start} to {stop} of the run, which is never",
+            "set method.stop above method.start, or to 0 to never perturb",
         )

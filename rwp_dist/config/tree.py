@@ -254,8 +254,8 @@ class Method(Section):
     begins."""
 
     stop: Fraction | Literal["decay"] = 1.0
-    """Perturb up to this fraction of the run. decay: up to where the learning rate's decay
-    begins."""
+    """Perturb up to this fraction of the run. 0: never. decay: up to where the learning rate's
+    decay begins."""
 
     eta: NonNegativeFloat = 0.1
     """How strongly arwp and m-arwp shrink the noise of rows with large gradients."""

@@ -48,6 +48,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
             open_train(settings, split, rank, pin=pin),
             open_eval(settings, rank, world_size, pin=pin),
         )
+        timeline = Timeline.of(settings, train.steps_per_epoch)
         backend = choose_backend(settings.noise.backend, device)
     backend = _common(backend)
     if backend == "triton" and method.options.get("adaptive"):
@@ -64,7 +65,6 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     with stage("starting DeepSpeed"):
         engine = Engine(model, optimizer, settings, split, device, num_perturbed=most)
         _broadcast_buffers(engine.module)
-    timeline = Timeline.of(settings, train.steps_per_epoch)
     perturbed = _perturb(settings, engine, slots, timeline, backend)
     engine.module.train()
     extras = {name: build(settings, engine) for name, build in EXTRAS.items()}

@@ -30,7 +30,8 @@ class Timeline:
         """Convert the settings' epochs with the number of steps that an epoch has.
 
         Raises:
-            ConfigError: a warm-up lasts longer than the run.
+            ConfigError: a warm-up lasts longer than the run, or no step of it is perturbed although
+                the method perturbs.
         """
 
         def steps(epochs: float, given: int | None) -> int:
@@ -41,21 +42,21 @@ class Timeline:
         if decay is None:
             decay = tuple(steps(epoch, None) for epoch in s.decay_epochs)
         total = max(steps(s.epochs, s.steps), 1)
-        for section, epochs, given in (
-            ("schedule", s.warmup_epochs, s.warmup_steps),
-            ("method", m.warmup_epochs, m.warmup_steps),
+        for section, epochs, given, longest in (
+            ("schedule", s.warmup_epochs, s.warmup_steps, total),
+            ("method", m.warmup_epochs, m.warmup_steps, total - 1),
         ):
             lasts = steps(epochs, given)
-            if lasts > total:
-                in_epochs = math.floor(1e3 * total / steps_per_epoch) / 1e3
-                most = in_epochs if given is None else total
+            if lasts > longest:
+                in_epochs = math.floor(1e3 * longest / steps_per_epoch) / 1e3
+                most = in_epochs if given is None else longest
                 raise ConfigError(
                     f"lasts {lasts} steps and the whole run {total} (an epoch has "
                     f"{steps_per_epoch})",
                     key=f"{section}.warmup_{'epochs' if given is None else 'steps'}",
                     cure=f"set it to {most:g} or less",
                 )
-        return cls(
+        timeline = cls(
             settings=settings,
             steps_per_epoch=steps_per_epoch,
             total_steps=total,
@@ -63,6 +64,21 @@ class Timeline:
             decay_steps=decay,
             clean_steps=steps(m.warmup_epochs, m.warmup_steps),
         )
+        timeline._check_some_step_is_perturbed()
+        return timeline
+
+    def _check_some_step_is_perturbed(self) -> None:
+        m = self.settings.method
+        strength = METHODS[m.name].strength
+        wanted = strength is not None and getattr(m, strength) > 0 and m.stop != 0
+        if wanted and not any(map(self.strength, range(self.total_steps))):
+            raise ConfigError(
+                f"no step is perturbed: of {self.total_steps} steps, warm-up leaves the first "
+                f"{self.clean_steps} clean, method.start and method.stop are steps "
+                f"{self._at(m.start)} and {self._at(m.stop)}, and method.every is {m.every}",
+                key="method",
+                cure="change these, or set method.stop to 0 to never perturb",
+            )
 
     def lr(self, step: int) -> float:
         """Learning rate of one step, counted from 0."""
@@ -77,11 +93,10 @@ class Timeline:
 
     @property
     def decay_start(self) -> int:
-        """First step at which the learning rate falls."""
-        name = self.settings.schedule.name
-        if name == "step":
+        """First step at which the learning rate of a cosine or step schedule falls."""
+        if self.settings.schedule.name == "step":
             return min(self.decay_steps)
-        return self.warmup_steps if name == "cosine" else self.total_steps
+        return self.warmup_steps
 
     def strength(self, step: int) -> float:
         """sigma or rho of one step: how far a perturbed pass goes. 0: the pass is clean."""

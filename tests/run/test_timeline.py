@@ -49,7 +49,6 @@ def test_something_is_due_after_the_nearest_whole_step_and_at_the_end(
 STEPS = 20
 COSINE = ("schedule.name=cosine", "schedule.warmup_steps=6")
 STEPPED = ("schedule.name=step", "schedule.decay_steps=[8, 14]", "schedule.warmup_steps=2")
-CONSTANT = ("schedule.name=constant",)
 
 WINDOWS = (
     # settings, and the steps in which passes are perturbed
@@ -67,8 +66,6 @@ WINDOWS = (
     (("method.stop=decay", *COSINE), range(6)),
     (("method.start=decay", *STEPPED), range(8, STEPS)),
     (("method.stop=decay", *STEPPED), range(8)),
-    (("method.start=decay", *CONSTANT), ()),  # it never decays
-    (("method.stop=decay", *CONSTANT), range(STEPS)),
 )
 
 
@@ -90,6 +87,42 @@ def test_strength_is_0_exactly_where_the_settings_say(
         assert whole.strength(0) == 0.1 < whole.strength(1)
     else:
         assert {s for s in strengths if s} <= {0.1}
+
+
+NEVER = (
+    # settings in which no step is perturbed, and the key at fault
+    (("method.start=0.8", "method.stop=0.2"), "method.stop"),
+    (("method.start=1",), "method.stop"),
+    (("method.start=decay", "method.stop=decay"), "method.stop"),
+    (("method.start=decay", "schedule.name=constant"), "method.start"),
+    (("method.stop=decay", "schedule.name=constant"), "method.stop"),
+    (("method.start=0.5", "method.stop=0.51"), "method"),  # both are step 10
+    (("method.start=decay", "method.stop=0.3", *COSINE), "method"),
+    (("method.stop=decay",), "method"),  # a cosine without warm-up decays at once
+    (("method.warmup_steps=8", "method.stop=0.4"), "method"),
+    (("method.warmup_steps=2", "method.every=20"), "method"),
+    (("method.warmup_steps=20",), "method.warmup_steps"),
+)
+
+
+@pytest.mark.parametrize("method", ["m-arwp", "sam"])
+@pytest.mark.parametrize(("overrides", "key"), NEVER, ids=lambda v: str(v)[:40])
+def test_a_run_that_would_never_perturb_is_refused(
+    method: str, overrides: tuple[str, ...], key: str
+) -> None:
+    common = (f"method.name={method}", f"schedule.steps={STEPS}")
+    with pytest.raises(ConfigError) as caught:
+        Timeline.of(load_settings(None, [*common, *overrides]), steps_per_epoch=4)
+    [error] = getattr(caught.value, "problems", [caught.value])
+    assert error.key == key and error.cure
+
+
+def test_never_to_perturb_may_be_asked_for() -> None:
+    asked = (["method.stop=0", "method.start=0.5"], ["method.sigma=0", "method.every=20"])
+    for overrides in (*asked, ["method.name=sgd", "method.warmup_steps=2", "method.every=20"]):
+        more = [*overrides, "method.warmup_steps=2", f"schedule.steps={STEPS}"]
+        timeline = Timeline.of(load_settings(None, more), steps_per_epoch=4)
+        assert not any(map(timeline.strength, range(STEPS)))
 
 
 def test_sgd_has_no_strength() -> None:
