@@ -386,8 +386,8 @@ class Evaluation(Section):
 
     recalibrate_batches: Count = 50
     """Training batches from which BatchNorm's statistics are computed anew before an evaluation,
-    at the clean weights. For methods without a clean pass, such as rwp and arwp. 0: evaluate with
-    the statistics of perturbed passes."""
+    at the weights that are evaluated. For methods without a clean pass, such as rwp and arwp, and
+    for an average of the weights. 0: evaluate with the statistics of the passes that trained."""
 
 
 class Checkpoint(Section):

@@ -345,7 +345,9 @@ class Perturbed:
             self.move.step_done(applied)
 
     @contextmanager
-    def evaluating(self, relearn: Callable[[], None] | None = None) -> Iterator[None]:
+    def evaluating(
+        self, relearn: Callable[[], None] | None = None, *, always: bool = False
+    ) -> Iterator[None]:
         """Clean weights, and BatchNorm statistics that belong to them and are equal on all ranks.
 
         Evaluate and save inside. Afterwards each rank goes on with its own statistics, so
@@ -355,6 +357,7 @@ class Perturbed:
             relearn: passes some training batches through the network in training mode. Called
                 without gradients, and only for methods without a clean pass (rwp, arwp, last-sam),
                 whose running statistics belong to perturbed weights otherwise.
+            always: call it for every method, to evaluate other weights, such as an average.
 
         Raises:
             ConfigError: inside a pass.
@@ -362,7 +365,7 @@ class Perturbed:
         if self._inside:
             raise ConfigError("a pass is under way", key="evaluating", cure="end its block first")
         self.weights.ensure_clean()
-        anew = None if self.method.has_clean_pass else relearn
+        anew = relearn if always or not self.method.has_clean_pass else None
         with self._statistics.averaged(contributes=self.learns_statistics, relearn=anew):
             yield
 

@@ -6,7 +6,8 @@
 
 A file is written under another name, synced and renamed, so a file with this name is whole. It
 loads with ``weights_only=True``: it can hold no code. ``torch.load(path, weights_only=True)``
-gives a dictionary whose ``weights`` and ``buffers`` an ordinary network loads.
+gives a dictionary whose ``weights`` and ``buffers`` an ordinary network loads. An average of the
+weights is in the state of its part, ``["parts"][name]["weights"]``; ``buffers`` belong to it then.
 """
 
 import pickle

@@ -19,7 +19,7 @@ from rwp_dist.process.group import choose_device, gathered, process_group, same_
 from rwp_dist.record.directory import RunDir
 from rwp_dist.run.checkpoint import list_checkpoints, read_checkpoint
 from rwp_dist.run.models import build_model
-from rwp_dist.run.parts import Parts
+from rwp_dist.run.parts import Parts, weights_to_evaluate
 from rwp_dist.run.task import Classification
 
 LogitsOf = Callable[[Tensor], Tensor]
@@ -98,27 +98,54 @@ def _sums(logits_of: LogitsOf, batch: Batch, task: Classification) -> Tensor:
 
 @contextmanager
 def clean_network(parts: Parts, done: int) -> Iterator[None]:
-    """The network as it is evaluated and saved: clean weights, and statistics that belong to them.
+    """The network as it is saved: clean weights, and statistics that belong to the evaluated ones.
 
     A collective. ``done``: updates so far; a key for the batches that renew BatchNorm's statistics
-    for methods whose passes are all perturbed.
+    for methods whose passes are all perturbed, and for an average of the weights.
     """
     count = min(parts.settings.evaluation.recalibrate_batches, parts.timeline.total_steps)
 
     def relearn() -> None:
         torch.manual_seed(key_seed(parts.settings.run.seed, done, -2, dist.get_rank()))
-        for step in parts.train.steps(0, count):
-            for batch in step.batches:
-                images = batch.to(parts.device).images
-                parts.engine.forward_only(parts.normalise(images))
+        with evaluated_weights(parts):
+            for step in parts.train.steps(0, count):
+                for batch in step.batches:
+                    images = batch.to(parts.device).images
+                    parts.engine.forward_only(parts.normalise(images))
 
-    with parts.perturbed.evaluating(relearn if count else None):
+    always = bool(_extra_weights(parts))
+    with parts.perturbed.evaluating(relearn if count else None, always=always):
         yield
+
+
+def _extra_weights(parts: Parts) -> dict[str, Tensor]:
+    return weights_to_evaluate(extra.state_dict() for extra in parts.extras.values())
+
+
+@contextmanager
+def evaluated_weights(parts: Parts) -> Iterator[None]:
+    """The weights of an extra part, if one has some, in place of the clean ones. A collective.
+
+    They are written as perturbed weights are, and the clean ones come back as after those.
+    """
+    others = _extra_weights(parts)
+    if not others:
+        yield
+        return
+    clean, params = parts.engine.weights, [parts.engine.params[name] for name in others]
+    try:
+        with torch.no_grad(), clean.perturbing(params) as targets:
+            for target, value in zip(targets, others.values(), strict=True):
+                target.copy_(value)
+        yield
+    finally:
+        clean.recover()
+    clean.ensure_clean()
 
 
 def evaluate_parts(parts: Parts) -> tuple[dict[str, float], list[BadRecord]]:
     """``evaluate`` on all evaluation samples, inside ``clean_network``. A collective."""
-    with evaluating_mode(parts.engine.module):
+    with evaluating_mode(parts.engine.module), evaluated_weights(parts):
         return evaluate(
             lambda images: parts.engine.forward_only(parts.normalise(images)),
             parts.val.steps(),
@@ -149,7 +176,8 @@ def evaluate_run(settings: Settings, run_dir: RunDir, checkpoint: Path | None) -
         state = read_checkpoint(path)
         model = build_model(settings)
         try:
-            model.load_state_dict({**state["weights"], **state["buffers"]})
+            others = weights_to_evaluate(state["parts"].values())
+            model.load_state_dict({**state["weights"], **others, **state["buffers"]})
         except RuntimeError as error:
             raise CheckpointError(f"{path}: is not of this network ({error}).") from None
         model.to(device)

@@ -1,11 +1,12 @@
 """The parts of a run: what the loop works with, and what a checkpoint keeps of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from rwp_dist.base.errors import CheckpointError
 from rwp_dist.config import Settings, Split
@@ -29,7 +30,11 @@ class Stateful(Protocol):
 
 
 class Extra(Stateful, Protocol):
-    """A part that a run does without unless the settings ask for it: an average of the weights."""
+    """A part that a run does without unless the settings ask for it: an average of the weights.
+
+    If its state has ``weights``, ``{name: whole tensor}`` on every rank, these are evaluated in
+    place of the trained ones: while training, and by ``rwp-dist evaluate`` from a checkpoint.
+    """
 
     def after_step(self, applied: bool) -> None:
         """An update is done; ``applied``: it was not skipped."""
@@ -38,6 +43,11 @@ class Extra(Stateful, Protocol):
 EXTRAS: dict[str, Callable[[Settings, Engine], Extra | None]] = {}
 """Every extra part by the name of its state. A builder returns None where the settings do not ask
 for it. A new one is a file with the part, and its line here."""
+
+
+def weights_to_evaluate(states: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
+    """Weights that parts have for evaluation, from their states; empty: the trained ones."""
+    return {name: w for state in states for name, w in state.get("weights", {}).items()}
 
 
 class SameData:
