@@ -275,14 +275,14 @@ def train(
             if is_main:
                 stack.enter_context(run_dir.locked())
                 gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-                open_run(settings, world_size=dist.get_world_size(), gpus=gpus)
+                settings = open_run(settings, world_size=dist.get_world_size(), gpus=gpus)
         finished = from_main(run_dir.read_summary)
         if finished:
             if is_main:
                 top1 = finished.get("top1")
                 print(f"{run_dir.path}: finished already, top-1 {top1:.2f} %", flush=True)
             return finished
-        return _attempt(settings, run_dir, session, position)
+        return _attempt(from_main(lambda: settings), run_dir, session, position)
 
 
 def _attempt(

@@ -328,7 +328,7 @@ class Optimizer(Section):
     no_decay: tuple[str, ...] | None = None
     """Parameters that are not decayed, as patterns of names: ``*.bias``; ``ndim<2`` names every
     bias and normalisation parameter. null: norms, biases, tokens and position embeddings of a
-    transformer, nothing of other networks."""
+    transformer, nothing of other networks; in a run that goes on, what it began with."""
 
     clip_norm: NonNegativeFloat = 0.0
     """Largest norm of the gradient. 0: not clipped."""

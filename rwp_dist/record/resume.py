@@ -13,6 +13,17 @@ how a batch is split: which samples see which noise, what BatchNorm sees, and th
 ascent step. The samples of an update, their order and the formulas stay the same."""
 
 
+def continued_settings(run_dir: RunDir, settings: Settings) -> Settings:
+    """``settings`` of a run that goes on: null for ``optimizer.no_decay`` is what it began with.
+
+    Raises:
+        ConfigError: the settings in the directory cannot be read.
+    """
+    if settings.optimizer.no_decay is not None or not _has_begun(run_dir):
+        return settings
+    return _with_no_decay(settings, _begun_settings(run_dir).optimizer.no_decay)
+
+
 def changed_settings(run_dir: RunDir, settings: Settings, ranks: int) -> list[str]:
     """The settings that a resumed run changes and that affect its updates, as ``key: old -> new``.
 
@@ -21,12 +32,12 @@ def changed_settings(run_dir: RunDir, settings: Settings, ranks: int) -> list[st
     Raises:
         ConfigError: the directory holds a run with other settings.
     """
-    finished = run_dir.summary.is_file()
-    if not run_dir.config.is_file() or not (finished or run_dir.has_checkpoint()):
+    if not _has_begun(run_dir):
         return []
+    settings = continued_settings(run_dir, settings)
     differing = [
         difference
-        for difference in differences(load_settings(run_dir.config), settings)
+        for difference in differences(_begun_settings(run_dir), settings)
         if affects(difference.key) is not Affects.NOTHING and difference.key not in PLACES
     ]
     refused = [
@@ -44,4 +55,22 @@ def changed_settings(run_dir: RunDir, settings: Settings, ranks: int) -> list[st
     before = (run_dir.read_environment() or {}).get("world_size")
     if before not in (None, ranks):
         changed.append(f"ranks: {before} -> {ranks}")
-    return [] if finished else changed
+    return [] if run_dir.summary.is_file() else changed
+
+
+def _has_begun(run_dir: RunDir) -> bool:
+    begun = run_dir.summary.is_file() or run_dir.has_checkpoint()
+    return begun and run_dir.config.is_file()
+
+
+def _begun_settings(run_dir: RunDir) -> Settings:
+    """Those of ``config.yaml``. Version 0.1 had no ``optimizer.no_decay`` and decayed all."""
+    settings = load_settings(run_dir.config)
+    if "no_decay" in settings.optimizer.model_fields_set:
+        return settings
+    return _with_no_decay(settings, ())
+
+
+def _with_no_decay(settings: Settings, patterns: tuple[str, ...] | None) -> Settings:
+    optimizer = settings.optimizer.model_copy(update={"no_decay": patterns})
+    return settings.model_copy(update={"optimizer": optimizer})

@@ -13,7 +13,8 @@ from rwp_dist.record.open import open_run
 def attempt(folder: Path, *overrides: str, ranks: int = 2, step: int = 4) -> RunDir:
     """Open the folder for a run on some ranks, and leave a checkpoint there."""
     settings = load_settings(None, [f"run.dir={folder}", *overrides])
-    run_dir = open_run(settings, world_size=ranks, gpus=["H200"])
+    open_run(settings, world_size=ranks, gpus=["H200"])
+    run_dir = RunDir(folder)
     (run_dir.checkpoints / f"step-{step:08d}.pt").touch()
     return run_dir
 
