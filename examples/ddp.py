@@ -1,7 +1,7 @@
 """Train a small network with m-RWP under DistributedDataParallel: a whole script to copy.
 
-    torchrun --nproc-per-node 2 examples/ddp.py
-    python examples/ddp.py --method rwp --sigma 0.01
+    torchrun --nproc-per-node 2 examples/ddp.py --sigma 0.05
+    python examples/ddp.py --method rwp
 
 Lines marked with * are what random weight perturbation adds to an ordinary script. Any method works
 here; mixed ones (m-rwp, m-arwp) need two ranks.
@@ -24,7 +24,8 @@ def main() -> None:
     """Train on the digits of scikit-learn, and test."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--method", default="m-rwp")
-    parser.add_argument("--sigma", type=float, default=0.05)
+    parser.add_argument("--sigma", type=float, help="noise level, of the methods with noise")
+    parser.add_argument("--rho", type=float, help="radius, of the methods sam, asam and last-sam")
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
 
@@ -47,7 +48,7 @@ def main() -> None:
     model = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(32 * 64, 10)).to(device)
     ddp = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(ddp.parameters(), lr=0.05, momentum=0.9)
-    noisy = Perturbed(ddp, args.method, sigma=args.sigma, seed=0)  # *
+    noisy = Perturbed(ddp, args.method, sigma=args.sigma, rho=args.rho, seed=0)  # *
 
     sampler = torch.Generator().manual_seed(rank)
     for step in range(args.steps):

@@ -1,7 +1,8 @@
 """What ``Perturbed`` refuses, each with its cure."""
 
 import math
-from typing import get_args
+from collections.abc import Callable
+from typing import Any, get_args
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -11,6 +12,9 @@ from rwp_dist.perturb.methods import METHODS, Method
 from rwp_dist.perturb.normals import Backend
 from rwp_dist.perturb.scale import Scale
 from rwp_dist.perturb.slots import Slot
+
+Strength = float | Callable[[int], float]
+"""A number, or a function of the step."""
 
 
 def find_method(name: str) -> Method:
@@ -77,29 +81,62 @@ def refuse_mixed_batchnorm(model: nn.Module, method: Method) -> None:
         )
 
 
-def check_options(
-    *, lambda_: float, micro_batches: int, strength: object, scale: str, backend: str
-) -> None:
+DEFAULT_STRENGTHS = {"sigma": 0.01, "rho": 0.05}
+
+
+def choose_strength(method: Method, sigma: Strength | None, rho: Strength | None) -> Strength:
+    """The strength of a method, or its default; 0 for a method without.
+
+    Raises:
+        ConfigError: one was given that the method does not have, or it is no strength.
+    """
+    given = {"sigma": sigma, "rho": rho}
+    for key, value in given.items():
+        if value is None:
+            continue
+        if key != method.strength:
+            cure = f"give {method.strength}" if method.strength else "leave it out"
+            raise ConfigError("this method has none", key=key, cure=cure)
+        if not (callable(value) or (_is_number(value) and 0.0 <= value < math.inf)):
+            raise _not_allowed(key, value, "choose a number from 0 up, or a function of the step")
+    if method.strength is None:
+        return 0.0
+    value = given[method.strength]
+    return DEFAULT_STRENGTHS[method.strength] if value is None else value
+
+
+def check_options(**options: Any) -> None:
     """Refuse values that would train something else than their user means.
 
     Raises:
         ConfigError: names the first that is wrong.
     """
-    number = 0.0 if callable(strength) else strength
-    wrong = {
-        "lambda_": not 0.0 <= lambda_ <= 1.0,
-        "micro_batches": micro_batches < 1,
-        "sigma or rho": not (isinstance(number, int | float) and 0.0 <= number < math.inf),
-        "scale": scale not in get_args(Scale),
-        "backend": backend not in ("auto", *get_args(Backend)),
-    }
-    cures = {
-        "lambda_": "choose a share from 0 to 1",
-        "micro_batches": "choose 1 or more",
-        "sigma or rho": "choose a number from 0 up, or a function of the step",
-        "scale": f"choose from {', '.join(get_args(Scale))}",
-        "backend": f"choose from auto, {', '.join(get_args(Backend))}",
-    }
-    for key, is_wrong in wrong.items():
-        if is_wrong:
-            raise ConfigError("this value is not allowed", key=key, cure=cures[key])
+    for key, value in options.items():
+        is_right, cure = RIGHT[key]
+        if not is_right(value):
+            raise _not_allowed(key, value, cure)
+
+
+def _not_allowed(key: str, value: object, cure: str) -> ConfigError:
+    return ConfigError(f"{value!r} is not allowed", key=key, cure=cure)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value in names, f"choose from {', '.join(names)}"
+
+
+RIGHT: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lambda_": (lambda v: _is_number(v) and 0.0 <= v <= 1.0, "choose a share from 0 to 1"),
+    "micro_batches": (lambda v: isinstance(v, int) and v >= 1, "choose 1 or more"),
+    "seed": (lambda v: isinstance(v, int), "choose a whole number"),
+    "eta": (lambda v: _is_number(v) and 0.0 <= v < math.inf, "choose a number from 0 up"),
+    "beta": (lambda v: _is_number(v) and 0.0 <= v < 1.0, "choose a number from 0 to below 1"),
+    "power": (lambda v: _is_number(v) and 0.0 < v < math.inf, "choose a number above 0"),
+    "scale": _one_of(*get_args(Scale)),
+    "backend": _one_of("auto", *get_args(Backend)),
+}
+"""What is allowed for an option, and what to do if it is another."""

@@ -13,7 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.perturb.checks import (
+    Strength,
     check_options,
+    choose_strength,
     find_method,
     refuse_mixed_batchnorm,
     refuse_one_slot,
@@ -28,10 +30,8 @@ from rwp_dist.perturb.scale import Scale
 from rwp_dist.perturb.slots import Slot, assign_slots, mean_loss_weight
 from rwp_dist.perturb.statistics import RunningStatistics, frozen_statistics
 from rwp_dist.perturb.stopwatch import Stopwatch
+from rwp_dist.perturb.turns import Turns
 from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy
-
-Strength = float | Callable[[int], float]
-"""A number, or a function of the step."""
 
 LOOKAHEAD = 64
 """Steps among which the next perturbed one is looked for, to draw its noise ahead."""
@@ -65,8 +65,8 @@ class Perturbed:
         model: nn.Module,
         method: str,
         *,
-        sigma: Strength = 0.01,
-        rho: Strength = 0.05,
+        sigma: Strength | None = None,
+        rho: Strength | None = None,
         lambda_: float = 0.5,
         micro_batches: int = 1,
         seed: int = 0,
@@ -88,9 +88,9 @@ class Perturbed:
             model: the network on its device, or a DistributedDataParallel around it. Its
                 parameters must be whole: not sharded by FSDP, tensor parallelism or ZeRO stage 3.
             method: a key of ``METHODS``.
-            sigma: noise level of rwp, arwp, m-rwp and m-arwp; a number, or a function of the step,
-                which is asked for steps to come too.
-            rho: likewise the radius of sam, asam and last-sam.
+            sigma: noise level of rwp, arwp, m-rwp and m-arwp, 0.01 by default; a number, or a
+                function of the step, which is asked for steps to come too.
+            rho: likewise the radius of sam, asam and last-sam, 0.05 by default.
             lambda_: weight of the perturbed loss in m-rwp and m-arwp.
             micro_batches: passes of each rank between two optimizer steps.
             seed: seed of the noise, the same on all ranks.
@@ -114,13 +114,16 @@ class Perturbed:
         self.rank, world_size = _rank_and_world_size()
         if self.ddp is not None:
             refuse_subgroup(self.ddp, world_size)
-        self._strength = rho if self.method.strength == "rho" else sigma
+        self._strength = choose_strength(self.method, sigma, rho)
         self._scaler, self._scale = scaler, 1.0
         check_options(
             lambda_=lambda_,
             micro_batches=micro_batches,
-            strength=self._strength,
+            seed=seed,
             scale=scale,
+            eta=eta,
+            beta=beta,
+            power=power,
             backend=backend,
         )
         self.weights = weights or PerturbedCopy()
@@ -131,7 +134,7 @@ class Perturbed:
         self._on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
         """Triton and new streams take the current device, which need not be the model's."""
         names = [name for name, _ in model.named_parameters()]
-        check_patterns(names, exclude, key="method.exclude")
+        check_patterns(names, exclude, key="exclude")
         excluded = exclude if self.method.draws_noise else ()
         self.rows: list[Rows] = []
         """The perturbed parameters."""
@@ -169,7 +172,7 @@ class Perturbed:
         options = Options(scale, eta, beta, power, self.backend or "torch", draw_ahead)
         with self._on_device:
             self.move = build_move(self.method, network, options)
-        self._step, self._next_pass, self._inside = 0, 0, False
+        self._step, self._turns = 0, Turns(len(self.my_slots))
         self._hook = self._watch_gradients()
 
     @contextmanager
@@ -194,10 +197,9 @@ class Perturbed:
         Raises:
             ConfigError: a pass is out of turn, or sam and asam were given no ``loss``.
         """
-        self._check_turn(micro_batch)
-        slot = self.my_slots[micro_batch]
+        self._turns.begin(micro_batch)
+        self._step, slot = step, self.my_slots[micro_batch]
         self.weight = mean_loss_weight(slot, self.slots)
-        self._step, self._next_pass, self._inside = step, micro_batch + 1, True
         if self._scaler is not None and micro_batch == 0:
             self._scale = float(self._scaler.get_scale())
         if grad_scale is None:
@@ -209,37 +211,15 @@ class Perturbed:
                     yield
             else:
                 yield
-            if self._in_last_pass:
+            if self._turns.in_last_pass:
                 with self._on_device:
                     self.move.passes_done()
         except BaseException:
-            self._next_pass = 0
+            self._turns.start_again()
             self.move.pass_failed()
             raise
         finally:
-            self._inside = False
-
-    def _check_turn(self, micro_batch: int) -> None:
-        """Refuse a pass that would be another one than its user means."""
-        if self._inside:
-            problem = "this pass begins inside another"
-        elif self._next_pass == len(self.my_slots):
-            problem = "end_step was not called after the last pass of the update before"
-        elif micro_batch != self._next_pass:
-            problem = f"pass {micro_batch} comes where pass {self._next_pass} should"
-        else:
-            return
-        count = len(self.my_slots)
-        passes = "one pass" if count == 1 else f"passes 0 to {count - 1} in this order"
-        raise ConfigError(
-            problem,
-            key="micro_batch",
-            cure=f"take {passes} in every update, then step the optimizer and call end_step",
-        )
-
-    @property
-    def _in_last_pass(self) -> bool:
-        return self._inside and self._next_pass == len(self.my_slots)
+            self._turns.end()
 
     @contextmanager
     def _perturbed_pass(
@@ -307,7 +287,7 @@ class Perturbed:
             return None
 
         def last_gradient(grad: Tensor) -> None:
-            if self._in_last_pass:
+            if self._turns.in_last_pass:
                 self.move.gradients_done(self._next_perturbed_step())
 
         return self.rows[0].param.register_hook(last_gradient)
@@ -330,16 +310,9 @@ class Perturbed:
         Raises:
             ConfigError: the update lacks passes.
         """
-        taken, count = self._next_pass, len(self.my_slots)
-        if 0 < taken < count:
-            raise ConfigError(
-                f"the update took {taken} of {count} passes",
-                key="micro_batch",
-                cure=f"take passes 0 to {count - 1} in every update",
-            )
+        self._turns.end_update()
         if applied is None:
             applied = self._scaler is None or self._scaler.get_scale() >= self._scale
-        self._next_pass = 0
         self.weights.stepped(applied)
         with self._on_device:
             self.move.step_done(applied)
@@ -362,7 +335,7 @@ class Perturbed:
         Raises:
             ConfigError: inside a pass.
         """
-        if self._inside:
+        if self._turns.inside:
             raise ConfigError("a pass is under way", key="evaluating", cure="end its block first")
         self.weights.ensure_clean()
         anew = relearn if always or not self.method.has_clean_pass else None

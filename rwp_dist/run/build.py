@@ -1,9 +1,14 @@
 """Build the parts of a run from its settings, on every rank."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, split_batch
 from rwp_dist.data.image import Mixer, Normalise
 from rwp_dist.data.open import Eval, Train, open_eval, open_train
@@ -49,7 +54,8 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
             open_eval(settings, rank, world_size, pin=pin),
         )
         timeline = Timeline.of(settings, train.steps_per_epoch)
-        backend = choose_backend(settings.noise.backend, device)
+        with keys_of_settings():
+            backend = choose_backend(settings.noise.backend, device)
     backend = _common(backend)
     if backend == "triton" and method.options.get("adaptive"):
         check_energy_buckets(settings, ENERGY_BUCKET_BYTES)
@@ -92,24 +98,35 @@ def _perturb(
     timeline: Timeline,
     backend: Backend,
 ) -> Perturbed:
-    m = settings.method
-    return Perturbed(
-        engine.module,
-        m.name,
-        sigma=timeline.strength,
-        rho=timeline.strength,
-        seed=settings.run.seed,
-        exclude=m.exclude,
-        scale=m.scale,
-        eta=m.eta,
-        beta=m.beta,
-        power=m.power,
-        backend=backend,
-        draw_ahead=settings.noise.prefetch,
-        weights=engine.weights,
-        gradients=engine.gradients,
-        slots=slots,
-    )
+    m, strength = settings.method, METHODS[settings.method.name].strength
+    strengths: dict[str, Any] = {strength: timeline.strength} if strength else {}
+    with keys_of_settings():
+        return Perturbed(
+            engine.module,
+            m.name,
+            **strengths,
+            seed=settings.run.seed,
+            exclude=m.exclude,
+            scale=m.scale,
+            eta=m.eta,
+            beta=m.beta,
+            power=m.power,
+            backend=backend,
+            draw_ahead=settings.noise.prefetch,
+            weights=engine.weights,
+            gradients=engine.gradients,
+            slots=slots,
+        )
+
+
+@contextmanager
+def keys_of_settings() -> Iterator[None]:
+    """Have errors of the library name settings instead of arguments."""
+    try:
+        yield
+    except ConfigError as error:
+        key = {"backend": "noise.backend", "exclude": "method.exclude"}.get(error.key or "")
+        raise ConfigError(error.problem, key=key or error.key, cure=error.cure) from error
 
 
 def _common(mine: Backend) -> Backend:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.perturb import Perturbed
+from rwp_dist.perturb import METHODS, Perturbed
 
 STEPS = 20
 ROOT = Path(__file__).parents[2]
@@ -139,7 +139,7 @@ def test_autocast_does_not_reuse_the_casts_of_other_weights():
 def test_accumulated_micro_batches_give_the_gradient_of_the_mean(method):
     """Without noise: what two weighted micro-batches add up to is one batch's mean gradient."""
     net, data = small_net().eval(), list(batches(2))
-    noisy = Perturbed(net, method, sigma=0.0, rho=0.0, micro_batches=2)
+    noisy = Perturbed(net, method, **{METHODS[method].strength: 0.0}, micro_batches=2)
     for micro_batch, (x, y) in enumerate(data):
         with noisy(0, micro_batch, loss=lambda: torch.zeros(())):
             (noisy.weight * F.cross_entropy(net(x), y)).backward()
@@ -153,10 +153,10 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_mean(method):
 
 def resume(method, folder):
     """Twelve steps undisturbed, and six steps, a checkpoint, and six more by another object."""
-    ends = []
+    ends, options = [], {METHODS[method].strength: 0.1, "eta": 20.0}
     for interrupted in (False, True):
         net = small_net()
-        noisy = Perturbed(DistributedDataParallel(net), method, sigma=0.05, rho=0.2, eta=20.0)
+        noisy = Perturbed(DistributedDataParallel(net), method, **options)
         optimizer, data = sgd(net), list(batches(12, dist.get_rank()))
         train(noisy, noisy.ddp, optimizer, 0, data[:6])
         if interrupted:
@@ -169,7 +169,7 @@ def resume(method, folder):
             saved = torch.load(path, weights_only=True)
             net = small_net(seed=9)
             net.load_state_dict(saved["net"])
-            noisy = Perturbed(DistributedDataParallel(net), method, sigma=0.05, rho=0.2, eta=20.0)
+            noisy = Perturbed(DistributedDataParallel(net), method, **options)
             noisy.load_state_dict(saved["noisy"])
             optimizer = sgd(net)
             optimizer.load_state_dict(saved["optimizer"])
@@ -260,20 +260,36 @@ def test_what_cannot_work_is_refused_with_the_cure():
     assert refused.value.key == "loss" and "lambda" in refused.value.cure
 
 
-WRONG = {
-    "lambda_": {"lambda_": 2.0},
-    "micro_batches": {"micro_batches": 0},
-    "sigma or rho": {"sigma": float("nan")},
-    "scale": {"scale": "filters"},
-    "backend": {"backend": "nativ"},
-}
+WRONG = [
+    {"lambda_": 2.0},
+    {"micro_batches": 0},
+    {"sigma": float("nan")},
+    {"sigma": -1},
+    {"rho": 0.5},  # rwp has none
+    {"seed": "x"},
+    {"eta": -1.0},
+    {"beta": 1.5},
+    {"power": 0.0},
+    {"scale": "filters"},
+    {"backend": "nativ"},
+    {"backend": "triton"},  # on a CPU
+    {"exclude": ["head.*"]},
+]
 
 
-@pytest.mark.parametrize("key", WRONG)
-def test_a_value_that_is_not_allowed_is_refused_by_its_name(key):
+@pytest.mark.parametrize("option", WRONG, ids=str)
+def test_a_value_that_is_not_allowed_is_refused_by_its_name(option, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ConfigError) as refused:
-        Perturbed(small_net(), "rwp", **WRONG[key])
-    assert refused.value.key == key and refused.value.cure
+        Perturbed(small_net(), "arwp" if "eta" in option else "rwp", **option)
+    assert [refused.value.key] == list(option) and refused.value.cure
+
+
+@pytest.mark.parametrize(("method", "option"), [("sam", "sigma"), ("m-rwp", "rho"), ("sgd", "rho")])
+def test_a_strength_that_the_method_does_not_have_is_refused(method, option):
+    with pytest.raises(ConfigError, match="this method has none") as refused:
+        Perturbed(small_net(), method, micro_batches=2, **{option: 0.5})
+    assert refused.value.key == option
 
 
 def test_synchronised_batchnorm_is_refused_for_mixed_methods_only():

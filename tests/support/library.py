@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rwp_dist.config import Settings, split_batch
 from rwp_dist.data.image import Normalise
-from rwp_dist.perturb import Perturbed
+from rwp_dist.perturb import METHODS, Perturbed
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.timeline import Timeline
 from support.small import MemoryTrain, memory_plan, small_samples
@@ -39,8 +39,6 @@ class Library:
         self.timeline = Timeline.of(settings, self.data.steps_per_epoch)
         m = settings.method
         options: dict[str, Any] = {
-            "sigma": self.timeline.strength,
-            "rho": self.timeline.strength,
             "lambda_": m.lambda_,
             "seed": settings.run.seed,
             "exclude": m.exclude,
@@ -50,6 +48,9 @@ class Library:
             "beta": m.beta,
             "power": m.power,
         }
+        strength = METHODS[m.name].strength
+        if strength:
+            options[strength] = self.timeline.strength
         options |= {"micro_batches": self.micro_batches, **more}
         self.noisy = Perturbed(self.ddp, m.name, **options)
         self.optimizer = build_optimizer(net, settings)

@@ -12,7 +12,7 @@ from rwp_dist.perturb.normals.generator import Normals, TorchNormals
 
 Backend = Literal["torch", "triton", "native"]
 
-KEY = "noise.backend"
+KEY = "backend"
 
 
 def choose_backend(wanted: Backend | Literal["auto"], device: torch.device) -> Backend:
@@ -31,7 +31,7 @@ def choose_backend(wanted: Backend | Literal["auto"], device: torch.device) -> B
             raise ConfigError(
                 f"native draws noise on the CPU, and this run is on {device.type}",
                 key=KEY,
-                cure="leave the setting at auto",
+                cure="leave it at auto",
             )
         native.library()
     if wanted == "triton":
@@ -39,27 +39,21 @@ def choose_backend(wanted: Backend | Literal["auto"], device: torch.device) -> B
             raise ConfigError(
                 "Triton is not installed; torch brings it along on Linux only",
                 key=KEY,
-                cure="leave the setting at auto",
+                cure="leave it at auto",
             )
         if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             raise ConfigError(
                 f"Triton's kernels do not run on {device.type}",
                 key=KEY,
-                cure="leave the setting at auto, or set TRITON_INTERPRET=1 to run them slowly",
+                cure="leave it at auto, or set TRITON_INTERPRET=1 to run them slowly",
             )
     return wanted
 
 
 def open_normals(backend: Backend, seed: int, device: torch.device) -> Normals:
-    """What fills tensors with a backend's values.
-
-    Raises:
-        ConfigError: the backend is triton, whose values exist inside its kernels only.
-    """
+    """What fills tensors on ``device`` with a backend's values."""
     if backend == "triton":
-        raise ConfigError(
-            "Triton's kernels draw noise onto weights, and fill no tensors",
-            key="backend",
-            cure="take torch on a GPU, or native on the CPU",
-        )
+        from rwp_dist.perturb.normals.triton.fill import TritonNormals  # needs Triton
+
+        return TritonNormals(seed, device)
     return native.NativeNormals(seed) if backend == "native" else TorchNormals(seed, device)

@@ -18,9 +18,9 @@ from rwp_dist.base.errors import ConfigError
 from rwp_dist.perturb.normals.philox import noise_key
 
 PROGRAM = CLibrary(
-    key="noise.backend",
+    key="backend",
     value="native",
-    instead="leave the setting at auto",
+    instead="leave it at auto",
     repair="set CC to another C compiler",
     files=(Path(__file__).with_name("normals.c"),),
     options=(

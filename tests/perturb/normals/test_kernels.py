@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.perturb.normals.backend import choose_backend
+from rwp_dist.perturb.normals.backend import choose_backend, open_normals
 from rwp_dist.perturb.normals.philox import PhiloxNormals
 from rwp_dist.perturb.normals.triton.fused import FusedEnergy, FusedNoise
 from rwp_dist.perturb.rows import list_rows
@@ -133,7 +133,7 @@ def test_weights_of_another_layout_or_type_are_refused_with_a_cure():
         net = nn.ParameterDict({"w": nn.Parameter(tensor)})
         with pytest.raises(ConfigError, match="cannot perturb w ") as caught:
             FusedNoise(list_rows(net.named_parameters()), "filter", 7, CPU)
-        assert (caught.value.key, caught.value.cure) == ("noise.backend", "set it to torch")
+        assert (caught.value.key, caught.value.cure) == ("backend", "set it to torch")
 
 
 @pytest.mark.parametrize("bucket_bytes", [1, 3_000, 2**20])
@@ -204,6 +204,15 @@ def test_rows_slots_and_steps_are_independent():
     assert 2 * stats.norm.sf(largest) * len(correlations) > P_VALUE  # Bonferroni
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 7, 7), (1, 8193), (9000,), (), (4, 0)])
+def test_tensors_are_filled_with_the_values_that_are_drawn_onto_weights(shape):
+    key = {"step": 2, "draw": 1, "index": 3}
+    found = open_normals("triton", 7, CPU).fill(torch.empty(shape), **key)
+    torch.testing.assert_close(found, PhiloxNormals(7).fill(torch.empty(shape), **key))
+    with pytest.raises(ValueError, match="contiguous fp32"):
+        open_normals("triton", 7, CPU).fill(torch.empty(4, 4).t(), **key)
+
+
 def test_the_backend_follows_the_device_unless_it_is_chosen(monkeypatch):
     cuda = torch.device("cuda")
     assert choose_backend("auto", cuda) == "triton"
@@ -212,7 +221,7 @@ def test_the_backend_follows_the_device_unless_it_is_chosen(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(ConfigError) as caught:
         choose_backend("triton", CPU)
-    assert caught.value.key == "noise.backend" and "leave the setting at auto" in caught.value.cure
+    assert caught.value.key == "backend" and "leave it at auto" in caught.value.cure
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert choose_backend("auto", cuda) == "torch"
     with pytest.raises(ConfigError, match="not installed"):
@@ -244,6 +253,9 @@ for scale, adaptive, split, dtype in (
         sigma="fp32", eta="fp32", power="fp32",
     )
 compile(kernels.sum_pieces, dict(dtype=tl.bfloat16), **tables)
+compile(
+    kernels.fill_normals, {}, out="*fp32", length="i32", index="i32", key_low="i32", key_high="i32"
+)
 compile(
     kernels.add_energy_rows, dict(split=True, dtype=tl.bfloat16), **tables,
     energies="*fp32", factor="fp32",

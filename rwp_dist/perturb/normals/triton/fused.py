@@ -38,7 +38,7 @@ class FusedNoise:
                 raise ConfigError(
                     f"the kernels cannot perturb {r.name} ({r.param.dtype}, strides "
                     f"{r.param.stride()}); they take fp32, bf16 or fp16, each row in one piece",
-                    key="noise.backend",
+                    key="backend",
                     cure="set it to torch",
                 )
             groups.setdefault(r.param.dtype, []).append(r)
@@ -89,8 +89,8 @@ class FusedNoise:
                 sums,
                 sizes,
                 energies,
-                _signed(key % 2**32),
-                _signed(key >> 32),
+                signed_word(key % 2**32),
+                signed_word(key >> 32),
                 sigma,
                 eta,
                 power,
@@ -173,6 +173,6 @@ class FusedEnergy:
         return self._tables[key]
 
 
-def _signed(word: int) -> int:
+def signed_word(word: int) -> int:
     """A word as int32, so that the kernel is compiled once for all keys."""
     return word - 2**32 if word >= 2**31 else word

@@ -257,3 +257,29 @@ def add_energy_rows(
     elif piece == 0:
         total = factor * _sum_of_row(pointer, length, piece, sums, split)
         tl.store(energies + energy, tl.load(energies + energy) + total)
+
+
+@triton.jit(do_not_specialize=["key_low", "key_high", "index"])
+def fill_normals(out, length, index, key_low, key_high):
+    """Write the normal values of one parameter, ``[rows, length]``.
+
+    A program fills a piece of a row: rows are the grid's first axis, pieces its second.
+    """
+    row = tl.program_id(0)
+    piece = tl.program_id(1)
+    begin, end = piece * PIECE, tl.minimum((piece + 1) * PIECE, length)
+    lane = tl.arange(0, LANES)
+    zero = tl.zeros([LANES], tl.uint32)
+    k0 = key_low.to(tl.uint32, bitcast=True)
+    k1 = key_high.to(tl.uint32, bitcast=True)
+    target = out + row.to(tl.int64) * length
+    for start in range(begin, end, 4 * LANES):
+        c0 = (start // 4 + lane).to(tl.uint32)
+        words = tl.philox_impl(c0, zero + row.to(tl.uint32), zero + index, zero, k0, k1)
+        a, b = _normal_pair(words[0], words[1])
+        c, d = _normal_pair(words[2], words[3])
+        at = start + lane
+        tl.store(target + at, a, mask=at < end)
+        tl.store(target + at + LANES, b, mask=at + LANES < end)
+        tl.store(target + at + 2 * LANES, c, mask=at + 2 * LANES < end)
+        tl.store(target + at + 3 * LANES, d, mask=at + 3 * LANES < end)
