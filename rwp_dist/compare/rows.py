@@ -77,10 +77,11 @@ def make_rows(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Row]:
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """Settings in which runs differ and that affect the result, the method's first."""
+    """Settings in which runs differ by more than rounding, the method's first."""
     known = [run.settings for run in runs if run.settings is not None]
     keys = {d.key for other in known[1:] for d in differences(known[0], other)}
-    keys = {key for key in keys if affects(key) is Affects.RESULT and key != "run.seed"}
+    same = (Affects.NOTHING, Affects.ROUNDING)
+    keys = {key for key in keys if affects(key) not in same and key != "run.seed"}
     return sorted(keys, key=lambda key: (not key.startswith("method."), key))
 
 

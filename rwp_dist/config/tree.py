@@ -86,13 +86,13 @@ class Model(Section):
 class Data(Section):
     """Shards and how their images become tensors."""
 
-    train: str = "data/digits/train"
+    train: Annotated[str, Affects.PLACE] = "data/digits/train"
     """Training shards: a folder or URL with a ``manifest.json`` (``rwp-dist shards``)."""
 
     mix: dict[str, PositiveFloat] = {}
     """Several training sets and their weights, ``{folder: weight}``; replaces ``train``."""
 
-    val: str = "data/digits/test"
+    val: Annotated[str, Affects.PLACE] = "data/digits/test"
     """Evaluation shards, named as ``train`` is."""
 
     image_size: Size = 8
@@ -207,7 +207,7 @@ class Batch(Section):
     global_: Annotated[Size, Field(alias="global")] = 64
     """Samples of one update over all ranks, clean and perturbed ones together."""
 
-    per_rank: Size = 64
+    per_rank: Annotated[Size, Affects.SPLIT] = 64
     """Most samples in one micro-batch, which a rank passes through the network at once."""
 
 
@@ -366,7 +366,7 @@ class Schedule(Section):
 class DeepSpeed(Section):
     """Options of DeepSpeed. The rest of its configuration follows from the other settings."""
 
-    zero_stage: Annotated[Literal[0, 1, 2, 3], NoBool] = 1
+    zero_stage: Annotated[Literal[0, 1, 2, 3], NoBool, Affects.SPLIT] = 1
     """What is split over the ranks. 0: nothing. 1: optimizer state. 2: gradients too. 3: weights
     too; all ranks then share one noise."""
 

@@ -14,8 +14,16 @@ class Affects(Enum):
     NOTHING = "nothing"
     """Every update and every result stays the same, bit for bit."""
 
+    PLACE = "place"
+    """Where data are. They may be the same data elsewhere: checkpoints identify them by content."""
+
     ROUNDING = "rounding"
     """The same computation in other bits: another order of additions, another random stream."""
+
+    SPLIT = "split"
+    """How a batch is split, as the number of ranks does: which samples see which noise, what
+    BatchNorm sees, and the batch of SAM's ascent step. The samples of an update, their order and
+    the formulas stay the same. Another machine has other memory, so a run may go on with it."""
 
     RESULT = "result"
     """What is computed, or how it is measured."""

@@ -4,14 +4,6 @@ from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Affects, Settings, affects, differences, load_settings
 from rwp_dist.record.directory import RunDir
 
-PLACES = ("data.train", "data.val")
-"""Paths may differ on another machine. Checkpoints identify the training set by its content."""
-
-SPLIT = "batch.per_rank"
-"""May differ too, because another machine has other memory. Like the number of ranks, it decides
-how a batch is split: which samples see which noise, what BatchNorm sees, and the batch of SAM's
-ascent step. The samples of an update, their order and the formulas stay the same."""
-
 
 def continued_settings(run_dir: RunDir, settings: Settings) -> Settings:
     """``settings`` of a run that goes on: null for ``optimizer.no_decay`` is what it began with.
@@ -38,12 +30,10 @@ def changed_settings(run_dir: RunDir, settings: Settings, ranks: int) -> list[st
     differing = [
         difference
         for difference in differences(_begun_settings(run_dir), settings)
-        if affects(difference.key) is not Affects.NOTHING and difference.key not in PLACES
+        if affects(difference.key) not in (Affects.NOTHING, Affects.PLACE)
     ]
     refused = [
-        str(difference)
-        for difference in differing
-        if affects(difference.key) is Affects.RESULT and difference.key != SPLIT
+        str(difference) for difference in differing if affects(difference.key) is Affects.RESULT
     ]
     if refused:
         raise ConfigError(

@@ -172,7 +172,7 @@ def test_one_label_with_different_settings_is_several_rows(tmp_path: Path) -> No
     for seed, top1 in ((0, 95.0), (1, 96.0)):
         own = [f"run.seed={seed}", "method.sigma=0.1", "batch.global=128"]
         aside = ["data.workers=0", "tracking.log_every=7", "evaluation.every_epochs=3"]
-        aside += ["checkpoint.keep_last=9", "deepspeed.zero_stage=2", "run.threads=2"]
+        aside += ["checkpoint.keep_last=9", "deepspeed.overlap_comm=true", "run.threads=2"]
         configure(make(runs, "m-rwp", seed, top1, 0.01), *own, *(aside if seed else []))
         configure(make(runs, "sgd", seed, 74.0, 0.01), "method.name=sgd", f"run.seed={seed}")
     configure(make(runs / "other", "m-rwp", 0, 9.2, 0.01, session=""), "method.sigma=0.8")
@@ -186,13 +186,23 @@ def test_one_label_with_different_settings_is_several_rows(tmp_path: Path) -> No
     assert rows["m-rwp, sigma=0.8, global=64"]["differs"] == differs
     assert "Careful: runs of" not in notes_of(runs)
 
-    compare([runs], tmp_path / "out", by=["method.sigma", "deepspeed.zero_stage"])
+    compare([runs], tmp_path / "out", by=["method.sigma", "deepspeed.overlap_comm"])
     assert list(numbers(tmp_path / "out")) == [
         "sgd",
-        "m-rwp, sigma=0.1, zero_stage=1",
-        "m-rwp, sigma=0.1, zero_stage=2",
-        "m-rwp, sigma=0.8, zero_stage=1",
+        "m-rwp, sigma=0.1, overlap_comm=False",
+        "m-rwp, sigma=0.1, overlap_comm=True",
+        "m-rwp, sigma=0.8, overlap_comm=False",
     ]
+
+
+@pytest.mark.parametrize(
+    "other", ["deepspeed.zero_stage=3", "batch.per_rank=16", "data.train=elsewhere"]
+)
+def test_another_split_or_place_is_another_row(tmp_path: Path, other: str) -> None:
+    configure(make(tmp_path, "m-rwp", 0, 95.0, 0.01))
+    configure(make(tmp_path, "m-rwp", 1, 96.0, 0.01), "run.seed=1", other)
+    one, another = (row.name for row in rows_of(tmp_path))
+    assert other.partition(".")[2] in f"{one} {another}"
 
 
 def test_runs_that_the_user_puts_together_are_said_to_differ(tmp_path: Path) -> None:

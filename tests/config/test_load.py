@@ -237,7 +237,11 @@ def test_a_run_is_named_after_its_variant_or_method_and_seed(tmp_path: Path) -> 
     ("key", "what"),
     [
         ("run.threads", Affects.ROUNDING),
-        ("deepspeed.zero_stage", Affects.ROUNDING),  # of its section
+        ("deepspeed.overlap_comm", Affects.ROUNDING),  # of its section
+        ("deepspeed.zero_stage", Affects.SPLIT),  # at stage 3 all ranks share one noise
+        ("batch.per_rank", Affects.SPLIT),
+        ("data.val", Affects.PLACE),
+        ("data.mix", Affects.RESULT),
         ("tracking.log_every", Affects.NOTHING),
         ("evaluation.every_epochs", Affects.NOTHING),
         ("evaluation.recalibrate_batches", Affects.RESULT),
