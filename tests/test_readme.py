@@ -18,6 +18,7 @@ from support.pages import PAGES, ROOT, blocks, commands, page_name, python
 import launcher.cli
 import rwp_dist.cli
 from rwp_dist.config import known_keys, load_settings
+from rwp_dist.perturb import METHODS
 
 PROGRAMS = {"rwp-dist": rwp_dist.cli.main, "rwp-launch": launcher.cli.main}
 FOREIGN = {
@@ -138,9 +139,6 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link, _ in links if not (page.parent / link).exists()] == []
 
 
-# Named by CONTRIBUTING; delete a line when its file is there.
-
-
 @EVERY_PAGE
 def test_files_in_the_text_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -148,6 +146,14 @@ def test_files_in_the_text_exist(page: Path) -> None:
     folders = {path: path.rpartition("/")[0] if "NAME" in path else path for path in paths}
     missing = {path for path, there in folders.items() if not (ROOT / there).exists()}
     assert missing == set()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/perturb.md"])
+def test_the_table_of_methods_has_every_method(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    [rows] = re.findall(r"^\|[^|\n]*method[^|\n]*\| gradient .*\n\|.*\n((?:\|.*\n)+)", text, re.M)
+    cells = [row.split("|")[1] for row in rows.splitlines()]
+    assert {name for cell in cells for name in re.findall(r"`(.*?)`", cell)} == METHODS.keys()
 
 
 # --- code runs ---

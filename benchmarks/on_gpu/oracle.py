@@ -14,14 +14,15 @@ from perturb.test_oracle import (
     run_oracle,
     run_package,
 )
-from support.methods import METHOD_SETTINGS, overrides
+from support import oracle
+from support.methods import overrides
 from support.small import small_settings, split_over
 
 from rwp_dist.perturb import METHODS
 from rwp_dist.process import choose_device, process_group
 
 DRY = "--dry" in sys.argv
-NAMES = ("m-arwp",) if DRY else tuple(METHOD_SETTINGS)
+NAMES = ("m-arwp",) if DRY else oracle.METHODS
 MICRO_BATCHES, SAMPLES = 2, 60
 COLUMNS = {
     **{f"stage {stage}": (f"deepspeed.zero_stage={stage}",) for stage in range(2 if DRY else 4)},

@@ -10,6 +10,9 @@ from rwp_dist.perturb.methods import METHODS
 SMALL_NETWORK = 1_000_000
 """Parameters. Overheads decide the step time of smaller networks."""
 
+CLEAN = ", ".join(name for name, method in METHODS.items() if "clean" in method.roles)
+MIXED = " or ".join(name for name, method in METHODS.items() if method.mixed)
+
 
 def make_notes(
     rows: Sequence[Row], left_out: Mapping[Path, str], by: Sequence[str] = ()
@@ -23,11 +26,11 @@ def make_notes(
     if any(row.values("train_top1") for row in rows):
         notes.append(
             "Train top-1: counted while training, on the training labels (noisy where they are), "
-            "at the weights the method trains with: perturbed unless it is sgd, m-rwp or m-arwp."
+            f"at the weights the method trains with: clean in {CLEAN}, perturbed in others."
         )
     if any(row.method in METHODS and METHODS[row.method].mixed for row in rows):
         notes.append(
-            "One update of m-rwp or m-arwp takes two mini-batches, one clean and one perturbed; "
+            f"One update of {MIXED} takes two mini-batches, one clean and one perturbed; "
             "the column `samples` counts both."
         )
     skipped = {row.name: sum(row.values("skipped_steps")) for row in rows}

@@ -11,22 +11,19 @@ from numpy.typing import NDArray
 from rwp_dist.compare.notes import conditions
 from rwp_dist.compare.rows import Row
 from rwp_dist.compare.table import Comparison, mean_std, plus_minus
+from rwp_dist.perturb.methods import METHODS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {
-    "sgd": "#000000",
-    "sgd 2x": "#8C8C8C",
-    "sam": "#E69F00",
-    "asam": "#D55E00",
-    "rwp": "#56B4E9",
-    "arwp": "#0072B2",
-    "m-rwp": "#009E73",
-    "m-arwp": "#CC79A7",
-}
-"""By label, so that a method looks the same in every picture. Okabe and Ito's palette, which people
-with any common kind of colour blindness can tell apart."""
+PALETTE = (
+    *("#000000", "#E69F00", "#D55E00", "#56B4E9"),
+    *("#0072B2", "#009E73", "#CC79A7", "#F0E442"),
+)
+"""Okabe and Ito's, which people with any common kind of colour blindness can tell apart."""
+
+COLOURS = {**dict(zip(METHODS, cycle(PALETTE), strict=False)), "sgd 2x": "#8C8C8C"}
+"""By label, so that a method looks the same in every picture."""
 
 MARKERS = "osD^vP*X"
 GREY = "#555555"

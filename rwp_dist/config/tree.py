@@ -221,8 +221,7 @@ ScaleName = Literal["filter", "rms", "tensor", "element"]
 class Method(Section):
     """Which gradient the optimizer gets (Li et al., TMLR 2024)."""
 
-    name: MethodName = "m-rwp"
-    """sgd | sam | asam | rwp | arwp | m-rwp | m-arwp | last-sam."""
+    name: Annotated[MethodName, Field(description=" | ".join(METHODS))] = "m-rwp"
 
     lambda_: Annotated[Fraction, Field(alias="lambda")] = 0.5
     """Weight of the perturbed loss in m-rwp and m-arwp; the clean loss has 1 - lambda."""

@@ -105,7 +105,7 @@ def test_notes_say_what_columns_mean(folder: Path, tmp_path: Path) -> None:
     assert "2 ranks on cpu, model small_cnn" in text
     assert "m-rwp or m-arwp takes two mini-batches" in text
     assert "No step-time ratio for sam" in text
-    assert "at the weights the method trains with: perturbed unless it is sgd" in text
+    assert "at the weights the method trains with: clean in sgd, m-rwp, m-arwp, perturbed" in text
     assert "For networks this small" in text
     assert "Careful" not in text
 

@@ -47,6 +47,10 @@ ROLES = {
 number is odd; clean ones come first on each rank, and ranks alternate."""
 
 
+METHODS = ("sgd", "sam", "asam", "rwp", "arwp", "m-rwp", "m-arwp", "last-sam")
+"""Methods that have a formula here."""
+
+
 @dataclass(frozen=True)
 class Formula:
     """What is computed; the names are those of the formulas."""
@@ -80,6 +84,10 @@ class Formula:
     clip_norm: float = 0.0
     mean: float = 0.4
     std: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"the oracle has no formula of {self.method}")
 
     def mixed(self) -> bool:
         return self.method in ("m-rwp", "m-arwp")
