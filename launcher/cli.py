@@ -139,7 +139,11 @@ def sweep(
         click.echo(f"{error.problem}: left out.", err=True)
     left = [(job, settings) for job, settings in planned if job.run_dir not in taken]
     if not left:
-        raise ConfigError(f"{folder}: every run of the sweep is finished or has a job already")
+        raise ConfigError(
+            f"every run of the sweep in {folder} is finished or has a job already",
+            key="--dir",
+            cure="name another folder",
+        )
     jobs = [replace(job, task=task) for task, (job, _) in enumerate(left)]
     _submit(jobs, [settings for _, settings in left], dry_run)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from rwp_dist.base.errors import ConfigError, RwpError
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.process import signals
 from rwp_dist.record.directory import RunDir
 
@@ -79,7 +79,7 @@ def cancel(folders: tuple[Path, ...]) -> None:
 
     runs, troubles = collect(folders)
     if troubles:
-        raise RwpError("\n".join(troubles))
+        raise troubles[0]
     living = [run for run in runs if run.living and run.state != "stopping"]
     stop(living)
     for run in living:

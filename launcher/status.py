@@ -43,8 +43,8 @@ class Run:
         return self.state in ("queued", "starting", "running", "stopping")
 
 
-def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """Runs below the paths, each once, and messages about backends that could not be asked.
+def collect(paths: Sequence[Path]) -> tuple[list[Run], list[LaunchError]]:
+    """Runs below the paths, each once, and an error for each backend that could not be asked.
 
     Raises:
         RwpError: a path does not exist.
@@ -63,7 +63,8 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
         try:
             found |= dict(zip(own, locate(list(own.values())), strict=True))
         except LaunchError as error:
-            troubles.append(f"What {name} says is not known: {error}")
+            problem = f"What {name} says is not known: {error.problem}"
+            troubles.append(LaunchError(problem, cure=error.cure))
     runs = []
     for key, run_dir in folders.items():
         job, known = read_job(run_dir), found.get(key)

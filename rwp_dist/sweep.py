@@ -38,7 +38,7 @@ def run_all(runs: Sequence[Settings], session: str) -> None:
             except Interrupted as stop:
                 if not session:
                     raise
-                raise Interrupted(f"{stop}\n{series}") from None
+                raise series.interrupted(f"{stop.problem}.\n") from None
 
 
 class Series:
@@ -48,14 +48,15 @@ class Series:
         self.dirs = [RunDir(str(settings.run.dir)) for settings in runs]
         self.is_sweep, self.current, self.began = is_sweep, 0, time.time()
 
-    def __str__(self) -> str:
+    def interrupted(self, where: str) -> Interrupted:
+        """The error of a series that was stopped; it begins with ``where``."""
         finished = sum(run_dir.summary.is_file() for run_dir in self.dirs)
         total = len(self.dirs)
         if finished == total:
-            return f"All {total} runs are finished."
-        return (
-            f"{finished} of {total} runs are finished; start the same command again to go on with "
-            "the rest."
+            return Interrupted(f"{where}All {total} runs are finished.", cure=None)
+        return Interrupted(
+            f"{where}{finished} of {total} runs are finished",
+            cure="start the same command again to go on with the rest",
         )
 
     def ctrl_c_message(self) -> str | None:
@@ -67,4 +68,6 @@ class Series:
             return None
         if ours and status.get("state") == "finished" and is_last:
             return None
-        return f"Stopped between steps. {self}" if self.is_sweep else signals.nothing_lost()
+        if not self.is_sweep:
+            return signals.nothing_lost()
+        return str(self.interrupted("Stopped between steps. "))

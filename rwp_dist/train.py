@@ -130,7 +130,7 @@ class Training:
                 position=position,
             )
         for trouble in troubles:
-            self.tracker.say(f"{trouble} It is put aside as .bad.")
+            self.tracker.say(f"{trouble}; it is put aside as .bad.")
         if self.first_step:
             total = parts.timeline.total_steps
             self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
@@ -308,9 +308,9 @@ def _attempt(
     more_to_come = position is not None and position[0] < position[1]
     if not training.finished or (asked and more_to_come):
         done, total = training.done, parts.timeline.total_steps
-        cure = "" if training.finished else "; start the same command again to go on"
         raise Interrupted(
-            f"Stopped after step {done:,} of {total:,}, saved in {run_dir.path}{cure}."
+            f"Stopped after step {done:,} of {total:,}, saved in {run_dir.path}",
+            cure=None if training.finished else "start the same command again to go on",
         )
     return summary
 

@@ -183,7 +183,7 @@ def test_a_sweep_stops_with_its_first_interrupted_run(tmp_path: Path) -> None:
         run = RunDir(settings.run.dir)
         begun.append(run.path.name)
         if len(begun) == 2:
-            raise Interrupted("Stopped after step 3.")
+            raise Interrupted("Stopped after step 3", cure="start the same command again")
         run.write_summary({"top1": 1.0})
 
     with patch.object(train_module, "train", train), pytest.raises(Interrupted) as stop:

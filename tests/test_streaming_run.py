@@ -28,7 +28,7 @@ from support.stream_sets import (
 )
 
 from rwp_dist import train as train_module
-from rwp_dist.base.errors import DataError, Interrupted
+from rwp_dist.base.errors import CheckpointError, DataError, Interrupted
 from rwp_dist.config import load_settings
 from rwp_dist.data.batch import Batch, Step
 from rwp_dist.data.remote import Patience
@@ -257,6 +257,9 @@ def test_images_that_evaluation_cannot_read_are_counted_listed_and_left_out_of_t
     settings.append(f"data.val={readable}")
     assert found == run_ranks(evaluated, world_size, settings)[0]
     assert f"({NUM - len(lost)} images)" in found
+    with pytest.raises(CheckpointError, match=r"another network .*; set model") as refused:
+        run_ranks(evaluated, world_size, [*settings, f"model.num_classes={CLASSES + 1}"])
+    assert "\n" not in str(refused.value)
 
 
 def evaluated(settings):

@@ -14,6 +14,10 @@ class LaunchError(RwpError):
     """A backend is not installed here, or it refuses a job."""
 
 
+REFUSED = "correct what it names, or try again later"
+"""Cure of a ``LaunchError`` that has only a backend's own words."""
+
+
 @dataclass(frozen=True)
 class JobStatus:
     """What a backend knows of a job."""

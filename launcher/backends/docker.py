@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.backends import JobStatus, LaunchError, refuse
+from launcher.backends import REFUSED, JobStatus, LaunchError, refuse
 from launcher.job import Job
 from rwp_dist.base.errors import ConfigError
 
@@ -119,5 +119,5 @@ def _docker(command: list[str], script: str | None = None) -> str:
         raise LaunchError("docker: there is no such program here", cure="install it") from None
     if done.returncode:
         words = done.stderr.strip().removeprefix("docker: ") or f"exit code {done.returncode}"
-        raise LaunchError(f"docker refused: {words}")
+        raise LaunchError(f"docker refused: {words.rstrip('.')}", cure=REFUSED)
     return done.stdout.strip()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from launcher.backends import JobStatus, LaunchError
+from launcher.backends import REFUSED, JobStatus, LaunchError
 from launcher.job import Job
 
 QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED"}
@@ -152,5 +152,5 @@ def run(command: list[str], stdin: str | None = None, env: dict[str, str] | None
         ) from None
     if done.returncode:
         words = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
-        raise LaunchError(f"{command[0]} refused: {words}")
+        raise LaunchError(f"{command[0]} refused: {words.rstrip('.')}", cure=REFUSED)
     return done.stdout

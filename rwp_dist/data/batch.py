@@ -38,11 +38,8 @@ class BadRecord:
     sample: int
     """Its number in the data set. -1: all samples of the step, because a shard cannot be read."""
     reason: str
-
-    @property
-    def fatal(self) -> bool:
-        """Whether training has to stop: a whole shard cannot be read."""
-        return self.sample < 0
+    fatal: RwpError | None = None
+    """The error that ends training, if a whole shard cannot be read."""
 
 
 class Unreadable(list[Batch]):

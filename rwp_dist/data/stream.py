@@ -68,7 +68,7 @@ class TrainStream:
         )
         for item in load(reader, self.reading, last - first):
             if isinstance(item, Lost):
-                fatal = BadRecord(item.step, -1, str(item.error))
+                fatal = BadRecord(item.step, -1, str(item.error), item.error)
                 yield Step(Unreadable(item.error), [0] * self.micro_batches, [fatal])
                 return
             yield _step(item, self.micro_batch_size)

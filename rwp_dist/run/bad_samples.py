@@ -10,7 +10,7 @@ from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import write_text
 from rwp_dist.data.batch import BadRecord
 from rwp_dist.process.consensus import Agreed
-from rwp_dist.process.group import gathered
+from rwp_dist.process.group import same_on_all_ranks
 
 FOLDER = "bad_samples"
 """In the run's directory."""
@@ -49,7 +49,10 @@ class BadSamples:
         if samples:
             self._list(samples)
         if agreed.bad:
-            _raise_fatal([record.reason for record in records if record.fatal])
+            with same_on_all_ranks():
+                for record in records:
+                    if record.fatal:
+                        raise record.fatal
         self.total += agreed.bad
         if agreed.bad and self.total > self._limit:
             raise DataError(
@@ -90,10 +93,3 @@ def _listed(folder: Path) -> set[tuple[int, int]]:
             if len(fields) == 3:  # the last line of a crash may be cut
                 found.add((int(fields[0]), int(fields[1])))
     return found
-
-
-def _raise_fatal(reasons: list[str]) -> None:
-    """End all ranks with the error of the lowest one that has any. A collective."""
-    for found in gathered(reasons):
-        if found:
-            raise DataError(found[0])

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from rwp_dist.base.errors import CheckpointError, CheckpointWriteError
 from rwp_dist.base.files import atomic_file, remove_leftovers
@@ -28,6 +29,7 @@ from rwp_dist.run.parts import Stateful
 
 FORMAT = 2
 _NAME = re.compile(r"step-(\d{8})\.pt")
+_ANOTHER = "name a whole step-*.pt file of a run, on a disk that every node sees"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -90,7 +92,8 @@ def load_checkpoint(
     ``.bad``.
 
     Returns:
-        Its step, 0 if there is no checkpoint, and what was wrong with newer ones.
+        Its step, 0 if there is no checkpoint, and what was wrong with newer ones, each without a
+        full stop.
 
     Raises:
         CheckpointError: there are checkpoints but none can be read, or it is of another network.
@@ -102,11 +105,14 @@ def load_checkpoint(
         if path is None:
             raise CheckpointError(
                 f"{folder}: none of {len(troubles)} checkpoints can be read (newest: "
-                f"{troubles[0].rstrip('.')})",
+                f"{troubles[0]})",
                 cure="remove the folder to start anew, or put a good copy there",
             )
         state = read_checkpoint(path)
-        _load_buffers(state, path, engine)
+        check_network(path, state["weights"], engine.shapes)
+        buffers = dict(engine.module.named_buffers())
+        for name, value in state["buffers"].items():
+            buffers[name].copy_(value)
         for name, part in parts.items():
             if name in state["parts"]:  # a part that is new starts afresh
                 part.load_state_dict(state["parts"][name])
@@ -127,13 +133,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: it is torn, not a checkpoint, or of a format that is not known.
     """
     try:
+        zipfile.ZipFile(path).close()  # torch advises to save what is no zip file in another way
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        first = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({first}).") from None
+    except pickle.UnpicklingError:  # torch advises to trust the file
+        raise CheckpointError(
+            f"{path}: holds more than tensors and numbers, or is damaged", cure=_ANOTHER
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        first = str(error).partition("\n")[0].rstrip(".")
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({first})", cure=_ANOTHER
+        ) from None
     format_ = state.get("format") if isinstance(state, dict) else None
     if format_ not in (1, FORMAT):
-        raise CheckpointError(f"{path}: is no checkpoint of this program.")
+        raise CheckpointError(f"{path}: is no checkpoint of this program", cure=_ANOTHER)
     return state if format_ == FORMAT else _from_format_1(state)
 
 
@@ -153,10 +166,20 @@ def _from_format_1(state: dict[str, Any]) -> dict[str, Any]:
     return converted | {key: state[key] for key in kept}
 
 
-def _load_buffers(state: dict[str, Any], path: Path, engine: Engine) -> None:
-    """Check that a checkpoint is of this network, and take over its buffers."""
-    shapes = engine.shapes
-    theirs = {name: tuple(value.shape) for name, value in state["weights"].items()}
+def check_network(
+    path: Path, saved: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Check that a checkpoint is of this network.
+
+    Args:
+        path: of the checkpoint, for the message.
+        saved: its tensors by name.
+        shapes: of the network's tensors, by name.
+
+    Raises:
+        CheckpointError: a name or a shape differs.
+    """
+    theirs = {name: tuple(value.shape) for name, value in saved.items()}
     wrong = sorted(
         name for name in shapes.keys() | theirs.keys() if shapes.get(name) != theirs.get(name)
     )
@@ -165,9 +188,6 @@ def _load_buffers(state: dict[str, Any], path: Path, engine: Engine) -> None:
             f"{path}: belongs to another network ({wrong[0]} differs)",
             cure="set model.* as it was, or choose another run.dir",
         )
-    buffers = dict(engine.module.named_buffers())
-    for name, value in state["buffers"].items():
-        buffers[name].copy_(value)
 
 
 def _newest_readable(folder: Path) -> tuple[Path | None, list[str]]:
@@ -179,7 +199,7 @@ def _newest_readable(folder: Path) -> tuple[Path | None, list[str]]:
             read_checkpoint(path)
             return path, troubles
         except CheckpointError as error:
-            troubles.append(str(error))
+            troubles.append(error.problem)
     return None, troubles
 
 
@@ -189,6 +209,8 @@ def _check_sums(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}).") from None
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({error})", cure=_ANOTHER
+        ) from None
     if damaged is not None:
-        raise CheckpointError(f"{path}: is damaged in {damaged}.")
+        raise CheckpointError(f"{path}: is damaged in {damaged}", cure=_ANOTHER)

@@ -17,7 +17,7 @@ from rwp_dist.data.image import Normalise
 from rwp_dist.data.open import open_eval
 from rwp_dist.process.group import choose_device, gathered, process_group, same_on_all_ranks
 from rwp_dist.record.directory import RunDir
-from rwp_dist.run.checkpoint import list_checkpoints, read_checkpoint
+from rwp_dist.run.checkpoint import check_network, list_checkpoints, read_checkpoint
 from rwp_dist.run.models import build_model
 from rwp_dist.run.parts import Parts, weights_to_evaluate
 from rwp_dist.run.task import Classification
@@ -175,11 +175,11 @@ def evaluate_run(settings: Settings, run_dir: RunDir, checkpoint: Path | None) -
             )
         state = read_checkpoint(path)
         model = build_model(settings)
-        try:
-            others = weights_to_evaluate(state["parts"].values())
-            model.load_state_dict({**state["weights"], **others, **state["buffers"]})
-        except RuntimeError as error:
-            raise CheckpointError(f"{path}: is not of this network ({error}).") from None
+        others = weights_to_evaluate(state["parts"].values())
+        saved = {**state["weights"], **others, **state["buffers"]}
+        shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        check_network(path, saved, shapes)
+        model.load_state_dict(saved)
         model.to(device)
         val = open_eval(settings, dist.get_rank(), dist.get_world_size())
         normalise = Normalise(settings.data.mean, settings.data.std)

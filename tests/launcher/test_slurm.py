@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from launcher import logs
-from launcher.backends import JobStatus, LaunchError, backend
+from launcher.backends import REFUSED, JobStatus, LaunchError, backend
 from launcher.backends.slurm import Slurm
 from launcher.backends.slurm_queue import _accounts
 from launcher.cli import main
@@ -254,7 +254,7 @@ def test_a_cancel_that_was_refused_can_be_repeated(
     def answer(command: list[str]) -> str:
         if command[0] == "scancel":
             if refuses:
-                raise LaunchError("scancel refused: Socket timed out")
+                raise LaunchError("scancel refused: Socket timed out", cure=REFUSED)
             cancelled.append(command)
         return listed
 
@@ -287,4 +287,4 @@ def test_a_machine_without_slurm_is_told_so(
         run_dir.write_status(state, 3, 10)
         (run,), troubles = collect([tmp_path])
         assert run.state == shown
-        assert len(troubles) == 1 and "squeue: there is no such program here" in troubles[0]
+        assert len(troubles) == 1 and "squeue: there is no such program here" in str(troubles[0])

@@ -283,3 +283,23 @@ def test_one_damaged_byte_inside_a_tensor_is_noticed(tmp_path):
     chosen, trouble = _newest_readable(tmp_path)
     assert chosen is None
     assert "is damaged in" in trouble[0]
+
+
+class Anything:
+    """Of a kind that a checkpoint may not hold."""
+
+
+@pytest.mark.parametrize("kind", ["text", "objects", "another program's", "nothing"])
+def test_what_is_no_checkpoint_is_refused_with_our_cure_and_not_torchs(tmp_path, kind):
+    path = tmp_path / "file"
+    if kind == "text":
+        path.write_text("# A page\n" * 100)
+    elif kind == "objects":
+        torch.save({"format": FORMAT, "model": Anything()}, path)
+    elif kind == "another program's":
+        torch.save({"weights": torch.ones(3)}, path)
+    with pytest.raises(CheckpointError) as refused:
+        read_checkpoint(path)
+    assert refused.value.cure and "step-*.pt" in refused.value.cure
+    assert str(path) in refused.value.problem and "\n" not in refused.value.problem
+    assert not any(word in str(refused.value) for word in ("torch.", "trust", "weights_only"))
