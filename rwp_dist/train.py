@@ -35,7 +35,7 @@ from rwp_dist.run.bad_samples import BadSamples, list_evaluation
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.checkpoint import load_checkpoint, save_checkpoint
 from rwp_dist.run.evaluate import LastEvaluation, clean_network, evaluate_parts
-from rwp_dist.run.parts import Parts, SameData, Stateful
+from rwp_dist.run.parts import DataCheck, Parts, Stateful
 from rwp_dist.run.profiling import Profile
 from rwp_dist.run.progress import Progress
 from rwp_dist.tracking import open_tracker
@@ -70,7 +70,7 @@ def train_pass(
 
     ``valid``: its samples that count.
     """
-    engine, task, slot = parts.engine, parts.task, parts.my_slots[micro_batch]
+    engine, task, slot = parts.engine, parts.task, parts.perturbed.my_slots[micro_batch]
     # The loss is a sum over samples times ``scale``; see there for what that makes exact.
     scale = loss_scale(slot, parts.split.slots, agreed.clean, agreed.perturbed)
     images, targets = batch.images, batch.labels
@@ -109,7 +109,7 @@ class Training:
         self.last_eval = LastEvaluation()
         self.stateful: dict[str, Stateful] = {
             "perturbed": parts.perturbed,
-            "data": SameData(parts.train),
+            "data": DataCheck(parts.train),
             "bad_samples": self.bad,
             "progress": self.progress,
             "evaluation": self.last_eval,
@@ -195,7 +195,7 @@ class Training:
         """The next step's samples; what this rank knows of them goes to all ranks."""
         with self.progress.waiting():
             step = next(data)
-        roles = list(zip(self.parts.my_slots, step.valid, strict=True))
+        roles = list(zip(self.parts.perturbed.my_slots, step.valid, strict=True))
         consensus.post(
             clean=sum(valid for slot, valid in roles if not slot.perturbed),
             perturbed=sum(valid for slot, valid in roles if slot.perturbed),

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from rwp_dist.config import Settings, Split
 from rwp_dist.doctor import cgroup
 from rwp_dist.engine.deepspeed import deepspeed_config
-from rwp_dist.engine.memory import engine_bytes, needs_copy
+from rwp_dist.engine.memory import engine_bytes
+from rwp_dist.engine.sharding import needs_copy
 from rwp_dist.perturb.memory import perturbation_bytes
 from rwp_dist.perturb.methods import METHODS
-from rwp_dist.perturb.slots import assign_slots
 from rwp_dist.run.models import build_shapes
 from rwp_dist.run.optimizers import build_optimizer
+from rwp_dist.run.slots import most_perturbed, slots_of
 
 PROCESS_BYTES = 0.6e9
 """A rank on the CPU before it has any tensor: Python, torch and DeepSpeed."""
@@ -33,7 +34,7 @@ def estimate(settings: Settings, split: Split, *, on_gpus: bool) -> dict[str, fl
     model = build_shapes(settings)
     sizes = [p.nbytes for p in model.parameters()]
     zero = deepspeed_config(settings, split)["zero_optimization"]
-    num_perturbed = most_perturbed(settings, split)
+    num_perturbed = most_perturbed(slots_of(settings, split))
     triton = on_gpus and importlib.util.find_spec("triton") is not None
     return {
         **engine_bytes(
@@ -49,7 +50,7 @@ def estimate(settings: Settings, split: Split, *, on_gpus: bool) -> dict[str, fl
             sum(sizes),
             max(sizes),
             num_perturbed=num_perturbed,
-            copy=needs_copy(zero["stage"], num_perturbed),
+            copy=needs_copy(settings, num_perturbed),
             prefetch=settings.noise.prefetch,
             in_registers=triton and settings.noise.backend in ("auto", "triton"),
         ),
@@ -108,16 +109,3 @@ def available_bytes() -> float:
     """Main memory that processes can still have, within the container's or the job's limit."""
     free, limit = psutil.virtual_memory().available, cgroup.memory_left()
     return float(free if limit is None else min(free, max(limit, 0)))
-
-
-def most_perturbed(settings: Settings, split: Split) -> int:
-    """Perturbed passes in one update, on the rank that has most of them."""
-    slots = assign_slots(
-        METHODS[settings.method.name],
-        split.world_size,
-        split.micro_batches,
-        settings.method.lambda_,
-        antithetic=settings.method.antithetic,
-        shared_draws=settings.deepspeed.zero_stage == 3,
-    )
-    return max(sum(slot.perturbed for slot in row) for row in slots)

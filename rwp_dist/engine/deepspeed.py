@@ -81,6 +81,27 @@ def check_extra(config: dict[str, Any]) -> None:
         raise SettingsError("deepspeed.extra", unknown)
 
 
+def check_energy_buckets(settings: Settings, needed_bytes: int) -> None:
+    """Refuse buckets in which DeepSpeed changes gradients that somebody still collects.
+
+    Args:
+        settings: of the run.
+        needed_bytes: size of the gradients that are collected at once.
+
+    Raises:
+        ConfigError: DeepSpeed's buckets are smaller, or its gradients not contiguous.
+    """
+    zero = settings.deepspeed.extra.get("zero_optimization", {})
+    size = 4 * zero.get("reduce_bucket_size", needed_bytes)
+    if size < needed_bytes or not zero.get("contiguous_gradients", True):
+        raise ConfigError(
+            "with arwp and the Triton kernels gradients need contiguous_gradients and a "
+            f"reduce_bucket_size of {needed_bytes // 4:,} or more",
+            key="deepspeed.extra.zero_optimization",
+            cure="change these, or set noise.backend to torch",
+        )
+
+
 def _refused(said: str) -> ConfigError:
     return ConfigError(
         f"DeepSpeed refuses it ({said})", key="deepspeed.extra", cure="correct or remove that"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rwp_dist.config import Settings, Split
 from rwp_dist.engine.deepspeed import check_extra, deepspeed_config
+from rwp_dist.engine.sharding import needs_copy, shares_weights
 from rwp_dist.engine.state import (
     OptimizerState,
     gather_optimizer_state,
@@ -63,9 +64,9 @@ class Engine:
         self.params = dict(self.module.named_parameters())
         self.trained = {name: p for name, p in self.params.items() if p.requires_grad}
         self.weights: CleanWeights
-        if stage == 3:
+        if shares_weights(settings):
             self.weights = Gathered(self.ds.optimizer)
-        elif stage == 0 or num_perturbed > 1:
+        elif needs_copy(settings, num_perturbed):
             self.weights = PerturbedCopy()
         else:
             self.weights = RestoredByStep(self.ds.optimizer, split.world_size)

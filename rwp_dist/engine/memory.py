@@ -50,16 +50,3 @@ def engine_bytes(
         "optimizer state": optimizer_bytes / world_size,
         "reduction buckets": num_buckets * (min(bucket, weight_bytes) if on_cpu else bucket),
     }
-
-
-def needs_copy(stage: int, num_perturbed: int) -> bool:
-    """Whether perturbed weights take memory of their own.
-
-    At stages 1 and 2 the optimizer's step brings the clean weights back, which is enough for one
-    perturbed pass in an update. Stage 3 restores them from its shards.
-
-    Args:
-        stage: of ZeRO.
-        num_perturbed: perturbed passes of one rank in one update.
-    """
-    return num_perturbed > 0 and (stage == 0 or (stage < 3 and num_perturbed > 1))

@@ -8,35 +8,6 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from rwp_dist.base.errors import ConfigError
-from rwp_dist.config import Settings
-
-
-def shares_weights(settings: Settings) -> bool:
-    """Whether all ranks see the same weights in a pass, because each holds a shard of them."""
-    return settings.deepspeed.zero_stage == 3
-
-
-def check_energy_buckets(settings: Settings, needed_bytes: int) -> None:
-    """Refuse buckets in which DeepSpeed changes gradients that somebody still collects.
-
-    Args:
-        settings: of the run.
-        needed_bytes: size of the gradients that are collected at once.
-
-    Raises:
-        ConfigError: DeepSpeed's buckets are smaller, or its gradients not contiguous.
-    """
-    zero = settings.deepspeed.extra.get("zero_optimization", {})
-    size = 4 * zero.get("reduce_bucket_size", needed_bytes)
-    if size < needed_bytes or not zero.get("contiguous_gradients", True):
-        raise ConfigError(
-            "with arwp and the Triton kernels gradients need contiguous_gradients and a "
-            f"reduce_bucket_size of {needed_bytes // 4:,} or more",
-            key="deepspeed.extra.zero_optimization",
-            cure="change these, or set noise.backend to torch",
-        )
-
 
 class RestoredByStep:
     """ZeRO 1 and 2: the optimizer's step rewrites all weights from its fp32 shards.

@@ -22,7 +22,7 @@ def perturbation_bytes(
         weight_bytes: all weights of the network, in fp32.
         largest_bytes: its largest parameter.
         num_perturbed: perturbed passes of this rank in one update.
-        copy: perturbed weights have memory of their own (``rwp_dist.engine.memory.needs_copy``).
+        copy: perturbed weights have memory of their own (``rwp_dist.engine.sharding.needs_copy``).
         prefetch: the setting ``noise.prefetch``.
         in_registers: the Triton kernels draw the noise, which then takes no memory.
     """

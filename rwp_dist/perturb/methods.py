@@ -27,6 +27,8 @@ class Method:
     """Whether the strength grows along the run, unless the user says otherwise."""
     ascends: bool = False
     """A perturbed pass takes a clean pass of its own first, for the gradient that it follows."""
+    observes_gradients: bool = False
+    """The move collects the gradients of each perturbed pass, before anything reduces them."""
     needs_whole_weights: bool = False
     """Every rank must hold all parameters."""
     buffers: int = 0
@@ -58,7 +60,14 @@ class Method:
 def _noise(*roles: Role, adaptive: bool = False) -> Method:
     options = {"adaptive": True} if adaptive else {}
     alone = len(roles) == 1
-    return Method(roles, "noise:Noise", options, strength="sigma", increasing=alone)
+    return Method(
+        roles,
+        "noise:Noise",
+        options,
+        strength="sigma",
+        increasing=alone,
+        observes_gradients=adaptive,
+    )
 
 
 def _ascent(elementwise: bool = False) -> Method:

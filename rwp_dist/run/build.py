@@ -12,17 +12,18 @@ from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, split_batch
 from rwp_dist.data.image import Mixer, Normalise
 from rwp_dist.data.open import Eval, Train, open_eval, open_train
+from rwp_dist.engine.deepspeed import check_energy_buckets
 from rwp_dist.engine.engine import Engine
-from rwp_dist.engine.zero import check_energy_buckets, shares_weights
 from rwp_dist.perturb import METHODS, Perturbed
 from rwp_dist.perturb.energy import ENERGY_BUCKET_BYTES
 from rwp_dist.perturb.normals import Backend, choose_backend
-from rwp_dist.perturb.slots import Slot, assign_slots
+from rwp_dist.perturb.slots import Slot
 from rwp_dist.process.group import choose_device, gathered, same_on_all_ranks
 from rwp_dist.process.stages import stage
 from rwp_dist.run.models import build_model
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.parts import EXTRAS, Parts
+from rwp_dist.run.slots import most_perturbed, slots_of
 from rwp_dist.run.task import Classification
 from rwp_dist.run.timeline import Timeline
 
@@ -57,19 +58,13 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         with keys_of_settings():
             backend = choose_backend(settings.noise.backend, device)
     backend = _common(backend)
-    if backend == "triton" and method.options.get("adaptive"):
+    if backend == "triton" and method.observes_gradients:
         check_energy_buckets(settings, ENERGY_BUCKET_BYTES)
-    slots = assign_slots(
-        method,
-        world_size,
-        split.micro_batches,
-        settings.method.lambda_,
-        antithetic=settings.method.antithetic,
-        shared_draws=shares_weights(settings),
-    )
-    most = max(sum(slot.perturbed for slot in row) for row in slots)
+    slots = slots_of(settings, split)
     with stage("starting DeepSpeed"):
-        engine = Engine(model, optimizer, settings, split, device, num_perturbed=most)
+        engine = Engine(
+            model, optimizer, settings, split, device, num_perturbed=most_perturbed(slots)
+        )
         _broadcast_buffers(engine.module)
     perturbed = _perturb(settings, engine, slots, timeline, backend)
     engine.module.train()

@@ -11,6 +11,7 @@ from torch import nn
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.named import is_named, load_named
 from rwp_dist.config import Settings
+from rwp_dist.engine.sharding import hands_out_flat_shards
 from rwp_dist.perturb.rows import check_patterns, matches
 
 Groups = list[dict[str, Any]]
@@ -19,7 +20,7 @@ group's ``lr_factor`` multiplies the learning rate of the schedule."""
 
 
 @dataclass(frozen=True)
-class Rule:
+class OptimizerEntry:
     """One optimizer."""
 
     build: Callable[[Groups, Settings], torch.optim.Optimizer]
@@ -38,7 +39,10 @@ def _adamw(groups: Groups, settings: Settings) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, eps=o.eps)
 
 
-OPTIMIZERS: dict[str, Rule] = {"sgd": Rule(_sgd), "adamw": Rule(_adamw)}
+OPTIMIZERS: dict[str, OptimizerEntry] = {
+    "sgd": OptimizerEntry(_sgd),
+    "adamw": OptimizerEntry(_adamw),
+}
 
 NOT_DECAYED = ("ndim<2", "*class_token*", "*cls_token*", "*pos_embed*", "*position_bias*")
 """Parameters of a transformer that are not decayed unless ``optimizer.no_decay`` says otherwise:
@@ -52,19 +56,19 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimiz
         ConfigError: there is no such optimizer, or ZeRO would hand it what it cannot work with.
     """
     name = settings.optimizer.name
-    rule = _find_rule(name)
-    if not rule.elementwise and settings.deepspeed.zero_stage > 0:
+    entry = _find_entry(name)
+    if not entry.elementwise and hands_out_flat_shards(settings):
         raise ConfigError(
             f"{name} looks at whole parameters, and ZeRO hands it flat shards of them",
             key="optimizer.name",
             cure="set deepspeed.zero_stage to 0",
         )
-    return rule.build(group_parameters(model, settings), settings)
+    return entry.build(group_parameters(model, settings), settings)
 
 
-def _find_rule(name: str) -> Rule:
+def _find_entry(name: str) -> OptimizerEntry:
     if is_named(name):
-        return _named_rule(load_named(name, key="optimizer.name"))
+        return _entry_of(load_named(name, key="optimizer.name"))
     if name not in OPTIMIZERS:
         near = difflib.get_close_matches(name, OPTIMIZERS, n=1)
         known = f"choose from {', '.join(OPTIMIZERS)}, or name one of yours as module:function"
@@ -76,7 +80,7 @@ def _find_rule(name: str) -> Rule:
     return OPTIMIZERS[name]
 
 
-def _named_rule(function: Callable[..., torch.optim.Optimizer]) -> Rule:
+def _entry_of(function: Callable[..., torch.optim.Optimizer]) -> OptimizerEntry:
     """The user's ``function(groups, lr=..., **optimizer.options)``.
 
     ``function.elementwise = True`` says that ZeRO may hand it flat shards.
@@ -85,7 +89,7 @@ def _named_rule(function: Callable[..., torch.optim.Optimizer]) -> Rule:
     def build(groups: Groups, settings: Settings) -> torch.optim.Optimizer:
         return function(groups, lr=settings.optimizer.lr, **settings.optimizer.options)
 
-    return Rule(build, getattr(function, "elementwise", False))
+    return OptimizerEntry(build, getattr(function, "elementwise", False))
 
 
 def group_parameters(model: nn.Module, settings: Settings) -> Groups:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from rwp_dist.base.errors import CheckpointError
@@ -14,7 +13,6 @@ from rwp_dist.data.image import Mixer, Normalise
 from rwp_dist.data.open import Eval, Train
 from rwp_dist.engine.engine import Engine
 from rwp_dist.perturb import Method, Perturbed
-from rwp_dist.perturb.slots import Slot
 from rwp_dist.run.task import Classification
 from rwp_dist.run.timeline import Timeline
 
@@ -50,7 +48,7 @@ def weights_to_evaluate(states: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
     return {name: w for state in states for name, w in state.get("weights", {}).items()}
 
 
-class SameData:
+class DataCheck:
     """Refuses to go on with other samples than the checkpoint's."""
 
     def __init__(self, train: Train) -> None:
@@ -94,11 +92,6 @@ class Parts:
     engine: Engine
     perturbed: Perturbed
     extras: dict[str, Extra]
-
-    @property
-    def my_slots(self) -> list[Slot]:
-        """Slots of this rank in the order of their passes."""
-        return self.perturbed.slots[dist.get_rank()]
 
     def close(self) -> None:
         """Let go of threads, hooks and buffers, so that a process can build other parts."""

@@ -33,7 +33,7 @@ from support.until import until_ended
 from rwp_dist.base.errors import CheckpointError, DataError
 from rwp_dist.data import loader as module
 from rwp_dist.data.selection import Balanced, Mixture
-from rwp_dist.run.parts import SameData
+from rwp_dist.run.parts import DataCheck
 
 # Tests have more workers than cores.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -341,8 +341,8 @@ def test_the_state_says_what_the_order_depends_on_and_nothing_else(dataset, fold
         (other,) = train_streams(dataset, **options)
         assert {key for key in state if state[key] != other.state()[key]} == {name}
         with pytest.raises(CheckpointError, match=rf"was written with {name} "):
-            SameData(other).load_state_dict(state)
-    SameData(train_streams(load(folder))[0]).load_state_dict(state)
+            DataCheck(other).load_state_dict(state)
+    DataCheck(train_streams(load(folder))[0]).load_state_dict(state)
 
 
 def test_the_state_tells_other_shards_and_other_weights(dataset, tmp_path):

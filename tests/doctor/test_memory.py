@@ -10,7 +10,7 @@ from rwp_dist.doctor import memory, run
 from rwp_dist.doctor.finding import Finding
 from rwp_dist.doctor.machine import Machine
 from rwp_dist.doctor.probe import Gpu, Probe
-from rwp_dist.engine.memory import engine_bytes, needs_copy
+from rwp_dist.engine.memory import engine_bytes
 from rwp_dist.perturb.memory import perturbation_bytes
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.run.models import build_model, build_shapes
@@ -170,19 +170,13 @@ def test_buckets_are_two_when_they_overlap_and_on_a_cpu_as_large_as_their_conten
     assert engine(1, reduce_bucket_size=1000, on_cpu=True)["reduction buckets"] == 800
 
 
-def test_a_copy_is_needed_where_no_step_restores_in_time() -> None:
-    assert [needs_copy(stage, 1) for stage in range(4)] == [True, False, False, False]
-    assert [needs_copy(stage, 2) for stage in range(4)] == [True, True, True, False]
-    assert not needs_copy(0, 0)
-
-
 def perturbation(method: str, **more) -> dict[str, float]:
     told = {"num_perturbed": 1, "copy": False, "prefetch": True, "in_registers": False} | more
     return perturbation_bytes(METHODS[method], 100, 30, **told)
 
 
 def test_what_perturbing_takes_depends_on_the_method() -> None:
-    assert perturbation("sgd") == perturbation("m-rwp", num_perturbed=0) == {}
+    assert perturbation("sgd") == perturbation("m-rwp", num_perturbed=0, copy=True) == {}
     assert perturbation("rwp") == perturbation("m-arwp") == {"noise": 100}
     assert perturbation("rwp", prefetch=False) == {"noise": 30}
     assert perturbation("rwp", in_registers=True) == {}

@@ -6,7 +6,7 @@ from support.small import small_parts, small_settings
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import load_settings
-from rwp_dist.engine.zero import check_energy_buckets, shares_weights
+from rwp_dist.engine.deepspeed import check_energy_buckets
 
 SMALL = "deepspeed.extra={zero_optimization: {reduce_bucket_size: 1000}}"
 SCATTERED = "deepspeed.extra={zero_optimization: {contiguous_gradients: false}}"
@@ -37,8 +37,3 @@ def test_they_matter_where_the_kernels_collect_gradients_only():
         run_ranks(build, 1, ("method.name=arwp", triton, SMALL))
     assert run_ranks(build, 1, ("method.name=rwp", triton, SMALL)) == ["triton"]
     assert run_ranks(build, 1, ("method.name=arwp", "noise.backend=torch", SMALL)) == ["torch"]
-
-
-def test_only_stage_3_shares_weights():
-    stages = [load_settings(None, [f"deepspeed.zero_stage={s}"]) for s in (0, 1, 2, 3)]
-    assert [shares_weights(settings) for settings in stages] == [False, False, False, True]

@@ -119,7 +119,7 @@ def fail_after_the_last_pass(stage, micro_batches):
 
         class Failing(FakeProgress):
             def observe(self, slot, *args):
-                if slot is parts.my_slots[-1]:
+                if slot is parts.perturbed.my_slots[-1]:
                     raise RuntimeError("after the pass")
 
         with pytest.raises(RuntimeError, match="after the pass"):

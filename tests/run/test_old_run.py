@@ -19,7 +19,7 @@ from rwp_dist.run.bad_samples import BadSamples
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.checkpoint import FORMAT, list_checkpoints, load_checkpoint, read_checkpoint
 from rwp_dist.run.evaluate import LastEvaluation
-from rwp_dist.run.parts import SameData
+from rwp_dist.run.parts import DataCheck
 from rwp_dist.run.progress import Progress
 from rwp_dist.train import train
 
@@ -38,7 +38,7 @@ def loaded(folder):
     progress, evaluation, bad = Progress(parts), LastEvaluation(), BadSamples(folder, 100)
     stateful = {
         "perturbed": parts.perturbed,
-        "data": SameData(parts.train),
+        "data": DataCheck(parts.train),
         "bad_samples": bad,
         "progress": progress,
         "evaluation": evaluation,

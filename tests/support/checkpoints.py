@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rwp_dist.run.checkpoint import load_checkpoint, save_checkpoint
 from rwp_dist.run.evaluate import clean_network
-from rwp_dist.run.parts import Parts, SameData, Stateful
+from rwp_dist.run.parts import DataCheck, Parts, Stateful
 from rwp_dist.run.progress import Progress
 from support.small import buffers_of, weights_of
 
@@ -16,7 +16,7 @@ def stateful_of(parts: Parts, progress: Progress | None = None) -> dict[str, Sta
     """The parts with a state, by name."""
     return {
         "perturbed": parts.perturbed,
-        "data": SameData(parts.train),
+        "data": DataCheck(parts.train),
         "progress": progress or Progress(parts),
         **parts.extras,
     }

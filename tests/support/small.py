@@ -184,7 +184,7 @@ def run_steps(
 def agree(parts: Parts, step: Step) -> Agreed:
     """What all ranks have for a step. A collective."""
     consensus = Consensus()
-    roles = list(zip(parts.my_slots, step.valid, strict=True))
+    roles = list(zip(parts.perturbed.my_slots, step.valid, strict=True))
     clean = sum(valid for slot, valid in roles if not slot.perturbed)
     perturbed = sum(valid for slot, valid in roles if slot.perturbed)
     consensus.post(clean=clean, perturbed=perturbed, bad=len(step.bad), stop=False)

@@ -1,0 +1,31 @@
+"""What follows from the parts of a run that ZeRO shares out. Imports neither torch nor DeepSpeed.
+
+Who does not know ZeRO's stages asks these questions.
+"""
+
+from rwp_dist.config import Settings
+
+
+def shares_weights(settings: Settings) -> bool:
+    """Whether all ranks see the same weights in a pass, because each holds a shard of them."""
+    return settings.deepspeed.zero_stage == 3
+
+
+def hands_out_flat_shards(settings: Settings) -> bool:
+    """Whether the optimizer gets flat shards of all parameters in place of the parameters."""
+    return settings.deepspeed.zero_stage > 0
+
+
+def needs_copy(settings: Settings, num_perturbed: int) -> bool:
+    """Whether perturbed weights take memory of their own.
+
+    At stages 1 and 2 the optimizer's step brings the clean weights back, which is enough for one
+    perturbed pass in an update. Stage 3 restores them from its shards.
+
+    Args:
+        settings: of the run.
+        num_perturbed: most perturbed passes of any one rank in one update.
+    """
+    if shares_weights(settings):
+        return False
+    return not hands_out_flat_shards(settings) or num_perturbed > 1
