@@ -7,11 +7,11 @@ by step, so that a machine that is shared or throttles does so for all. ``author
 scheme's operations under DistributedDataParallel: noise expanded to full size, kept through the
 backward pass and subtracted afterwards.
 
-``x sgd`` is the median of the ratios within each turn. ``noise`` is the work that perturbation
-is, drawing included, on one rank of each pair, in time of a core; where no core is idle, somebody
-has to do it, and ``floor`` is the step if both ranks' cores shared it; ``above`` is what the step
-takes more than that. Drawing that a step has begun ends within its time, or the next method's
-would pay for it.
+``x sgd`` is the median of the ratios within each turn. ``noise`` is the core time of perturbation
+on one rank of each pair, drawing included. Where no core is idle, it makes the step longer:
+``floor`` is the step if both ranks' cores share this work, and ``above`` is what the step takes
+more than that. Drawing that a step has begun ends within its time; otherwise the next method would
+pay for it.
 """
 
 import os

@@ -13,7 +13,7 @@ from rwp_dist.process.exits import RankExit
 
 
 def main(logs: Path, node: str, *arguments: str) -> None:
-    """Run torchrun; its ranks leave word below ``LOGS/agents``."""
+    """Run torchrun; ranks write how they ended to ``LOGS/agents``."""
     # The Python object alone: ranks inherit file descriptor 2.
     sys.stderr = (logs / f"node-{node}.log").open("a", buffering=1)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -45,7 +45,7 @@ def run_ranks(nproc: int, command: list[str], place: Path) -> int:
         signals.raise_on_signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         agent = _start(nproc, command, logs)
         asked, killed = _wait(agent, logs)
-        signals.ignore_ctrl_c()  # a sentence comes that nothing may cut short
+        signals.ignore_ctrl_c()  # the final message must not be interrupted
         return _report(agent.returncode, logs, asked, killed)
 
 

@@ -95,7 +95,7 @@ def train_pass(
 
 
 class Training:
-    """One attempt at a run: where it stands, and what happens between its steps."""
+    """One attempt at a run: its progress, and logging, evaluation and checkpoints between steps."""
 
     def __init__(
         self, parts: Parts, run_dir: RunDir, position: tuple[int, int] | None = None

@@ -17,7 +17,7 @@ FLOORS = (
 TOOLS = {"rwp_dist.doctor", "rwp_dist.compare", "rwp_dist.shards"}  # none uses another
 ONLY = {  # what these use besides themselves
     "launcher": {"rwp_dist.config", "rwp_dist.record", "rwp_dist.process", "rwp_dist.base"},
-    "rwp_dist.perturb": {"rwp_dist.process", "rwp_dist.base"},
+    "rwp_dist.perturb": {"rwp_dist.base"},
 }
 WITHOUT_TORCH = ("launcher", "rwp_dist.config", "rwp_dist.record", "rwp_dist.base")
 

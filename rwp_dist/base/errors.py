@@ -20,7 +20,7 @@ class RwpError(Exception):
 
     exit_code = 1
     shared = False
-    """Whether every rank raises the same, so that one of them may speak for all."""
+    """Whether every rank raises the same, so that only rank 0 prints it."""
 
     def __init__(self, problem: str, *, key: str | None = None, cure: str | None = None) -> None:
         """

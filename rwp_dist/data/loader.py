@@ -45,7 +45,7 @@ def load(reader: StepReader, reading: Reading, num_steps: int) -> Iterator[Loade
         if all(begun.acquire(timeout=WORKER_START_S) for _ in range(workers)):
             return items
         # Before Python 3.12 a child can hang inside fork itself, if another thread of the parent
-        # (gloo's, as it lets go of a tensor) just then holds the interpreter's list of threads.
+        # (gloo's, as it releases a tensor) just then holds the interpreter's list of threads.
         started = set(multiprocessing.active_children()) - before
         del items  # ends the workers that have begun; a hanging one does not even hear signals
         for process in started:

@@ -161,7 +161,7 @@ class Engine:
         return inner_optimizer(self.ds.optimizer, self._stage)
 
     def close(self) -> None:
-        """Let go of DeepSpeed's hooks and buffers, so that a process can run another engine."""
+        """Release DeepSpeed's hooks and buffers, so that a process can run another engine."""
         self.ds.destroy()
 
 

@@ -77,7 +77,7 @@ class Gathered:
         self.recover()
 
     def recover(self) -> None:
-        """As ``restore``. Whole parameters that DeepSpeed still holds are noisy and let go."""
+        """As ``restore``. First releases the gathered parameters, which are noisy."""
         self._optimizer.parameter_offload.partition_all_parameters()
         with torch.no_grad():
             shards = self._optimizer.fp16_partitioned_groups_flat

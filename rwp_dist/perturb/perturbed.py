@@ -377,7 +377,7 @@ class Perturbed:
             self._statistics.load(ranks[self.rank])
 
     def close(self) -> None:
-        """Let go of threads and hooks; the network is an ordinary one again."""
+        """Release threads and hooks; the network is an ordinary one again."""
         self.weights.recover()
         self.move.close()
         if self._hook is not None:

@@ -16,6 +16,7 @@
         lock               held by the process that trains here
         logs/              output of the job, and of the ranks in a folder for each attempt
         wandb/             W&B's own files
+        tensorboard/       TensorBoard's, if ``tracking.tensorboard`` is on
 
     what ``rwp-launch submit`` adds:
         job.json           the job that trains here, and where

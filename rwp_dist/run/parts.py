@@ -94,6 +94,6 @@ class Parts:
     extras: dict[str, Extra]
 
     def close(self) -> None:
-        """Let go of threads, hooks and buffers, so that a process can build other parts."""
+        """Release threads, hooks and buffers, so that a process can build other parts."""
         self.perturbed.close()
         self.engine.close()

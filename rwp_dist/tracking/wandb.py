@@ -47,7 +47,7 @@ class Wandb(Sink):
                 sink = _start(run, mode)
             except Exception as error:
                 why = first_line(error)
-                # Only a fresh service lets go of the identity that the failed start holds.
+                # Only a fresh service releases the identity that the failed start holds.
                 wandb.teardown()
                 wandb.setup(settings=wandb.Settings(silent=True))
             else:

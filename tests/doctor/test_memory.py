@@ -92,7 +92,7 @@ def test_the_estimate_is_what_an_engine_holds(stage: int, more: list[str]) -> No
     ]
     [peak, *_], [parts, *_] = zip(*run_ranks(peak_of_engine, 2, overrides), strict=True)
     held = dict(parts)
-    del held["activations"]  # let go of by the backward pass
+    del held["activations"]  # released by the backward pass
     if stage == 3:  # whose small parameters stay gathered: all of this network's
         del held["noise"]
     expected = sum(held.values())

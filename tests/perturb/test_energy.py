@@ -95,7 +95,7 @@ def test_noise_is_divided_by_the_root_of_1_plus_eta_times_it():
     torch.testing.assert_close(energy.divisor(0.5, 0.25).square(), torch.tensor([1.0, 2.0, 3.0]))
 
 
-def test_closing_it_lets_go_of_the_parameters():
+def test_closing_it_releases_the_parameters():
     energy, named = energy_of(w=torch.zeros(2))
     energy.close()
     observe(energy, named.w, torch.ones(2))

@@ -15,6 +15,9 @@ class LastGradient(Move):
 
     The first step is clean, because there is no gradient yet. A gradient that is not finite, or
     zero, is not taken: the direction before it stays.
+
+    Source: the idea is that of S2-SAM (Ji et al., NeurIPS 2024,
+    https://openreview.net/forum?id=MJgMMqMDu4), which trains sparse networks with it.
     """
 
     def __init__(self, network: Network, options: Options) -> None:

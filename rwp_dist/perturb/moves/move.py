@@ -126,11 +126,14 @@ class Move:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it keeps from one pass to the next, without the perturbed copy."""
+        """Memory of tensors of the parameters' size that it keeps from one pass to the next.
+
+        The perturbed copy is not counted.
+        """
         return 0
 
     def close(self) -> None:
-        """Let go of threads and hooks."""
+        """Release threads and hooks."""
 
 
 def build_move(method: Method, network: Network, options: Options) -> Move:

@@ -143,7 +143,7 @@ class FusedEnergy:
         return not self._held
 
     def flush(self) -> None:
-        """Add up the collected gradients, and let go of them."""
+        """Add up the collected gradients, and release them."""
         groups: dict[torch.dtype, list[tuple[Rows, Tensor]]] = {}
         for rows, grad in self._held:
             groups.setdefault(grad.dtype, []).append((rows, grad))
