@@ -100,6 +100,19 @@ def test_a_grad_scaler_changes_neither_the_energy_nor_the_weights():
             torch.testing.assert_close(scaled[name], weight, rtol=1e-5, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("method", ["sam", "asam"])
+def test_a_grad_scaler_does_not_change_an_ascent(method):
+    ends = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=7)):
+        net = small_net()
+        noisy = Perturbed(net, method, rho=0.3, scaler=scaler)
+        train(noisy, net, sgd(net), 0, batches(STEPS), scaler)
+        ends.append(copies(net))
+    plain, scaled = ends
+    for name, weight in plain.items():
+        torch.testing.assert_close(scaled[name], weight, rtol=1e-5, atol=1e-6, msg=name)
+
+
 def skip_one_step():
     net = small_net()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
