@@ -4,7 +4,8 @@
     python examples/ddp.py --method rwp
 
 Lines marked with * are what random weight perturbation adds to an ordinary script. Any method works
-here; mixed ones (m-rwp, m-arwp) need two ranks.
+here; mixed ones (m-rwp, m-arwp) need two ranks. These labels are clean, so
+expect little from it here.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Trains on all nodes of a Slurm job (22.05 or newer), and goes on by itself after a time limit, a
 # lost node or a crash; docs/launch.md says when, and when not:
-#   sbatch --nodes=4 slurm/imagenet_rwp.sh configs/imagenet_resnet50.yaml method.name=m-arwp
+#   sbatch --nodes=4 slurm/imagenet_rwp.sh configs/imagenet_resnet50.yaml variant=m-arwp
 # Every #SBATCH value can be given to sbatch instead, every setting as an environment variable.
 #SBATCH --job-name=imagenet-rwp
 #SBATCH --nodes=1
