@@ -92,10 +92,7 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
         raise RwpError(
             f"{run}: is no run directory (no config.yaml there)", cure="name one under runs/"
         )
-    if checkpoint is None and not any(run_dir.checkpoints.glob("step-*.pt")):
-        raise RwpError(
-            f"{run_dir.checkpoints}: there is no checkpoint yet", cure="let the run reach its first"
-        )
+    path = checkpoint or run_dir.newest_checkpoint()
     signals.say_on_ctrl_c(lambda: "Stopped before the evaluation was done; nothing was changed.")
     settings = load_settings(run_dir.config, overrides)
     from rwp_dist.process.group import choose_device
@@ -103,7 +100,7 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
     choose_device(settings.run.device)  # before DeepSpeed is imported, which warns otherwise
     from rwp_dist.run.evaluate import evaluate_run
 
-    click.echo(evaluate_run(settings, run_dir, checkpoint))
+    click.echo(evaluate_run(settings, path))
 
 
 @main.command(short_help="Table and picture of several runs.")

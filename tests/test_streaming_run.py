@@ -267,7 +267,7 @@ def evaluated(settings):
     multiprocessing.current_process()._config["daemon"] = False
     loaded = load_settings(None, settings)
     with patch("rwp_dist.run.evaluate.process_group", lambda device: nullcontext()):
-        return evaluate_run(loaded, RunDir(loaded.run.dir), None)
+        return evaluate_run(loaded, RunDir(loaded.run.dir).newest_checkpoint())
 
 
 def position_of(number, index, undecodable):

@@ -38,6 +38,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rwp_dist.base.errors import RwpError
 from rwp_dist.base.files import write_json, write_text
 from rwp_dist.record import attempts, lock, metrics
 
@@ -92,6 +93,20 @@ class RunDir:
         """Updates done at the newest checkpoint; 0 if there is none."""
         names = (path.stem.partition("-")[2] for path in self.checkpoints.glob("step-*.pt"))
         return max((int(name) for name in names if name.isdigit()), default=0)
+
+    def newest_checkpoint(self) -> Path:
+        """File of the newest checkpoint.
+
+        Raises:
+            RwpError: there is none yet.
+        """
+        step = self.saved_step()
+        if not step:
+            raise RwpError(
+                f"{self.checkpoints}: there is no checkpoint yet",
+                cure="let the run reach its first",
+            )
+        return self.checkpoints / f"step-{step:08d}.pt"
 
     def holder(self) -> str | None:
         """Who trains here now, as ``process PID on HOST``; None if nobody does."""

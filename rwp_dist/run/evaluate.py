@@ -9,15 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rwp_dist.base.errors import CheckpointError
 from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import BadRecord, Batch, Step
 from rwp_dist.data.image import Normalise
 from rwp_dist.data.open import open_eval
 from rwp_dist.process.group import choose_device, gathered, process_group, same_on_all_ranks
-from rwp_dist.record.directory import RunDir
-from rwp_dist.run.checkpoint import check_network, list_checkpoints, read_checkpoint
+from rwp_dist.run.checkpoint import check_network, read_checkpoint
 from rwp_dist.run.models import build_model
 from rwp_dist.run.parts import Parts, weights_to_evaluate
 from rwp_dist.run.task import Classification
@@ -154,25 +152,18 @@ def evaluate_parts(parts: Parts) -> tuple[dict[str, float], list[BadRecord]]:
         )
 
 
-def evaluate_run(settings: Settings, run_dir: RunDir, checkpoint: Path | None) -> str:
-    """Evaluate a run's checkpoint without its optimizer, on one process or on many.
+def evaluate_run(settings: Settings, path: Path) -> str:
+    """Evaluate a checkpoint without its optimizer, on one process or on many.
 
     Returns:
         One line with the metrics; another one if there are images that cannot be read.
 
     Raises:
-        CheckpointError: there is no checkpoint, or it is not of this network.
+        CheckpointError: the file is not a checkpoint, or not one of this network.
         DataError: the evaluation shards cannot be read.
     """
     device = choose_device(settings.run.device)
     with process_group(device), same_on_all_ranks():
-        found = list_checkpoints(run_dir.checkpoints)
-        path = checkpoint or (found[-1] if found else None)
-        if path is None:
-            raise CheckpointError(
-                f"{run_dir.checkpoints}: there is no checkpoint yet",
-                cure="let the run reach its first",
-            )
         state = read_checkpoint(path)
         model = build_model(settings)
         others = weights_to_evaluate(state["parts"].values())

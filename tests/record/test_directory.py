@@ -63,3 +63,4 @@ def test_the_newest_checkpoint_counts(tmp_path: Path) -> None:
     for name in ("step-00000008.pt", "step-00000012.pt", "step-00000099.bad", "other.pt"):
         (run.checkpoints / name).touch()
     assert run.has_checkpoint() and run.saved_step() == 12
+    assert run.newest_checkpoint() == run.checkpoints / "step-00000012.pt"

@@ -158,10 +158,10 @@ def whole_run(settings):
         return train(load_settings(None, settings))
 
 
-def evaluated(settings, run_dir, checkpoints):
+def evaluated(settings, checkpoints):
     loaded = load_settings(None, settings)
     with patch("rwp_dist.run.evaluate.process_group", lambda device: nullcontext()):
-        return [evaluate_run(loaded, run_dir, path) for path in checkpoints]
+        return [evaluate_run(loaded, path) for path in checkpoints]
 
 
 def test_a_whole_run_keeps_it_in_its_checkpoints_and_it_is_evaluated_from_there(tmp_path):
@@ -178,8 +178,6 @@ def test_a_whole_run_keeps_it_in_its_checkpoints_and_it_is_evaluated_from_there(
 
     del state["parts"]["average"]
     torch.save(state, tmp_path / "without.pt")
-    [(with_it, without)] = run_ranks(
-        evaluated, 1, settings, run_dir, [path, tmp_path / "without.pt"]
-    )
+    [(with_it, without)] = run_ranks(evaluated, 1, settings, [path, tmp_path / "without.pt"])
     loss = f"loss {summary['loss']:.4f}"
     assert loss in with_it and loss not in without
