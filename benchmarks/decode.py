@@ -100,7 +100,11 @@ def opencv(interpolation: int) -> Path:
 
 def ours(tier: Tier, fast: bool) -> Path:
     transform = TrainTransform(
-        SIZE, decoder=Decoder(tier), interpolation="fast" if fast else "antialias"
+        SIZE,
+        crop="random_resized",
+        flip=True,
+        decoder=Decoder(tier),
+        interpolation="fast" if fast else "antialias",
     )
     counter = iter(range(10**9))
     return lambda data: transform(data, (0, 0, next(counter)))

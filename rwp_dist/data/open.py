@@ -77,9 +77,9 @@ def transform_of(settings: Settings) -> TrainTransform:
     return TrainTransform(
         d.image_size,
         a.crop,
+        a.flip,
         scale=a.scale,
         pad=a.pad,
-        flip=a.flip,
         auto=a.auto,
         num_ops=a.num_ops,
         magnitude=a.magnitude,

@@ -1,14 +1,11 @@
 """How a batch is split over ranks and micro-batches."""
 
 import re
-from typing import get_args
 
 import pytest
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import load_settings, split_batch
-from rwp_dist.config.tree import MethodName
-from rwp_dist.perturb.methods import METHODS
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
@@ -126,7 +123,3 @@ def test_a_micro_batch_is_at_least_half_of_what_fits(world_size: int, method: st
         except ConfigError:
             continue
         assert 2 * split.size >= min(64, total // world_size)
-
-
-def test_the_settings_know_the_methods_there_are() -> None:
-    assert get_args(MethodName) == tuple(METHODS)

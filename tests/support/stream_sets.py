@@ -52,7 +52,7 @@ def cropped():
 
 
 def plain():
-    return TrainTransform(SIZE, crop="none")
+    return TrainTransform(SIZE, crop="none", flip=True)
 
 
 def train_streams(

@@ -34,10 +34,10 @@ class TrainTransform:
 
     size: int
     """Side of the result, in pixels."""
-    crop: Literal["random_resized", "pad", "none"] = "random_resized"
+    crop: Literal["random_resized", "pad", "none"]
+    flip: bool
     scale: Range = (0.08, 1.0)
     pad: int = 4
-    flip: bool = True
     auto: Literal["none", "randaugment", "trivial"] = "none"
     num_ops: int = 2
     magnitude: int = 9

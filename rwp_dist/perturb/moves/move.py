@@ -42,17 +42,17 @@ class Network:
 class Options:
     """What a user sets about moves. Each takes what it knows."""
 
-    scale: Scale = "filter"
+    scale: Scale
     """Size of the noise (``rwp_dist.perturb.scale``)."""
-    eta: float = 0.1
+    eta: float
     """How strongly adaptive noise shrinks where gradients are large."""
-    beta: float = 0.99
+    beta: float
     """Decay of the gradient energy."""
-    power: float = 0.5
+    power: float
     """Adaptive noise is divided by ``(1 + eta F)^power``."""
-    backend: Backend = "torch"
+    backend: Backend
     """What draws noise."""
-    draw_ahead: bool = True
+    draw_ahead: bool
     """Draw noise while gradients are reduced."""
 
 

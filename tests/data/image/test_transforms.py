@@ -88,7 +88,7 @@ def test_random_resized_crop_falls_back_to_torchvisions_centre(width, height):
 
 def test_random_resized_crop_gives_torchvisions_pixels():
     data, pixels = encoded()
-    transform = TrainTransform(24, flip=False)
+    transform = TrainTransform(24, crop="random_resized", flip=False)
     for sample in range(20):
         left, top, width, height = random_resized_crop(56, 40, SCALE, RATIO, Keyed(3, 1, sample))
         expected = F.resized_crop(planes(pixels), top, left, height, width, [24, 24])
@@ -101,7 +101,7 @@ EVERYTHING = {"auto": "randaugment", "erase": 0.5, "cutout": 6}
 
 def fingerprint(options):
     data, _ = encoded()
-    transform = TrainTransform(24, **options)
+    transform = TrainTransform(24, **{"crop": "random_resized", "flip": True} | options)
     images = [transform(data, (5, epoch, sample)) for epoch in (0, 1) for sample in range(8)]
     return hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
 
@@ -128,7 +128,7 @@ def test_global_generators_are_left_alone():
 @pytest.mark.parametrize("crop", ["random_resized", "pad"])
 def test_one_key_one_image(crop):
     data, _ = encoded(24, 24)
-    transform = TrainTransform(24, crop=crop, pad=12)
+    transform = TrainTransform(24, crop=crop, flip=True, pad=12)
     keys = list(itertools.product((0, 1), (0, 1), (0, 1)))
     images = {key: transform(data, key) for key in keys}
     for key, other in itertools.combinations(keys, 2):
@@ -143,7 +143,7 @@ def test_one_key_one_image(crop):
 def test_result_is_a_writable_uint8_square(channels, crop, auto):
     data, _ = encoded(30, 44)
     for size in (16, 50):
-        options = {"crop": crop, "auto": auto, "cutout": 3, "erase": 1.0}
+        options = {"crop": crop, "flip": True, "auto": auto, "cutout": 3, "erase": 1.0}
         transform = TrainTransform(size, decoder=Decoder(channels=channels), **options)
         for sample in range(4):
             image = transform(data, (0, 0, sample))
@@ -305,7 +305,8 @@ def test_evaluation_is_torchvisions_resize_and_centre_crop(height, width, crop_r
 
 
 def test_bad_bytes_are_the_samples_fault():
-    for transform in (EvalTransform(8), lambda data: TrainTransform(8)(data, (0, 0, 0))):
+    train = TrainTransform(8, crop="random_resized", flip=True)
+    for transform in (EvalTransform(8), lambda data: train(data, (0, 0, 0))):
         with pytest.raises(UndecodableImage):
             transform(b"nothing")
 
@@ -317,10 +318,11 @@ def test_a_file_of_a_kilobyte_does_not_claim_gigabytes_by_being_narrow(size):
     narrow = buffer.getvalue()
     fitting = (
         EvalTransform(224),
-        lambda data: TrainTransform(224, crop="none")(data, (0, 0, 0)),
-        lambda data: TrainTransform(224, crop="pad")(data, (0, 0, 0)),
+        lambda data: TrainTransform(224, crop="none", flip=True)(data, (0, 0, 0)),
+        lambda data: TrainTransform(224, crop="pad", flip=True)(data, (0, 0, 0)),
     )
     for transform in fitting:
         with pytest.raises(UndecodableImage, match=f"{size[0]}x{size[1]} is too narrow"):
             transform(narrow)
-    assert TrainTransform(224)(narrow, (0, 0, 0)).shape == (224, 224, 3)
+    cropping = TrainTransform(224, crop="random_resized", flip=True)
+    assert cropping(narrow, (0, 0, 0)).shape == (224, 224, 3)
