@@ -104,9 +104,15 @@ def load_dataset(
 
 
 def load_manifest(
-    source: str, patience: Patience | None = None, opener: str | None = None
+    source: str,
+    patience: Patience | None = None,
+    opener: str | None = None,
+    *,
+    key: str = "data.train",
 ) -> Manifest:
     """The manifest of a folder, of a ``manifest.json``, or of a URL of either.
+
+    ``key`` is the setting that names it.
 
     Raises:
         DataError: there is none, it is not whole, or the folder cannot be read.
@@ -122,11 +128,13 @@ def load_manifest(
     except OSError as error:
         raise DataError(
             f"{source}: this folder cannot be read ({error.strerror})",
-            cure="check its permissions, or set data.train and data.val to other folders",
+            key=key,
+            cure=f"check its permissions, or set {key} to another folder",
         ) from None
     if any(name.endswith(".tar") for name in names):
         raise DataError(f"{source}: there are shards but no manifest", cure=cure_of_missing(path))
-    raise DataError(f"{source}: there are no shards here", cure=_cure_of_no_shards(path))
+    cure = f"{_command_for(path)}, or set {key} to where they are"
+    raise DataError(f"{source}: there are no shards here", key=key, cure=cure)
 
 
 def is_local(manifest: Manifest) -> bool:
@@ -149,14 +157,12 @@ def _fetch_manifest(url: str, attempts: Attempts, opener: str | None) -> Manifes
             attempts.failed(str(error))
 
 
-def _cure_of_no_shards(path: Path) -> str:
+def _command_for(path: Path) -> str:
+    """How to write the shards that a path should have."""
     for folder in (path, *path.parents):
         if folder.name.startswith("digits"):
-            return (
-                f"write them with `rwp-dist shards digits --out {folder}`, or set data.train and "
-                "data.val"
-            )
-    return "set data.train and data.val to where they are"
+            return f"write them with `rwp-dist shards digits --out {folder}`"
+    return f"write them with `rwp-dist shards write IMAGES --out {path}`"
 
 
 def _load_indexes(manifest: Manifest, cache: NodeCache | None) -> list[Index]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import gcd
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rwp_dist.config import Settings, Split
 from rwp_dist.data.batch import Step
@@ -14,6 +14,9 @@ from rwp_dist.data.remote import NodeCache, Patience
 from rwp_dist.data.selection import Balanced, Everything, Mixture, Selection
 from rwp_dist.data.stream import EvalStream, TrainStream
 from rwp_dist.data.worker import Reading
+
+Key = Literal["data.train", "data.val"]
+"""The setting that names a data set."""
 
 
 class Train(Protocol):
@@ -45,7 +48,7 @@ def open_train(settings: Settings, split: Split, rank: int, *, pin: bool = False
         DataError: shards are missing or not what their manifest says.
     """
     d = settings.data
-    cache, dataset = open_dataset(settings, sources_of(settings))
+    cache, dataset = open_dataset(settings, "data.train")
     plan = Plan(
         choose_selection(settings, dataset),
         settings.batch.global_,
@@ -66,8 +69,10 @@ def open_train(settings: Settings, split: Split, rank: int, *, pin: bool = False
     )
 
 
-def sources_of(settings: Settings) -> tuple[str, ...]:
-    """Folders or URLs of the training data."""
+def sources_of(settings: Settings, key: Key) -> tuple[str, ...]:
+    """Folders or URLs of the data; of all in ``data.mix``, which replaces ``data.train``."""
+    if key == "data.val":
+        return (settings.data.val,)
     return tuple(settings.data.mix) or (settings.data.train,)
 
 
@@ -98,7 +103,7 @@ def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = Fal
         DataError: shards are missing or not what their manifest says.
     """
     d = settings.data
-    cache, dataset = open_dataset(settings, (d.val,))
+    cache, dataset = open_dataset(settings, "data.val")
     return EvalStream(
         dataset,
         EvalTransform(
@@ -115,15 +120,18 @@ def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = Fal
     )
 
 
-def open_dataset(settings: Settings, sources: tuple[str, ...]) -> tuple[NodeCache | None, Dataset]:
-    """Join data sets; there is a cache if one of them is remote or has remote shards.
+def open_dataset(settings: Settings, key: Key) -> tuple[NodeCache | None, Dataset]:
+    """Join the data sets of ``key``; there is a cache if one is remote or has remote shards.
 
     Raises:
         DataError: shards are missing or not what their manifest says.
     """
     d = settings.data
     patience = Patience(d.retries, stall_s=d.stall_s)
-    manifests = [load_manifest(source, patience, d.opener) for source in sources]
+    named = "data.mix" if key == "data.train" and d.mix else key
+    manifests = [
+        load_manifest(source, patience, d.opener, key=named) for source in sources_of(settings, key)
+    ]
     cache = None
     if not all(is_local(manifest) for manifest in manifests):
         limit = None if d.cache_gb is None else int(d.cache_gb * 1e9)

@@ -6,7 +6,7 @@ from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.base.text import count, plural, size
 from rwp_dist.base.urls import local_path, shown
 from rwp_dist.config import Settings, split_batch
-from rwp_dist.data.open import open_dataset, sources_of
+from rwp_dist.data.open import Key, open_dataset, sources_of
 from rwp_dist.data.reader import BadSample, ShardFiles
 from rwp_dist.doctor import disks
 from rwp_dist.doctor.finding import Check, Finding, from_error, ok, problem, warning
@@ -15,6 +15,8 @@ from rwp_dist.doctor.memory import PROCESS_BYTES, available_bytes, checkpoint_by
 from rwp_dist.doctor.speed import images_per_second
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.perturb.normals import native
+from rwp_dist.record.directory import RunDir
+from rwp_dist.record.resume import changed_settings
 
 TIGHT = 0.85
 """Share of the memory above which what the estimate leaves out may not fit."""
@@ -22,6 +24,22 @@ TIGHT = 0.85
 RETRIES = 1
 STALL_S = 10.0
 """A run is patient with a server; a check is not."""
+
+
+def earlier_run(machine: Machine) -> Iterator[Finding]:
+    """A run that the run directory holds already is this one.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    settings = machine.settings
+    assert settings is not None
+    run_dir = RunDir(machine.run_dir)
+    changed_settings(run_dir, settings, machine.world_size)
+    if run_dir.summary.is_file():
+        yield ok("earlier run", f"{run_dir.path} is finished: nothing is left to train")
+    elif step := run_dir.saved_step():
+        yield ok("earlier run", f"{run_dir.path} goes on from step {step:,}", step=step)
 
 
 def checkpoint_room(machine: Machine) -> Iterator[Finding]:
@@ -96,10 +114,9 @@ def noise(machine: Machine) -> Iterator[Finding]:
 def training(machine: Machine) -> Iterator[Finding]:
     """The training data can be read; how many images/s this machine's cores make of it."""
     settings = _impatient(machine)
-    yield from _readable("training", settings, sources_of(settings))
+    yield from _readable("training", settings, "data.train")
     found = images_per_second(settings)
-    images, one, cores = found["images_per_s"], found["images_per_s_core"], found["cores"]
-    seen = f"{count(images)} images/s on this machine's {cores} cores, {count(one)} on one"
+    seen = f"{count(found['images_per_s'])} images/s on this machine's {found['cores']} cores"
     yield ok("speed", seen, **found)
     decoder = found["decoder"]
     if settings.data.decoder == "auto" and decoder != "libjpeg":
@@ -117,16 +134,16 @@ def training(machine: Machine) -> Iterator[Finding]:
 def evaluation(machine: Machine) -> Iterator[Finding]:
     """The evaluation data can be read."""
     settings = _impatient(machine)
-    yield from _readable("evaluation", settings, (settings.data.val,))
+    yield from _readable("evaluation", settings, "data.val")
 
 
-def _readable(name: str, settings: Settings, sources: tuple[str, ...]) -> Iterator[Finding]:
+def _readable(name: str, settings: Settings, key: Key) -> Iterator[Finding]:
     """Manifest and indexes are whole, and the first sample of the first shard is the indexed one.
 
     Raises:
         DataError: they are not.
     """
-    cache, dataset = open_dataset(settings, sources)
+    cache, dataset = open_dataset(settings, key)
     files = ShardFiles(1, cache)
     try:
         files.sample(dataset.shards[0], dataset.index, 0)
@@ -139,7 +156,7 @@ def _readable(name: str, settings: Settings, sources: tuple[str, ...]) -> Iterat
     yield ok(
         name,
         f"{dataset.num_samples:,} images, {len(dataset.shards):,} shards, {size(num_bytes)}: "
-        f"{', '.join(shown(source) for source in sources)}",
+        f"{', '.join(shown(source) for source in sources_of(settings, key))}",
         samples=dataset.num_samples,
         shards=len(dataset.shards),
         bytes=num_bytes,
@@ -158,6 +175,7 @@ def _impatient(machine: Machine) -> Settings:
 
 
 CHECKS = (
+    Check("disks", "earlier run", earlier_run),
     Check("disks", "room for checkpoints", checkpoint_room),
     Check("memory", "estimate", memory),
     Check("noise", "generator", noise, 90.0),

@@ -13,7 +13,7 @@ from rwp_dist.base.errors import DataError
 from rwp_dist.base.urls import shown
 from rwp_dist.config import Settings
 from rwp_dist.data.image import TrainTransform, UndecodableImage
-from rwp_dist.data.open import open_dataset, sources_of, transform_of
+from rwp_dist.data.open import open_dataset, transform_of
 from rwp_dist.data.reader import BadSample, ShardFiles
 
 MEASURED_S = 2.0
@@ -35,7 +35,7 @@ def images_per_second(settings: Settings, seconds: float = MEASURED_S) -> dict[s
     Raises:
         DataError: the data cannot be read, or no image of the shard can.
     """
-    cache, dataset = open_dataset(settings, sources_of(settings))
+    cache, dataset = open_dataset(settings, "data.train")
     shard, rows = dataset.shards[0], dataset.rows_of(0)
     files, transform = ShardFiles(1, cache), transform_of(settings)
     read = partial(files.sample, shard, rows)

@@ -159,8 +159,8 @@ def test_a_place_without_shards(tmp_path, make):
 
 def test_digits_that_are_missing_may_be_those_of_either_side(tmp_path):
     place = tmp_path / "digits" / "test"
-    cure = f"shards digits --out {tmp_path / 'digits'}`, or set data.train and data.val."
-    refused(cure, call=lambda: load_manifest(str(place)))
+    cure = f"shards digits --out {tmp_path / 'digits'}`, or set data.val to where they are."
+    refused("data.val: ", cure, call=lambda: load_manifest(str(place), key="data.val"))
 
 
 def test_a_folder_that_may_not_be_read(folder, monkeypatch):
@@ -264,11 +264,11 @@ def test_an_index_that_comes_damaged_is_fetched_again(written, tmp_path, fault):
 def test_the_settings_patience_and_cache_reach_all_that_is_fetched(written, tmp_path):
     with FaultyServer(served(written), always={"/train/manifest.json": "silent"}) as server:
         chosen = settings(server.url("/train"), "data.retries=0", "data.stall_s=0.2")
-        refused("1 attempts", "no byte", call=lambda: open_dataset(chosen, (chosen.data.train,)))
+        refused("1 attempts", "no byte", call=lambda: open_dataset(chosen, "data.train"))
         server.always.clear()
         more = (f"data.cache_dir={tmp_path / 'here'}", "data.cache_gb=0.5")
         chosen = settings(server.url("/train"), *more)
-        cache, dataset = open_dataset(chosen, (chosen.data.train,))
+        cache, dataset = open_dataset(chosen, "data.train")
     assert dataset.num_samples == NUM
     assert cache.max_bytes == 500_000_000 and len(list((tmp_path / "here/shards").iterdir())) == 7
 

@@ -38,7 +38,7 @@ noise
   ok       generator             *
 data
   ok       training              1,000 images, 4 shards, 2.1 MB: */train
-  ok       speed                 * images/s on this machine's * cores, * on one
+  ok       speed                 * images/s on this machine's * cores
   ok       decoder               *
   ok       evaluation            797 images, 4 shards, 1.6 MB: */test
 

@@ -8,7 +8,27 @@ from support.examining import look, machine
 from rwp_dist.doctor import run, software
 from rwp_dist.doctor.machine import Machine
 from rwp_dist.perturb.normals import native
+from rwp_dist.record.directory import RunDir
+from rwp_dist.record.open import open_run
 from rwp_dist.shards.digits import write_digits
+
+# --- run directory ---
+
+
+def test_another_run_in_the_run_directory_is_a_problem(tmp_path) -> None:
+    here = f"run.dir={tmp_path}"
+    assert look(run.earlier_run, machine(here)) == []
+    open_run(machine(here).settings, world_size=1)
+    (tmp_path / "checkpoints" / "step-00000040.pt").touch()
+    [same] = look(run.earlier_run, machine(here))
+    assert same.state == "ok" and same.figures == {"step": 40}
+    [other] = look(run.earlier_run, machine(here, "optimizer.lr=0.3"))
+    assert other.state == "problem"
+    assert "run.dir" in other.seen and "optimizer.lr" in other.seen and "run.label" in other.cure
+    RunDir(tmp_path).write_summary({})
+    [finished] = look(run.earlier_run, machine(here))
+    assert finished.state == "ok" and "finished" in finished.seen
+
 
 # --- data ---
 

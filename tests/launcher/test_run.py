@@ -92,7 +92,8 @@ def test_an_error_of_the_data_is_one_sentence_for_all_ranks(tmp_path: Path) -> N
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line]
     assert lines == [
-        f"{tmp_path}: there are no shards here; set data.train and data.val to where they are."
+        f"data.train: {tmp_path}: there are no shards here; write them with `rwp-dist shards write "
+        f"IMAGES --out {tmp_path}`, or set data.train to where they are."
     ]
 
 
