@@ -3,10 +3,14 @@
 ``test_methods.py`` shows for every method that it computes what the engine does.
 """
 
+import io
+import os
+import runpy
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -22,6 +26,7 @@ from rwp_dist.perturb import METHODS, Perturbed
 
 STEPS = 20
 ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "ddp.py"
 
 
 def batches(count, seed=0, size=8):
@@ -365,11 +370,35 @@ def test_a_state_of_another_method_is_refused():
     assert refused.value.key == "state"
 
 
-@pytest.mark.parametrize("command", [["--steps=30"], ["--steps=30", "--method=sam"]])
-def test_the_example_runs_on_two_ranks(command):
-    script = [str(ROOT / "examples" / "ddp.py"), *command]
+def test_the_example_runs_on_two_ranks():
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    done = subprocess.run([*launch, *script], capture_output=True, text=True, timeout=120)
+    command = [*launch, str(EXAMPLE), "--steps=30"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    top1 = float(done.stdout.partition("top-1 ")[2].partition(" %")[0])
-    assert top1 > 50, done.stdout
+    assert top1_of(done.stdout) > 50, done.stdout
+
+
+def top1_of(output):
+    return float(output.partition("top-1 ")[2].partition(" %")[0])
+
+
+def example(commands):
+    """What the script prints with each of some arguments; the ranks of the tests are in a group."""
+    found = []
+    for command in commands:
+        arguments = patch.object(sys, "argv", [str(EXAMPLE), "--steps=30", *command])
+        group = patch.multiple(dist, init_process_group=Mock(), destroy_process_group=Mock())
+        ranks = {"RANK": str(dist.get_rank()), "WORLD_SIZE": str(dist.get_world_size())}
+        output = io.StringIO()
+        with arguments, group, patch.dict(os.environ, ranks), redirect_stdout(output):
+            runpy.run_path(str(EXAMPLE), run_name="__main__")
+        found.append(output.getvalue())
+    return found
+
+
+def test_the_example_perturbs():
+    """Each method ends elsewhere than sgd, and m-rwp without noise where sgd does."""
+    sgd, *others = ["--method=sgd"], ["--sigma=0"], ["--sigma=0.5"], ["--method=sam"]
+    plain, still, noisy, sam = map(top1_of, run_ranks(example, 2, [sgd, *others])[0])
+    assert still == plain
+    assert len({plain, noisy, sam}) == 3
