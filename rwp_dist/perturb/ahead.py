@@ -5,7 +5,7 @@ the last bit as values drawn on the spot. What depends on the weights is applied
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
@@ -44,7 +44,7 @@ class DrawAhead:
         self._next: Key | None = None
         self._held: Key | None = None
         """Key of what is in the buffer, or on its way there."""
-        self._lane: _Lane = _Stream() if normals.device.type == "cuda" else _Thread()
+        self._worker: _Worker = _Stream() if normals.device.type == "cuda" else _Thread()
         self.num_bytes = buffer.nbytes
 
     def announce(self, step: int, draw: int) -> None:
@@ -56,7 +56,7 @@ class DrawAhead:
         if self._next is not None and self._next != self._held:
             key = self._next
             self._held = None
-            self._lane.submit(lambda: self._draw(key))
+            self._worker.submit(lambda: self._draw(key))
             self._held = key
         self._next = None
 
@@ -72,18 +72,18 @@ class DrawAhead:
     def join(self) -> None:
         """Wait until what is being drawn is there."""
         try:
-            self._lane.join()
+            self._worker.join()
         except BaseException:
             self._held = None  # the buffer holds a part of it
             raise
 
     def take_times(self) -> Times:
         """Times since the last call. On CUDA this waits for the device: at log steps only."""
-        return self._lane.take_times()
+        return self._worker.take_times()
 
     def close(self) -> None:
         """Wait for what is being drawn, and end."""
-        self._lane.close()
+        self._worker.close()
 
     def _draw(self, key: Key) -> None:
         with record_function("noise"):
@@ -91,16 +91,11 @@ class DrawAhead:
                 self._normals.fill(unit, *key, index)
 
 
-class _Task(Protocol):
-    def __call__(self) -> None:
-        """Fill the buffer."""
-
-
-class _Lane(Protocol):
+class _Worker(Protocol):
     """Where drawing happens beside everything else."""
 
-    def submit(self, task: _Task) -> None:
-        """Begin, once the buffer has been read by what was queued before."""
+    def submit(self, task: Callable[[], None]) -> None:
+        """Begin to fill the buffer, once what was queued before has read it."""
 
     def join(self) -> None:
         """From here on the buffer may be read."""
@@ -120,12 +115,12 @@ class _Thread:
         self._future: Future[Times] | None = None
         self._times = Times()
 
-    def submit(self, task: _Task) -> None:
+    def submit(self, task: Callable[[], None]) -> None:
         self.join()
         self._future = self._pool.submit(self._run, task)
 
     @staticmethod
-    def _run(task: _Task) -> Times:
+    def _run(task: Callable[[], None]) -> Times:
         begin, work = time.perf_counter(), time.thread_time()
         task()
         return Times(time.thread_time() - work, time.perf_counter() - begin)
@@ -154,7 +149,7 @@ class _Stream:
         self._drawing: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._waiting: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def submit(self, task: _Task) -> None:
+    def submit(self, task: Callable[[], None]) -> None:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             start, done = _event(), _event()

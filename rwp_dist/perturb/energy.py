@@ -54,11 +54,6 @@ class GradientEnergy:
         # A leaf's hook sees this rank's own gradient before any reduction, at every ZeRO stage.
         self._hooks = [r.param.register_hook(self._hook(r)) for r in rows]
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of both tables."""
-        return self.value.nbytes + self._observed.nbytes
-
     def _hook(self, rows: Rows) -> Callable[[Tensor], None]:
         dims = tuple(range(1, len(rows.shape)))
 

@@ -140,7 +140,7 @@ def weights_and_starts(overrides):
         ahead, started = getattr(parts.perturbed.move, "_ahead", None), []
         if ahead is not None:
             engine, seen, backwards = parts.engine, set(), []
-            submit, backward = ahead._lane.submit, engine.backward
+            submit, backward = ahead._worker.submit, engine.backward
             for name, param in engine.trained.items():
                 param.register_hook(lambda grad, name=name: seen.add(name))
 
@@ -155,7 +155,7 @@ def weights_and_starts(overrides):
                 backwards.pop()
 
             engine.backward = watched
-            ahead._lane.submit = submitted
+            ahead._worker.submit = submitted
         for _ in run_steps(parts, 0, 4):
             pass
         return weights_of(parts), started

@@ -27,7 +27,7 @@ _LABEL_RULE = "a label is a whole number from 0"
 
 
 @dataclass(frozen=True)
-class Part:
+class SampleFile:
     """A file of a sample."""
 
     offset: int
@@ -45,18 +45,18 @@ class TarSample:
     tar: str
     """The tar's name in errors."""
     key: str
-    parts: dict[str, Part]
+    files: dict[str, SampleFile]
     """By extension, lower case."""
 
-    def image(self) -> tuple[str, Part]:
+    def image(self) -> tuple[str, SampleFile]:
         """The extension of the image, and the image.
 
         Raises:
             DataError: there is no image.
         """
         for kind in IMAGE_TYPES:
-            if kind in self.parts:
-                return kind, self.parts[kind]
+            if kind in self.files:
+                return kind, self.files[kind]
         raise self._error(
             "has no image", "put a .png, .jpg, .jpeg or .webp file right beside its label"
         )
@@ -68,12 +68,12 @@ class TarSample:
             DataError: there is no label, or it is not a whole number from 0 below 2^31.
         """
         kind = label_type(json_field)
-        if kind not in self.parts:
+        if kind not in self.files:
             cure = "put a .cls file right beside the image, or name a .json field with --label-key"
             if json_field:
                 cure = "leave out --label-key if labels are in .cls files"
             raise self._error(f"has no .{kind} file for its label", cure)
-        text = self.parts[kind].data
+        text = self.files[kind].data
         try:
             value: Any = json.loads(text)[json_field] if json_field else int(text)
         except (ValueError, KeyError, TypeError) as error:
@@ -102,21 +102,21 @@ def read_samples(stream: Stream, tar: str, keep: tuple[str, ...]) -> Iterator[Ta
     Raises:
         DataError: as ``read_members``; or a sample has two files with the same extension.
     """
-    key, parts = "", dict[str, Part]()
+    key, files = "", dict[str, SampleFile]()
     for member in read_members(stream, tar):
         match = _NAME.fullmatch(member.name)
         if match is None:
             continue
         if match[1] != key:
-            if parts:
-                yield TarSample(tar, key, parts)
-            key, parts = match[1], {}
+            if files:
+                yield TarSample(tar, key, files)
+            key, files = match[1], {}
         kind = match[2].lower()
-        if kind in parts:
+        if kind in files:
             raise DataError(
                 f"{tar}: sample {key} has two .{kind} files", cure="give each sample its own key"
             )
         data = member.read() if kind in keep else b""
-        parts[kind] = Part(member.offset, member.size, data)
-    if parts:
-        yield TarSample(tar, key, parts)
+        files[kind] = SampleFile(member.offset, member.size, data)
+    if files:
+        yield TarSample(tar, key, files)

@@ -18,8 +18,8 @@ from rwp_dist.base.keyed import Keyed
 NUM_BINS = 31
 
 
-class Range(NamedTuple):
-    """Magnitudes of one operation. If ``signed``, half of the draws are negative."""
+class Magnitudes(NamedTuple):
+    """Of one operation. If ``signed``, half of the draws are negative."""
 
     values: list[float]
     signed: bool
@@ -58,24 +58,24 @@ class AutoAugment:
         return image
 
 
-def randaugment_space(size: int) -> dict[str, Range]:
+def randaugment_space(size: int) -> dict[str, Magnitudes]:
     """Operations of torchvision's ``RandAugment`` for images of a size."""
     return _space(shear=0.3, translate=150.0 / 331.0 * size, rotate=30.0, colour=0.9, bits=4)
 
 
-def trivial_space() -> dict[str, Range]:
+def trivial_space() -> dict[str, Magnitudes]:
     """Operations of torchvision's ``TrivialAugmentWide``."""
     return _space(shear=0.99, translate=32.0, rotate=135.0, colour=0.99, bits=6)
 
 
 def _space(
     shear: float, translate: float, rotate: float, colour: float, bits: int
-) -> dict[str, Range]:
-    def signed(largest: float) -> Range:
-        return Range(torch.linspace(0.0, largest, NUM_BINS).tolist(), True)
+) -> dict[str, Magnitudes]:
+    def signed(largest: float) -> Magnitudes:
+        return Magnitudes(torch.linspace(0.0, largest, NUM_BINS).tolist(), True)
 
     posterize = (8 - torch.arange(NUM_BINS) / ((NUM_BINS - 1) / bits)).round()
-    none = Range([], False)
+    none = Magnitudes([], False)
     return {
         "Identity": none,
         "ShearX": signed(shear),
@@ -87,8 +87,8 @@ def _space(
         "Color": signed(colour),
         "Contrast": signed(colour),
         "Sharpness": signed(colour),
-        "Posterize": Range(posterize.tolist(), False),
-        "Solarize": Range(torch.linspace(1.0, 0.0, NUM_BINS).tolist(), False),
+        "Posterize": Magnitudes(posterize.tolist(), False),
+        "Solarize": Magnitudes(torch.linspace(1.0, 0.0, NUM_BINS).tolist(), False),
         "AutoContrast": none,
         "Equalize": none,
     }

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from rwp_dist.base.keyed import Keyed
 
-Range = tuple[float, float]
+Bounds = tuple[float, float]
+"""Least and most."""
 
 
 class Region(NamedTuple):
@@ -18,7 +19,9 @@ class Region(NamedTuple):
     height: int
 
 
-def random_resized_crop(width: int, height: int, scale: Range, ratio: Range, draw: Keyed) -> Region:
+def random_resized_crop(
+    width: int, height: int, scale: Bounds, ratio: Bounds, draw: Keyed
+) -> Region:
     """torchvision's ``RandomResizedCrop.get_params``: ten tries, then the largest central crop.
 
     ``scale`` bounds the share of the area, ``ratio`` the width over the height.
@@ -56,7 +59,7 @@ def erased(width: int, height: int, draw: Keyed) -> Region | None:
     return None
 
 
-def _ten_tries(area: int, scale: Range, ratio: Range, draw: Keyed) -> Iterator[tuple[int, int]]:
+def _ten_tries(area: int, scale: Bounds, ratio: Bounds, draw: Keyed) -> Iterator[tuple[int, int]]:
     """Two sides of a rectangle, ten times: a share of the area, and the first over the second."""
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):

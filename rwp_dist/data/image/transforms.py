@@ -16,7 +16,7 @@ from rwp_dist.data.image.auto import AutoAugment
 from rwp_dist.data.image.decode import Decoder
 from rwp_dist.data.image.optional import optional_module
 from rwp_dist.data.image.pixels import Pixels, fit, from_pixels, mirror, resize
-from rwp_dist.data.image.regions import Range, Region, cutout, erased, random_resized_crop
+from rwp_dist.data.image.regions import Bounds, Region, cutout, erased, random_resized_crop
 
 Interpolation = Literal["antialias", "fast"]
 
@@ -36,7 +36,7 @@ class TrainTransform:
     """Side of the result, in pixels."""
     crop: Literal["random_resized", "pad", "none"]
     flip: bool
-    scale: Range = (0.08, 1.0)
+    scale: Bounds = (0.08, 1.0)
     pad: int = 4
     auto: Literal["none", "randaugment", "trivial"] = "none"
     num_ops: int = 2

@@ -17,7 +17,7 @@ from rwp_dist.base.compiled import CLibrary
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.perturb.normals.philox import noise_key
 
-PROGRAM = CLibrary(
+LIBRARY = CLibrary(
     key="backend",
     value="native",
     instead="leave it at auto",
@@ -39,7 +39,7 @@ def library() -> ctypes.CDLL:
     Raises:
         ConfigError: this machine cannot compile it.
     """
-    compiled = PROGRAM.load()
+    compiled = LIBRARY.load()
     compiled.fill_normal.restype = None
     compiled.fill_normal.argtypes = [
         *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64),

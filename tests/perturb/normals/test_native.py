@@ -58,7 +58,7 @@ def test_a_parameter_without_elements_gets_none(shape):
 def compiled_for(processor, folder):
     """The library for an older processor than this one."""
     path = folder / f"{processor}.so"
-    options = [o for o in native.PROGRAM.options if not o.startswith("-march")]
+    options = [o for o in native.LIBRARY.options if not o.startswith("-march")]
     command = [
         *shlex.split(os.environ.get("CC", "cc")),
         "-shared",
@@ -66,7 +66,7 @@ def compiled_for(processor, folder):
         f"-march={processor}",
         *options,
     ]
-    subprocess.run([*command, *native.PROGRAM.files, "-o", path, "-lm"], check=True)
+    subprocess.run([*command, *native.LIBRARY.files, "-o", path, "-lm"], check=True)
     return ctypes.CDLL(str(path))
 
 

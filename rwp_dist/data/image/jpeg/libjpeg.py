@@ -14,7 +14,7 @@ from rwp_dist.base.compiled import CLibrary
 from rwp_dist.base.errors import ConfigError
 
 HERE = Path(__file__).parent
-PROGRAM = CLibrary(
+LIBRARY = CLibrary(
     key="data.decoder",
     value="libjpeg",
     instead="choose data.decoder=auto",
@@ -62,7 +62,7 @@ def library() -> ctypes.CDLL:
     Raises:
         ConfigError: there is no compiler, no libjpeg-turbo to compile against, or no place.
     """
-    compiled = PROGRAM.load()
+    compiled = LIBRARY.load()
     number = ctypes.c_uint
     compiled.decode_region.argtypes = [
         *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int),
