@@ -25,28 +25,43 @@ def log_files(run_dir: RunDir, rank: int | None) -> list[Path]:
 
 
 def read(run_dir: RunDir, rank: int | None) -> str:
-    """The newest log.
+    """The newest log; without one, why the run failed.
 
     Raises:
-        RwpError: there is none yet.
+        RwpError: there is neither.
     """
     files = [path for path in log_files(run_dir, rank) if path.is_file()]
-    if not files:
-        whose = "It" if rank is None else f"Rank {rank}"
+    if files:
+        return files[-1].read_text(encoding="utf-8", errors="replace")
+    status = run_dir.read_status() or {}
+    if status.get("message"):
+        return f"{status['message']}\n"
+    whose = "It" if rank is None else f"Rank {rank}"
+    if status and not rank and read_job(run_dir) is None:
         raise RwpError(
-            f"{run_dir.path}: {whose} has not printed anything yet", cure="see its status"
+            f"{run_dir.path}: {whose} prints where the run was started, on a console or into a "
+            "job's file",
+            cure="see metrics.jsonl there for its numbers",
         )
-    return files[-1].read_text(encoding="utf-8", errors="replace")
+    raise RwpError(f"{run_dir.path}: {whose} has not printed anything yet", cure="see its status")
 
 
 def follow(run_dir: RunDir, rank: int | None, living: Callable[[], bool]) -> Iterator[str]:
     """Yield the newest log and everything that follows, in later attempts too, until the run ends.
 
+    Of a run that was not submitted, rank 0 leaves no log to follow: see ``read``.
+
     Args:
         run_dir: of the run.
         rank: one rank; None for the whole job.
         living: asks whether the run still goes on.
+
+    Raises:
+        RwpError: there will be no log.
     """
+    if not rank and read_job(run_dir) is None and not log_files(run_dir, rank):
+        yield read(run_dir, rank)
+        return
     path: Path | None = None
     read_to = 0
     asked, word = -math.inf, ""

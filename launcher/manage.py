@@ -38,16 +38,17 @@ def status(folders: tuple[Path, ...], watch: bool, every: float) -> None:
 @click.command("list", short_help="Run directories, one a line.")
 @RUNS
 @click.option("--state", multiple=True, help="Only runs in this state; repeatable.")
-def list_runs(folders: tuple[Path, ...], state: tuple[str, ...]) -> None:
+@click.option("--submitted", is_flag=True, help="Only runs that `submit` or `sweep` queued.")
+def list_runs(folders: tuple[Path, ...], state: tuple[str, ...], submitted: bool) -> None:
     """Print run directories below DIR (runs/), one a line, as arguments of other commands:
 
-    rwp-launch resume $(rwp-launch list --state failed --state lost)
+    rwp-launch list --submitted --state failed | xargs -rd '\\n' rwp-launch resume
     """
     from launcher.status import collect
 
     runs, troubles = collect(folders or (Path("runs"),))
     for run in runs:
-        if not state or run.state in state:
+        if (not state or run.state in state) and (run.job or not submitted):
             click.echo(run.directory.path)
     for trouble in troubles:
         click.echo(trouble, err=True)

@@ -35,6 +35,7 @@ FOREIGN = {
     "pip",
     "pre-commit",
     "sky",
+    "xargs",
 }
 PLACEHOLDERS = {"CONFIG", "RUN", "DIR"}
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=page_name)
@@ -96,6 +97,8 @@ def check(words: list[str]) -> None:
     elif program == "pip" and arguments[0] == "install":
         for extra in re.findall(r"rwp-dist\[(.*?)\]", arguments[-1]):
             assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+    elif program == "xargs":
+        check([*arguments[2:], "RUN"])  # after -rd '\n'
     elif program == "python":
         assert Path(arguments[0]).is_file(), arguments
     else:

@@ -247,6 +247,29 @@ def test_resume_takes_a_path_from_the_working_directory(
     assert f"RUN_DIR={run} " in scripts[0] and f"set -- {run}/submitted.yaml" in scripts[0]
 
 
+def test_of_several_failed_runs_the_submitted_ones_are_listed(tmp_path: Path) -> None:
+    for name in ("by hand", "submitted"):
+        RunDir(tmp_path / name).write_status("failed", 1, 2)
+    Job(tmp_path / "submitted", "a", "local", id="1").write()
+    listed = launch("list", str(tmp_path), "--state=failed").stdout.splitlines()
+    assert listed == [f"{tmp_path}/by hand", f"{tmp_path}/submitted"]
+    kept = launch("list", str(tmp_path), "--state=failed", "--submitted").stdout.splitlines()
+    assert kept == [f"{tmp_path}/submitted"]
+
+
+@pytest.mark.parametrize("options", [(), ("--rank=0",), ("-f",)])
+def test_a_run_that_was_not_submitted_tells_where_it_prints_or_why_it_failed(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    run_dir = RunDir(tmp_path)
+    run_dir.write_status("finished", 2, 2)
+    done = launch("logs", str(tmp_path), *options)
+    assert done.exit_code == 1 and "prints where the run was started" in done.stderr
+    run_dir.write_status("failed", 1, 2, message="data.train: no shards")
+    done = launch("logs", str(tmp_path), *options)
+    assert (done.exit_code, done.stdout) == (0, "data.train: no shards\n")
+
+
 def test_a_table_names_runs_by_their_path_below_what_they_share(tmp_path: Path) -> None:
     for name in ("a", "sweep/a"):
         RunDir(tmp_path / name).create()
