@@ -1,7 +1,7 @@
 """What ``Perturbed`` refuses, each with its cure."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 from torch import nn
@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.perturb.methods import METHODS, Method
 from rwp_dist.perturb.normals import Backend
+from rwp_dist.perturb.rows import Rows
 from rwp_dist.perturb.scale import Scale
 from rwp_dist.perturb.slots import Slot
 
@@ -24,6 +25,16 @@ def find_method(name: str) -> Method:
             f"there is no method {name!r}", key="method", cure=f"choose from {', '.join(METHODS)}"
         )
     return METHODS[name]
+
+
+def refuse_no_rows(rows: Sequence[Rows]) -> None:
+    """Refuse a network of which no parameter is perturbed."""
+    if not rows:
+        raise ConfigError(
+            "no trained parameter is left to perturb",
+            key="exclude",
+            cure="leave out fewer parameters, or choose sgd",
+        )
 
 
 def refuse_one_slot(method: Method, slots: list[list[Slot]]) -> None:
@@ -136,6 +147,7 @@ RIGHT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eta": (lambda v: _is_number(v) and 0.0 <= v < math.inf, "choose a number from 0 up"),
     "beta": (lambda v: _is_number(v) and 0.0 <= v < 1.0, "choose a number from 0 to below 1"),
     "power": (lambda v: _is_number(v) and 0.0 < v < math.inf, "choose a number above 0"),
+    "exclude": (lambda v: not isinstance(v, str), 'give a list of patterns, such as ["ndim<2"]'),
     "scale": _one_of(*get_args(Scale)),
     "backend": _one_of("auto", *get_args(Backend)),
 }

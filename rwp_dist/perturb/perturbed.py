@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from rwp_dist.perturb.checks import (
     choose_strength,
     find_method,
     refuse_mixed_batchnorm,
+    refuse_no_rows,
     refuse_one_slot,
     refuse_sharded,
     refuse_subgroup,
@@ -120,6 +122,7 @@ class Perturbed:
             lambda_=lambda_,
             micro_batches=micro_batches,
             seed=seed,
+            exclude=exclude,
             scale=scale,
             eta=eta,
             beta=beta,
@@ -140,6 +143,7 @@ class Perturbed:
         """The perturbed parameters."""
         if self.method.move is not None:
             self.rows = list_rows(model.named_parameters(), excluded)
+            refuse_no_rows(self.rows)
         self.backend: Backend | None = None
         """What draws the noise; None for a method without."""
         if self.method.draws_noise:
@@ -274,8 +278,20 @@ class Perturbed:
         """sigma or rho of a step. At 0 the weights stay clean.
 
         Roles, weights of the losses, and the passes that BatchNorm learns from do not change.
+
+        Raises:
+            ConfigError: a function of the user's returned what is no strength.
         """
-        return self._strength(step) if callable(self._strength) else self._strength
+        if not callable(self._strength):
+            return self._strength
+        value = self._strength(step)
+        if not 0.0 <= value < math.inf:
+            raise ConfigError(
+                f"it returned {value!r} for step {step}",
+                key=self.method.strength,
+                cure="have the function return a number from 0 up",
+            )
+        return value
 
     def _watch_gradients(self) -> Any:
         """Tell the move when the last gradient of the last pass comes.

@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from rwp_dist.base.errors import ConfigError
+
 
 class CleanWeights(Protocol):
     """Brings the clean weights back after a perturbed pass. Never by subtraction.
@@ -48,8 +50,9 @@ class PerturbedCopy:
 
     def __init__(self) -> None:
         self._copies: dict[nn.Parameter, Tensor] = {}
-        self._clean: list[tuple[nn.Parameter, Tensor]] = []
-        """Parameters that point at their copy at present, and their own memory."""
+        self._clean: list[tuple[nn.Parameter, Tensor, int]] = []
+        """Parameters that point at their copy at present, their own memory, and how often they had
+        been written to when the pass began."""
 
     @contextmanager
     def perturbing(self, params: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
@@ -59,15 +62,22 @@ class PerturbedCopy:
         copies = [self._copies[param] for param in params]
         yield copies
         for param, copy in zip(params, copies, strict=True):
-            self._clean.append((param, param.data))
+            self._clean.append((param, param.data, param._version))
             param.data = copy
 
     def restore(self, *, last: bool) -> None:
+        written = any(param._version != version for param, _, version in self._clean)
         self.recover()
+        if written:
+            raise ConfigError(
+                "the weights were changed inside the block, and these changes are lost",
+                key="step",
+                cure="call optimizer.step() after the block",
+            )
 
     def recover(self) -> None:
         while self._clean:
-            param, clean = self._clean[-1]
+            param, clean, _ = self._clean[-1]
             param.data = clean
             self._clean.pop()  # after it, should a signal come in between
 

@@ -292,6 +292,8 @@ WRONG = [
     {"backend": "nativ"},
     {"backend": "triton"},  # on a CPU
     {"exclude": ["head.*"]},
+    {"exclude": "ndim<2"},
+    {"exclude": ["*"]},
 ]
 
 
@@ -308,6 +310,13 @@ def test_a_strength_that_the_method_does_not_have_is_refused(method, option):
     with pytest.raises(ConfigError, match="this method has none") as refused:
         Perturbed(small_net(), method, micro_batches=2, **{option: 0.5})
     assert refused.value.key == option
+
+
+def test_a_function_that_returns_no_strength_is_refused():
+    noisy = Perturbed(small_net(), "rwp", sigma=lambda step: -0.1)
+    with pytest.raises(ConfigError, match="for step 3") as refused, noisy(3):
+        pass
+    assert refused.value.key == "sigma"
 
 
 def test_synchronised_batchnorm_is_refused_for_mixed_methods_only():
@@ -361,6 +370,18 @@ def test_a_schedule_may_end_with_the_run():
     noisy = Perturbed(net, "rwp", sigma=lambda step: table[step])
     train(noisy, net, sgd(net), 0, batches(3))
     noisy.close()
+
+
+@pytest.mark.parametrize("method", ["rwp", "sam"])
+def test_an_optimizer_that_steps_inside_the_block_is_refused(method):
+    net, (x, y) = small_net(), next(batches(1))
+    optimizer, noisy, before = sgd(net), Perturbed(net, method), parameters(net)
+    wrong = pytest.raises(ConfigError, match="changed inside the block")
+    with wrong as refused, noisy(0, loss=lambda: F.cross_entropy(net(x), y)):
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    assert "after the block" in refused.value.cure
+    assert same_bits(before, parameters(net))
 
 
 def test_a_state_of_another_method_is_refused():
