@@ -24,10 +24,11 @@ from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import Batch, Step
 from rwp_dist.perturb.slots import loss_scale
-from rwp_dist.process.consensus import Agreed, Consensus, StopSignals
+from rwp_dist.process.consensus import Agreed, Consensus
 from rwp_dist.process.group import any_rank, from_main, same_on_all_ranks
 from rwp_dist.process.heartbeat import Heartbeat
 from rwp_dist.process.replicas import check_replicas
+from rwp_dist.process.signals import StopSignals
 from rwp_dist.process.stages import stage
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.open import open_run

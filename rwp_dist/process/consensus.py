@@ -5,9 +5,7 @@ role it has, how many it could not read, and whether it was asked to stop. The s
 are there when the next step begins. They travel on the CPU, over gloo, beside the gradients.
 """
 
-import signal
 from dataclasses import dataclass
-from types import FrameType
 from typing import cast
 
 import torch
@@ -61,25 +59,3 @@ class Consensus:
             self._pending[0].wait()
         if self._group is not None:
             dist.destroy_process_group(self._group)
-
-
-class StopSignals:
-    """Whether a signal asked this rank to stop. The handlers only set a flag."""
-
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._previous: dict[int, object] = {}
-
-    def __enter__(self) -> "StopSignals":
-        for number in self.NUMBERS:
-            self._previous[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True

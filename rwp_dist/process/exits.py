@@ -44,6 +44,8 @@ class RankExit:
 
     def write(self, path: Path) -> None:
         """Write the file as a whole; a full or missing disk is ignored."""
+        # Not by base/files: a sync of a disk that hangs would keep the process from ending, and
+        # nobody reads this after a power cut.
         # torchrun reads "timestamp" and insists on whole seconds.
         known = asdict(self) | {"timestamp": int(self.time)}
         with suppress(OSError):

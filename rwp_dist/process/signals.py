@@ -1,9 +1,9 @@
-"""What Ctrl-C does where no step is being trained: print one line and end the process.
+"""What signals do. While steps are trained, they ask for a checkpoint (``StopSignals``).
 
-The handler itself ends the process. A KeyboardInterrupt would not do: during the imports of torch
-and DeepSpeed it was lost once and aborted Python once in 45 tries, and unwinding a run that is half
-built would record it as failed. Training has handlers of its own, which ask for a checkpoint
-(``consensus.StopSignals``). Imports nothing that takes time.
+At all other times Ctrl-C prints one line, and its handler ends the process. A KeyboardInterrupt
+would not do: during the imports of torch and DeepSpeed it was lost once and aborted Python once in
+45 tries, and unwinding a run that is half built would record it as failed. Imports nothing that
+takes time.
 """
 
 import os
@@ -60,6 +60,28 @@ def raise_on_signals(*numbers: signal.Signals) -> None:
 def ignore_ctrl_c() -> None:
     """For the last moments of a process, which say how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class StopSignals:
+    """Whether a signal asked this rank to stop. The handlers only set a flag."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in self.NUMBERS:
+            self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

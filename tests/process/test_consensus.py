@@ -6,7 +6,8 @@ import pytest
 import torch.distributed as dist
 from support.ranks import run_ranks
 
-from rwp_dist.process.consensus import Agreed, Consensus, StopSignals
+from rwp_dist.process.consensus import Agreed, Consensus
+from rwp_dist.process.signals import StopSignals
 
 
 def sum_over_ranks():
