@@ -4,9 +4,10 @@
     python benchmarks/gpu.py steps syncs        # some
     python benchmarks/gpu.py --dry              # no GPU: does it run? Its figures mean nothing
 
-Needs torch 2.11 or newer with Triton, and this repository on PYTHONPATH; what else a machine lacks
-travels as wheels (``gpu_wheels.sh``). Each section is a process of its own, prints its table as it
-goes, and ends with its bars; one that fails does not stop the next.
+Needs torch 2.11 or newer with Triton, this repository on PYTHONPATH, and the development packages
+(``make .venv/installed-dev``); what a machine without network lacks travels as wheels
+(``gpu_wheels.sh``). Each section is a process of its own, prints its table as it goes, and ends with
+its bars; one that fails does not stop the next.
 """
 
 import os
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import click
+import torch
 
 HERE = Path(__file__).resolve().parent
 SECTIONS = {
@@ -58,6 +60,8 @@ def run_section(name: str, dry: bool) -> bool:
 @click.option("--dry", is_flag=True, help="On the CPU at tiny sizes: a smoke test.")
 def main(sections: tuple[str, ...], dry: bool) -> None:
     """Run the sections, all by default."""
+    if not (dry or torch.cuda.is_available()):
+        raise click.ClickException("torch sees no GPU here; --dry tries all of this on the CPU.")
     results = {name: run_section(name, dry) for name in sections or SECTIONS}
     failed = [name for name, held in results.items() if not held]
     print(f"\n{', '.join(failed)}: failed, or a bar does not hold" if failed else "\nAll hold.")

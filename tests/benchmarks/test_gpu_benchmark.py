@@ -10,15 +10,25 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
-@pytest.mark.parametrize("section", ["oracle", "replicas", "steps", "syncs", "shards"])
-def test_a_section_runs_dry(section):
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, SCRIPT, section, "--dry"],
-        env=environment,
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+def test_without_a_gpu_it_says_so_once():
+    done = run()
+    assert done.returncode == 1 and done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert "no GPU" in line and "--dry" in line
+
+
+@pytest.mark.parametrize("section", ["oracle", "replicas", "steps", "syncs", "shards"])
+def test_a_section_runs_dry(section):
+    done = run(section, "--dry")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"-- {section}: ok" in done.stdout
