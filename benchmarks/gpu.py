@@ -6,8 +6,8 @@
 
 Needs torch 2.11 or newer with Triton, this repository on PYTHONPATH, and the development packages
 (``make .venv/installed-dev``); what a machine without network lacks travels as wheels
-(``gpu_wheels.sh``). Each section is a process of its own, prints its table as it goes, and ends with
-its bars; one that fails does not stop the next.
+(``gpu_wheels.sh``). Each section is a process of its own, prints its table as it goes, and ends
+with its bars; one that fails does not stop the next.
 """
 
 import os

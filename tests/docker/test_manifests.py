@@ -52,10 +52,19 @@ def test_compose_gives_a_gpu_node_what_it_needs(train):
     assert train["stop_grace_period"] == "10m"  # what the launcher waits for a checkpoint
 
 
-def test_compose_has_the_key_in_a_file_alone(train):
-    assert train["secrets"] == ["wandb_netrc"]
-    assert train["environment"]["NETRC"] == "/run/secrets/wandb_netrc"
-    assert "API_KEY" not in COMPOSE.read_text() + KUBERNETES.read_text()
+def test_compose_has_keys_in_files_alone(train):
+    assert train["secrets"] == ["wandb_netrc", "aws_credentials"]
+    assert train["environment"] == {
+        "NETRC": "/run/secrets/wandb_netrc",
+        "AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/aws_credentials",
+    }
+    text = COMPOSE.read_text() + KUBERNETES.read_text()
+    assert not re.search("API_KEY|SECRET_ACCESS_KEY", text)
+
+
+def test_compose_needs_no_file_with_keys():
+    secrets = yaml.safe_load(COMPOSE.read_text())["secrets"]
+    assert [each["file"].partition(":-")[2] for each in secrets.values()] == ["/dev/null}"] * 2
 
 
 def test_wandb_finds_a_key_in_such_a_file(tmp_path):
@@ -69,6 +78,23 @@ def test_wandb_finds_a_key_in_such_a_file(tmp_path):
         text=True,
     )
     assert done.stdout.strip() == "True", done.stderr
+
+
+@pytest.mark.parametrize(("content", "key"), [("aws_access_key_id=a\n", "a"), (None, "None")])
+def test_s3_finds_keys_in_such_a_file_and_does_without(tmp_path, content, key):
+    path = tmp_path / "secret" if content else Path("/dev/null")
+    if content:
+        path.write_text(f"[default]\n{content}aws_secret_access_key=b\n")
+    found = "botocore.session.Session().get_credentials()"
+    code = f"import botocore.session; print(getattr({found}, 'access_key', None))"
+    environment = {"AWS_SHARED_CREDENTIALS_FILE": str(path), "AWS_EC2_METADATA_DISABLED": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": "", "HOME": str(tmp_path)} | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == key, done.stderr
 
 
 @pytest.fixture
