@@ -60,17 +60,18 @@ def draw(comparison: Comparison, path: Path) -> None:
     handles, names = left.get_legend_handles_labels()
     num_columns = min(max(WIDTH // (max(map(len, names)) + 8), 1), 6)
     figure.legend(handles, names, loc="outside lower center", ncols=num_columns, frameon=False)
-    counts = sorted({len(row.runs) for row in rows})
-    figure.suptitle(
-        f"{conditions(rows)}; mean ± standard deviation of "
-        f"{'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} runs",
-        fontsize="medium",
-        color=GREY,
-        x=0.01,
-        ha="left",
-    )
+    figure.suptitle(title(rows), fontsize="medium", color=GREY, x=0.01, ha="left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def title(rows: Sequence[Row]) -> str:
+    """What is drawn: ``2 ranks on cpu, model small_cnn; mean ± standard deviation of 3 runs``."""
+    counts = sorted({len(row.runs) for row in rows})
+    if counts[-1] == 1:
+        return f"{conditions(rows)}; one run each"
+    numbers = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    return f"{conditions(rows)}; mean ± standard deviation of {numbers} runs"
 
 
 def make_styles(rows: Sequence[Row]) -> list[Style]:

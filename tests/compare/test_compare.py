@@ -9,7 +9,7 @@ import pytest
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.compare import compare
 from rwp_dist.compare.notes import make_notes
-from rwp_dist.compare.plot import COLOURS, make_styles
+from rwp_dist.compare.plot import COLOURS, make_styles, title
 from rwp_dist.compare.rows import Row, make_rows
 from rwp_dist.compare.runs import collect
 from rwp_dist.config import dump_settings, load_settings
@@ -272,6 +272,15 @@ def test_step_times_of_a_large_network_are_taken_as_they_are(tmp_path: Path) -> 
     make(tmp_path, "sgd", 0, 90.0, 0.01, num_parameters=25_000_000)
     assert "For networks this small" not in notes_of(tmp_path)
     assert rows_of(tmp_path)[0].step_ratios == (1.0,)
+
+
+def test_the_picture_names_a_deviation_only_where_there_is_one(tmp_path: Path) -> None:
+    for label in ("sgd", "sam"):
+        make(tmp_path, label, 0, 90.0, 0.01)
+    assert title(rows_of(tmp_path)) == "2 ranks on cpu, model small_cnn; one run each"
+    for seed in (1, 2):
+        make(tmp_path, "sgd", seed, 90.0, 0.01)
+    assert title(rows_of(tmp_path)).endswith("; mean ± standard deviation of 1–3 runs")
 
 
 def test_each_row_has_its_own_colour_and_a_method_always_the_same(folder: Path) -> None:
