@@ -4,13 +4,13 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from support.cluster import Cluster
+from support.until import until
 
 from launcher.backends.slurm import Slurm
 from launcher.cli import main
@@ -43,12 +43,10 @@ def state(run: Path) -> str:
 
 
 def wait(run: Path, *states: str) -> str:
-    deadline = time.monotonic() + 150
-    while time.monotonic() < deadline:
-        if (now := state(run)) in states:
-            return now
-        time.sleep(0.5)
-    raise TimeoutError(f"{run} is {now}, not {states}")
+    def found() -> str:
+        return now if (now := state(run)) in states else ""
+
+    return until(found, f"{states} of {run}", every_s=0.5)
 
 
 def test_a_run_over_two_nodes_from_submission_to_cancel(
@@ -74,8 +72,7 @@ def test_a_run_over_two_nodes_from_submission_to_cancel(
     refused = launch(*submit)
     assert refused.exit_code == 2 and f"has a job already (slurm {job.id}" in refused.stderr
     wait(run, "running")
-    while '"train"' not in (run / "metrics.jsonl").read_text():
-        time.sleep(0.2)
+    assert '"train"' in (run / "metrics.jsonl").read_text()
     columns = re.split(r"  +", launch("status", str(run)).stdout.splitlines()[-1])
     assert columns[:2] == ["launched", "running"] and columns[-2:] == ["1", "n[1-2]"]
     assert (run / "logs" / f"{job.id}.0" / "rank-1.log").is_file()

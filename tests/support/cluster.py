@@ -11,10 +11,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from rwp_dist.process.rank import end_with_parent
+from support.until import until
 
 NODES = ("n1", "n2")
 """These names do not resolve, as on some clusters."""
@@ -88,7 +90,7 @@ class Cluster:
     def __exit__(self, *exc: object) -> None:
         if len(self._daemons) > 1:
             self._call("scancel", "--user=root")
-            with suppress(TimeoutError):
+            with suppress(AssertionError):
                 self._until(lambda: not self._call("squeue", "--noheader").stdout, "the jobs' end")
         for process in reversed(self._daemons):
             process.terminate()
@@ -116,26 +118,32 @@ class Cluster:
 
     def wait(self, job: int | str, *states: str, restarts: int = 0, timeout_s: float = 90) -> str:
         """Wait for one of these states, after at least ``restarts`` restarts; returns it."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
+
+        def reached() -> str:
             about = self.job(job)
-            if about["JobState"] in states and int(about["Restarts"]) >= restarts:
-                return about["JobState"]
-            time.sleep(0.2)
-        raise TimeoutError(f"job {job} is {about['JobState']}, not {states}: {about}")
+            there = about["JobState"] in states and int(about["Restarts"]) >= restarts
+            return about["JobState"] if there else ""
+
+        return until(reached, lambda: f"{states} of {self.job(job)}", timeout_s, every_s=0.2)
 
     def start_again(self, job: int) -> int:
         """Start a requeued job, which Slurm would hold for two minutes; returns its restarts."""
         self.wait(job, "PENDING", restarts=1)
-        time.sleep(3)
+        # slurmd takes what starts in the second of a requeue for the job that it has just ended.
+        time.sleep(1.5)
         self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
-        self.wait(job, "RUNNING", "FAILED")  # one that fails at once may never be seen to run
+        # One that is over at once may never be seen to run.
+        self.wait(job, "RUNNING", "FAILED", "COMPLETED")
         return int(self.job(job)["Restarts"])
 
     def back_to_service(self, node: str) -> None:
         """Resume a node that was set down; with slurmd alive it may also come back by itself."""
-        command = ["scontrol", "update", f"node={node}", "state=resume"]
-        self._until(lambda: node in self._idle(), node, every=lambda: self._call(*command))
+
+        def idle() -> bool:
+            self._call("scontrol", "update", f"node={node}", "state=resume")
+            return node in self._idle()
+
+        self._until(idle, node)
 
     def run(self, *command: str) -> str:
         """Run a command of Slurm's; returns what it prints."""
@@ -223,15 +231,12 @@ class Cluster:
         states = ("sinfo", "--noheader", "--Node", "--states=idle", "--format=%N")
         return set(self._call(*states).stdout.split())
 
-    def _until(self, condition, what: str, every=None) -> None:
-        deadline = time.monotonic() + 30
-        while not condition():
-            if every is not None:
-                every()
-            if time.monotonic() > deadline:
-                logs = "\n".join(p.read_text()[-2000:] for p in self.folder.glob("*.log"))
-                raise TimeoutError(f"{what} did not start:\n{logs}")
-            time.sleep(0.1)
+    def _until(self, condition: Callable[[], object], what: str) -> None:
+        def logs() -> str:
+            texts = (path.read_text()[-2000:] for path in self.folder.glob("*.log"))
+            return "\n".join([what, *texts])
+
+        until(condition, logs, timeout_s=30, every_s=0.1)
 
 
 def _find(name: str) -> str | None:

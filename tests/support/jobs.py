@@ -1,10 +1,11 @@
 """Jobs of the job script on the test cluster."""
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rwp_dist.record.directory import RunDir
 from support.cluster import Cluster
+from support.until import until
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm" / "imagenet_rwp.sh"
@@ -61,9 +62,6 @@ class Job:
         """Wait until a line of the log has this text."""
         self.until(lambda: any(text in line for line in self.log()), text)
 
-    def until(self, condition, what: str, timeout_s: float = 90) -> None:
+    def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait for a condition; if it does not come in time, fail with the job's log."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, f"{what} did not come:\n" + "\n".join(self.log())
-            time.sleep(0.1)
+        until(condition, lambda: "\n".join([what, *self.log()]), every_s=0.1)
