@@ -150,6 +150,14 @@ def test_two_epochs_over_a_bad_connection_end_as_from_the_disk(folder, tmp_path)
     assert summary["samples"] == EPOCHS * NUM and summary["bad_samples"] == 0
     for name in ("train_loss", "loss", "top1"):
         assert summary[name] == expected[name], name
+    from_disk, over_net = (
+        list(RunDir(tmp_path / place / "run").read_metrics("train")) for place in ("disk", "net")
+    )
+    assert all(r["download_retries"] == r["download_bytes_per_s"] == 0 for r in from_disk)
+    assert sum(r["download_retries"] for r in over_net) >= sum(map(len, FAULTS))
+    fetched = sum(r["download_bytes_per_s"] * r["step_s"] for r in over_net)
+    assert fetched >= sum(path.stat().st_size for path in folder.glob("*.tar"))
+    assert all(r["cache_evictions"] == 0 for r in over_net)
 
 
 @pytest.mark.parametrize("fault", [404, 500, "stall"])

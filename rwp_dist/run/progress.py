@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
 from statistics import median
 from typing import Any
 
@@ -122,7 +123,7 @@ class Progress:
         _, drawn_s, waited_s = move.take_times()
         dist.all_reduce(self._sums)
         read = torch.tensor(
-            [self._interval_bytes, self._cache.hits, self._cache.misses, drawn_s, waited_s],
+            [self._interval_bytes, drawn_s, waited_s, *astuple(self._cache)],
             dtype=torch.float64,
             device=parts.device,
         )
@@ -141,7 +142,9 @@ class Progress:
         )
         dist.all_reduce(slowest, dist.ReduceOp.MAX)
         loss, hits, counted = self._sums.tolist()
-        num_bytes, cached, fetched, drawn_s, waited_s = read.tolist()
+        num_bytes, drawn_s, waited_s, *counts = read.tolist()
+        cache = CacheStats(*map(int, counts))
+        opened = cache.hits + cache.misses
         step_s, wait_s, perturb_s, noise_s, noise_bytes, memory = slowest.tolist()
         self._perturb_share = perturb_s / step_s
         headline = 100.0 * hits / max(counted, 1.0)
@@ -161,7 +164,10 @@ class Progress:
             "data_wait_s": wait_s,
             "data_wait_share": wait_s / step_s,
             "bytes_per_s": num_bytes / steps / step_s,
-            "cache_hits": cached / (cached + fetched) if cached + fetched else None,
+            "cache_hits": cache.hits / opened if opened else None,
+            "cache_evictions": cache.evictions,
+            "download_bytes_per_s": cache.bytes_downloaded / steps / step_s,
+            "download_retries": cache.retries,
             "bad_samples": bad_samples,
             "perturb_s": perturb_s,
             "perturb_share": perturb_s / step_s,

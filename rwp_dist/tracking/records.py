@@ -55,6 +55,15 @@ class TrainRecord(TypedDict):
     cache_hits: float | None
     """Share of remote shards that were in the cache already; None without a cache."""
 
+    cache_evictions: int
+    """Shards removed from the cache to make room, over all ranks, since the last record."""
+
+    download_bytes_per_s: float
+    """Bytes of remote shards that were downloaded, over all ranks."""
+
+    download_retries: int
+    """Downloads that were tried again, over all ranks, since the last record."""
+
     bad_samples: int
     """Samples that could not be read, since the run began."""
 

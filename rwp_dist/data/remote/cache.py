@@ -54,10 +54,15 @@ class CacheStats:
     """What one process did with the cache; ``+`` sums over processes."""
 
     hits: int = 0
+    """Shards that were there already."""
     misses: int = 0
+    """Shards that were downloaded."""
     bytes_downloaded: int = 0
+    """By attempts that failed, too."""
     retries: int = 0
+    """Attempts that failed."""
     evictions: int = 0
+    """Shards removed to make room."""
 
     def __add__(self, other: "CacheStats") -> "CacheStats":
         names = [field.name for field in fields(self)]
