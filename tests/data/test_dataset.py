@@ -163,6 +163,13 @@ def test_digits_that_are_missing_may_be_those_of_either_side(tmp_path):
     refused("data.val: ", cure, call=lambda: load_manifest(str(place), key="data.val"))
 
 
+@pytest.mark.parametrize(("key", "named"), [("data.train", "data.mix"), ("data.val", "data.val")])
+def test_missing_data_are_said_of_the_setting_that_names_them(tmp_path, key, named):
+    gone = tmp_path / "gone"
+    chosen = load_settings(None, [f"data.mix={{{gone}: 1}}", f"data.val={gone}"])
+    refused(f"{named}: {gone}", f"or set {named}", call=lambda: open_dataset(chosen, key))
+
+
 def test_a_folder_that_may_not_be_read(folder, monkeypatch):
     # Not by its mode: root, as containers run, may read anything.
     def forbidden(path):
