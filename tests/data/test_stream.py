@@ -403,7 +403,7 @@ def test_a_shard_that_is_gone_ends_the_stream_with_its_name(folder, tmp_path, wo
 
 EPOCHS, WARM_EPOCHS = 20, 4
 GROWTH_BYTES = 1 << 20
-MOST_FILES = 64
+MORE_FILES = 8
 
 
 def memory_over_epochs(source, cache_folder, connection):
@@ -446,9 +446,10 @@ def test_memory_and_open_files_do_not_grow_over_20_epochs(folder, tmp_path, remo
         epochs = [ours.recv() for _ in range(EPOCHS)]
         rank.join()
     # The last epoch's workers may have ended when it is measured.
-    first, last = epochs[WARM_EPOCHS], epochs[EPOCHS - 2]
-    assert len(first) == len(last) == 3
-    for process, (before, after) in enumerate(zip(first, last, strict=True)):
-        grown = after[0] - before[0]
+    first, late = epochs[WARM_EPOCHS], epochs[EPOCHS - 5 : EPOCHS - 1]
+    assert {len(epoch) for epoch in (first, *late)} == {3}
+    for process, (num_bytes, num_files) in enumerate(first):
+        # On a busy machine a worker may be in the middle of a step in one epoch or another.
+        grown = min(epoch[process][0] for epoch in late) - num_bytes
         assert grown < GROWTH_BYTES, f"process {process} of rank and workers: {grown} bytes"
-        assert after[1] < MOST_FILES
+        assert min(epoch[process][1] for epoch in late) - num_files < MORE_FILES
