@@ -41,9 +41,9 @@ def refuse_one_slot(method: Method, slots: list[list[Slot]]) -> None:
     """Refuse a mixed method that has one pass in an update: it has no room for both roles."""
     if method.mixed and len(slots) * len(slots[0]) < 2:
         raise ConfigError(
-            "a mixed method needs a clean and a perturbed pass, and there is one pass",
+            "a mixed method needs a clean and a perturbed pass, and an update has one pass",
             key="micro_batches",
-            cure="pass micro_batches=2 and give each pass half of the batch, or choose rwp",
+            cure="say micro_batches=2 and give each pass half of the batch, or choose rwp",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -11,8 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import update_bn
 
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.perturb.attached import Attached, find_optimizer
 from rwp_dist.perturb.checks import (
     Strength,
     check_options,
@@ -111,13 +113,14 @@ class Perturbed:
             ConfigError: an option that does not fit the network, the ranks or the machine.
         """
         self.ddp = model if isinstance(model, DistributedDataParallel) else None
-        model = self.ddp.module if self.ddp is not None else model
+        self.model: nn.Module = self.ddp.module if self.ddp is not None else model
+        model = self.model
         self.method = find_method(method)
         self.rank, world_size = _rank_and_world_size()
         if self.ddp is not None:
             refuse_subgroup(self.ddp, world_size)
         self._strength = choose_strength(self.method, sigma, rho)
-        self._scaler, self._scale = scaler, 1.0
+        self.scaler, self._scale = scaler, 1.0
         check_options(
             lambda_=lambda_,
             micro_batches=micro_batches,
@@ -148,14 +151,6 @@ class Perturbed:
         """What draws the noise; None for a method without."""
         if self.method.draws_noise:
             self.backend = choose_backend(backend, device)
-        if slots is None:
-            slots = assign_slots(
-                self.method, world_size, micro_batches, lambda_, antithetic=antithetic
-            )
-            refuse_one_slot(self.method, slots)
-        self.slots = slots
-        """Slots of all ranks, ``[world_size][micro_batches]``."""
-        self.my_slots = slots[self.rank]
         self.weight = 0.0
         """Factor of the mean loss of the present pass. Losses of all passes are added up: do not
         divide by the number of micro-batches."""
@@ -164,20 +159,115 @@ class Perturbed:
         self._statistics = RunningStatistics(model)
         if self.ddp is not None and self._statistics.layers:
             _keep_own_buffers(self.ddp)
+        self._options = Options(scale, eta, beta, power, self.backend or "torch", draw_ahead)
+        self._lambda, self._antithetic, self._seed = lambda_, antithetic, seed
+        self._gradients = gradients or (lambda params: [p.grad for p in params])
+        self._device = device
+        self._num_steps = self._skipped_steps = self._perturbed_passes = 0
+        self._attached: Attached | None = None
+        self._use_slots(slots or self._assign_slots(micro_batches))
+
+    def _assign_slots(self, micro_batches: int) -> list[list[Slot]]:
+        world_size = _rank_and_world_size()[1]
+        return assign_slots(
+            self.method, world_size, micro_batches, self._lambda, antithetic=self._antithetic
+        )
+
+    def _use_slots(self, slots: list[list[Slot]]) -> None:
+        """Make the move for these slots of all ranks."""
+        self.slots = slots
+        """Slots of all ranks, ``[world_size][micro_batches]``."""
+        self.my_slots = slots[self.rank]
         network = Network(
             rows=self.rows,
             weights=self.weights,
-            device=device,
-            seed=seed,
+            device=self._device,
+            seed=self._seed,
             slots=self.my_slots,
             num_perturbed=sum(slot.perturbed for row in slots for slot in row),
-            gradients=gradients or (lambda params: [p.grad for p in params]),
+            gradients=self._gradients,
         )
-        options = Options(scale, eta, beta, power, self.backend or "torch", draw_ahead)
         with self._on_device:
-            self.move = build_move(self.method, network, options)
+            self.move = build_move(self.method, network, self._options)
         self._step, self._turns = 0, Turns(len(self.my_slots))
         self._hook = self._watch_gradients()
+
+    def attach(self, optimizer: torch.optim.Optimizer, *, micro_batches: int = 1) -> Perturbed:
+        """Perturb in a loop in which nothing else changes, for methods of one pass.
+
+        ::
+
+            noisy = Perturbed(model, "m-rwp", sigma=0.01, seed=0).attach(optimizer)
+
+        From here on each forward pass of the network in training mode takes the next role, clean
+        ones first, and ``optimizer.step`` finds the clean weights. The loss of a pass must be the
+        mean over its samples, divided by ``micro_batches``.
+
+        Args:
+            optimizer: the one that steps; wrappers of Accelerate and Lightning are looked through.
+            micro_batches: passes of each rank between two of its steps.
+
+        Raises:
+            ConfigError: the method takes two passes, or a mixed one has too few.
+        """
+        if self.method.ascends:
+            raise ConfigError(
+                "it takes two passes in each update, which a loop as it is does not have",
+                key="method",
+                cure="write `with noisy(step, loss=lambda: ...)` around the pass, or choose rwp",
+            )
+        check_options(micro_batches=micro_batches)
+        optimizer = find_optimizer(optimizer)
+        self.close()
+        self._use_slots(self._assign_slots(micro_batches))
+        refuse_one_slot(self.method, self.slots)
+        self._attached = Attached(self, self.model, optimizer)
+        return self
+
+    def detach(self) -> None:
+        """Leave the loop as it was before ``attach``: clean weights and no hook."""
+        if self._attached is not None:
+            self._attached.remove()
+            self._attached = None
+
+    def _settle(self) -> None:
+        """In a loop to which it is attached: end the pass and the update that are over."""
+        if self._attached is not None:
+            self._attached.restore()
+            self._attached.end_step()
+
+    def stats(self) -> dict[str, float]:
+        """What happened so far: ``steps``, ``skipped_steps``, ``strength`` of the last step,
+        ``perturbed_passes`` of this rank, and ``adaptation`` of arwp and m-arwp.
+
+        Asks the device for ``adaptation``: for log lines, not for every step.
+        """
+        self._settle()
+        adaptation = self.move.adaptation()
+        return {
+            "steps": self._num_steps,
+            "skipped_steps": self._skipped_steps,
+            "strength": self.strength(self._step),
+            "perturbed_passes": self._perturbed_passes,
+        } | ({} if adaptation is None else {"adaptation": float(adaptation)})
+
+    def update_bn(self, loader: Iterable[Any]) -> None:
+        """Learn BatchNorm's running statistics anew, at the clean weights.
+
+        For methods without a clean pass (rwp, arwp, last-sam), before an evaluation.
+
+        Args:
+            loader: batches, as for ``torch.optim.swa_utils.update_bn``: inputs, or pairs that
+                begin with them.
+        """
+        self._settle()
+        self.weights.ensure_clean()
+        update_bn(loader, self.model, self._device)
+
+    def abandon_update(self) -> None:
+        """The update that has begun gets no more passes; the next one begins anew."""
+        self._turns.start_again()
+        self.move.pass_failed()
 
     @contextmanager
     def __call__(
@@ -201,11 +291,12 @@ class Perturbed:
         Raises:
             ConfigError: a pass is out of turn, or sam and asam were given no ``loss``.
         """
+        refuse_one_slot(self.method, self.slots)
         self._turns.begin(micro_batch)
         self._step, slot = step, self.my_slots[micro_batch]
         self.weight = mean_loss_weight(slot, self.slots)
-        if self._scaler is not None and micro_batch == 0:
-            self._scale = float(self._scaler.get_scale())
+        if self.scaler is not None and micro_batch == 0:
+            self._scale = float(self.scaler.get_scale())
         if grad_scale is None:
             factor = self.weight * self._scale
             grad_scale = 1.0 / factor if factor else 0.0
@@ -237,6 +328,7 @@ class Perturbed:
         try:
             with self._on_device, self.watch.running("perturb"):
                 if strength > 0:
+                    self._perturbed_passes += 1
                     self.move.perturb(slot, step, strength, self._ascent_loss(loss))
                     _forget_casts()
             # A pass at the weights of sam's ascent has had its clean pass. One of rwp has no other
@@ -328,7 +420,9 @@ class Perturbed:
         """
         self._turns.end_update()
         if applied is None:
-            applied = self._scaler is None or self._scaler.get_scale() >= self._scale
+            applied = self.scaler is None or self.scaler.get_scale() >= self._scale
+        self._num_steps += 1
+        self._skipped_steps += not applied
         self.weights.stepped(applied)
         with self._on_device:
             self.move.step_done(applied)
@@ -351,6 +445,7 @@ class Perturbed:
         Raises:
             ConfigError: inside a pass.
         """
+        self._settle()
         if self._turns.inside:
             raise ConfigError("a pass is under way", key="evaluating", cure="end its block first")
         self.weights.ensure_clean()
@@ -370,7 +465,9 @@ class Perturbed:
 
         The state of the move, and every rank's own BatchNorm statistics.
         """
-        return {"move": self.move.state_dict(), "statistics": self._statistics.gather()}
+        self._settle()
+        state = {"move": self.move.state_dict(), "statistics": self._statistics.gather()}
+        return state | ({"step": self._attached.step} if self._attached is not None else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what ``state_dict`` gave.
@@ -389,11 +486,14 @@ class Perturbed:
                 key="state",
                 cure="load a state that the same method saved",
             ) from None
+        if self._attached is not None:
+            self._attached.step = state.get("step", 0)
         if ranks is not None and len(ranks) == len(self.slots):
             self._statistics.load(ranks[self.rank])
 
     def close(self) -> None:
         """Release threads and hooks; the network is an ordinary one again."""
+        self.detach()
         self.weights.recover()
         self.move.close()
         if self._hook is not None:

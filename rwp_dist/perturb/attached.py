@@ -1,0 +1,216 @@
+"""``Perturbed.attach``: perturbs in a training loop in which nothing else changes."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.perturb.slots import mean_loss_weight
+
+if TYPE_CHECKING:
+    from rwp_dist.perturb.perturbed import Perturbed
+
+
+class Attached:
+    """Begins a pass at every training forward, and ends it where its gradient is complete.
+
+    A pass ends with the next forward, evaluation, ``state_dict`` or optimizer's step. So the
+    weights stay perturbed during backward, whoever calls it.
+    """
+
+    def __init__(
+        self, noisy: Perturbed, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._noisy, self._model, self._optimizer = noisy, model, optimizer
+        self.step = 0
+        """Updates begun so far, which is part of the noise's key."""
+        self._pass: AbstractContextManager[None] | None = None
+        self._taken = 0
+        """Passes of this update that have begun."""
+        self._stepped = False
+        """Whether the optimizer has stepped, and ``end_step`` was not called yet."""
+        self._factor = 1.0
+        self._said: set[str] = set()
+        self._params = self._signature()
+        self._hooks = [
+            model.register_forward_pre_hook(self._before_forward),
+            model.register_state_dict_pre_hook(self._before_state_dict),
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+            *self._weigh_gradients(),
+        ]
+
+    def _weigh_gradients(self) -> list[Any]:
+        """Hooks that weigh gradients as the method weighs losses, where that is another factor.
+
+        They run before DistributedDataParallel reduces gradients, and the user's loss stays as it
+        is: the mean over a micro-batch, divided by the number of micro-batches.
+        """
+        slots = self._noisy.slots
+        factors = [mean_loss_weight(slot, slots) * len(row) for row in slots for slot in row]
+        if all(factor == 1.0 for factor in factors):
+            return []
+
+        def weigh(grad: Tensor) -> Tensor:
+            return grad * self._factor
+
+        params = (p for p in self._model.parameters() if p.requires_grad)
+        return [p.register_hook(weigh) for p in params]
+
+    @torch.compiler.disable
+    def _before_forward(self, module: nn.Module, args: Any) -> None:
+        if torch._C._current_graph_task_id() != -1:
+            return  # activation checkpointing repeats a forward inside the backward pass
+        self.restore()
+        if not (module.training and torch.is_grad_enabled()):
+            return
+        noisy, count = self._noisy, len(self._noisy.my_slots)
+        if self._taken == count:
+            self._forget_update()
+        if self._taken == 0:
+            self.end_step()
+            self._check_parameters()
+        loss_scale = self._loss_scale()
+        slot = noisy.my_slots[self._taken]
+        self._factor = mean_loss_weight(slot, noisy.slots) * count
+        self._pass = noisy(self.step, self._taken, grad_scale=count / loss_scale)
+        self._taken += 1
+        self._pass.__enter__()
+
+    def _loss_scale(self) -> float:
+        """Factor of the loss by loss scaling.
+
+        Raises:
+            ConfigError: it cannot be known, and the method needs the gradient's true size.
+        """
+        noisy = self._noisy
+        if noisy.scaler is not None:
+            return float(noisy.scaler.get_scale())
+        device = noisy.rows[0].param.device.type if noisy.rows else "cpu"
+        if (
+            noisy.method.options.get("adaptive")
+            and torch.is_autocast_enabled(device)
+            and torch.get_autocast_dtype(device) == torch.float16
+        ):
+            raise ConfigError(
+                "this method needs the true size of gradients, and fp16 scales the loss",
+                key="scaler",
+                cure="give Perturbed the loop's GradScaler, or choose rwp or m-rwp",
+            )
+        return 1.0
+
+    def _forget_update(self) -> None:
+        """More passes than an update has, and no step: it was skipped, or the number is wrong."""
+        grads = [p.grad for p in self._model.parameters() if p.grad is not None]
+        # Asks the device, but only where a step was skipped.
+        if any(bool(grad.any()) for grad in grads):
+            self._say(
+                f"an update takes more than {len(self._noisy.my_slots)} passes of a rank; give "
+                "attach(optimizer, micro_batches=...) their number"
+            )
+        self._taken, self._stepped = 0, False
+        self._noisy.end_step(applied=False)
+        self.step += 1
+
+    def _before_state_dict(self, module: nn.Module, prefix: str, keep_vars: bool) -> None:
+        self.restore()
+
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._end_passes()
+            return None
+
+        def clean_afterwards() -> Any:
+            """Forward and backward happen in here, so the weights are clean when it returns."""
+            try:
+                return closure()
+            finally:
+                self._end_passes()
+
+        if len(args) > 1:
+            return (args[0], clean_afterwards, *args[2:]), kwargs
+        return args, {**kwargs, "closure": clean_afterwards}
+
+    def _end_passes(self) -> None:
+        """The gradient is complete: bring the clean weights back, and check the passes."""
+        self.restore()
+        count = len(self._noisy.my_slots)
+        if self._taken == 0:
+            self._say(
+                "the optimizer steps, and the network that Perturbed was given has not been called "
+                "by its forward in training mode; give Perturbed the module that is called"
+            )
+        elif self._taken < count:
+            self._say(
+                f"an update took {self._taken} of {count} passes of a rank; give "
+                "attach(optimizer, micro_batches=...) their number"
+            )
+            self._noisy.abandon_update()
+
+    def _after_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if self._taken:
+            self._stepped, self._taken = True, 0
+            self.step += 1
+
+    def end_step(self) -> None:
+        """Tell ``Perturbed`` of the last step; a GradScaler has adapted its scale by now."""
+        if self._stepped:
+            self._stepped = False
+            self._noisy.end_step()
+
+    def restore(self) -> None:
+        """End the pass that is under way, if there is one: the weights are clean afterwards."""
+        if self._pass is not None:
+            ended, self._pass = self._pass, None
+            ended.__exit__(None, None, None)
+
+    def _signature(self) -> list[tuple[int, bool]]:
+        return [(id(p), p.requires_grad) for p in self._model.parameters()]
+
+    def _check_parameters(self) -> None:
+        if self._signature() != self._params:
+            self._params = self._signature()
+            self._say(
+                "parameters were added, replaced or frozen since; noise is drawn for those that "
+                "there were: call close() and attach a new Perturbed"
+            )
+
+    def _say(self, sentence: str) -> None:
+        """Once."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            warnings.warn(f"Perturbed: {sentence}.", stacklevel=2)
+
+    def remove(self) -> None:
+        """Bring the clean weights back and leave no hook behind."""
+        self.restore()
+        for hook in self._hooks:
+            hook.remove()
+
+
+def find_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer that steps, out of the wrappers of Accelerate and Lightning.
+
+    Raises:
+        ConfigError: it is none of torch's.
+    """
+    inner = getattr(optimizer, "optimizer", None)
+    if isinstance(inner, torch.optim.Optimizer):
+        return find_optimizer(inner)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(
+            f"{type(optimizer).__name__} is no optimizer of torch",
+            key="optimizer",
+            cure="give attach the torch.optim.Optimizer whose step updates the weights",
+        )
+    return optimizer
