@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,12 @@ class Attached:
     weights stay perturbed during backward, whoever calls it.
     """
 
+    _model: nn.Module | None = None
+
     def __init__(
         self, noisy: Perturbed, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> None:
-        self._noisy, self._model, self._optimizer = noisy, model, optimizer
+        self._noisy, self._model = noisy, model
         self.step = 0
         """Updates begun so far, which is part of the noise's key."""
         self._pass: AbstractContextManager[None] | None = None
@@ -45,6 +48,15 @@ class Attached:
             *self._weigh_gradients(),
         ]
 
+    # A copy of the network, such as an average of its weights, has a copy of the hooks. They find
+    # that it is not their network, and do nothing.
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attached:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Attached.__new__, (Attached,)
+
     def _weigh_gradients(self) -> list[Any]:
         """Hooks that weigh gradients as the method weighs losses, where that is another factor.
 
@@ -59,11 +71,16 @@ class Attached:
         def weigh(grad: Tensor) -> Tensor:
             return grad * self._factor
 
-        params = (p for p in self._model.parameters() if p.requires_grad)
-        return [p.register_hook(weigh) for p in params]
+        return [p.register_hook(weigh) for p in self._parameters() if p.requires_grad]
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        assert self._model is not None
+        return self._model.parameters()
 
     @torch.compiler.disable
     def _before_forward(self, module: nn.Module, args: Any) -> None:
+        if module is not self._model:
+            return
         if torch._C._current_graph_task_id() != -1:
             return  # activation checkpointing repeats a forward inside the backward pass
         self.restore()
@@ -106,19 +123,21 @@ class Attached:
 
     def _forget_update(self) -> None:
         """More passes than an update has, and no step: it was skipped, or the number is wrong."""
-        grads = [p.grad for p in self._model.parameters() if p.grad is not None]
+        grads = [p.grad for p in self._parameters() if p.grad is not None]
         # Asks the device, but only where a step was skipped.
         if any(bool(grad.any()) for grad in grads):
             self._say(
+                "passes",
                 f"an update takes more than {len(self._noisy.my_slots)} passes of a rank; give "
-                "attach(optimizer, micro_batches=...) their number"
+                "attach(optimizer, micro_batches=...) their number",
             )
         self._taken, self._stepped = 0, False
         self._noisy.end_step(applied=False)
         self.step += 1
 
     def _before_state_dict(self, module: nn.Module, prefix: str, keep_vars: bool) -> None:
-        self.restore()
+        if module is self._model:
+            self.restore()
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -145,13 +164,15 @@ class Attached:
         count = len(self._noisy.my_slots)
         if self._taken == 0:
             self._say(
+                "forward",
                 "the optimizer steps, and the network that Perturbed was given has not been called "
-                "by its forward in training mode; give Perturbed the module that is called"
+                "by its forward in training mode; give Perturbed the module that is called",
             )
         elif self._taken < count:
             self._say(
+                "passes",
                 f"an update took {self._taken} of {count} passes of a rank; give "
-                "attach(optimizer, micro_batches=...) their number"
+                "attach(optimizer, micro_batches=...) their number",
             )
             self._noisy.abandon_update()
 
@@ -175,20 +196,21 @@ class Attached:
             ended.__exit__(None, None, None)
 
     def _signature(self) -> list[tuple[int, bool]]:
-        return [(id(p), p.requires_grad) for p in self._model.parameters()]
+        return [(id(p), p.requires_grad) for p in self._parameters()]
 
     def _check_parameters(self) -> None:
         if self._signature() != self._params:
             self._params = self._signature()
             self._say(
+                "parameters",
                 "parameters were added, replaced or frozen since; noise is drawn for those that "
-                "there were: call close() and attach a new Perturbed"
+                "there were: call close() and attach a new Perturbed",
             )
 
-    def _say(self, sentence: str) -> None:
-        """Once."""
-        if sentence not in self._said:
-            self._said.add(sentence)
+    def _say(self, subject: str, sentence: str) -> None:
+        """Once for each subject."""
+        if subject not in self._said:
+            self._said.add(subject)
             warnings.warn(f"Perturbed: {sentence}.", stacklevel=2)
 
     def remove(self) -> None:
