@@ -5,16 +5,36 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.perturb.slots import mean_loss_weight
+from rwp_dist.perturb.methods import Method
+from rwp_dist.perturb.rows import Rows
+from rwp_dist.perturb.slots import Slot, mean_loss_weight
 
-if TYPE_CHECKING:
-    from rwp_dist.perturb.perturbed import Perturbed
+
+class Passes(Protocol):
+    """What it needs of ``Perturbed``."""
+
+    method: Method
+    rows: list[Rows]
+    slots: list[list[Slot]]
+    my_slots: list[Slot]
+    scaler: torch.amp.GradScaler | None
+
+    def __call__(
+        self, step: int, micro_batch: int = 0, *, grad_scale: float | None = None
+    ) -> AbstractContextManager[None]:
+        """Around forward and backward of one pass."""
+
+    def end_step(self, applied: bool | None = None) -> None:
+        """The optimizer's step is over."""
+
+    def abandon_update(self) -> None:
+        """The update that has begun gets no more passes."""
 
 
 class Attached:
@@ -26,9 +46,7 @@ class Attached:
 
     _model: nn.Module | None = None
 
-    def __init__(
-        self, noisy: Perturbed, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def __init__(self, noisy: Passes, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self._noisy, self._model = noisy, model
         self.step = 0
         """Updates begun so far, which is part of the noise's key."""

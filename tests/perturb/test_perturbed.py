@@ -267,8 +267,8 @@ def test_a_ddp_over_some_of_the_ranks_is_refused():
 
 def test_what_cannot_work_is_refused_with_the_cure():
     net = small_net()
-    with pytest.raises(ConfigError) as refused:
-        Perturbed(net, "m-rwp")
+    with pytest.raises(ConfigError) as refused, Perturbed(net, "m-rwp")(0):
+        pass
     assert (refused.value.key, "micro_batches=2" in refused.value.cure) == ("micro_batches", True)
     with pytest.raises(ConfigError) as refused:
         Perturbed(net, "rmp")
