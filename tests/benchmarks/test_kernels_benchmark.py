@@ -53,7 +53,7 @@ def test_interpreted_it_runs_to_its_end_on_torch_triton_and_numpy_alone():
     done = run_script("--dry")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert sum("noise, triton  " in line for line in lines) == 6  # three networks, two types
+    assert sum("noise, triton  " in line for line in lines) == 4  # two networks, two types
     assert lines[-1].endswith("these times mean nothing.")
 
 

@@ -19,7 +19,9 @@ for name in METHODS:
     layers = torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2)
     model = torch.nn.Sequential(*layers)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    noisy = Perturbed(model, name, sigma=0.1, micro_batches=2)
+    strength = METHODS[name].strength
+    options = {strength: 0.1} if strength else {}
+    noisy = Perturbed(model, name, micro_batches=2, **options)
     for step in range(2):
         for micro_batch in range(2):
             with noisy(step, micro_batch, loss=lambda: F.cross_entropy(model(x), y)):

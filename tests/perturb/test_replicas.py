@@ -152,7 +152,7 @@ def subtract_noise_again():
     """Break the property as the authors' code does: take the noise off by subtraction."""
 
     def restore(self, *, last):
-        for param, clean in self._clean:
+        for param, clean, _ in self._clean:
             clean.copy_(param.data - (param.data - clean))
         self.recover()
 

@@ -25,7 +25,41 @@ SLOW = (
     "perturb/normals/test_kernels.py::test_values_are_standard_normal",
     "perturb/normals/test_kernels.py::test_rows_slots_and_steps_are_independent",
     "perturb/normals/test_kernels.py::test_the_kernels_compile_to_machine_code",
+    # the oracle of many ranks; one rank and two are fast
+    *(
+        f"perturb/test_oracle.py::{name}"
+        for name in (
+            "test_every_method_equals_the_oracle_at_stages_0_1_and_2[3",
+            "test_every_method_equals_the_oracle_at_stages_0_1_and_2[2-2",
+            "test_every_method_equals_the_oracle_at_stages_0_1_and_2[1-2",
+            "test_every_option",
+            "test_stage_3",
+            "test_a_padded",
+            "test_noise_and_energy",
+        )
+    ),
+    *("perturb/test_methods.py::test_zero_stages", "perturb/test_methods.py::test_evaluating"),
+    *("perturb/moves/test_last_gradient.py::test_all_ranks", "run/test_extras.py"),
+    *("run/test_optimizers.py::test_two_groups", "run/test_strength.py::test_a_run_that_is_clean"),
+    *("perturb/test_needs.py", "perturb/test_perturbed.py::test_the_example"),
+    # commands as a user types them
+    *(
+        "test_readme.py::test_the_commands",
+        "test_train.py::test_a_signal",
+        "test_cli.py::test_an_err",
+    ),
+    *("launcher/test_light.py", "launcher/test_diagnosis.py::test_the_agent"),
+    *(
+        "doctor/test_ranks.py",
+        "doctor/test_gpus.py::test_a_driver",
+        "doctor/test_memory.py::test_the_",
+    ),
+    *("doctor/test_doctor_report.py::test_the_whole", "docker/test_manifests.py::test_wandb"),
+    # many processes or epochs of data
+    *("data/image/test_fuzz.py::test_mutants_of_a_minute", "data/test_stream.py::test_memory"),
+    *("data/image/test_transforms.py::test_equal_in_another", "data/test_stream.py::test_worker"),
     # waits for what never comes, or is killed
+    "data/test_stream.py::test_a_worker_that_never_begins",
     "process/test_group.py::test_a_deadlock_is_shown",
     "shards/test_write.py::test_a_call_that_was_killed",
 )
