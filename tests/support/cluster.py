@@ -129,8 +129,9 @@ class Cluster:
     def start_again(self, job: int) -> int:
         """Start a requeued job, which Slurm would hold for two minutes; returns its restarts."""
         self.wait(job, "PENDING", restarts=1)
-        # slurmd takes what starts in the second of a requeue for the job that it has just ended.
-        time.sleep(1.5)
+        # slurmd takes what starts soon after a requeue for the job that it has just ended. Seconds of
+        # Slurm's clocks pass, which nothing tells; 1.5 were too few on a busy machine.
+        time.sleep(3)
         self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
         # One that is over at once may never be seen to run.
         self.wait(job, "RUNNING", "FAILED", "COMPLETED")
