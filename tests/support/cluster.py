@@ -129,8 +129,8 @@ class Cluster:
     def start_again(self, job: int) -> int:
         """Start a requeued job, which Slurm would hold for two minutes; returns its restarts."""
         self.wait(job, "PENDING", restarts=1)
-        # slurmd takes what starts soon after a requeue for the job that it has just ended. Seconds of
-        # Slurm's clocks pass, which nothing tells; 1.5 were too few on a busy machine.
+        # slurmd takes what starts soon after a requeue for the job that it has just ended, and
+        # nothing tells when that is over; 1.5 s were too few on a busy machine.
         time.sleep(3)
         self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
         # One that is over at once may never be seen to run.
