@@ -165,6 +165,7 @@ class Perturbed:
         self._device = device
         self._num_steps = self._skipped_steps = self._perturbed_passes = 0
         self._attached: Attached | None = None
+        self._given_slots = slots is not None
         self._use_slots(slots or self._assign_slots(micro_batches))
 
     def _assign_slots(self, micro_batches: int) -> list[list[Slot]]:
@@ -291,7 +292,8 @@ class Perturbed:
         Raises:
             ConfigError: a pass is out of turn, or sam and asam were given no ``loss``.
         """
-        refuse_one_slot(self.method, self.slots)
+        if not self._given_slots:
+            refuse_one_slot(self.method, self.slots)
         self._turns.begin(micro_batch)
         self._step, slot = step, self.my_slots[micro_batch]
         self.weight = mean_loss_weight(slot, self.slots)
