@@ -1,6 +1,6 @@
 # `make demo` shows that it works, `make check` tells in a minute and a half whether a change is
-# sound, `make test` checks everything.
-.PHONY: demo lint check test format clean
+# sound, `make test` in about eight minutes, and `make test-all` checks everything, as CI does.
+.PHONY: demo lint check test test-all format clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,6 +20,9 @@ check: lint
 	$(BIN)/pytest -n 2 -m "not slow"
 
 test: lint
+	$(BIN)/pytest -n 2 -m "not long"
+
+test-all: lint
 	$(BIN)/pytest -n 2 --ignore=tests/slurm
 	$(BIN)/pytest tests/slurm  # one after another, because they share a cluster
 

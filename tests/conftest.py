@@ -12,16 +12,21 @@ os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU
 import pytest
 import torch
 from support import ranks
-from support.slow import SLOW
+from support.slow import LONG, SLOW
 
 torch.set_num_threads(1)
 
 
 def pytest_configure(config):
-    ranks.start_server()
+    runs_tests = hasattr(config, "workerinput") or not config.getoption("numprocesses")
+    if runs_tests:
+        ranks.start_server()
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+        name = item.nodeid.removeprefix("tests/")
+        if name.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+        if name.startswith(LONG):
+            item.add_marker(pytest.mark.long)

@@ -13,6 +13,7 @@ from support.small import (
     weights_of,
 )
 
+from rwp_dist.process.consensus import Consensus
 from rwp_dist.train import train_step
 
 STAGES = (0, 1, 2)
@@ -26,7 +27,7 @@ def fail_in_a_train_step(cases, error):
             run_all(parts, stop=2)
             before, seen = weights_of(parts), []
             batch = next(parts.train.steps(2, 3))
-            agreed = agree(parts, batch)
+            agreed = agree(parts, batch, Consensus())
 
             def explode(module, args, parts=parts, before=before, seen=seen):
                 if not same_bits(before, weights_of(parts)):
@@ -115,7 +116,7 @@ def fail_after_the_last_pass(stage, micro_batches):
         run_all(parts, stop=2)
         before = parts.engine.full_weights()
         batch = next(parts.train.steps(2, 3))
-        agreed = agree(parts, batch)
+        agreed = agree(parts, batch, Consensus())
 
         class Failing(FakeProgress):
             def observe(self, slot, *args):

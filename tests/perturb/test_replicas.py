@@ -15,7 +15,7 @@ from torch.func import functional_call
 from rwp_dist.base.errors import ReplicaError
 from rwp_dist.process.replicas import check_replicas
 
-STEPS = 50
+STEPS = 20
 
 
 class Instead(torch.autograd.Function):

@@ -9,6 +9,7 @@ import faulthandler
 import multiprocessing
 import os
 import pickle
+import sys
 import tempfile
 import time
 import traceback
@@ -38,6 +39,10 @@ PRELOAD = [
     # What deepspeed.initialize imports when it is first called: seconds of torch's compiler.
     "deepspeed.runtime.zero.muon.muon_optimizer",
     "rwp_dist.train",
+    # What modules of tests import.
+    "support.properties",
+    "support.oracle",
+    "setuptools",
 ]
 
 
@@ -170,5 +175,7 @@ def _picklable(error: BaseException) -> BaseException:
 def start_server() -> None:
     """Have the fork server import what ranks need, before the first group is started."""
     multiprocessing.set_forkserver_preload(PRELOAD)
-    with patch.dict(os.environ, ENVIRONMENT):
+    # Python 3.11 does not give the server this process's sys.path, and skips what it can't find.
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with patch.dict(os.environ, ENVIRONMENT | path):
         forkserver.ensure_running()

@@ -173,24 +173,25 @@ def run_steps(
     """Steps ``first`` to ``stop - 1`` of training; yields each step's number after it."""
     progress = progress or Progress(parts)
     data = parts.train.steps(first, stop)
-    for step in range(first, stop):
-        batch = next(data)
-        agreed = agree(parts, batch)
-        train_step(parts, step, batch, agreed, progress)
-        progress.step_done(batch, agreed)
-        yield step
-
-
-def agree(parts: Parts, step: Step) -> Agreed:
-    """What all ranks have for a step. A collective."""
     consensus = Consensus()
+    try:
+        for step in range(first, stop):
+            batch = next(data)
+            agreed = agree(parts, batch, consensus)
+            train_step(parts, step, batch, agreed, progress)
+            progress.step_done(batch, agreed)
+            yield step
+    finally:
+        consensus.close()
+
+
+def agree(parts: Parts, step: Step, consensus: Consensus) -> Agreed:
+    """What all ranks have for a step. A collective."""
     roles = list(zip(parts.perturbed.my_slots, step.valid, strict=True))
     clean = sum(valid for slot, valid in roles if not slot.perturbed)
     perturbed = sum(valid for slot, valid in roles if slot.perturbed)
     consensus.post(clean=clean, perturbed=perturbed, bad=len(step.bad), stop=False)
-    agreed = consensus.take()
-    consensus.close()
-    return agreed
+    return consensus.take()
 
 
 def run_all(parts: Parts, first: int = 0, stop: int | None = None) -> None:
