@@ -106,7 +106,7 @@ def measure(model: str, size: int, batch: int, rounds: int) -> None:
                 else:
                     parts.perturbed.watch.take()
                     parts.perturbed.move.take_times()
-        noise = {name: noise_work(parts, rounds) for name, (parts, _) in built.items()}
+        noise = {name: noise_work(parts.perturbed, rounds) for name, (parts, _) in built.items()}
         for parts, _ in built.values():
             parts.close()
         rank = dist.get_rank()

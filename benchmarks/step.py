@@ -5,7 +5,8 @@
 ResNet-18, 64x64 images, 32 images a rank, one thread a rank, ZeRO-1, fp32. Methods take turns step
 by step, so that a machine that is shared or throttles does so for all. ``authors`` is the released
 scheme's operations under DistributedDataParallel: noise expanded to full size, kept through the
-backward pass and subtracted afterwards.
+backward pass and subtracted afterwards. ``attached`` is the same plain loop with
+``Perturbed(ddp, "m-rwp").attach(optimizer)`` before it.
 
 ``x sgd`` is the median of the ratios within each turn. ``noise`` is the core time of perturbation
 on one rank of each pair, drawing included. Where no core is idle, it makes the step longer:
@@ -20,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Literal
 
 import click
 import torch
@@ -30,26 +32,39 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from rwp_dist.config import load_settings
+from rwp_dist.perturb import Perturbed
 from rwp_dist.process import choose_device, process_group
-from rwp_dist.run import Parts, build_model
+from rwp_dist.run import build_model
 
 METHODS = ("sgd", "m-rwp", "m-arwp", "sam")
+By = Literal["nobody", "authors", "attach"]
+IN_A_PLAIN_LOOP: dict[str, By] = {
+    "sgd, DDP": "nobody",
+    "m-rwp, attached, DDP": "attach",
+    "authors' m-rwp, DDP": "authors",
+}
+"""Rows under DistributedDataParallel, and who perturbs."""
 WARM_UP = 3
 
 
 def plain(
-    model: str, size: int, batch: int, precision: str, *, noise: bool
-) -> Callable[[int], None]:
-    """SGD under DistributedDataParallel, or on odd ranks the authors' operations around it."""
+    model: str, size: int, batch: int, precision: str, *, by: By
+) -> tuple[Perturbed | None, Callable[[int], None]]:
+    """SGD under DistributedDataParallel, and who perturbs odd ranks in it."""
     device = choose_device("auto")
     settings = load_settings(None, network(model, size))
     replica = DistributedDataParallel(build_model(settings).to(device))
+    # As Perturbed does, so that rows differ in nothing else. Two versions of torch, two names.
+    replica.broadcast_buffers = replica.forward_sync_buffers = False
     optimizer = torch.optim.SGD(replica.parameters(), lr=0.001, momentum=0.9)
     images = torch.randn(batch, 3, size, size, device=device)
     labels = torch.randint(0, 1000, (batch,), device=device)
+    noisy = None
+    if by == "attach":
+        noisy = Perturbed(replica, "m-rwp", sigma=0.01, seed=0).attach(optimizer)
 
     def step(_: int) -> None:
-        perturbed = noise and dist.get_rank() % 2 == 1
+        perturbed = by == "authors" and dist.get_rank() % 2 == 1
         kept = add_expanded_noise(replica, 0.01) if perturbed else []
         autocast = torch.autocast(device.type, torch.bfloat16)
         with autocast if precision == "bf16" else nullcontext():
@@ -59,11 +74,11 @@ def plain(
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    return noisy, step
 
 
 def in_turns(
-    steps: dict[str, Callable[[int], None]], built: dict[str, Parts], rounds: int
+    steps: dict[str, Callable[[int], None]], perturbed: dict[str, Perturbed], rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of every method's steps, taken in turns.
 
@@ -78,15 +93,15 @@ def in_turns(
             dist.barrier()
             begin = time.perf_counter()
             step(number)
-            if name in built:
-                built[name].perturbed.move.join()
+            if name in perturbed:
+                perturbed[name].move.join()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             dist.barrier()
             if number >= WARM_UP:
                 times[name].append(time.perf_counter() - begin)
-            elif name in built:
-                noise_work(built[name], 1)
+            elif name in perturbed:
+                noise_work(perturbed[name], 1)
     return times
 
 
@@ -95,10 +110,10 @@ def ratio(seconds: list[float], base: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(seconds, base, strict=True))
 
 
-def noise_work(parts: Parts, steps: int) -> tuple[float, float, float]:
+def noise_work(perturbed: Perturbed, steps: int) -> tuple[float, float, float]:
     """Seconds a step that noise is worked at, that show, and share of drawing that is hidden."""
-    exposed = parts.perturbed.watch.take()  # what is waited for is part of it
-    work, drawn, waited = parts.perturbed.move.take_times()
+    exposed = perturbed.watch.take()  # what is waited for is part of it
+    work, drawn, waited = perturbed.move.take_times()
     times = torch.tensor([exposed - waited + work, exposed, drawn, waited], dtype=torch.float64)
     dist.all_reduce(times)
     work, exposed, drawn, waited = times.tolist()
@@ -123,12 +138,14 @@ def main(model: str, size: int, batch: int, precision: str, rounds: int) -> None
             for name in METHODS
         }
         steps = {name: step for name, (_, step) in built.items()}
-        steps["sgd, DDP"] = plain(model, size, batch, precision, noise=False)
-        steps["authors' m-rwp, DDP"] = plain(model, size, batch, precision, noise=True)
-        parts_of = {name: parts for name, (parts, _) in built.items()}
-        times = in_turns(steps, parts_of, rounds)
-        noise = {name: noise_work(parts, rounds) for name, parts in parts_of.items()}
-        for parts in parts_of.values():
+        perturbed = {name: parts.perturbed for name, (parts, _) in built.items()}
+        for name, by in IN_A_PLAIN_LOOP.items():
+            noisy, steps[name] = plain(model, size, batch, precision, by=by)
+            if noisy is not None:
+                perturbed[name] = noisy
+        times = in_turns(steps, perturbed, rounds)
+        noise = {name: noise_work(one, rounds) for name, one in perturbed.items()}
+        for parts, _ in built.values():
             parts.close()
     if rank != 0:
         return
@@ -140,7 +157,7 @@ def main(model: str, size: int, batch: int, precision: str, rounds: int) -> None
         base = times["sgd, DDP" if "DDP" in name else "sgd"]
         share = ratio(seconds, base)
         line = f"{name:<22}{statistics.median(seconds) * 1e3:10.1f}{share:8.3f}"
-        if name.startswith("m-"):
+        if name in noise and name.startswith("m-"):
             work, exposed, hidden = noise[name]
             floor = 1.0 + work / world_size / statistics.median(base)
             line += f"{work * 1e3:10.1f}{exposed * 1e3:8.1f}{hidden:8.3f}{floor:8.3f}"

@@ -1,8 +1,7 @@
-"""All methods in plain float64 on one process, written from the formulas alone.
+"""All methods in plain float64 on one process: any number of ranks, their roles, optimizers.
 
-Sources: Li et al., TMLR 2024 (arXiv 2404.00357) for RWP, ARWP and their mixtures; Foret et al.,
-ICLR 2021 for SAM; Kwon et al., ICML 2021 for ASAM. Of the package only the unit noise of a key is
-used, because equality is claimed *given the same noise*.
+How weights are moved is in ``rwp_dist.perturb.reference``, written from the formulas alone. Beside
+that, only the unit noise of a key is the package's: equality is claimed *given the same noise*.
 """
 
 import math
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from rwp_dist.perturb import reference
 from rwp_dist.perturb.normals.generator import TorchNormals
 from rwp_dist.perturb.normals.philox import PhiloxNormals
 
@@ -179,8 +179,7 @@ class Oracle:
         """One update; for every slot uint8 images, labels and weights of samples (1 or 0)."""
         f = self.formula
         total = {name: torch.zeros_like(w) for name, w in self.weights.items()}
-        seen = {name: torch.zeros_like(e) for name, e in self.energy.items()}
-        perturbed = [slot for slot in self.slots if slot.perturbed]
+        perturbed: list[Tensors] = []
         for slot, (images, labels, counts) in zip(self.slots, batches, strict=True):
             batch = ((images.double() / 255 - f.mean) / f.std, labels, counts.double())
             statistics = self.buffers[slot.rank]
@@ -207,14 +206,13 @@ class Oracle:
             for name, g in gradient.items():
                 # lambda * mean over all perturbed samples + (1 - lambda) * mean over clean ones
                 total[name] += share * g * float(counts.sum()) / role
-                if slot.perturbed and f.adaptive():
-                    squares = g.square() if g.ndim == 1 else g.flatten(1).square().sum(1)
-                    seen[name] += squares / len(perturbed)
+            if slot.perturbed:
+                perturbed.append(gradient)
         if not all(g.isfinite().all() for g in total.values()):
             return
         self.last = total
-        for name in self.energy:
-            self.energy[name] = f.beta * self.energy[name] + seen[name]
+        if f.adaptive():
+            self.energy = reference.next_energy(self.energy, perturbed, f.beta)
         self._update(total, f.lr_at(step))
 
     def _mean_gradient(self, weights: Tensors, batch: tuple, statistics: Tensors) -> Tensors:
@@ -229,44 +227,27 @@ class Oracle:
     # --- perturbations ---
 
     def _ascended(self, gradient: Tensors) -> Tensors:
-        """SAM: w + rho g / |g|. ASAM, with T = |w|: w + rho T^2 g / |T g|."""
-        scale = {
-            n: w.abs() if self.formula.method == "asam" else torch.ones_like(w)
-            for n, w in self.weights.items()
-        }
-        norm = math.sqrt(sum(float((scale[n] * g).square().sum()) for n, g in gradient.items()))
-        return {
-            n: w + self.formula.rho * scale[n] ** 2 * gradient[n] / norm
-            for n, w in self.weights.items()
-        }
+        adaptive = self.formula.method == "asam"
+        return reference.ascended(self.weights, gradient, self.formula.rho, adaptive=adaptive)
 
     def _noisy(self, slot: Slot, step: int) -> Tensors:
-        f, sigma, noisy = self.formula, self.formula.strength_at(step), {}
+        f, sigma = self.formula, self.formula.strength_at(step)
+        if sigma == 0:
+            return self.weights
+        weights, unit = {}, {}
         for index, (name, w) in enumerate(self.weights.items()):
             excluded = any(fnmatchcase(name, pattern) for pattern in f.exclude)
-            if excluded or ("ndim<2" in f.exclude and w.ndim < 2) or sigma == 0:
-                noisy[name] = w
+            if excluded or ("ndim<2" in f.exclude and w.ndim < 2):
                 continue
-            unit = self._noise.fill(torch.empty(w.shape), step, slot.draw, index).double()
-            shrink = (1.0 + f.eta * self.energy[name]) ** f.power if f.adaptive() else None
-            rows = []
-            for j in range(len(w)):
-                # One dimension: the whole tensor is one filter, but adaptation is by element.
-                filter_ = w[j] if w.ndim > 1 else w
-                std = (
-                    sigma
-                    * {
-                        "filter": filter_.norm(),
-                        "rms": filter_.square().mean().sqrt(),
-                        "tensor": w.square().mean().sqrt(),
-                        "element": w[j].abs(),
-                    }[f.scale]
-                )
-                if shrink is not None:
-                    std = std / shrink[j]
-                rows.append(w[j] + slot.sign * std * unit[j])
-            noisy[name] = torch.stack(rows)
-        return noisy
+            values = self._noise.fill(torch.empty(w.shape), step, slot.draw, index)
+            weights[name], unit[name] = w, slot.sign * values.double()
+        if f.adaptive():
+            moved = reference.adaptive_noisy(
+                weights, unit, sigma, self.energy, f.eta, f.power, f.scale
+            )
+        else:
+            moved = reference.noisy(weights, unit, sigma, f.scale)
+        return self.weights | moved
 
     # --- optimizers ---
 
