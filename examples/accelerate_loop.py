@@ -1,4 +1,4 @@
-"""Hugging Face Accelerate, with random weight perturbation in two lines (*).
+"""Hugging Face Accelerate; lines marked with * are for the perturbation.
 
 accelerate launch --num-processes 2 examples/accelerate_loop.py
 """
@@ -31,6 +31,7 @@ def train(
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer.optimizer, num_updates)
     noisy = Perturbed(ddp, method, seed=0, **options)  # *
     noisy.attach(optimizer, micro_batches=accumulate)  # *
+    accelerator.register_for_checkpointing(noisy)  # * for save_state and load_state
     for images, labels in loader:
         with accelerator.accumulate(ddp):
             loss = F.cross_entropy(ddp(images), labels)

@@ -1,4 +1,4 @@
-"""The Trainer of Hugging Face, with random weight perturbation in two lines (*).
+"""The Trainer of Hugging Face; lines marked with *, and SaveNoisy, are for the perturbation.
 
 torchrun --nproc-per-node 2 examples/huggingface_trainer.py
 """
@@ -9,9 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from rwp_dist.perturb import Perturbed  # *
+
+
+class SaveNoisy(TrainerCallback):
+    """Saves what the perturbation needs to go on exactly beside each checkpoint."""
+
+    def __init__(self, noisy: Perturbed) -> None:
+        self.noisy = noisy
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """All ranks come here, and the first one writes."""
+        saved = self.noisy.state_dict()
+        if state.is_world_process_zero:
+            torch.save(saved, f"{args.output_dir}/checkpoint-{state.global_step}/noisy.pt")
 
 
 class Classifier(nn.Module):
@@ -34,17 +47,24 @@ def collate(rows: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
 
 
 def train(
-    model: nn.Module, dataset: Dataset, method: str, *, args: TrainingArguments, **options: Any
+    model: nn.Module,
+    dataset: Dataset,
+    method: str,
+    *,
+    args: TrainingArguments,
+    resume_from: str | None = None,
+    **options: Any,
 ) -> None:
     """Train as the arguments say."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    classifier = Classifier(model)
-    trainer = Trainer(
-        classifier, args, collate, train_dataset=dataset, optimizers=(optimizer, None)
-    )
+    parts = (optimizer, None)
+    trainer = Trainer(Classifier(model), args, collate, train_dataset=dataset, optimizers=parts)
     noisy = Perturbed(model, method, seed=0, **options)  # *
     noisy.attach(optimizer, micro_batches=args.gradient_accumulation_steps)  # *
-    trainer.train()
+    trainer.add_callback(SaveNoisy(noisy))  # *
+    if resume_from is not None:
+        noisy.load_state_dict(torch.load(f"{resume_from}/noisy.pt"))  # *
+    trainer.train(resume_from_checkpoint=resume_from)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ class Classifier(lightning.LightningModule):
     def __init__(self, model: nn.Module, method: str, **options: Any) -> None:
         super().__init__()
         self.model, self.method, self.options = model, method, options
+        self.saved: dict[str, Any] | None = None  # *
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """Mean loss of a batch."""
@@ -31,22 +32,19 @@ class Classifier(lightning.LightningModule):
         optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
         self.noisy = Perturbed(self.model, self.method, seed=0, **self.options)  # *
         self.noisy.attach(optimizer, micro_batches=self.trainer.accumulate_grad_batches)  # *
+        if self.saved is not None:  # *
+            self.noisy.load_state_dict(self.saved)  # *
         num_updates = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_updates)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What the perturbation needs to go on exactly."""
+        """Save what the perturbation needs to go on exactly."""
         checkpoint["noisy"] = self.noisy.state_dict()  # *
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lightning loads it before there is an optimizer."""
-        self.noisy_state = checkpoint["noisy"]  # *
-
-    def on_train_start(self) -> None:
-        """Everything is built and loaded."""
-        if hasattr(self, "noisy_state"):  # *
-            self.noisy.load_state_dict(self.noisy_state)  # *
+        """Keep it, because Lightning loads it before there is an optimizer."""
+        self.saved = checkpoint["noisy"]  # *
 
 
 def train(
@@ -55,11 +53,13 @@ def train(
     batch_size: int,
     method: str,
     *,
-    trainer: Any,
+    trainer: lightning.Trainer,
+    resume_from: str | None = None,
     **options: Any,
 ) -> None:
-    """Train once over the data set; Lightning shuffles it."""
-    trainer.fit(Classifier(model, method, **options), DataLoader(dataset, batch_size))
+    """Train over the data set, which Lightning shuffles."""
+    module = Classifier(model, method, **options)
+    trainer.fit(module, DataLoader(dataset, batch_size), ckpt_path=resume_from)
 
 
 if __name__ == "__main__":

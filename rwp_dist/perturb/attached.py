@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -16,9 +18,19 @@ from rwp_dist.perturb.rows import Rows
 from rwp_dist.perturb.slots import Slot, mean_loss_weight
 
 
+@dataclass
+class Counts:
+    """What happened so far, on this rank."""
+
+    steps: int = 0
+    skipped_steps: int = 0
+    perturbed_passes: int = 0
+
+
 class Passes(Protocol):
     """What it needs of ``Perturbed``."""
 
+    counts: Counts
     method: Method
     rows: list[Rows]
     slots: list[list[Slot]]
@@ -58,6 +70,9 @@ class Attached:
         self._factor = 1.0
         self._said: set[str] = set()
         self._params = self._signature()
+        self._at_end: weakref.finalize | None = None
+        if any(slot.perturbed for slot in noisy.my_slots):
+            self._at_end = weakref.finalize(self, _say_if_never_perturbed, noisy.counts)
         self._hooks = [
             model.register_forward_pre_hook(self._before_forward),
             model.register_state_dict_pre_hook(self._before_state_dict),
@@ -236,6 +251,18 @@ class Attached:
         self.restore()
         for hook in self._hooks:
             hook.remove()
+        if self._at_end is not None:
+            self._at_end()
+
+
+def _say_if_never_perturbed(counts: Counts) -> None:
+    """When the loop or the program ends: a schedule that never begins would go unnoticed."""
+    if counts.steps and not counts.perturbed_passes:
+        warnings.warn(
+            f"Perturbed: no pass was perturbed in {counts.steps} steps, because the strength was 0 "
+            "in each; give a sigma (or rho) that is above 0 in steps that the loop reaches.",
+            stacklevel=2,
+        )
 
 
 def find_optimizer(optimizer: Any) -> torch.optim.Optimizer:

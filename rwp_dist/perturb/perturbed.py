@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import update_bn
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.perturb.attached import Attached, find_optimizer
+from rwp_dist.perturb.attached import Attached, Counts, find_optimizer
 from rwp_dist.perturb.checks import (
     Strength,
     check_options,
@@ -163,7 +163,7 @@ class Perturbed:
         self._lambda, self._antithetic, self._seed = lambda_, antithetic, seed
         self._gradients = gradients or (lambda params: [p.grad for p in params])
         self._device = device
-        self._num_steps = self._skipped_steps = self._perturbed_passes = 0
+        self.counts = Counts()
         self._attached: Attached | None = None
         self._given_slots = slots is not None
         self._use_slots(slots or self._assign_slots(micro_batches))
@@ -220,8 +220,10 @@ class Perturbed:
         check_options(micro_batches=micro_batches)
         optimizer = find_optimizer(optimizer)
         self.close()
-        self._use_slots(self._assign_slots(micro_batches))
-        refuse_one_slot(self.method, self.slots)
+        if not self._given_slots:
+            self.slots = self._assign_slots(micro_batches)
+            refuse_one_slot(self.method, self.slots)
+        self._use_slots(self.slots)
         self._attached = Attached(self, self.model, optimizer)
         return self
 
@@ -246,10 +248,10 @@ class Perturbed:
         self._settle()
         adaptation = self.move.adaptation()
         return {
-            "steps": self._num_steps,
-            "skipped_steps": self._skipped_steps,
+            "steps": self.counts.steps,
+            "skipped_steps": self.counts.skipped_steps,
             "strength": self.strength(self._step),
-            "perturbed_passes": self._perturbed_passes,
+            "perturbed_passes": self.counts.perturbed_passes,
         } | ({} if adaptation is None else {"adaptation": float(adaptation)})
 
     def update_bn(self, loader: Iterable[Any]) -> None:
@@ -330,7 +332,7 @@ class Perturbed:
         try:
             with self._on_device, self.watch.running("perturb"):
                 if strength > 0:
-                    self._perturbed_passes += 1
+                    self.counts.perturbed_passes += 1
                     self.move.perturb(slot, step, strength, self._ascent_loss(loss))
                     _forget_casts()
             # A pass at the weights of sam's ascent has had its clean pass. One of rwp has no other
@@ -423,8 +425,8 @@ class Perturbed:
         self._turns.end_update()
         if applied is None:
             applied = self.scaler is None or self.scaler.get_scale() >= self._scale
-        self._num_steps += 1
-        self._skipped_steps += not applied
+        self.counts.steps += 1
+        self.counts.skipped_steps += not applied
         self.weights.stepped(applied)
         with self._on_device:
             self.move.step_done(applied)

@@ -19,7 +19,7 @@ from support.small import (
     small_settings,
     split_over,
 )
-from torch.utils.data import DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from rwp_dist.config import split_batch
 from rwp_dist.data.image import Normalise
@@ -190,3 +190,99 @@ def error(got, wanted):
     names = sorted(wanted)
     a, b = (torch.cat([weights[name].flatten() for name in names]) for weights in (got, wanted))
     return float((a - b).norm() / b.norm())
+
+
+# --- resuming, by each framework's own checkpoints ---
+
+
+def lightning_in_two_epochs(folder):
+    """Weights of a run of two epochs, and of one that goes on from its first epoch."""
+    import lightning_trainer as example
+    from lightning import Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    ends = []
+    for resume_from in (None, f"{folder}/epoch=0.ckpt"):
+        net, saving = small_net().train(), ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
+        trainer = Trainer(
+            accelerator="cpu",
+            strategy="ddp",
+            devices=WORLD_SIZE,
+            max_epochs=2,
+            callbacks=[saving] if resume_from is None else [],
+            enable_checkpointing=resume_from is None,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        data = data_of(settings_of("m-arwp", 1, "fp32"), interleaved=True)
+        options = {"method": "m-arwp", "trainer": trainer, "resume_from": resume_from, **OPTIONS}
+        example.train(net, *data, **options)
+        ends.append({name: p.detach().clone() for name, p in net.named_parameters()})
+    return ends
+
+
+def huggingface_in_two_halves(folder):
+    """Weights of a run, and of one that goes on from its middle."""
+    import huggingface_trainer as example
+    from transformers import TrainingArguments
+
+    ends = []
+    for resume_from in (None, f"{folder}/checkpoint-{STEPS // 2}"):
+        net = small_net().train()
+        dataset, size = data_of(settings_of("m-arwp", 1, "fp32"), interleaved=False)
+        args = TrainingArguments(
+            folder,
+            per_device_train_batch_size=size,
+            max_steps=STEPS,
+            save_steps=STEPS // 2,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+        )
+        options = {"method": "m-arwp", "args": args, "resume_from": resume_from, **OPTIONS}
+        example.train(net, dataset, **options)
+        ends.append({name: p.detach().clone() for name, p in net.named_parameters()})
+    return ends
+
+
+def accelerate_in_two_halves(folder):
+    """Weights of a loop, and of one that goes on from its middle."""
+    from accelerate import Accelerator
+
+    from rwp_dist.perturb import Perturbed
+
+    dataset, size = data_of(settings_of("m-arwp", 1, "fp32"), interleaved=False)
+    ends = []
+    for first in (0, STEPS // 2):
+        net, accelerator = small_net().train(), Accelerator(cpu=True)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+        loader = DataLoader(dataset, size)
+        ddp, optimizer, loader = accelerator.prepare(net, optimizer, loader)
+        noisy = Perturbed(ddp, "m-arwp", seed=0, **OPTIONS).attach(optimizer)
+        accelerator.register_for_checkpointing(noisy)
+        if first:
+            accelerator.load_state(folder)
+        for step, (images, labels) in enumerate(loader):
+            if step < first:
+                continue
+            if not first and step == STEPS // 2:
+                accelerator.save_state(folder)
+            accelerator.backward(torch.nn.functional.cross_entropy(ddp(images), labels))
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append({name: p.detach().clone() for name, p in net.named_parameters()})
+    return ends
+
+
+@pytest.mark.parametrize(
+    "resumed", [lightning_in_two_epochs, huggingface_in_two_halves, accelerate_in_two_halves]
+)
+def test_a_loop_that_goes_on_from_its_checkpoint_ends_with_the_same_bits(resumed, tmp_path):
+    for whole, halves in run_ranks(in_examples, WORLD_SIZE, resumed, str(tmp_path)):
+        assert same_bits(whole, halves)
+
+
+def in_examples(function, folder):
+    sys.path.insert(0, str(EXAMPLES))
+    return function(folder)

@@ -1,7 +1,9 @@
 """``attach``: any loop gets what the loop with blocks gets."""
 
 import copy
+import gc
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,11 +11,14 @@ from support.ranks import run_ranks
 from support.small import same_bits
 from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.perturb import METHODS, Perturbed
+from rwp_dist.perturb import METHODS, Perturbed, Slot, reference
+from rwp_dist.perturb.normals import open_normals
 
 STEPS = 8
 CASES = {
@@ -148,6 +153,10 @@ def test_an_evaluation_a_checkpoint_and_a_failure_in_the_middle_find_clean_weigh
     def is_clean():
         return same_bits(clean, {name: p.detach() for name, p in net.named_parameters()})
 
+    def stop():
+        net(x)
+        raise KeyboardInterrupt  # the user's Ctrl-C, after which a careful loop saves
+
     loss = F.cross_entropy(net(x), y)
     assert not is_clean()
     with torch.no_grad():
@@ -160,14 +169,18 @@ def test_an_evaluation_a_checkpoint_and_a_failure_in_the_middle_find_clean_weigh
     loss = F.cross_entropy(net(x), y)
     saved = net.state_dict()
     assert is_clean() and same_bits(clean, saved)
-    with pytest.raises(ValueError, match="batch"):
-        F.cross_entropy(net(x), y[:3])  # a pass that fails
-    net.state_dict()
-    assert is_clean()
+    for error, fail in (
+        (ValueError, lambda: F.cross_entropy(net(x), y[:3])),
+        (KeyboardInterrupt, stop),
+    ):
+        with pytest.raises(error):
+            fail()
+        net.state_dict()
+        assert is_clean()
     loss = F.cross_entropy(net(x), y)
     loss.backward()
     optimizer.step()
-    assert not is_clean() and noisy.stats()["perturbed_passes"] == 5
+    assert not is_clean() and noisy.stats()["perturbed_passes"] == 6
 
 
 def overflow(method, passes):
@@ -256,12 +269,120 @@ def test_a_network_that_is_called_by_another_method_is_noticed_once():
     assert "forward" in sentence
 
 
-def test_parameters_that_are_frozen_later_are_noticed_once():
+@pytest.mark.parametrize("change", ["frozen", "added"])
+def test_parameters_that_are_frozen_or_added_later_are_noticed_once(change):
     net, optimizer, _ = attached("rwp", {}, 1)
     train(net, optimizer, updates(1, stop=2))
-    net[1].weight.requires_grad_(False)
+    if change == "frozen":
+        net[1].weight.requires_grad_(False)
+    else:
+        net.append(nn.Linear(3, 3))
     (sentence,) = said(lambda: train(net, optimizer, updates(1)))
-    assert "frozen" in sentence
+    assert change in sentence
+
+
+@pytest.mark.parametrize("end", ["detach", "forget"])
+def test_a_strength_that_is_never_above_0_is_said_at_the_end(end):
+    """Somebody's SAM was switched on at an epoch that no run reached."""
+
+    def loop():
+        net, optimizer, noisy = attached("rwp", {"sigma": lambda step: 0.1 * (step > 100)}, 1)
+        train(net, optimizer, updates(1))
+        assert noisy.stats()["strength"] == noisy.stats()["perturbed_passes"] == 0
+        if end == "detach":
+            noisy.detach()
+        del net, optimizer, noisy
+        gc.collect()
+
+    (sentence,) = said(loop)
+    assert f"no pass was perturbed in {STEPS} steps" in sentence
+
+
+def test_layers_of_one_shape_never_get_the_same_noise():
+    net = nn.Sequential(*(nn.Linear(6, 6, bias=False) for _ in range(3)))
+    with torch.no_grad():
+        for layer in net:
+            layer.weight.copy_(torch.eye(6))  # rows of one norm: equal noise would be equal weights
+    optimizer, noises = torch.optim.SGD(net.parameters(), lr=0.0), []
+    Perturbed(net, "rwp", sigma=0.1).attach(optimizer, micro_batches=2)
+    for _ in range(3 * 2):
+        net(torch.randn(2, 6)).sum().backward()
+        noises += [(layer.weight - torch.eye(6)).detach().flatten() for layer in net]
+        if len(noises) % 6 == 0:
+            optimizer.step()
+    assert len(noises) == 18
+    for number, noise in enumerate(noises):
+        for other in noises[:number]:
+            assert not (noise == other).any()
+
+
+def micro_batches_without_sync(count):
+    """One rank's weights after some steps of ``count`` passes, of which DDP reduces the last."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ddp = DistributedDataParallel(small_net())
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
+    slots = [[Slot(r * count + n, True, 1.0, draw=0) for n in range(count)] for r in range(2)]
+    noisy = Perturbed(ddp, "rwp", sigma=0.1, slots=slots, backend="torch")
+    noisy.attach(optimizer, micro_batches=count)
+    for update in updates(world_size * count):
+        mine = update[rank * count : (rank + 1) * count]
+        for number, (x, y) in enumerate(mine):
+            with ddp.no_sync() if number < count - 1 else nullcontext():
+                (F.cross_entropy(ddp(x), y) / count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: w.detach().clone() for name, w in ddp.module.named_parameters()}
+
+
+def test_micro_batches_without_sync_equal_one_big_batch_in_float64():
+    """davda54/sam 3 and 62; one noise for all of them."""
+    count = 3
+    first, second = run_ranks(micro_batches_without_sync, 2, count)
+    assert same_bits(first, second)
+    net, normals = small_net().double(), open_normals("torch", 0, torch.device("cpu"))
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+
+    def gradient_at(weights, batch):
+        leaves = {name: w.clone().requires_grad_() for name, w in weights.items()}
+        loss = F.cross_entropy(functional_call(net, leaves, batch[:1]), batch[1])
+        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+    for step, update in enumerate(updates(2 * count)):
+        big = torch.cat([x for x, _ in update]).double(), torch.cat([y for _, y in update])
+        unit = {
+            name: normals.fill(torch.empty(w.shape), step, 0, index).double()
+            for index, (name, w) in enumerate(weights.items())
+        }
+        gradient = reference.rwp(gradient_at, weights, big, 0.1, unit)
+        weights = {name: w - 0.1 * gradient[name] for name, w in weights.items()}
+    for name, w in weights.items():
+        torch.testing.assert_close(first[name].double(), w, rtol=1e-5, atol=1e-6)
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a tensor's value is read on the host, for which a GPU would be waited."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_no_step_reads_a_value_from_the_device(method):
+    options, passes = CASES[method]
+    net, optimizer, _ = attached(method, options, passes, backend="torch")
+    with Reads() as reads:
+        train(net, optimizer, updates(passes), passes)
+    assert reads.count == 0
+    with reads:
+        torch.ones(1).item()
+    assert reads.count == 1
 
 
 def test_detach_leaves_no_hook_behind():

@@ -30,6 +30,15 @@ for name in METHODS:
         optimizer.zero_grad()
         noisy.end_step()
     noisy.close()
+    if name in ("sam", "asam"):
+        continue
+    noisy = Perturbed(model, name, **options).attach(optimizer, micro_batches=2)
+    for _ in range(2):
+        for _ in range(2):
+            (F.cross_entropy(model(x), y) / 2).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert noisy.stats()["steps"] == 2
 try:
     import deepspeed
 except ModuleNotFoundError:
