@@ -1,6 +1,6 @@
 """Hugging Face Accelerate; lines marked with * are for the perturbation.
 
-accelerate launch --num-processes 2 examples/accelerate_loop.py
+torchrun --nproc-per-node 2 examples/accelerate_loop.py
 """
 
 from typing import Any
@@ -45,7 +45,7 @@ def train(
 if __name__ == "__main__":
     from digits import accuracy, network, training_set
 
-    model, accelerator = network(), Accelerator()
+    model, accelerator = network(), Accelerator(cpu=not torch.cuda.is_available())
     train(model, training_set(200 * 128), 64, "m-rwp", sigma=0.05, accelerator=accelerator)
     accelerator.print(f"top-1 {accuracy(model):.1%}")
     accelerator.end_training()

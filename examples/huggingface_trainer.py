@@ -72,7 +72,11 @@ if __name__ == "__main__":
 
     model = network()
     args = TrainingArguments(
-        "runs/huggingface", per_device_train_batch_size=64, max_steps=200, report_to="none"
+        "runs/huggingface",
+        per_device_train_batch_size=64,
+        max_steps=200,
+        use_cpu=not torch.cuda.is_available(),  # else two ranks without a GPU train two networks
+        report_to="none",
     )
     train(model, training_set(200 * 128), "m-rwp", sigma=0.05, args=args)
     if args.process_index == 0:

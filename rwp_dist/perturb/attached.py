@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from rwp_dist.base.errors import ConfigError
@@ -68,6 +69,7 @@ class Attached:
         self._stepped = False
         """Whether the optimizer has stepped, and ``end_step`` was not called yet."""
         self._factor = 1.0
+        self._checked_ranks = False
         self._said: set[str] = set()
         self._params = self._signature()
         self._at_end: weakref.finalize | None = None
@@ -215,6 +217,21 @@ class Attached:
         if self._taken:
             self._stepped, self._taken = True, 0
             self.step += 1
+            if len(self._noisy.slots) > 1 and not self._checked_ranks:
+                self._check_ranks()
+
+    def _check_ranks(self) -> None:
+        """Say it if ranks train apart: each would keep its role, and nothing be averaged. Once."""
+        self._checked_ranks = True
+        total = torch.stack([p.detach().double().sum() for p in self._parameters()]).sum()
+        ends = torch.stack([total, -total])
+        dist.all_reduce(ends, dist.ReduceOp.MAX)
+        if float(ends.sum()) != 0:
+            self._say(
+                "ranks",
+                "after the first step the ranks have other weights, so they train apart; wrap the "
+                "network in DistributedDataParallel, or see why the framework did not",
+            )
 
     def end_step(self) -> None:
         """Tell ``Perturbed`` of the last step; a GradScaler has adapted its scale by now."""

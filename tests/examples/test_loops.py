@@ -1,6 +1,8 @@
 """The loops of others, with the real packages: each gets the weights that the service gets."""
 
 import importlib
+import re
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -286,3 +288,17 @@ def test_a_loop_that_goes_on_from_its_checkpoint_ends_with_the_same_bits(resumed
 def in_examples(function, folder):
     sys.path.insert(0, str(EXAMPLES))
     return function(folder)
+
+
+# --- as somebody types it ---
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_its_command_trains_one_network_on_two_ranks(name, tmp_path):
+    [command] = re.findall(r"^torchrun .*$", (EXAMPLES / f"{name}.py").read_text(), re.MULTILINE)
+    command = command.replace("examples/", f"{EXAMPLES}/")
+    done = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [accuracy] = re.findall(r"top-1 ([\d.]+)%", done.stdout)
+    assert float(accuracy) > 85
+    assert "Perturbed:" not in done.stderr

@@ -517,3 +517,21 @@ def test_under_ddp_replicas_are_equal_and_so_are_both_forms(method, zero_redunda
     """torch's ZeroRedundancyOptimizer too: facebookresearch/fairscale 989."""
     first, second = run_ranks(on_ranks, 2, method, zero_redundancy)
     assert same_bits(*first) and same_bits(first[0], second[0])
+
+
+def apart(wrapped):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = small_net()
+        model = DistributedDataParallel(net) if wrapped else net
+    optimizer = sgd(net)
+    Perturbed(model, "m-rwp", sigma=0.1).attach(optimizer)
+    return said(lambda: train(model, optimizer, updates(1), 1))
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_ranks_that_train_apart_are_noticed_once(wrapped):
+    """A Trainer that finds no GPU may leave the network without DDP, and say little."""
+    for sentences in run_ranks(apart, 2, wrapped):
+        assert len(sentences) == (not wrapped)
+        assert all("train apart" in sentence for sentence in sentences)

@@ -8,6 +8,7 @@ LONG = (
     "slurm/",
     "benchmarks/",
     "data/image/test_fuzz.py::test_mutants_of_a_minute",
+    "examples/test_loops.py::test_its_command",
     # The engine with kernels in Triton's interpreter.
     "perturb/test_oracle.py::test_noise_and_energy_of_the_kernels",
     "perturb/normals/test_kernels.py::test_a_replay_is_bit_equal",
@@ -31,6 +32,7 @@ SLOW = (
     "test_train.py::test_a_run_l",
     "tracking/test_sinks.py",
     "tracking/test_wandb.py",
+    "examples/",
     # Groups of ranks, once for each of many cases.
     "engine/test_engine.py::test_optimizer_state_is_the_same_by_name",
     "perturb/moves/test_last_gradient.py::test_a_run_resumes",
