@@ -59,7 +59,8 @@ def train(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     parts = (optimizer, None)
     trainer = Trainer(Classifier(model), args, collate, train_dataset=dataset, optimizers=parts)
-    noisy = Perturbed(model, method, seed=0, **options)  # *
+    scaler = trainer.accelerator.scaler  # of fp16
+    noisy = Perturbed(model, method, seed=0, scaler=scaler, **options)  # *
     noisy.attach(optimizer, micro_batches=args.gradient_accumulation_steps)  # *
     trainer.add_callback(SaveNoisy(noisy))  # *
     if resume_from is not None:

@@ -16,21 +16,26 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from rwp_dist.perturb import Perturbed  # *
 
 
-def train(model: nn.Module, dataset: Dataset, batch_size: int, method: str, **options: Any) -> None:
-    """Train once over the data set, which is in random order already."""
+def train(
+    model: nn.Module, dataset: Dataset, batch_size: int, method: str, **options: Any
+) -> dict[str, Any]:
+    """Train once over the data set, which is in random order already; a checkpoint."""
     device = next(model.parameters()).device
     sampler = DistributedSampler(dataset, shuffle=False)
     loader = DataLoader(dataset, batch_size, sampler=sampler)
     ddp = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(loader))
-    Perturbed(ddp, method, seed=0, **options).attach(optimizer)  # *
+    noisy = Perturbed(ddp, method, seed=0, **options).attach(optimizer)  # *
     for images, labels in loader:
         loss = F.cross_entropy(ddp(images.to(device)), labels.to(device))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
+    # On all ranks. To resume: noisy.load_state_dict(checkpoint["noisy"]), likewise the others.
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "noisy": noisy}
+    return {name: part.state_dict() for name, part in parts.items()}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import update_bn
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.perturb.attached import Attached, Counts, find_optimizer
+from rwp_dist.perturb.attached import (
+    Attached,
+    Counts,
+    find_optimizer,
+    find_scaler,
+    refuse_other_parameters,
+)
 from rwp_dist.perturb.checks import (
     Strength,
     check_options,
@@ -35,7 +41,7 @@ from rwp_dist.perturb.slots import Slot, assign_slots, mean_loss_weight
 from rwp_dist.perturb.statistics import RunningStatistics, frozen_statistics
 from rwp_dist.perturb.stopwatch import Stopwatch
 from rwp_dist.perturb.turns import Turns
-from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy
+from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy, forget_casts
 
 LOOKAHEAD = 64
 """Steps among which the next perturbed one is looked for, to draw its noise ahead."""
@@ -115,7 +121,7 @@ class Perturbed:
         self.ddp = model if isinstance(model, DistributedDataParallel) else None
         self.model: nn.Module = self.ddp.module if self.ddp is not None else model
         model = self.model
-        self.method = find_method(method)
+        self.method, self._name = find_method(method), method
         self.rank, world_size = _rank_and_world_size()
         if self.ddp is not None:
             refuse_subgroup(self.ddp, world_size)
@@ -157,14 +163,18 @@ class Perturbed:
         self.watch = Stopwatch(device)
         """Time of perturbing and restoring."""
         self._statistics = RunningStatistics(model)
+        self._synced_buffers = False
+        """Whether DDP gave rank 0's statistics to all ranks."""
         if self.ddp is not None and self._statistics.layers:
-            _keep_own_buffers(self.ddp)
+            self._synced_buffers = _sync_buffers(self.ddp, False)
         self._options = Options(scale, eta, beta, power, self.backend or "torch", draw_ahead)
         self._lambda, self._antithetic, self._seed = lambda_, antithetic, seed
         self._gradients = gradients or (lambda params: [p.grad for p in params])
         self._device = device
         self.counts = Counts()
         self._attached: Attached | None = None
+        self._loaded: dict[str, Any] | None = None
+        """State that was loaded before ``attach``."""
         self._given_slots = slots is not None
         self._use_slots(slots or self._assign_slots(micro_batches))
 
@@ -193,7 +203,9 @@ class Perturbed:
         self._step, self._turns = 0, Turns(len(self.my_slots))
         self._hook = self._watch_gradients()
 
-    def attach(self, optimizer: torch.optim.Optimizer, *, micro_batches: int = 1) -> Perturbed:
+    def attach(
+        self, optimizer: torch.optim.Optimizer, *, micro_batches: int | None = None
+    ) -> Perturbed:
         """Perturb in a loop in which nothing else changes, for methods of one pass.
 
         ::
@@ -202,14 +214,18 @@ class Perturbed:
 
         From here on each forward pass of the network in training mode takes the next role, clean
         ones first, and ``optimizer.step`` finds the clean weights. The loss of a pass must be the
-        mean over its samples, divided by ``micro_batches``.
+        mean over its samples, divided by ``micro_batches``. On several ranks the first step is a
+        collective, which checks that they train together.
 
         Args:
             optimizer: the one that steps; wrappers of Accelerate and Lightning are looked through.
-            micro_batches: passes of each rank between two of its steps.
+                If several step this network, the one that steps first.
+            micro_batches: passes of each rank between two of its steps. None: as ``Perturbed`` was
+                told, which is 1 by default.
 
         Raises:
-            ConfigError: the method takes two passes, or a mixed one has too few.
+            ConfigError: the method takes two passes, a mixed one has too few, or the optimizer is
+                of another network.
         """
         if self.method.ascends:
             raise ConfigError(
@@ -217,27 +233,42 @@ class Perturbed:
                 key="method",
                 cure="write `with noisy(step, loss=lambda: ...)` around the pass, or choose rwp",
             )
-        check_options(micro_batches=micro_batches)
+        if not isinstance(self.weights, PerturbedCopy):
+            raise ConfigError(
+                "an engine with weights of its own is not attached to",
+                key="weights",
+                cure="write `with noisy(step):` around the pass",
+            )
+        scaler = self.scaler or find_scaler(optimizer)
         optimizer = find_optimizer(optimizer)
+        refuse_other_parameters(self.model, optimizer)
+        for earlier in Attached.to(self.model):
+            earlier.close()
         self.close()
-        if not self._given_slots:
+        if micro_batches is not None and not self._given_slots:
+            check_options(micro_batches=micro_batches)
             self.slots = self._assign_slots(micro_batches)
+        if not self._given_slots:
             refuse_one_slot(self.method, self.slots)
+        if (
+            self._synced_buffers and self.ddp is not None
+        ):  # an evaluation in such a loop needs statistics on every rank
+            _sync_buffers(self.ddp, True)
         self._use_slots(self.slots)
-        self._attached = Attached(self, self.model, optimizer)
+        self._attached = Attached(self, self.model, self.weights, optimizer, scaler)
+        if self._loaded is not None:
+            self.load_state_dict(self._loaded)
+            self._loaded = None
         return self
 
     def detach(self) -> None:
         """Leave the loop as it was before ``attach``: clean weights and no hook."""
-        if self._attached is not None:
-            self._attached.remove()
-            self._attached = None
+        self.close()
 
     def _settle(self) -> None:
-        """In a loop to which it is attached: end the pass and the update that are over."""
+        """In a loop to which it is attached: the pass and the update that are over."""
         if self._attached is not None:
-            self._attached.restore()
-            self._attached.end_step()
+            self._attached.settle()
 
     def stats(self) -> dict[str, float]:
         """What happened so far: ``steps``, ``skipped_steps``, ``strength`` of the last step,
@@ -245,7 +276,8 @@ class Perturbed:
 
         Asks the device for ``adaptation``: for log lines, not for every step.
         """
-        self._settle()
+        if self._attached is not None:
+            self._attached.end_step()
         adaptation = self.move.adaptation()
         return {
             "steps": self.counts.steps,
@@ -294,12 +326,18 @@ class Perturbed:
         Raises:
             ConfigError: a pass is out of turn, or sam and asam were given no ``loss``.
         """
+        if self._attached is not None and not self._attached.opening:
+            raise ConfigError(
+                "it is attached to a loop, which needs no block",
+                key="attach",
+                cure="take the block away, or do not call attach",
+            )
         if not self._given_slots:
             refuse_one_slot(self.method, self.slots)
         self._turns.begin(micro_batch)
         self._step, slot = step, self.my_slots[micro_batch]
         self.weight = mean_loss_weight(slot, self.slots)
-        if self.scaler is not None and micro_batch == 0:
+        if self.scaler is not None and grad_scale is None and micro_batch == 0:
             self._scale = float(self.scaler.get_scale())
         if grad_scale is None:
             factor = self.weight * self._scale
@@ -331,10 +369,11 @@ class Perturbed:
         strength = self.strength(step)
         try:
             with self._on_device, self.watch.running("perturb"):
+                self.counts.passes_at_strength_0 += strength == 0
                 if strength > 0:
                     self.counts.perturbed_passes += 1
                     self.move.perturb(slot, step, strength, self._ascent_loss(loss))
-                    _forget_casts()
+                    forget_casts()
             # A pass at the weights of sam's ascent has had its clean pass. One of rwp has no other
             # to learn from, and with strength 0 that of sam is the clean one.
             ascended = self.method.ascends and strength > 0
@@ -347,11 +386,11 @@ class Perturbed:
                 self.move.observe(None)
         except BaseException:
             self.weights.recover()
-            _forget_casts()
+            forget_casts()
             raise
         with self._on_device, self.watch.running("restore"):
             self.weights.restore(last=slot is self.my_slots[-1])
-            _forget_casts()
+            forget_casts()
 
     def _ascent_loss(self, loss: Callable[[], Tensor] | None) -> Callable[[], Tensor] | None:
         """``loss`` for a pass of its own, which DDP must not prepare for a reduction."""
@@ -470,7 +509,12 @@ class Perturbed:
         The state of the move, and every rank's own BatchNorm statistics.
         """
         self._settle()
-        state = {"move": self.move.state_dict(), "statistics": self._statistics.gather()}
+        state = {
+            "method": self._name,
+            "seed": self._seed,
+            "move": self.move.state_dict(),
+            "statistics": self._statistics.gather(),
+        }
         return state | ({"step": self._attached.step} if self._attached is not None else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -479,8 +523,19 @@ class Perturbed:
         On another number of ranks all keep the averaged statistics that the network was saved with.
 
         Raises:
-            ConfigError: it is of another method.
+            ConfigError: it is of another method or seed.
         """
+        for key, mine in (("method", self._name), ("seed", self._seed)):
+            if state.get(key, mine) != mine:  # states of version 0.1 do not say
+                raise ConfigError(
+                    f"the state is of {key} {state[key]}, and this is {mine}",
+                    key="state",
+                    cure=f"load it with the same {key}, or begin without it",
+                )
+        if self._attached is None:
+            self._loaded = state
+        else:
+            self._attached.drop_update()
         try:
             self.move.load_state_dict(state["move"])
             ranks = state["statistics"]
@@ -497,7 +552,9 @@ class Perturbed:
 
     def close(self) -> None:
         """Release threads and hooks; the network is an ordinary one again."""
-        self.detach()
+        if self._attached is not None:
+            attached, self._attached = self._attached, None
+            attached.remove()
         self.weights.recover()
         self.move.close()
         if self._hook is not None:
@@ -510,12 +567,6 @@ def _rank_and_world_size() -> tuple[int, int]:
     return 0, 1
 
 
-def _forget_casts() -> None:
-    """Autocast keeps 16-bit copies of weights inside its block; these are of other weights now."""
-    if torch.is_autocast_cache_enabled():
-        torch.clear_autocast_cache()
-
-
 def _device_of(model: nn.Module) -> torch.device:
     param = next(model.parameters(), None)
     if param is None:
@@ -523,7 +574,9 @@ def _device_of(model: nn.Module) -> torch.device:
     return param.device
 
 
-def _keep_own_buffers(ddp: DistributedDataParallel) -> None:
-    """Keep DDP from overwriting the statistics of all ranks with rank 0's in every forward pass."""
+def _sync_buffers(ddp: DistributedDataParallel, on: bool) -> bool:
+    """Whether DDP overwrites all ranks' statistics with rank 0's in every forward; what it was."""
     name = "forward_sync_buffers" if hasattr(ddp, "forward_sync_buffers") else "broadcast_buffers"
-    setattr(ddp, name, False)
+    before = bool(getattr(ddp, name))
+    setattr(ddp, name, on)
+    return before

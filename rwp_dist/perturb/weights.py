@@ -53,6 +53,16 @@ class PerturbedCopy:
         self._clean: list[tuple[nn.Parameter, Tensor, int]] = []
         """Parameters that point at their copy at present, their own memory, and how often they had
         been written to when the pass began."""
+        self.suspended = False
+        """Whether the parameters are clean for a moment, in the middle of a pass."""
+
+    def exchange(self) -> None:
+        """Clean weights for a moment in the middle of a pass, or back to the perturbed ones."""
+        for place, (param, other, version) in enumerate(self._clean):
+            self._clean[place] = (param, param.data, version)
+            param.data = other
+        self.suspended = not self.suspended
+        forget_casts()
 
     @contextmanager
     def perturbing(self, params: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
@@ -76,6 +86,8 @@ class PerturbedCopy:
             )
 
     def recover(self) -> None:
+        if self.suspended:
+            self.exchange()
         while self._clean:
             param, clean, _ = self._clean[-1]
             param.data = clean
@@ -86,3 +98,9 @@ class PerturbedCopy:
 
     def ensure_clean(self) -> None:
         self.recover()
+
+
+def forget_casts() -> None:
+    """Autocast keeps 16-bit copies of weights inside its block; these are of other weights now."""
+    if torch.is_autocast_cache_enabled():
+        torch.clear_autocast_cache()

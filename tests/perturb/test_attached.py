@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import warnings
 from contextlib import nullcontext
 
@@ -58,7 +59,7 @@ def updates(passes, first=0, stop=STEPS):
     return [data[n * passes : (n + 1) * passes] for n in range(first, stop)]
 
 
-def by_hand(method, options, passes, net=None):
+def by_hand(method, options, passes, net=None, clip=None):
     """Weights of the loop that perturbs in blocks."""
     net = net or small_net()
     optimizer, noisy = sgd(net), Perturbed(net, method, micro_batches=passes, **options)
@@ -66,6 +67,8 @@ def by_hand(method, options, passes, net=None):
         for micro_batch, (x, y) in enumerate(update):
             with noisy(step, micro_batch):
                 (noisy.weight * F.cross_entropy(net(x), y)).backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(net.parameters(), clip)
         optimizer.step()
         optimizer.zero_grad()
         noisy.end_step()
@@ -106,8 +109,9 @@ def test_an_unchanged_loop_gets_the_bits_of_the_loop_with_blocks(method):
     assert noisy.stats()["steps"] == STEPS
 
 
+@pytest.mark.parametrize("by_keyword", [False, True])
 @pytest.mark.parametrize("method", CASES)
-def test_a_step_with_a_closure_gets_the_same_bits(method):
+def test_a_step_with_a_closure_gets_the_same_bits(method, by_keyword):
     """As Lightning steps: forward and backward inside ``optimizer.step``."""
     options, passes = CASES[method]
     net, optimizer, _ = attached(method, options, passes)
@@ -118,7 +122,10 @@ def test_a_step_with_a_closure_gets_the_same_bits(method):
             for x, y in update:
                 (F.cross_entropy(net(x), y) / passes).backward()
 
-        optimizer.step(closure)
+        if by_keyword:
+            optimizer.step(closure=closure)
+        else:
+            optimizer.step(closure)
     assert same_bits(net.state_dict(), by_hand(method, options, passes))
 
 
@@ -132,55 +139,128 @@ def test_unequal_roles_are_weighed_without_touching_the_loss(passes, lambda_):
         torch.testing.assert_close(weight, wanted[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("into", ["another", "the same", "before attach"])
 @pytest.mark.parametrize("method", CASES)
-def test_a_resumed_loop_equals_an_uninterrupted_one_to_the_bit(method):
+def test_a_resumed_loop_equals_an_uninterrupted_one_to_the_bit(method, into):
     options, passes = CASES[method]
     net, optimizer, noisy = attached(method, options, passes)
     train(net, optimizer, updates(passes, stop=3), passes)
     saved = copy.deepcopy([part.state_dict() for part in (net, optimizer, noisy)])
-    net, optimizer, noisy = attached(method, options, passes)
+    if into == "the same":
+        train(net, optimizer, updates(passes, first=3, stop=5), passes)
+        net(torch.randn(8, 36)).sum().backward()
+        optimizer.zero_grad()
+    elif into == "another":
+        net, optimizer, noisy = attached(method, options, passes)
+    else:
+        net = small_net()
+        optimizer, noisy = sgd(net), Perturbed(net, method, **options)
     for part, state in zip((net, optimizer, noisy), saved, strict=True):
         part.load_state_dict(state)
+    if into == "before attach":
+        noisy.attach(optimizer, micro_batches=passes)
     train(net, optimizer, updates(passes, first=3), passes)
     assert same_bits(net.state_dict(), by_hand(method, options, passes))
 
 
-def test_an_evaluation_a_checkpoint_and_a_failure_in_the_middle_find_clean_weights():
-    net, optimizer, noisy = attached("rwp", {"sigma": 0.5}, 1)
-    (x, y), *_ = batches(1)
-    clean = {name: p.detach().clone() for name, p in net.named_parameters()}
+def conv_net():
+    """Its backward pass reads the weights again, which that of a linear layer does not."""
+    torch.manual_seed(0)
+    layers = nn.Unflatten(1, (1, 6, 6)), nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(64, 3))
 
-    def is_clean():
-        return same_bits(clean, {name: p.detach() for name, p in net.named_parameters()})
 
-    def stop():
+def weights_in(net):
+    """What the next forwards of a network see, in a list that fills."""
+    seen = []
+    net[1].register_forward_pre_hook(lambda layer, _: seen.append(layer.weight.detach().clone()))
+    return seen
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_an_evaluation_and_a_checkpoint_in_the_middle_of_a_pass_are_clean_and_change_nothing(
+    method,
+):
+    options, passes = CASES[method]
+    net, optimizer, noisy = attached(method, options, passes, net=conv_net())
+    seen, (probe, _) = weights_in(net), next(batches(1, seed=5))
+    for update in updates(passes):
+        clean = None
+        for x, y in update:
+            loss = F.cross_entropy(net(x), y) / passes
+            with torch.no_grad():
+                net(probe)  # in training mode, as some metrics do
+            net.eval()(probe)
+            net.train()
+            saved = net.state_dict()["1.weight"].clone()
+            clean = seen[-1] if clean is None else clean
+            assert torch.equal(seen[-1], clean) and torch.equal(seen[-2], clean)
+            assert torch.equal(saved, clean)
+            loss.backward()
+        noisy.stats()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert same_bits(net.state_dict(), by_hand(method, options, passes, net=conv_net()))
+
+
+def test_forwards_before_one_backward_are_one_pass():
+    """Two views of a batch, and a loss that was thrown away."""
+    net, optimizer, noisy = attached("rwp", {"sigma": 0.1}, 1, net=conv_net())
+    wanted = conv_net()
+    other = sgd(wanted)
+    block = Perturbed(wanted, "rwp", sigma=0.1)
+    for step, ((x, y),) in enumerate(updates(1)):
+        with pytest.raises(ValueError, match="batch"):
+            F.cross_entropy(net(x), y[:3])
+        (F.cross_entropy(net(x), y) + F.cross_entropy(net(-x), y)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with block(step):
+            (F.cross_entropy(wanted(x), y) + F.cross_entropy(wanted(-x), y)).backward()
+        other.step()
+        other.zero_grad()
+        block.end_step()
+    assert same_bits(net.state_dict(), wanted.state_dict())
+    assert (noisy.stats()["steps"], noisy.stats()["perturbed_passes"]) == (STEPS, STEPS)
+
+
+def test_after_ctrl_c_in_a_pass_a_checkpoint_is_clean():
+    net, _, _ = attached("rwp", {"sigma": 0.5}, 1)
+    (x, _), *_ = batches(1)
+    clean = {name: w.clone() for name, w in net.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt):
         net(x)
-        raise KeyboardInterrupt  # the user's Ctrl-C, after which a careful loop saves
+        raise KeyboardInterrupt
+    assert not torch.equal(net[1].weight, clean["1.weight"])
+    assert same_bits(clean, net.state_dict())
 
-    loss = F.cross_entropy(net(x), y)
-    assert not is_clean()
-    with torch.no_grad():
-        net(x)  # an evaluation that leaves the network in training mode
-    assert is_clean()
-    loss = F.cross_entropy(net(x), y)
-    net.eval()(x)
-    assert is_clean()
-    net.train()
-    loss = F.cross_entropy(net(x), y)
-    saved = net.state_dict()
-    assert is_clean() and same_bits(clean, saved)
-    for error, fail in (
-        (ValueError, lambda: F.cross_entropy(net(x), y[:3])),
-        (KeyboardInterrupt, stop),
-    ):
-        with pytest.raises(error):
-            fail()
-        net.state_dict()
-        assert is_clean()
-    loss = F.cross_entropy(net(x), y)
-    loss.backward()
-    optimizer.step()
-    assert not is_clean() and noisy.stats()["perturbed_passes"] == 6
+
+def test_weights_that_are_loaded_in_the_middle_of_a_pass_stay():
+    net, optimizer, _ = attached("m-rwp", {"sigma": 0.1}, 2)
+    train(net, optimizer, updates(2, stop=2), 2)
+    net(torch.randn(8, 36))  # a pass that comes to nothing
+    net.load_state_dict(small_net().state_dict())
+    assert same_bits(net.state_dict(), small_net().state_dict())
+    train(net, optimizer, updates(2, stop=2), 2)
+
+
+def test_attaching_again_replaces_what_was_attached():
+    """A cell of a notebook that runs twice."""
+    net = small_net()
+    optimizer = sgd(net)
+    for _ in range(2):
+        noisy = Perturbed(net, "rwp", sigma=0.1).attach(optimizer)
+    noisy.attach(optimizer)
+    train(net, optimizer, updates(1))
+    assert same_bits(net.state_dict(), by_hand("rwp", {"sigma": 0.1}, 1))
+
+
+def test_an_optimizer_of_another_network_and_a_block_in_the_loop_are_refused():
+    net, _, noisy = attached("rwp", {}, 1)
+    with pytest.raises(ConfigError, match="none of the network's parameters"):
+        noisy.attach(sgd(small_net()))
+    with pytest.raises(ConfigError, match="needs no block"), noisy(0):
+        net(torch.randn(8, 36))
 
 
 def overflow(method, passes):
@@ -223,6 +303,62 @@ def test_a_forced_overflow_leaves_clean_weights_and_fresh_noise(method, set_to_n
     assert (stats["steps"], stats["skipped_steps"]) == (2, 1)
 
 
+@pytest.mark.parametrize("method", ["rwp", "arwp", "m-arwp"])
+def test_a_step_that_the_scaler_skips_leaves_averages_checkpoints_and_the_log_right(method):
+    """In torchvision's order, where the bad gradient is there until the next forward."""
+    options, passes = CASES[method]
+
+    def loop(resumed):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        net, optimizer, noisy = attached(method, options, passes, scaler=scaler)
+        average = torch.optim.swa_utils.AveragedModel(net, avg_fn=lambda a, w, n: w)
+        for step, update in enumerate(updates(passes)):
+            for number, (x, y) in enumerate(update):
+                loss = F.cross_entropy(net(x), y) / passes
+                if number == 0:
+                    optimizer.zero_grad()
+                scaler.scale(loss * (float("inf") if step == 3 else 1.0)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            average.update_parameters(net)
+            weights = {name: p.detach() for name, p in net.named_parameters()}
+            assert same_bits(average.module.state_dict(), weights)
+            assert same_bits(weights, net.state_dict())
+            if resumed and step == 3:
+                parts = net, optimizer, scaler, noisy
+                saved = copy.deepcopy([part.state_dict() for part in parts])
+                scaler = torch.amp.GradScaler("cpu")
+                net, optimizer, noisy = attached(method, options, passes, scaler=scaler)
+                for part, state in zip((net, optimizer, scaler, noisy), saved, strict=True):
+                    part.load_state_dict(state)
+                average = torch.optim.swa_utils.AveragedModel(net, avg_fn=lambda a, w, n: w)
+        stats = noisy.stats()
+        if not resumed:
+            assert (stats["steps"], stats["skipped_steps"]) == (STEPS, 1)
+        return net.state_dict()
+
+    ends = []
+    assert said(lambda: ends.extend([loop(False), loop(True)])) == []
+    assert same_bits(*ends)
+
+
+def test_detaching_gives_the_scaler_back():
+    scaler = torch.amp.GradScaler("cpu")
+    step = scaler.step
+    _, _, noisy = attached("rwp", {}, 1, scaler=scaler)
+    assert scaler.step != step
+    noisy.detach()
+    assert scaler.step == step
+
+
+class Accelerated(nn.Sequential):
+    """Autocast inside the network's forward, as Accelerate puts it."""
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.float16):
+            return super().forward(x)
+
+
 def test_a_loss_scale_that_is_unknown_is_refused_where_it_matters():
     (x, _), *_ = batches(1)
     for method, passes in (("rwp", 1), ("arwp", 1)):
@@ -232,6 +368,9 @@ def test_a_loss_scale_that_is_unknown_is_refused_where_it_matters():
                 net(x)
                 continue
             with pytest.raises(ConfigError, match="true size") as refused:
+                net(x)
+            net, _, _ = attached(method, {}, passes, net=Accelerated(*small_net()))
+            with pytest.raises(ConfigError, match="true size"):
                 net(x)
             assert refused.value.key == "scaler" and "m-rwp" in refused.value.cure
 
@@ -296,6 +435,31 @@ def test_a_strength_that_is_never_above_0_is_said_at_the_end(end):
 
     (sentence,) = said(loop)
     assert f"no pass was perturbed in {STEPS} steps" in sentence
+
+
+def test_a_pass_that_never_came_is_not_said_to_have_strength_0():
+    net, optimizer, noisy = attached("m-rwp", {"sigma": 0.1}, 2)
+    (sentence,) = said(lambda: (train(net, optimizer, updates(1)), noisy.close()))
+    assert "1 of 2 passes" in sentence
+
+
+def test_the_state_of_another_method_or_seed_is_refused():
+    _, _, noisy = attached("rwp", {}, 1)
+    for other in (Perturbed(small_net(), "arwp"), Perturbed(small_net(), "rwp", seed=1)):
+        with pytest.raises(ConfigError, match="the state is of"):
+            other.load_state_dict(noisy.state_dict())
+
+
+def test_copies_of_the_network_train_on_their_own():
+    net, optimizer, _ = attached("rwp", {"sigma": 0.1}, 1)
+    copies = copy.deepcopy(net), pickle.loads(pickle.dumps(net))
+    for one in copies:
+        alone = small_net()
+        train(one, sgd(one), updates(1))
+        train(alone, sgd(alone), updates(1))
+        assert same_bits(one.state_dict(), alone.state_dict())
+    train(net, optimizer, updates(1))
+    assert same_bits(net.state_dict(), by_hand("rwp", {"sigma": 0.1}, 1))
 
 
 def test_layers_of_one_shape_never_get_the_same_noise():
@@ -385,6 +549,24 @@ def test_no_step_reads_a_value_from_the_device(method):
     assert reads.count == 1
 
 
+def test_with_a_scaler_no_more_is_read_than_the_scaler_reads():
+    def reads_of(perturbed):
+        net, scaler = small_net(), torch.amp.GradScaler("cpu")
+        optimizer = sgd(net)
+        if perturbed:
+            Perturbed(net, "m-rwp", scaler=scaler).attach(optimizer, micro_batches=2)
+        with Reads() as reads:
+            for update in updates(2):
+                for x, y in update:
+                    scaler.scale(F.cross_entropy(net(x), y) / 2).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+        return reads.count
+
+    assert reads_of(True) == reads_of(False)
+
+
 def test_detach_leaves_no_hook_behind():
     net = small_net()
     optimizer = sgd(net)
@@ -399,8 +581,10 @@ def test_detach_leaves_no_hook_behind():
     before = hooks()
     noisy = Perturbed(net, "m-arwp", lambda_=0.3).attach(optimizer, micro_batches=2)
     assert hooks() != before
-    noisy.close()
+    train(net, optimizer, updates(2, stop=3), 2)
+    noisy.detach()
     assert hooks() == before
+    assert noisy.stats()["steps"] == 3
 
 
 def test_clipping_by_norm_and_recomputed_activations_do_not_disturb_it():
@@ -418,7 +602,8 @@ def test_clipping_by_norm_and_recomputed_activations_do_not_disturb_it():
             optimizer.zero_grad()
         results.append(net.state_dict())
         assert noisy.stats()["perturbed_passes"] == STEPS
-    assert same_bits(*results)
+    wanted = by_hand("rwp", {"sigma": 0.1}, 1, clip=0.1)
+    assert all(same_bits(result, wanted) for result in results)
 
 
 def test_batchnorm_is_learnt_anew_for_a_method_without_a_clean_pass():
@@ -535,3 +720,58 @@ def test_ranks_that_train_apart_are_noticed_once(wrapped):
     for sentences in run_ranks(apart, 2, wrapped):
         assert len(sentences) == (not wrapped)
         assert all("train apart" in sentence for sentence in sentences)
+
+
+def with_batchnorm(method, lambda_, passes):
+    """One rank: statistics after training, a checkpoint that it alone makes, and the weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ddp = DistributedDataParallel(small_net(norm=True), find_unused_parameters=True)
+    options, rank = CASES[method][0] | {"lambda_": lambda_}, torch.distributed.get_rank()
+    optimizer = sgd(ddp)
+    noisy = Perturbed(ddp, method, **options).attach(optimizer, micro_batches=passes)
+    for update in updates(2 * passes):
+        for number, (x, y) in enumerate(update[rank * passes : (rank + 1) * passes]):
+            with ddp.no_sync() if number < passes - 1 else nullcontext():
+                (F.cross_entropy(ddp(x), y) / passes).backward()
+        if rank == 0:
+            ddp.module.state_dict()
+            ddp.module.eval()(x)
+            ddp.module.train()
+        optimizer.step()
+        optimizer.zero_grad()
+    ddp.eval()(x)  # DDP gives all ranks the buffers at a forward
+    learned = ddp.module[2].num_batches_tracked.item(), ddp.module[2].running_mean.clone()
+    noisy.close()
+    return learned, {name: w.detach().clone() for name, w in ddp.module.named_parameters()}
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("method", ["m-rwp", "m-arwp"])
+def test_under_ddp_every_rank_has_statistics_and_one_rank_may_save_alone(method, passes):
+    (first, weights), (second, others) = run_ranks(with_batchnorm, 2, method, 0.3, passes)
+    assert first[0] == second[0] > 0 and torch.equal(first[1], second[1])
+    assert same_bits(weights, others)
+    if passes == 1:  # one process with two passes has the same slots
+        wanted = by_hand(method, CASES[method][0] | {"lambda_": 0.3}, 2, net=small_net(norm=True))
+        for name, w in weights.items():
+            torch.testing.assert_close(w, wanted[name], rtol=1e-5, atol=1e-6)
+
+
+def weights_of_nan():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ddp = DistributedDataParallel(small_net())
+    optimizer = sgd(ddp)
+    Perturbed(ddp, "m-rwp").attach(optimizer)
+    return said(
+        lambda: train(ddp, optimizer, [[(torch.full((8, 36), torch.nan), y)] for y in ys()])
+    )
+
+
+def ys():
+    return [y for _, y in batches(2)]
+
+
+def test_weights_that_are_not_numbers_are_no_sign_of_ranks_that_train_apart():
+    assert run_ranks(weights_of_nan, 2) == [[], []]
