@@ -392,8 +392,10 @@ def _refuse_unknown_scale(module: nn.Module, args: Any) -> None:
     Asked of an inner module, because autocast may begin inside the network's forward.
 
     Raises:
-        ConfigError: inside an fp16 autocast.
+        ConfigError: inside an fp16 autocast, in training.
     """
+    if not (module.training and torch.is_grad_enabled()):
+        return
     device = next(module.parameters()).device.type
     if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
         raise ConfigError(

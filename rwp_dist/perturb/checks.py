@@ -27,6 +27,16 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
+def refuse_no_network(model: object) -> None:
+    """Refuse what is no network, such as a list of its parameters."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"a {type(model).__name__} is no network",
+            key="model",
+            cure="give the torch.nn.Module that is trained, or the DDP around it",
+        )
+
+
 def refuse_no_rows(rows: Sequence[Rows]) -> None:
     """Refuse a network of which no parameter is perturbed."""
     if not rows:

@@ -27,6 +27,7 @@ from rwp_dist.perturb.checks import (
     choose_strength,
     find_method,
     refuse_mixed_batchnorm,
+    refuse_no_network,
     refuse_no_rows,
     refuse_one_slot,
     refuse_sharded,
@@ -118,6 +119,7 @@ class Perturbed:
         Raises:
             ConfigError: an option that does not fit the network, the ranks or the machine.
         """
+        refuse_no_network(model)
         self.ddp = model if isinstance(model, DistributedDataParallel) else None
         self.model: nn.Module = self.ddp.module if self.ddp is not None else model
         model = self.model

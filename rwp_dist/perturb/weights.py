@@ -80,9 +80,9 @@ class PerturbedCopy:
         self.recover()
         if written:
             raise ConfigError(
-                "the weights were changed inside the block, and these changes are lost",
+                "the weights were changed in the middle of a pass, and these changes are lost",
                 key="step",
-                cure="call optimizer.step() after the block",
+                cure="step the optimizer after the block, or attach the one that steps first",
             )
 
     def recover(self) -> None:

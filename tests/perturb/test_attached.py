@@ -373,6 +373,8 @@ def test_a_loss_scale_that_is_unknown_is_refused_where_it_matters():
             with pytest.raises(ConfigError, match="true size"):
                 net(x)
             assert refused.value.key == "scaler" and "m-rwp" in refused.value.cure
+            net.eval()(x)
+            copy.deepcopy(net)(x)  # an average of the weights, in an evaluation
 
 
 def said(action):

@@ -376,7 +376,7 @@ def test_a_schedule_may_end_with_the_run():
 def test_an_optimizer_that_steps_inside_the_block_is_refused(method):
     net, (x, y) = small_net(), next(batches(1))
     optimizer, noisy, before = sgd(net), Perturbed(net, method), parameters(net)
-    wrong = pytest.raises(ConfigError, match="changed inside the block")
+    wrong = pytest.raises(ConfigError, match="changed in the middle of a pass")
     with wrong as refused, noisy(0, loss=lambda: F.cross_entropy(net(x), y)):
         F.cross_entropy(net(x), y).backward()
         optimizer.step()
@@ -423,3 +423,9 @@ def test_the_example_perturbs():
     plain, still, noisy, sam = map(top1_of, run_ranks(example, 2, [sgd, *others])[0])
     assert still == plain
     assert len({plain, noisy, sam}) == 3
+
+
+def test_what_is_no_network_is_refused_with_a_sentence():
+    with pytest.raises(ConfigError, match="a generator is no network") as refused:
+        Perturbed(small_net().parameters(), "rwp")
+    assert refused.value.key == "model"
