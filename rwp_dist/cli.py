@@ -107,7 +107,8 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
 @click.argument("runs", nargs=-1, required=True, type=RUN)
 @click.option("--out", type=RUN, default=Path("runs"), show_default=True, help="Folder for files.")
 @click.option("--by", metavar="KEY[,KEY]", help="Settings that make rows of their own.")
-def compare(runs: tuple[Path, ...], out: Path, by: str | None) -> None:
+@click.option("--against", metavar="ROW", help="Compare all other rows with this one, by seed.")
+def compare(runs: tuple[Path, ...], out: Path, by: str | None, against: str | None) -> None:
     """Make a table and a picture of several runs: mean and deviation over seeds, cost, step time.
 
     Runs with one label are one row if they agree in all settings that affect the result; with
@@ -117,7 +118,7 @@ def compare(runs: tuple[Path, ...], out: Path, by: str | None) -> None:
     signals.say_on_ctrl_c(lambda: text)
     from rwp_dist.compare import compare as make
 
-    click.echo(make(runs, out, by.split(",") if by else ()))
+    click.echo(make(runs, out, by.split(",") if by else (), against))
     click.echo(f"Written: {out / 'compare.md'}, {out / 'compare.json'}, {out / 'compare.png'}")
 
 

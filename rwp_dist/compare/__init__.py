@@ -10,6 +10,7 @@ from pathlib import Path
 from rwp_dist.base.errors import RwpError
 from rwp_dist.base.files import write_json, write_text
 from rwp_dist.compare.notes import make_notes
+from rwp_dist.compare.pairs import against
 from rwp_dist.compare.rows import make_rows
 from rwp_dist.compare.runs import collect
 from rwp_dist.compare.table import Comparison
@@ -18,7 +19,9 @@ from rwp_dist.config import Settings, get_setting
 __all__ = ["Comparison", "compare"]
 
 
-def compare(paths: Sequence[Path], out: Path, by: Sequence[str] = ()) -> str:
+def compare(
+    paths: Sequence[Path], out: Path, by: Sequence[str] = (), baseline: str | None = None
+) -> str:
     """Write ``compare.md``, ``compare.json`` and ``compare.png`` into ``out``.
 
     Args:
@@ -26,12 +29,14 @@ def compare(paths: Sequence[Path], out: Path, by: Sequence[str] = ()) -> str:
         out: folder of the three files; made if it is missing.
         by: keys of settings, such as ``method.sigma``. Runs with one label are one row if they
             agree in these; without any, if they agree in all settings that affect the result.
+        baseline: a row, by what the table calls it, against which all others are compared seed by
+            seed.
 
     Returns:
         The table with its notes, aligned for a terminal.
 
     Raises:
-        ConfigError: ``by`` has an unknown key.
+        ConfigError: ``by`` has an unknown key, or no row is called ``baseline``.
         RwpError: a path is missing, no finished run is among them, or ``out`` cannot be written.
     """
     for key in by:
@@ -44,7 +49,8 @@ def compare(paths: Sequence[Path], out: Path, by: Sequence[str] = ()) -> str:
             cure="name run directories, or a folder of them, whose training has finished",
         )
     rows = make_rows(runs, by)
-    comparison = Comparison(rows, make_notes(rows, left_out, by), left_out)
+    differences = against(rows, baseline) if baseline is not None else None
+    comparison = Comparison(rows, make_notes(rows, left_out, by), left_out, differences)
     from rwp_dist.compare.plot import draw  # matplotlib takes a second to import
 
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rwp_dist.base.text import DASH, count, whole
 from rwp_dist.base.text import table as aligned
+from rwp_dist.compare.pairs import Differences
 from rwp_dist.compare.rows import Row
 
 COLUMNS = (
@@ -33,10 +34,14 @@ class Comparison:
     left_out: Mapping[Path, str]
     """Run directories that are not compared, and why."""
 
+    differences: Differences | None = None
+
     def text(self) -> str:
         """The table for a terminal."""
         heads = [list(head) for head in zip(*COLUMNS, strict=True)]
         lines = aligned([*heads, *map(cells, self.rows)], num_left=2, num_heads=2)
+        if self.differences is not None:
+            lines += ["", *self.differences.lines()]
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
 
     def markdown(self) -> str:
@@ -48,15 +53,30 @@ class Comparison:
             _bars(["---"] * 2 + ["---:"] * (len(COLUMNS) - 2)),
             *(_bars(cells(row)) for row in self.rows),
             "",
+            *self._difference_lines(),
             *(f"- {note}" for note in self.notes),
             "",
             "![test top-1 while training, and final test top-1 of every run](compare.png)",
         ]
         return "\n".join(lines) + "\n"
 
+    def _difference_lines(self) -> list[str]:
+        if self.differences is None:
+            return []
+        heads = self.differences.HEADS
+        return [
+            f"## {self.differences.title}",
+            "",
+            _bars(heads),
+            _bars(["---", *["---:"] * (len(heads) - 1)]),
+            *(_bars(row.cells()) for row in self.differences.rows),
+            "",
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """Contents of ``compare.json``."""
-        return {
+        differences = {"against": self.differences.as_dict()} if self.differences else {}
+        return differences | {
             "rows": [as_dict(row) for row in self.rows],
             "notes": list(self.notes),
             "left_out": [{"run": str(path), "reason": why} for path, why in self.left_out.items()],
