@@ -9,6 +9,14 @@ LONG = (
     "benchmarks/",
     "data/image/test_fuzz.py::test_mutants_of_a_minute",
     "examples/test_loops.py::test_its_command",
+    # Faults that take long to be noticed.
+    "data/test_stream.py::test_a_worker_that_never_begins",
+    "data/test_stream.py::test_workers_that_never_begin",
+    "launcher/test_run.py::test_a_crash_is_tried_again",
+    "launcher/test_run.py::test_a_killed_rank",
+    "launcher/test_run.py::test_a_second_ctrl_c",
+    "launcher/test_run.py::test_ranks_end_with",
+    "launcher/test_run.py::test_ranks_that_wait_for",
     # The engine with kernels in Triton's interpreter.
     "perturb/test_oracle.py::test_noise_and_energy_of_the_kernels",
     "perturb/normals/test_kernels.py::test_a_replay_is_bit_equal",
@@ -101,7 +109,6 @@ SLOW = (
     "data/test_stream.py::test_worker",
     "shards/test_cifar.py::test_every_image",
     # They wait for what never comes, or are killed.
-    "data/test_stream.py::test_a_worker_that_never_begins",
     "process/test_group.py::test_a_deadlock_is_shown",
     "shards/test_write.py::test_a_call_that_was_killed",
 )
