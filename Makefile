@@ -1,5 +1,5 @@
 # `make demo` shows that it works, `make check` tells in a minute and a half whether a change is
-# sound, `make test` in about eight minutes, and `make test-all` checks everything, as CI does.
+# sound, `make test` in about nine minutes, and `make test-all` checks everything, as CI does.
 .PHONY: demo lint check test test-all format clean
 
 PYTHON ?= python3
