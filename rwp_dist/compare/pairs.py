@@ -1,4 +1,4 @@
-"""Differences between rows, seed by seed: what luck of the seed they share cancels out."""
+"""Differences between rows, paired by seed: the luck that runs of one seed share cancels out."""
 
 import math
 import statistics
@@ -30,7 +30,7 @@ class Difference:
     """Of a paired t-test, two-sided: how often so large a difference comes if there is none."""
 
     def cells(self) -> list[str]:
-        """As text; a dash for what too few seeds do not tell."""
+        """As text; a dash where there are too few seeds."""
         if self.mean is None:
             return [self.name, DASH, DASH, DASH, str(self.n)]
         interval = DASH if self.low is None else f"{self.low:+.1f} to {self.high:+.1f}"

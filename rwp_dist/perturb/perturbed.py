@@ -175,8 +175,8 @@ class Perturbed:
         self._device = device
         self.counts = Counts()
         self._attached: Attached | None = None
-        self._loaded: dict[str, Any] | None = None
-        """State that was loaded before ``attach``."""
+        self._next_step = 0
+        """The update that ``attach`` begins with."""
         self._given_slots = slots is not None
         self._use_slots(slots or self._assign_slots(micro_batches))
 
@@ -252,15 +252,14 @@ class Perturbed:
             self.slots = self._assign_slots(micro_batches)
         if not self._given_slots:
             refuse_one_slot(self.method, self.slots)
-        if (
-            self._synced_buffers and self.ddp is not None
-        ):  # an evaluation in such a loop needs statistics on every rank
+        if self._synced_buffers and self.ddp is not None:
+            # An evaluation in such a loop needs statistics on every rank.
             _sync_buffers(self.ddp, True)
+        loaded = self.move.state_dict()
         self._use_slots(self.slots)
+        self.move.load_state_dict(loaded)
         self._attached = Attached(self, self.model, self.weights, optimizer, scaler)
-        if self._loaded is not None:
-            self.load_state_dict(self._loaded)
-            self._loaded = None
+        self._attached.step = self._next_step
         return self
 
     def detach(self) -> None:
@@ -534,9 +533,7 @@ class Perturbed:
                     key="state",
                     cure=f"load it with the same {key}, or begin without it",
                 )
-        if self._attached is None:
-            self._loaded = state
-        else:
+        if self._attached is not None:
             self._attached.drop_update()
         try:
             self.move.load_state_dict(state["move"])
@@ -547,8 +544,9 @@ class Perturbed:
                 key="state",
                 cure="load a state that the same method saved",
             ) from None
+        self._next_step = state.get("step", 0)
         if self._attached is not None:
-            self._attached.step = state.get("step", 0)
+            self._attached.step = self._next_step
         if ranks is not None and len(ranks) == len(self.slots):
             self._statistics.load(ranks[self.rank])
 
@@ -557,6 +555,7 @@ class Perturbed:
         if self._attached is not None:
             attached, self._attached = self._attached, None
             attached.remove()
+            self._next_step = attached.step
         self.weights.recover()
         self.move.close()
         if self._hook is not None:

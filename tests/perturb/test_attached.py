@@ -255,6 +255,16 @@ def test_attaching_again_replaces_what_was_attached():
     assert same_bits(net.state_dict(), by_hand("rwp", {"sigma": 0.1}, 1))
 
 
+def test_attaching_in_the_middle_of_a_run_goes_on_with_it():
+    options, passes = CASES["m-arwp"]
+    net, optimizer, noisy = attached("m-arwp", options, passes)
+    train(net, optimizer, updates(passes, stop=3), passes)
+    noisy.detach()
+    noisy.attach(optimizer)  # with as many passes as before
+    train(net, optimizer, updates(passes, first=3), passes)
+    assert same_bits(net.state_dict(), by_hand("m-arwp", options, passes))
+
+
 def test_an_optimizer_of_another_network_and_a_block_in_the_loop_are_refused():
     net, _, noisy = attached("rwp", {}, 1)
     with pytest.raises(ConfigError, match="none of the network's parameters"):
