@@ -49,7 +49,10 @@ def main() -> None:
     args = parser.parse_args()
     sys.path.insert(0, ".")
     module, _, name = args.train.partition(":")
-    train = getattr(importlib.import_module(module), name)
+    try:
+        train = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        parser.error(f"--train {args.train}: {error}; name a function as my_script:train")
     attached: list[Any] = []
 
     def perturb(model: Any, optimizer: Any) -> None:

@@ -38,3 +38,11 @@ def test_a_function_is_trained_with_and_without_for_each_seed_and_drawn(tmp_path
 
 def test_a_function_that_never_perturbs_is_told_so(tmp_path: Path) -> None:
     assert "never called perturb" in run(tmp_path, "--train", "mine:forgets")
+
+
+def test_a_function_that_is_not_there_is_said_in_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, SCRIPT, "--train", "nothere:train"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "name a function as my_script:train" in done.stderr
+    assert "Traceback" not in done.stderr
