@@ -12,6 +12,7 @@
         attempts.tsv       one line for each attempt: when, where, from and to which step
         wandb_id           identity in W&B, the same for all attempts
         checkpoints/       what a run resumes from
+        measured/          of the finished network: a JSON file for each command that measured
         profile/           traces of a few steps, if ``profile`` is on
         lock               held by the process that trains here
         logs/              output of the job, and of the ranks in a folder for each attempt
@@ -67,6 +68,7 @@ class RunDir:
         self.summary = self.path / "summary.json"
         self.attempts = self.path / "attempts.tsv"
         self.checkpoints = self.path / "checkpoints"
+        self.measured = self.path / "measured"
         self.logs = self.path / "logs"
         self.job = self.path / "job.json"
         self.lock = self.path / "lock"
@@ -137,6 +139,17 @@ class RunDir:
         """Replace ``summary.json``, which makes the run a finished one."""
         write_json(self.summary, summary)
 
+    def write_measurement(self, name: str, content: dict[str, Any]) -> None:
+        """Replace ``measured/<name>.json``.
+
+        Args:
+            name: of what was measured.
+            content: anything JSON can hold; its ``numbers``, ``{name: number}``, are columns that
+                ``rwp-dist compare`` can show.
+        """
+        self.measured.mkdir(exist_ok=True)
+        write_json(self.measured / f"{name}.json", content)
+
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Replace ``environment.json``."""
         write_json(self.environment, environment)
@@ -152,6 +165,17 @@ class RunDir:
     def read_summary(self) -> dict[str, Any] | None:
         """Content of ``summary.json``; None if it is missing or not a JSON object."""
         return _read_json(self.summary)
+
+    def read_measurement(self, name: str) -> dict[str, Any] | None:
+        """Content of ``measured/<name>.json``; None if it is missing or not a JSON object."""
+        return _read_json(self.measured / f"{name}.json")
+
+    def read_numbers(self) -> dict[str, float]:
+        """The ``numbers`` of all measurements."""
+        numbers: dict[str, float] = {}
+        for path in sorted(self.measured.glob("*.json")):
+            numbers |= (_read_json(path) or {}).get("numbers", {})
+        return numbers
 
     def read_environment(self) -> dict[str, Any] | None:
         """Content of ``environment.json``; None if it is missing or not a JSON object."""

@@ -152,6 +152,22 @@ def evaluate_parts(parts: Parts) -> tuple[dict[str, float], list[BadRecord]]:
         )
 
 
+def load_network(settings: Settings, path: Path, device: torch.device) -> nn.Module:
+    """The settings' network with the weights of a checkpoint that are evaluated.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint, or not one of this network.
+    """
+    state = read_checkpoint(path)
+    model = build_model(settings)
+    others = weights_to_evaluate(state["parts"].values())
+    saved = {**state["weights"], **others, **state["buffers"]}
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    check_network(path, saved, shapes)
+    model.load_state_dict(saved)
+    return model.to(device)
+
+
 def evaluate_run(settings: Settings, path: Path) -> str:
     """Evaluate a checkpoint without its optimizer, on one process or on many.
 
@@ -164,14 +180,7 @@ def evaluate_run(settings: Settings, path: Path) -> str:
     """
     device = choose_device(settings.run.device)
     with process_group(device), same_on_all_ranks():
-        state = read_checkpoint(path)
-        model = build_model(settings)
-        others = weights_to_evaluate(state["parts"].values())
-        saved = {**state["weights"], **others, **state["buffers"]}
-        shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        check_network(path, saved, shapes)
-        model.load_state_dict(saved)
-        model.to(device)
+        model = load_network(settings, path, device)
         val = open_eval(settings, dist.get_rank(), dist.get_world_size())
         normalise = Normalise(settings.data.mean, settings.data.std)
         bf16 = settings.precision == "bf16"

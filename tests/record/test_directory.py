@@ -64,3 +64,13 @@ def test_the_newest_checkpoint_counts(tmp_path: Path) -> None:
         (run.checkpoints / name).touch()
     assert run.has_checkpoint() and run.saved_step() == 12
     assert run.newest_checkpoint() == run.checkpoints / "step-00000012.pt"
+
+
+def test_numbers_of_all_measurements_are_read_together(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert run.read_numbers() == {}
+    run.write_measurement("robustness", {"numbers": {"ece": 0.1}, "draws": 5})
+    run.write_measurement("flatness", {"numbers": {"trace": 12.0}})
+    assert run.read_numbers() == {"ece": 0.1, "trace": 12.0}
+    assert run.read_measurement("robustness") == {"numbers": {"ece": 0.1}, "draws": 5}
+    assert run.read_measurement("none") is None
