@@ -234,13 +234,14 @@ class Training:
 
     def _take_stock(self, evaluating: bool, saving: bool) -> None:
         """Evaluate and save the clean network."""
+        spent = self.progress.spent()  # before the evaluation takes its time
         with clean_network(self.parts, self.done):
             if evaluating:
                 self.last_eval.result, bad = evaluate_parts(self.parts)
                 if self.is_main:
                     list_evaluation(self.run_dir.path, bad)
                 epoch = self.done / self.parts.timeline.steps_per_epoch
-                record = {"step": self.done, "epoch": epoch} | self.last_eval.result
+                record = {"step": self.done, "epoch": epoch} | spent | self.last_eval.result
                 self.tracker.log("eval", record)
             if saving:
                 save_checkpoint(

@@ -86,6 +86,10 @@ def test_a_run_leaves_a_complete_directory_and_is_not_trained_twice(digits, tmp_
     for kind, columns in (("train", TrainRecord), ("eval", EvalRecord)):
         for record in run_dir.read_metrics(kind):
             assert record.keys() - {"kind", "time"} == columns.__annotations__.keys()
+    *_, last = evaluations = run_dir.read_metrics("eval")
+    for key in ("samples", "train_s", "device_seconds"):
+        assert 0 < evaluations[0][key] < evaluations[1][key] < last[key] == summary[key]
+    assert last["train_s"] < last["wall_s"] < summary["wall_s"]
     assert [p.name for p in list_checkpoints(run_dir.checkpoints)] == [
         f"step-{step:08d}.pt" for step in (4, 8, 12)
     ]

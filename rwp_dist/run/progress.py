@@ -26,7 +26,8 @@ class Progress:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.samples = 0
-        self.train_s = 0.0
+        self.train_s = self.device_seconds = 0.0
+        self._wall_before_s = 0.0
         self._skipped_before = 0
         # Loss, correct and counted samples since the last log step.
         self._sums = torch.zeros(3, device=parts.device)
@@ -37,12 +38,12 @@ class Progress:
         self._perturb_share = 0.0
         self.noise_backend_before: str | None = None
         """What drew the noise of an earlier attempt; None if there was none."""
-        self._mark = time.perf_counter()
+        self._mark = self._began = time.perf_counter()
         self._start_interval()
 
     def start(self) -> None:
-        """The first step begins now."""
-        self._mark = time.perf_counter()
+        """The first step of this attempt begins now."""
+        self._mark = self._began = time.perf_counter()
 
     def _start_interval(self) -> None:
         self._interval_s = self._wait_s = 0.0
@@ -51,8 +52,7 @@ class Progress:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "samples": self.samples,
-            "train_s": self.train_s,
+            **self.spent(),
             "step_s": self._median_step_s(),
             "perturb_share": self._perturb_share,
             "shown": self._shown,
@@ -62,10 +62,23 @@ class Progress:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.samples, self.train_s = state["samples"], state["train_s"]
+        # Checkpoints of 0.1 have neither of these two.
+        at_least = self.train_s * self._parts.split.world_size
+        self.device_seconds = state.get("device_seconds", at_least)
+        self._wall_before_s = state.get("wall_s", self.train_s)
         self._before_s, self._perturb_share = state["step_s"], state["perturb_share"]
         self._shown = state["shown"]
         self._skipped_before = state["skipped_steps"]
         self.noise_backend_before = state["noise_backend"]
+
+    def spent(self) -> dict[str, float]:
+        """What the updates so far took, over all attempts; ``EvalRecord`` says what each is."""
+        return {
+            "samples": self.samples,
+            "train_s": self.train_s,
+            "device_seconds": self.device_seconds,
+            "wall_s": self._wall_before_s + time.perf_counter() - self._began,
+        }
 
     @property
     def skipped_steps(self) -> int:
@@ -104,6 +117,7 @@ class Progress:
         self._interval_bytes += data.num_bytes
         self._cache = self._cache + data.cache
         self.train_s += seconds
+        self.device_seconds += seconds * self._parts.split.world_size
         self._step_s.append(seconds)
         self._interval_s += seconds
         self._interval_steps += 1
@@ -205,10 +219,8 @@ class Progress:
             "device": parts.device.type,
             "steps": parts.timeline.total_steps,
             "epochs": parts.timeline.total_steps / parts.timeline.steps_per_epoch,
-            "samples": self.samples,
             "passes_per_step": parts.method.passes,
-            "train_s": self.train_s,
-            "device_seconds": self.train_s * parts.split.world_size,
+            **self.spent(),
             "step_s": self._median_step_s(),
             "perturb_share": self._perturb_share,
             "train_loss": self._shown["loss"],

@@ -104,6 +104,20 @@ class EvalRecord(TypedDict):
     epoch: float
     """Epochs done."""
 
+    samples: int
+    """Training samples of all updates so far, clean and perturbed ones, over all ranks."""
+
+    train_s: float
+    """Seconds of the updates so far, of all attempts. Evaluations, checkpoints and starts are not
+    counted, nor are updates that an attempt lost, because it ended after its last checkpoint."""
+
+    device_seconds: float
+    """``train_s`` times the number of ranks that took the updates."""
+
+    wall_s: float
+    """Wall-clock seconds from the first update to the beginning of this evaluation: ``train_s``,
+    and earlier evaluations and checkpoints. Between attempts it stands still."""
+
     loss: float
     """Mean cross-entropy."""
 
