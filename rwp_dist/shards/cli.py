@@ -10,6 +10,7 @@ import click
 
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.base.text import plural
+from rwp_dist.process.progress import progress_bar
 from rwp_dist.shards.options import (
     FOLDER,
     LABEL_KEY,
@@ -20,7 +21,6 @@ from rwp_dist.shards.options import (
     WORKERS,
     PixelSize,
     ShardCommands,
-    progress_bar,
 )
 
 if TYPE_CHECKING:
@@ -285,7 +285,8 @@ def _write(
     """Call ``write_shards`` with a progress bar, and say what is there now."""
     from rwp_dist.shards.write import write_shards
 
-    with progress_bar("img", part) as progress:
+    title = f"part {part[0]}/{part[1]}" if part[1] > 1 else None
+    with progress_bar("img", title) as progress:
         report = write_shards(listing, out, part=part, progress=progress, **options)
     if report.num_missing:
         click.echo(

@@ -1,21 +1,15 @@
-"""Options, argument types and the progress bar that the commands of ``rwp-dist shards`` share."""
+"""Options and argument types that the commands of ``rwp-dist shards`` share."""
 
 import errno
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.base.urls import local_path
-
-LOG_INTERVAL_S = 30.0
-"""Between two lines of a progress bar that goes to a log file."""
 
 
 class LocalPath(click.Path):
@@ -128,38 +122,3 @@ class ShardCommands(click.Group):
             name = error.filename or f"rwp-dist shards {ctx.invoked_subcommand}"
             cure = _CURES.get(error.errno or 0, "solve that and start the same command again")
             raise DataError(f"{name}: {error.strerror or error}", cure=cure) from error
-
-
-@contextmanager
-def progress_bar(unit: str, part: tuple[int, int] = (0, 1)) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with rate and time left; in a log file, a line now and then.
-
-    Yields a function to call with the numbers of finished units and of all units. What is finished
-    at the first call was there before, and does not count for the rate.
-
-    Args:
-        unit: what is counted: ``img``.
-        part: (k, n), shown if n is more than 1.
-    """
-    from tqdm import tqdm
-
-    bar: tqdm[NoReturn] | None = None
-
-    def progress(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(
-                initial=done,
-                total=total,
-                unit=f" {unit}",
-                desc=f"part {part[0]}/{part[1]}" if part[1] > 1 else None,
-                mininterval=0.2 if sys.stderr.isatty() else LOG_INTERVAL_S,
-                dynamic_ncols=True,
-            )
-        bar.update(done - bar.n)
-
-    try:
-        yield progress
-    finally:
-        if bar is not None:
-            bar.close()
