@@ -7,6 +7,8 @@ import click
 
 from rwp_dist import __version__
 from rwp_dist.base.errors import RwpError
+from rwp_dist.compare import AXES
+from rwp_dist.compare import compare as make_comparison
 from rwp_dist.config import (
     Settings,
     dump_settings,
@@ -103,23 +105,51 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
     click.echo(evaluate_run(settings, path))
 
 
-@main.command(short_help="Table and picture of several runs.")
+@main.command(short_help="Tables and picture of several runs.")
 @click.argument("runs", nargs=-1, required=True, type=RUN)
 @click.option("--out", type=RUN, default=Path("runs"), show_default=True, help="Folder for files.")
 @click.option("--by", metavar="KEY[,KEY]", help="Settings that make rows of their own.")
 @click.option("--against", metavar="ROW", help="Compare all other rows with this one, by seed.")
-def compare(runs: tuple[Path, ...], out: Path, by: str | None, against: str | None) -> None:
-    """Make a table and a picture of several runs: mean and deviation over seeds, cost, step time.
+@click.option(
+    "--columns",
+    metavar="KEY[,KEY]",
+    help="More columns: numbers of summary.json, or of what was measured.",
+)
+@click.option("--flatness", is_flag=True, help="Columns for all that `flatness` measured.")
+@click.option(
+    "--x",
+    type=click.Choice(list(AXES)),
+    default="device",
+    show_default=True,
+    help="What curves are drawn over: seconds of devices or of the wall clock, samples, updates.",
+)
+def compare(
+    runs: tuple[Path, ...],
+    out: Path,
+    by: str | None,
+    against: str | None,
+    columns: str | None,
+    flatness: bool,
+    x: str,
+) -> None:
+    """Compare several runs: accuracy over seeds with intervals, and time against sgd.
 
     Runs with one label are one row if they agree in all settings that affect the result; with
-    --by, if they agree in those settings.
+    --by, if they agree in those settings. Writes compare.md, .json, .csv (a line for each run),
+    .tex and .png.
     """
     text = f"Stopped; compare again: {out} may lack files of this comparison."
     signals.say_on_ctrl_c(lambda: text)
-    from rwp_dist.compare import compare as make
+    click.echo(
+        make_comparison(runs, out, _listed(by), against, _listed(columns), flatness=flatness, x=x)
+    )
+    files = ("md", "json", "csv", "tex", "png")
+    click.echo(f"Written: {', '.join(str(out / f'compare.{file}') for file in files)}")
 
-    click.echo(make(runs, out, by.split(",") if by else (), against))
-    click.echo(f"Written: {out / 'compare.md'}, {out / 'compare.json'}, {out / 'compare.png'}")
+
+def _listed(keys: str | None) -> list[str]:
+    """The keys of an option, which has commas between them."""
+    return [key.strip() for key in keys.split(",")] if keys else []
 
 
 @main.command(short_help="What on this machine would stop a run, and the cure.")

@@ -228,12 +228,13 @@ def test_a_full_disk_is_not_for_good() -> None:
 
 
 def test_compare_names_its_files_last(tmp_path: Path) -> None:
-    with patch("rwp_dist.compare.compare", return_value="the table"):
-        result = CliRunner().invoke(main, ["compare", "somewhere", "--out", str(tmp_path)])
-    assert result.stdout.splitlines() == [
-        "the table",
-        f"Written: {tmp_path}/compare.md, {tmp_path}/compare.json, {tmp_path}/compare.png",
-    ]
+    options = ["--columns", "ece, nll", "--x", "samples"]
+    with patch("rwp_dist.cli.make_comparison", return_value="the table") as made:
+        result = CliRunner().invoke(main, ["compare", "runs/a", "--out", str(tmp_path), *options])
+    files = [f"{tmp_path}/compare.{end}" for end in ("md", "json", "csv", "tex", "png")]
+    assert result.stdout.splitlines() == ["the table", f"Written: {', '.join(files)}"]
+    assert made.call_args.args == ((Path("runs/a"),), tmp_path, [], None, ["ece", "nll"])
+    assert made.call_args.kwargs == {"flatness": False, "x": "samples"}
 
 
 def test_make_clean_keeps_what_cannot_be_rebuilt() -> None:

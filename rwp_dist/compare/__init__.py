@@ -1,43 +1,56 @@
-"""``rwp-dist compare``: several runs as one table and one picture.
+"""``rwp-dist compare``: several runs as tables and a picture.
 
-Numbers come from ``summary.json`` of the run directories, curves from ``metrics.jsonl``, and
-``config.yaml`` tells which runs are seeds of one experiment.
+Numbers come from ``summary.json`` and ``measured/`` of the run directories, curves from
+``metrics.jsonl``, and ``config.yaml`` tells which runs are seeds of one experiment.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from rwp_dist.base.errors import RwpError
-from rwp_dist.base.files import write_json, write_text
+from rwp_dist.base.files import write_bytes, write_json, write_text
+from rwp_dist.compare.columns import check_columns, flatness_keys
+from rwp_dist.compare.comparison import Comparison
+from rwp_dist.compare.curves import AXES
 from rwp_dist.compare.notes import make_notes
 from rwp_dist.compare.pairs import against
 from rwp_dist.compare.rows import make_rows
 from rwp_dist.compare.runs import collect
-from rwp_dist.compare.table import Comparison
 from rwp_dist.config import Settings, get_setting
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["AXES", "Comparison", "compare"]
 
 
 def compare(
-    paths: Sequence[Path], out: Path, by: Sequence[str] = (), baseline: str | None = None
+    paths: Sequence[Path],
+    out: Path,
+    by: Sequence[str] = (),
+    baseline: str | None = None,
+    columns: Sequence[str] = (),
+    flatness: bool = False,
+    x: str = "device",
 ) -> str:
-    """Write ``compare.md``, ``compare.json`` and ``compare.png`` into ``out``.
+    """Write ``compare.md``, ``.json``, ``.csv``, ``.tex`` and ``.png`` into ``out``.
 
     Args:
         paths: run directories, or folders that have some at any depth.
-        out: folder of the three files; made if it is missing.
+        out: folder of the files; made if it is missing.
         by: keys of settings, such as ``method.sigma``. Runs with one label are one row if they
             agree in these; without any, if they agree in all settings that affect the result.
         baseline: a row, by what the table calls it, against which all others are compared seed by
             seed.
+        columns: keys of ``summary.json``, or of what other commands measured, such as
+            ``train_top1`` or ``bits.4.top1``, which the table shows besides.
+        flatness: whether it shows all that ``rwp-dist flatness`` measured as well.
+        x: what the curves are drawn over, one of ``AXES``.
 
     Returns:
         The table with its notes, aligned for a terminal.
 
     Raises:
-        ConfigError: ``by`` has an unknown key, or no row is called ``baseline``.
-        RwpError: a path is missing, no finished run is among them, or ``out`` cannot be written.
+        ConfigError: ``by`` or ``columns`` has an unknown key, or no row is called ``baseline``.
+        RwpError: a path is missing, no finished run is among them, no flatness was measured, or
+            ``out`` cannot be written.
     """
     for key in by:
         get_setting(Settings(), key)
@@ -49,14 +62,19 @@ def compare(
             cure="name run directories, or a folder of them, whose training has finished",
         )
     rows = make_rows(runs, by)
+    check_columns(rows, columns)
+    columns = [*columns, *(flatness_keys(rows) if flatness else ())]
     differences = against(rows, baseline) if baseline is not None else None
-    comparison = Comparison(rows, make_notes(rows, left_out, by), left_out, differences)
-    from rwp_dist.compare.plot import draw  # matplotlib takes a second to import
+    notes = make_notes(rows, left_out, by, columns, AXES[x])
+    comparison = Comparison(rows, notes, left_out, AXES[x], columns, differences)
+    from rwp_dist.compare.plot import picture  # matplotlib takes a second to import
 
     try:
         write_text(out / "compare.md", comparison.markdown())
         write_json(out / "compare.json", comparison.as_dict())
-        draw(comparison, out / "compare.png")
+        write_text(out / "compare.csv", comparison.csv())
+        write_text(out / "compare.tex", comparison.latex())
+        write_bytes(out / "compare.png", picture(comparison))
     except OSError as error:
         raise RwpError(
             f"{out}: cannot be written ({error})", cure="name another folder with --out"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rwp_dist.compare.curves import AXES, Axis, estimated
 from rwp_dist.compare.rows import Row, differing_keys, setting_of, value_text
 from rwp_dist.compare.runs import Run
 from rwp_dist.perturb.methods import METHODS
@@ -15,23 +16,30 @@ MIXED = " or ".join(name for name, method in METHODS.items() if method.mixed)
 
 
 def make_notes(
-    rows: Sequence[Row], left_out: Mapping[Path, str], by: Sequence[str] = ()
+    rows: Sequence[Row],
+    left_out: Mapping[Path, str],
+    by: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    axis: Axis = AXES["device"],
 ) -> list[str]:
     """All notes that apply, the warnings last."""
     notes = [f"Trained with {conditions(rows)}."]
-    if any(len(row.runs) > 1 for row in rows):
-        notes.append("± is the sample standard deviation over n runs; other columns are medians.")
-    notes.append("Device s: wall-clock seconds of training × devices.")
-    notes += _about_step_times(rows)
-    if any(row.values("train_top1") for row in rows):
+    if any(row.n > 1 for row in rows):
         notes.append(
-            "Train top-1: counted while training, on the training labels (noisy where they are), "
-            f"at the weights the method trains with: clean in {CLEAN}, perturbed in others."
+            "±: standard deviation over n runs. 95 % interval: of their mean, by Student's t; "
+            "the picture's bars show it."
         )
+    notes += _about_times(rows)
     if any(row.method in METHODS and METHODS[row.method].mixed for row in rows):
         notes.append(
-            f"One update of {MIXED} takes two mini-batches, one clean and one perturbed; "
-            "the column `samples` counts both."
+            f"One update of {MIXED} takes two mini-batches, one clean and one perturbed, and "
+            "`samples` counts both."
+        )
+    notes += _about_columns(rows, columns)
+    if any(estimated(run, axis) for row in rows for run in row.runs):
+        notes.append(
+            f"{axis.label.capitalize()} while training is estimated from the share of the updates, "
+            "because runs of an earlier version did not record it."
         )
     skipped = {row.name: sum(row.values("skipped_steps")) for row in rows}
     if any(skipped.values()):
@@ -54,22 +62,39 @@ def conditions(rows: Sequence[Row]) -> str:
     return f"{ranks} rank{'' if ranks == '1' else 's'} on {devices}, model {models}"
 
 
-def _about_step_times(rows: Sequence[Row]) -> list[str]:
+def _about_times(rows: Sequence[Row]) -> list[str]:
     notes = []
-    timed = [row for row in rows if row.step_ratios]
+    timed = [row for row in rows if row.time_ratios]
     if timed:
         notes.append(
-            "Step time × SGD: median time of one update over that of the sgd run of the same seed "
-            "and session, on as many devices; median over seeds, and their range. It is time, not "
-            "work: a method with more passes on parallel devices can be near ×1."
+            "Time × SGD: seconds of training × devices, over those of the sgd run of the same seed "
+            "and session, on as many devices; median over seeds, and their range."
         )
     if any(number < SMALL_NETWORK for row in timed for number in row.values("num_parameters")):
         notes.append(
-            "For networks this small, overheads and the machine's other work decide step times, "
-            "which change from one comparison to the next; benchmarks/step.py times a real one."
+            "For networks this small, overheads and the machine's other work decide times, which "
+            "change from one comparison to the next; benchmarks/step.py times a real one."
         )
-    if missing := ", ".join(row.name for row in rows if not row.step_ratios):
-        notes.append(f"No step-time ratio for {missing}: no sgd run of the same seed and session.")
+    if missing := ", ".join(row.name for row in rows if not row.time_ratios):
+        notes.append(f"No time × SGD for {missing}: no sgd run of the same seed and session.")
+    return notes
+
+
+def _about_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """What columns mean that were asked for, and which runs lack them."""
+    notes = []
+    if "train_top1" in columns:
+        notes.append(
+            "Train top-1: counted while training, on the training labels (noisy where they are), "
+            f"at the weights the method trains with: clean in {CLEAN}, perturbed in others."
+        )
+    for key in columns:
+        counts = {row.name: sum(run.value(key) is not None for run in row.runs) for row in rows}
+        few = [
+            f"{row.name} {counts[row.name]} of {row.n}" for row in rows if counts[row.name] < row.n
+        ]
+        if few:
+            notes.append(f"Careful: not every run has {key}: {', '.join(few)}.")
     return notes
 
 

@@ -1,18 +1,18 @@
 """Differences between rows, paired by seed: the luck that runs of one seed share cancels out."""
 
 import math
-import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.text import DASH
-from rwp_dist.base.text import table as aligned
+from rwp_dist.compare.estimate import Estimate, estimate
 from rwp_dist.compare.rows import Row
 from rwp_dist.compare.runs import Run
+from rwp_dist.compare.table import Cell, Head, Table
 
-CONFIDENCE = 0.95
+HEADS = (Head("", ""), Head("", "points"), Head("", "95 % interval"), Head("", "p"), Head("", "n"))
 
 
 @dataclass(frozen=True)
@@ -20,22 +20,48 @@ class Difference:
     """Test top-1 of a row less that of the baseline, in points, over runs of the same seed."""
 
     name: str
-    n: int
-    """Seeds that both have."""
-    mean: float | None = None
-    low: float | None = None
-    """Ends of the confidence interval of the mean (Student's t, n - 1 degrees of freedom)."""
-    high: float | None = None
-    p: float | None = None
-    """Of a paired t-test, two-sided: how often so large a difference comes if there is none."""
+    points: Sequence[float]
+    """Of each seed that both have."""
 
-    def cells(self) -> list[str]:
-        """As text; a dash where there are too few seeds."""
-        if self.mean is None:
-            return [self.name, DASH, DASH, DASH, str(self.n)]
-        interval = DASH if self.low is None else f"{self.low:+.1f} to {self.high:+.1f}"
-        p = DASH if self.p is None else "<0.001" if self.p < 0.001 else f"{self.p:.3f}"
-        return [self.name, f"{self.mean:+.1f}", interval, p, str(self.n)]
+    @property
+    def estimate(self) -> Estimate | None:
+        """Mean and interval; None if there is no common seed."""
+        return estimate(self.points)
+
+    @property
+    def p(self) -> float | None:
+        """Of a paired t-test, two-sided: how often so large a difference comes if there is none.
+
+        None if it cannot be told: of fewer than two seeds, or if all differ by the same.
+        """
+        found = self.estimate
+        if found is None or not found.std:
+            return None
+        from scipy.special import stdtr  # scipy takes a while to import
+
+        return float(2 * stdtr(found.n - 1, -abs(found.mean) * math.sqrt(found.n) / found.std))
+
+    def cells(self) -> list[Cell]:
+        """A dash where there are too few seeds."""
+        found, p = self.estimate, self.p
+        number = Cell(str(len(self.points)), len(self.points))
+        if found is None:
+            return [Cell(self.name), *[Cell(DASH)] * 3, number]
+        interval = DASH if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
+        p_text = DASH if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+        mean = Cell(f"{found.mean:+.2f}", found.mean)
+        return [Cell(self.name), mean, Cell(interval, found.low), Cell(p_text, p), number]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``compare.json``."""
+        found = self.estimate
+        mean, low, high = (found.mean, found.low, found.high) if found else (None, None, None)
+        return {
+            "name": self.name,
+            "n": len(self.points),
+            **{"mean": mean, "low": low, "high": high, "p": self.p},
+            "points": list(self.points),
+        }
 
 
 @dataclass(frozen=True)
@@ -45,21 +71,18 @@ class Differences:
     baseline: str
     rows: Sequence[Difference]
 
-    HEADS = ("", "points", "95 % interval", "p", "n")
-
     @property
     def title(self) -> str:
         """What the numbers are."""
         return f"Test top-1 against {self.baseline}, paired by seed"
 
-    def lines(self) -> list[str]:
-        """A table for a terminal."""
-        cells = [list(self.HEADS), *(row.cells() for row in self.rows)]
-        return [self.title, "", *aligned(cells, num_left=1, num_heads=1)]
+    def table(self) -> Table:
+        """A line for each row."""
+        return Table(HEADS, [row.cells() for row in self.rows])
 
     def as_dict(self) -> dict[str, Any]:
         """For ``compare.json``."""
-        return {"baseline": self.baseline, "rows": [asdict(row) for row in self.rows]}
+        return {"baseline": self.baseline, "rows": [row.as_dict() for row in self.rows]}
 
 
 def against(rows: Sequence[Row], name: str) -> Differences:
@@ -88,21 +111,7 @@ def against(rows: Sequence[Row], name: str) -> Differences:
 def difference(row: Row, baseline: Row) -> Difference:
     """Of the runs whose seed both rows have once."""
     mine, other = _by_seed(row.runs), _by_seed(baseline.runs)
-    points = [mine[seed] - other[seed] for seed in mine if seed in other]
-    if not points:
-        return Difference(row.name, 0)
-    mean = statistics.fmean(points)
-    if len(points) < 2:
-        return Difference(row.name, len(points), mean)
-    error = statistics.stdev(points) / math.sqrt(len(points))
-    if error == 0:
-        return Difference(row.name, len(points), mean, mean, mean)
-    from scipy import stats  # a second to import
-
-    t = stats.t(len(points) - 1)
-    half = float(t.ppf(0.5 + CONFIDENCE / 2)) * error
-    p = float(2 * t.sf(abs(mean) / error))
-    return Difference(row.name, len(points), mean, mean - half, mean + half, p)
+    return Difference(row.name, [mine[seed] - other[seed] for seed in mine if seed in other])
 
 
 def _by_seed(runs: Sequence[Run]) -> dict[Any, float]:

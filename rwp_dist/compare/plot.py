@@ -1,20 +1,23 @@
-"""The picture: test accuracy while training on the left, where every run ends on the right."""
+"""The picture: test accuracy over time on the left, where every row ends on the right."""
 
+import io
+import statistics
+import textwrap
 from collections.abc import Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from rwp_dist.compare.comparison import Comparison
+from rwp_dist.compare.curves import Axis, Point, curve
+from rwp_dist.compare.estimate import Estimate, estimate
 from rwp_dist.compare.notes import conditions
 from rwp_dist.compare.rows import Row
-from rwp_dist.compare.table import Comparison, mean_std, plus_minus
 from rwp_dist.perturb.methods import METHODS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 PALETTE = (
     *("#000000", "#E69F00", "#D55E00", "#56B4E9"),
@@ -26,10 +29,20 @@ COLOURS = {**dict(zip(METHODS, cycle(PALETTE), strict=False)), "sgd 2x": "#8C8C8
 """By label, so that a method looks the same in every picture."""
 
 MARKERS = "osD^vP*X"
-GREY = "#555555"
+INK, GREY = "#222222", "#555555"
 
-WIDTH = 120
-"""Of the legend, in characters; an entry takes 8 beside its name."""
+WIDTH = 8.3
+"""Inches: text of 10 points then has 14 pixels in a README, whose column is 830 pixels wide."""
+
+GAP = 9
+"""Points between the middle of a mark and its label."""
+
+LONGEST = 16
+"""Characters of a name that a curve can be labelled with, if there are at most ``MOST`` rows."""
+MOST = 10
+
+UNITS = ((3 * 3600, 3600, "h"), (600, 60, "min"), (0, 1, "s"))
+"""From how many seconds on, in which unit."""
 
 
 class Style(NamedTuple):
@@ -39,39 +52,44 @@ class Style(NamedTuple):
     marker: str
 
 
-def draw(comparison: Comparison, path: Path) -> None:
-    """Write the picture as PNG.
+def picture(comparison: Comparison) -> bytes:
+    """Both panels side by side, as PNG."""
+    figure = _figure(WIDTH, max(3.6, 1.5 + 0.34 * len(comparison.rows)))
+    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+    _draw_left(left, comparison)
+    _draw_right(right, comparison)
+    title = f"{conditions(comparison.rows)}; {_counts(comparison.rows)}"
+    figure.suptitle(title, fontsize="medium", color=GREY, x=0.01, ha="left")
+    return _png(figure)
 
-    Raises:
-        OSError: ``path`` cannot be written.
-    """
+
+def panels(comparison: Comparison) -> list[bytes]:
+    """The same panels one by one, as PNG, so that a page can put one below the other."""
+    pngs = []
+    for draw, rows in ((_draw_left, 6), (_draw_right, len(comparison.rows))):
+        figure = _figure(0.6 * WIDTH, max(3.4, 1.2 + 0.34 * rows))
+        draw(figure.subplots(), comparison)
+        pngs.append(_png(figure))
+    return pngs
+
+
+def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure  # not pyplot, which keeps state for the whole process
 
-    rows = comparison.rows
-    styles = make_styles(rows)
-    figure = Figure(figsize=(10, 3.3 + 0.2 * len(rows)), dpi=200, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
-    draw_curves(left, rows, styles)
-    draw_finals(right, rows, styles)
-    for axes in (left, right):
-        axes.grid(color="#E6E6E6", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, names = left.get_legend_handles_labels()
-    num_columns = min(max(WIDTH // (max(map(len, names)) + 8), 1), 6)
-    figure.legend(handles, names, loc="outside lower center", ncols=num_columns, frameon=False)
-    figure.suptitle(title(rows), fontsize="medium", color=GREY, x=0.01, ha="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    return Figure(figsize=(width, height), dpi=200, layout="constrained")
 
 
-def title(rows: Sequence[Row]) -> str:
-    """What is drawn: ``2 ranks on cpu, model small_cnn; mean ± standard deviation of 3 runs``."""
-    counts = sorted({len(row.runs) for row in rows})
-    if counts[-1] == 1:
-        return f"{conditions(rows)}; one run each"
+def _png(figure: "Figure") -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    """``3 runs each``, ``1–3 runs each``."""
+    counts = sorted({row.n for row in rows})
     numbers = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    return f"{conditions(rows)}; mean ± standard deviation of {numbers} runs"
+    return f"{numbers} run{'' if counts == [1] else 's'} each"
 
 
 def make_styles(rows: Sequence[Row]) -> list[Style]:
@@ -87,48 +105,157 @@ def make_styles(rows: Sequence[Row]) -> list[Style]:
     return [Style(*both) for both in zip(colours, cycle(MARKERS), strict=False)]
 
 
-def draw_curves(axes: "Axes", rows: Sequence[Row], styles: Sequence[Style]) -> None:
-    """Test top-1 of the evaluations: mean and standard deviation over the runs of a row."""
-    axes.set_title("Test top-1 while training", loc="left", fontsize="medium")
-    axes.set(xlabel="progress (% of a run's updates)", ylabel="test top-1 (%)", xlim=(0, 101))
-    late = []
-    for row, style in zip(rows, styles, strict=True):
-        x, mean, std = curve(row)
-        axes.plot(x, mean, color=style.colour, marker=style.marker, markersize=4, label=row.name)
-        axes.fill_between(x, mean - std, mean + std, color=style.colour, alpha=0.13, linewidth=0)
-        late += [*(mean - std)[x >= 25], *(mean + std)[x >= 25]]
-    if late:  # the steep start is cut off: methods differ after it
-        pad = max(0.06 * (max(late) - min(late)), 0.5)
-        axes.set_ylim(max(min(late) - pad, 0), min(max(late) + pad, 100.5))
+def _style(axes: "Axes", title: str) -> None:
+    axes.set_title(title, loc="left", fontsize="medium")
+    axes.grid(color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
-def curve(row: Row) -> tuple[NDArray[np.float64], ...]:
-    """Progress in percent, mean and standard deviation of test top-1, at steps of all its runs."""
-    curves = [run.curve for run in row.runs if run.curve]
-    steps = [step for step in curves[0] if all(step in c for c in curves)] if curves else []
-    top1 = np.array([[c[step] for step in steps] for c in curves]).reshape(len(curves), len(steps))
-    progress = 100.0 * np.array(steps, dtype=np.float64) / row.runs[0].summary["steps"]
-    if not steps:
-        return progress, progress, progress
-    std = top1.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(steps))
-    return progress, top1.mean(axis=0), std
+# --- left: curves ---
 
 
-def draw_finals(axes: "Axes", rows: Sequence[Row], styles: Sequence[Style]) -> None:
-    """Mean and standard deviation of each row, as a mark and as text; below the mark its runs."""
-    axes.set_title("Final test top-1 (hollow: each run)", loc="left", fontsize="medium")
-    axes.set(xlabel="test top-1 (%)", ylim=(len(rows) - 0.5, -0.5))
-    for place, (row, (colour, marker)) in enumerate(zip(rows, styles, strict=True)):
-        top1s = row.values("top1")
-        mean, std = mean_std(top1s)
-        assert mean is not None, "every compared run has a top-1"
-        below = [place + 0.3] * len(top1s)  # so that the mean hides no run
-        axes.plot(top1s, below, marker, color=colour, markersize=5, markerfacecolor="none")
-        axes.errorbar([mean], [place], xerr=std, color=colour, marker=marker, capsize=4)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+def _draw_left(axes: "Axes", comparison: Comparison) -> None:
+    """Mean test top-1 of the evaluations; the end of a row has its name and its interval."""
+    rows, styles = comparison.rows, make_styles(comparison.rows)
+    curves = [curve(row, comparison.axis) for row in rows]
+    unit, label = _unit(comparison.axis, curves)
+    _style(axes, "Test top-1 while training (bar: 95 % interval)")
+    axes.set(xlabel=label, ylabel="test top-1 (%)")
+    direct = len(rows) <= MOST and all(len(row.name) <= LONGEST for row in rows)
+    ends, shown = [], []
+    for row, points, (colour, marker) in zip(rows, curves, styles, strict=True):
+        if not points:
+            continue
+        x = [point.x / unit for point in points]
+        axes.plot(x, [point.top1 for point in points], color=colour, marker=".", markersize=4)
+        end = row.estimate("top1")
+        assert end is not None, "every compared run has a top-1"
+        _mark(axes, x[-1], end, colour, marker, vertical=True)
+        shown += [point.top1 for point in points if point.share >= 0.25]
+        shown += [end.mean - end.half, end.mean + end.half]
+        if direct:
+            ends.append(
+                axes.annotate(
+                    row.name,
+                    (x[-1], end.mean),
+                    (GAP, 0),
+                    textcoords="offset points",
+                    arrowprops={"arrowstyle": "-", "color": colour, "shrinkA": 0, "shrinkB": 4},
+                    color=INK,
+                    va="center",
+                )
+            )
+    if shown:  # the steep start is cut off: methods differ after it
+        pad = max(0.06 * (max(shown) - min(shown)), 0.5)
+        axes.set_ylim(max(min(shown) - pad, 0), min(max(shown) + pad, 100.5))
+        axes.set_xlim(0, 1.02 * max(point.x for points in curves for point in points) / unit)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    _place(axes, ends)
+
+
+def _unit(axis: Axis, curves: Sequence[Sequence[Point]]) -> tuple[float, str]:
+    """By what to divide, and the label of the axis."""
+    if not axis.label.endswith("time"):
+        return 1.0, axis.label
+    longest = max((point.x for points in curves for point in points), default=0.0)
+    unit, name = next((unit, name) for least, unit, name in UNITS if longest >= least)
+    return unit, f"{axis.label} ({name})"
+
+
+def _mark(
+    axes: "Axes", place: float, found: Estimate, colour: str, marker: str, vertical: bool
+) -> None:
+    """A mean with its interval, upright or lying."""
+    x, y = (place, found.mean) if vertical else (found.mean, place)
+    half = found.half or None
+    x_half, y_half = (None, half) if vertical else (half, None)
+    axes.errorbar(
+        [x], [y], y_half, x_half, color=colour, marker=marker, markersize=7, capsize=4, zorder=3
+    )
+
+
+def _place(axes: "Axes", labels: Sequence["Annotation"]) -> None:
+    """Put each label to the right of its mark, none upon another or upon a mark; make room."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    pixels = figure.dpi / 72
+    sizes = [label.get_window_extent() for label in labels]
+    width = axes.get_window_extent().width
+    for label, size in zip(labels, sizes, strict=True):
+        need = label.xy[0] * width / (width - GAP * pixels - size.width)
+        axes.set_xlim(0, max(axes.get_xlim()[1], need))
+    ends = [axes.transData.transform(label.xy) for label in labels]
+    marks = [_Box(x - 5 * pixels, x + 5 * pixels, y, 10 * pixels) for x, y in ends]
+    left = [x + GAP * pixels for x, _ in ends]
+    boxes = [
+        _Box(x, x + size.width, mark.y, size.height)
+        for x, size, mark in zip(left, sizes, marks, strict=True)
+    ]
+    for _ in range(100):  # labels are pushed away from each other and from marks
+        for i in range(len(boxes)):
+            for other in (*boxes[:i], *marks):
+                boxes[i] = boxes[i].pushed_by(other)
+    for label, mark, box in zip(labels, marks, boxes, strict=True):
+        label.set(position=(GAP, (box.y - mark.y) / pixels), anncoords="offset points")
+        assert label.arrow_patch is not None
+        label.arrow_patch.set_visible(abs(box.y - mark.y) > box.height)
+
+
+class _Box(NamedTuple):
+    """A place that is taken, in pixels."""
+
+    left: float
+    right: float
+    y: float
+    """Of its middle."""
+    height: float
+
+    def pushed_by(self, other: "_Box") -> "_Box":
+        """Moved up or down until it touches the other no more."""
+        overlap = (self.height + other.height) / 2 - abs(self.y - other.y)
+        if overlap <= 0 or self.left > other.right or other.left > self.right:
+            return self
+        return self._replace(y=self.y + (overlap if self.y >= other.y else -overlap))
+
+
+# --- right: ends ---
+
+
+def _draw_right(axes: "Axes", comparison: Comparison) -> None:
+    """Where rows end, or their differences from the baseline if there is one."""
+    rows, styles = comparison.rows, make_styles(comparison.rows)
+    differences = comparison.differences
+    if differences is None:
+        values: list[Sequence[float]] = [row.values("top1") for row in rows]
+        _style(axes, "Final test top-1 (hollow: each run)")
+        axes.set_xlabel("test top-1 (%)")
+    else:
+        points = {difference.name: difference.points for difference in differences.rows}
+        values = [points.get(row.name, [0.0]) for row in rows]
+        _style(axes, "The same, seed by seed (hollow)")
+        axes.set_xlabel(f"points above {differences.baseline}")
+        axes.axvline(0, color=GREY, linewidth=1)
+    for place, (own, (colour, marker)) in enumerate(zip(values, styles, strict=True)):
+        if (found := estimate(own)) is None:
+            continue
+        if found.n > 1:  # below the mean, so that it hides none
+            axes.plot(own, [place + 0.3] * found.n, marker, color=colour, markersize=4, mfc="none")
+        _mark(axes, place, found, colour, marker, vertical=False)
+    texts = [_mean_text(own, signed=differences is not None) for own in values]
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [textwrap.fill(row.name, 22) for row in rows])
     numbers = axes.twinx()
     numbers.set_ylim(axes.get_ylim())
-    numbers.set_yticks(range(len(rows)), [plus_minus(row.values("top1")) for row in rows])
+    numbers.set_yticks(range(len(rows)), texts)
     numbers.spines[["top", "right"]].set_visible(False)
     for ticks in (axes, numbers):
         ticks.tick_params(axis="y", length=0)
+
+
+def _mean_text(values: Sequence[float], signed: bool) -> str:
+    if not values:
+        return ""
+    mean = statistics.fmean(values)
+    return f"{mean:+.2f}".replace("-", "−") if signed else f"{mean:.1f}"

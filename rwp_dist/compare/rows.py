@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rwp_dist.base.text import DASH
+from rwp_dist.base.urls import shown
+from rwp_dist.compare.estimate import Estimate, estimate
 from rwp_dist.compare.runs import Run
 from rwp_dist.config import Affects, affects, differences, get_setting
 from rwp_dist.perturb.methods import METHODS
@@ -23,8 +24,8 @@ class Row:
 
     runs: tuple[Run, ...]
 
-    step_ratios: tuple[float, ...]
-    """Of each run that has an sgd run to compare with: its step time over that run's."""
+    time_ratios: tuple[float, ...]
+    """Of each run that has an sgd run to compare with: its device seconds over that run's."""
 
     @property
     def name(self) -> str:
@@ -38,24 +39,27 @@ class Row:
         return " / ".join(dict.fromkeys(str(run.summary["method"]) for run in self.runs))
 
     @property
-    def passes(self) -> str:
-        """Passes of one update, as ``2 sequential``."""
-        passes = (str(run.summary.get("passes_per_step", DASH)) for run in self.runs)
-        return " / ".join(dict.fromkeys(passes))
+    def n(self) -> int:
+        """How many runs it has."""
+        return len(self.runs)
 
     def values(self, key: str) -> list[float]:
-        """A number of the summary, of every run that has it."""
+        """A number of every run that has it."""
         return [v for run in self.runs if (v := run.number(key)) is not None]
 
-    def median(self, key: str) -> float | None:
-        """Median of ``values``; None if there are none."""
-        values = self.values(key)
-        return statistics.median(values) if values else None
+    def estimate(self, key: str) -> Estimate | None:
+        """Mean and spread of ``values``; None if there are none."""
+        return estimate(self.values(key))
+
+    def texts(self, key: str) -> list[str]:
+        """What runs have there, each text once."""
+        values = (run.value(key) for run in self.runs)
+        return list(dict.fromkeys(str(value) for value in values if value is not None))
 
 
 def make_rows(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Row]:
     """Group runs, ordered by method, label and settings; ``by`` is that of ``compare``."""
-    sgd_step_s = _sgd_step_s(runs)
+    sgd_seconds = _sgd_seconds(runs)
     rows = []
     for label in dict.fromkeys(run.label for run in runs):
         own = [run for run in runs if run.label == label]
@@ -67,9 +71,9 @@ def make_rows(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Row]:
         for group in groups.values():
             group.sort(key=lambda run: (str(run.seed), run.path))
             ratios = [
-                float(run.summary["step_s"]) / sgd_step_s[timing_key(run)]
+                float(run.summary["device_seconds"]) / sgd_seconds[timing_key(run)]
                 for run in group
-                if timing_key(run) in sgd_step_s
+                if timing_key(run) in sgd_seconds
             ]
             settings = {key: setting_of(group[0], key) for key in keys}
             rows.append(Row(label, settings, tuple(group), tuple(ratios)))
@@ -91,19 +95,23 @@ def setting_of(run: Run, key: str) -> Any:
 
 
 def value_text(value: Any) -> str:
-    """A setting's value as a table shows it."""
+    """A setting's value as a table shows it, without passwords."""
     if isinstance(value, list):
         return "/".join(map(value_text, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{shown(str(k))}: {value_text(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, str):
+        return shown(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def timing_key(run: Run) -> tuple[Any, ...]:
-    """What two runs must share, so that their step times can be compared."""
+    """What two runs must share, so that their times can be compared."""
     return tuple(run.summary.get(key) for key in ("session", "seed", "world_size", "device"))
 
 
-def _sgd_step_s(runs: Sequence[Run]) -> dict[tuple[Any, ...], float]:
-    """Median step time of sgd by ``timing_key``.
+def _sgd_seconds(runs: Sequence[Run]) -> dict[tuple[Any, ...], float]:
+    """Device seconds of sgd by ``timing_key``.
 
     sgd is what has that label. Otherwise it is the method sgd, if only one label has it.
     """
@@ -114,7 +122,7 @@ def _sgd_step_s(runs: Sequence[Run]) -> dict[tuple[Any, ...], float]:
     times: dict[tuple[Any, ...], list[float]] = {}
     for run in sgd:
         if run.summary.get("session"):  # "": trained alone, so no other run took turns with it
-            times.setdefault(timing_key(run), []).append(float(run.summary["step_s"]))
+            times.setdefault(timing_key(run), []).append(run.summary["device_seconds"])
     return {key: statistics.median(values) for key, values in times.items()}
 
 

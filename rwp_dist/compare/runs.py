@@ -1,7 +1,7 @@
 """Finished runs on disk, and what a comparison reads of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,17 @@ class Run:
     summary: dict[str, Any]
     """Contents of ``summary.json``."""
 
-    curve: dict[int, float]
-    """Test top-1 in percent of every evaluation, by step; steps increase."""
+    evaluations: dict[int, dict[str, Any]]
+    """Records of the evaluations by step, which increases; each has a ``top1`` in percent."""
+
+    measured: dict[str, float] = field(default_factory=dict)
+    """What other commands measured of the finished network."""
 
     settings: Settings | None = None
     """Of ``config.yaml``; None if it is missing or this version cannot read it."""
+
+    environment: dict[str, Any] = field(default_factory=dict)
+    """Contents of ``environment.json``; empty if it is missing."""
 
     @property
     def label(self) -> str:
@@ -37,10 +43,20 @@ class Run:
         """Its seed; None in a summary without one."""
         return self.summary.get("seed")
 
-    def number(self, key: str) -> float | None:
-        """A number of the summary; None if it is missing."""
+    def value(self, key: str) -> Any:
+        """A number or text of the summary, or a number that was measured; None if there is none."""
         value = self.summary.get(key)
-        return float(value) if isinstance(value, int | float) else None
+        value = self.measured.get(key) if value is None else value
+        return value if isinstance(value, int | float | str) else None
+
+    def number(self, key: str) -> float | None:
+        """Likewise, but None for a text."""
+        value = self.value(key)
+        return None if value is None or isinstance(value, str) else float(value)
+
+    def known(self) -> list[str]:
+        """Keys of every ``value`` that it has."""
+        return [key for key in {**self.summary, **self.measured} if self.value(key) is not None]
 
 
 def collect(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
@@ -74,8 +90,8 @@ def read_run(folder: Path) -> Run | str:
         return "no summary"
     if missing := [key for key in NEEDED if summary.get(key) is None]:
         return f"its summary has no {', '.join(missing)}"
-    curve = {
-        int(record["step"]): float(record["top1"])
+    evaluations = {
+        int(record["step"]): record
         for record in directory.read_metrics("eval")
         if record.get("step") is not None and record.get("top1") is not None
     }
@@ -83,4 +99,11 @@ def read_run(folder: Path) -> Run | str:
         settings = load_settings(directory.config)
     except ConfigError:
         settings = None
-    return Run(folder, summary, dict(sorted(curve.items())), settings)
+    return Run(
+        folder,
+        summary,
+        dict(sorted(evaluations.items())),
+        directory.read_numbers(),
+        settings,
+        directory.read_environment() or {},
+    )

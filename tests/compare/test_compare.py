@@ -9,7 +9,7 @@ import pytest
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.compare import compare
 from rwp_dist.compare.notes import make_notes
-from rwp_dist.compare.plot import COLOURS, make_styles, title
+from rwp_dist.compare.plot import COLOURS, make_styles
 from rwp_dist.compare.rows import Row, make_rows
 from rwp_dist.compare.runs import collect
 from rwp_dist.config import dump_settings, load_settings
@@ -23,14 +23,22 @@ def configure(run: RunDir, *overrides: str) -> None:
     run.write_config(dump_settings(settings))
 
 
-def make(folder: Path, label: str, seed: int, top1: float, step_s: float, **more: Any) -> RunDir:
+def make(
+    folder: Path,
+    label: str,
+    seed: int,
+    top1: float,
+    step_s: float,
+    steps: int = 100,
+    **more: Any,
+) -> RunDir:
     run = RunDir(folder / f"{label.replace(' ', '-')}-{seed}")
     method = label.split()[0]
     summary = {
         "state": "finished", "label": label, "method": method, "seed": seed, "session": "one",
-        "model": "small_cnn", "world_size": 2, "device": "cpu", "steps": 100,
+        "model": "small_cnn", "world_size": 2, "device": "cpu", "steps": steps,
         "samples": 12800 if method == "m-rwp" else 6400, "passes_per_step": PASSES.get(method, 1),
-        "device_seconds": 200 * step_s, "step_s": step_s, "top1": top1, "train_top1": 61.0,
+        "device_seconds": 2 * steps * step_s, "step_s": step_s, "top1": top1, "train_top1": 61.0,
         "skipped_steps": 0, "num_parameters": 5, "method_settings": {},
     }  # fmt: skip
     summary |= more
@@ -65,49 +73,46 @@ def test_numbers_are_those_computed_by_hand(folder: Path, tmp_path: Path) -> Non
     assert ours["n"] == 2
     assert ours["top1_mean"] == pytest.approx(94.0)
     assert ours["top1_std"] == pytest.approx(2**0.5)  # sample: divided by n - 1
+    # Of two: 12.706 times the standard error, which is 1 here.
+    assert ours["top1_interval"] == pytest.approx([94 - 12.706, 94 + 12.706], abs=1e-3)
     # Seed by seed: 11/10 and 24/20; the ratio of medians would be 17.5/15.
-    assert ours["step_time_vs_sgd"] == pytest.approx((1.1 + 1.2) / 2)
+    assert ours["time_vs_sgd"] == pytest.approx((1.1 + 1.2) / 2)
     assert ours["device_seconds"] == pytest.approx(statistics.median([2.2, 4.8]))
-    assert (ours["updates"], ours["samples"]) == (100, 12800)
-    assert ours["train_top1_mean"] == pytest.approx(61.0)
-    assert rows["sgd 2x"]["updates"] == 200
+    assert rows["sgd 2x"]["time_vs_sgd"] == pytest.approx(2.0)
     assert rows["sgd 2x"]["top1_std"] is None
-    assert rows["sam"]["step_time_vs_sgd"] is None  # no sgd in its session
+    assert rows["sam"]["time_vs_sgd"] is None  # no sgd in its session
 
 
 def test_rows_are_ordered_and_text_is_aligned(folder: Path, tmp_path: Path) -> None:
     make(folder, "m-rwp wide", 0, 90.0, 0.01)
     make(folder, "a sam", 0, 90.0, 0.01, method="sam")
-    text = compare([folder], tmp_path / "out")
-    lines = text.splitlines()
-    assert re.split(r" {2,}", lines[1].strip()) == [
-        "method", "per step", "updates", "samples", "s", "× SGD", "top-1 %", "n", "top-1 %",
-    ]  # fmt: skip
-    lines = lines[1:]
-    labels = [line[:10].strip() for line in lines[2:8]]
+    lines = compare([folder], tmp_path / "out").splitlines()
+    assert split(lines[0]) == ["test", "95 %", "time"]
+    assert split(lines[1]) == ["method", "top-1 %", "interval", "× SGD", "n"]
+    labels = [line[:10].strip() for line in lines[3:9]]
     assert labels == ["sgd", "sgd 2x", "sam", "a sam", "m-rwp", "m-rwp wide"]
-    assert [cell.strip() for cell in re.split(r" {2,}", lines[6])] == [
-        "m-rwp", "1 clean + 1 perturbed", "100", "12,800", "3.5", "×1.1 (1.1–1.2)",
-        "94.0 ± 1.4", "2", "61.0 ± 0.0",
-    ]  # fmt: skip
-    assert re.search(r"sam +2 .* — +94\.5 +1", lines[4])
+    cells = ["m-rwp", "94.0 ± 1.4", "81.3–106.7", "1.15 (1.10–1.20)", "2"]
+    assert split(lines[7]) == cells
+    assert split(lines[5]) == ["sam", "94.5", "—", "—", "1"]
     markdown = (tmp_path / "out" / "compare.md").read_text()
-    assert (
-        "| m-rwp | 1 clean + 1 perturbed | 100 | 12,800 | 3.5 | ×1.1 (1.1–1.2) | 94.0 ± 1.4 | 2 |"
-        in markdown
-    )
+    assert f"| {' | '.join(cells)} |" in markdown
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def split(line: str) -> list[str]:
+    return re.split(r" {2,}", line.strip())
 
 
 def test_notes_say_what_columns_mean(folder: Path, tmp_path: Path) -> None:
     text = compare([folder], tmp_path)
-    assert max(map(len, text.split("\n\n")[0].splitlines())) <= 100
+    assert max(map(len, text.split("\n\n")[0].splitlines())) <= 80
     assert "2 ranks on cpu, model small_cnn" in text
     assert "m-rwp or m-arwp takes two mini-batches" in text
-    assert "No step-time ratio for sam" in text
-    assert "at the weights the method trains with: clean in sgd, m-rwp, m-arwp, perturbed" in text
+    assert "No time × SGD for sam" in text
     assert "For networks this small" in text
-    assert "Careful" not in text
+    assert "Careful" not in text and "Train top-1" not in text
+    text = compare([folder], tmp_path, columns=["train_top1"])
+    assert "at the weights the method trains with: clean in sgd, m-rwp, m-arwp, perturbed" in text
 
 
 def test_unfinished_runs_are_named(folder: Path, tmp_path: Path) -> None:
@@ -132,10 +137,10 @@ def test_a_run_named_twice_counts_once(folder: Path) -> None:
     assert len(runs) == 6
 
 
-def test_step_times_on_other_ranks_are_not_compared(folder: Path, tmp_path: Path) -> None:
+def test_times_on_other_ranks_are_not_compared(folder: Path, tmp_path: Path) -> None:
     make(folder, "m-rwp", 0, 93.0, 0.011, world_size=4)
     compare([folder], tmp_path)
-    assert numbers(tmp_path)["m-rwp"]["step_time_vs_sgd_pairs"] == pytest.approx([1.2])
+    assert numbers(tmp_path)["m-rwp"]["time_vs_sgd_pairs"] == pytest.approx([1.2])
 
 
 @pytest.mark.parametrize("unfinished", [False, True])
@@ -238,7 +243,7 @@ def test_a_setting_that_an_older_run_does_not_know_has_its_default(tmp_path: Pat
 
 def test_a_run_of_version_0_1_can_be_compared() -> None:
     [run], left_out = collect([Path(__file__).parents[1] / "fixtures" / "written_by_0_1" / "run"])
-    assert run.settings is not None and run.curve and not left_out
+    assert run.settings is not None and run.evaluations and not left_out
 
 
 def test_doubts_are_said(folder: Path) -> None:
@@ -265,22 +270,13 @@ def test_other_data_or_classes_are_no_comparison(tmp_path: Path) -> None:
 def test_runs_trained_alone_are_no_session(tmp_path: Path) -> None:
     for label in ("sgd", "m-rwp"):
         make(tmp_path, label, 0, 90.0, 0.01, session="")
-    assert [row.step_ratios for row in rows_of(tmp_path)] == [(), ()]
+    assert [row.time_ratios for row in rows_of(tmp_path)] == [(), ()]
 
 
-def test_step_times_of_a_large_network_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_times_of_a_large_network_are_taken_as_they_are(tmp_path: Path) -> None:
     make(tmp_path, "sgd", 0, 90.0, 0.01, num_parameters=25_000_000)
     assert "For networks this small" not in notes_of(tmp_path)
-    assert rows_of(tmp_path)[0].step_ratios == (1.0,)
-
-
-def test_the_picture_names_a_deviation_only_where_there_is_one(tmp_path: Path) -> None:
-    for label in ("sgd", "sam"):
-        make(tmp_path, label, 0, 90.0, 0.01)
-    assert title(rows_of(tmp_path)) == "2 ranks on cpu, model small_cnn; one run each"
-    for seed in (1, 2):
-        make(tmp_path, "sgd", seed, 90.0, 0.01)
-    assert title(rows_of(tmp_path)).endswith("; mean ± standard deviation of 1–3 runs")
+    assert rows_of(tmp_path)[0].time_ratios == (1.0,)
 
 
 def test_each_row_has_its_own_colour_and_a_method_always_the_same(folder: Path) -> None:

@@ -41,9 +41,9 @@ def test_differences_are_those_of_a_paired_t_test(folder: Path, tmp_path: Path) 
     assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
     below = text.partition("Test top-1 against sgd, paired by seed")[2]
     [line] = [line for line in below.splitlines() if line.startswith("m-rwp")]
-    ends, p = f"{interval.low:+.1f} to {interval.high:+.1f}", f"{test.pvalue:.3f}"
-    assert line.split() == ["m-rwp", "+1.1", *ends.split(), p, "4"]
-    assert f"| m-rwp | +1.1 | {ends} | {p} | 4 |" in (tmp_path / "compare.md").read_text()
+    ends, p = f"{interval.low:+.2f} to {interval.high:+.2f}", f"{test.pvalue:.3f}"
+    assert line.split() == ["m-rwp", "+1.12", *ends.split(), p, "4"]
+    assert f"| m-rwp | +1.12 | {ends} | {p} | 4 |" in (tmp_path / "compare.md").read_text()
 
 
 def test_one_common_seed_has_no_interval_and_none_has_no_difference(

@@ -1,0 +1,123 @@
+"""Columns that one asks for, and the files that have all numbers."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from test_compare import make, numbers, split
+
+from rwp_dist.base.errors import ConfigError, RwpError
+from rwp_dist.compare import compare
+from rwp_dist.compare.columns import head_of, number_format
+from rwp_dist.compare.estimate import estimate
+from rwp_dist.compare.table import latex_text
+
+MEASURED = {
+    "sgd": [{"ece": 0.0301, "flatness.trace": 1200.0}, {"ece": 0.0353, "flatness.trace": 1350.0}],
+    "m-rwp": [{"ece": 0.0102}, {"ece": 0.0124}],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    runs = tmp_path / "runs"
+    for label, of_seeds in MEASURED.items():
+        for seed, found in enumerate(of_seeds):
+            make(runs, label, seed, 90.0 + seed, 0.01).write_measurement("a", {"numbers": found})
+    return runs
+
+
+def test_any_number_can_be_a_column(folder: Path, tmp_path: Path) -> None:
+    columns = ["ece", "steps", "passes_per_step", "flatness.trace"]
+    text = compare([folder], tmp_path, columns=columns)
+    groups, names, _, sgd, ours = text.splitlines()[:5]
+    assert split(groups)[-2:] == ["passes", "flatness"]
+    assert split(names)[-4:] == ["ECE", "updates", "per update", "trace"]
+    assert split(sgd)[-4:] == ["0.0327 ± 0.0037", "100", "1", "1,275 ± 106"]
+    assert split(ours)[-4:] == ["0.0113 ± 0.0016", "100", "1 clean + 1 perturbed", "—"]
+    assert "Careful: not every run has flatness.trace: m-rwp 0 of 2." in text
+    found = numbers(tmp_path)["sgd"]["columns"]
+    assert found["ece"]["mean"] == pytest.approx(0.0327)
+    assert found["passes_per_step"]["n"] == 2
+
+
+def test_flatness_is_short_for_all_its_columns(folder: Path, tmp_path: Path) -> None:
+    head = compare([folder], tmp_path, flatness=True).splitlines()[1]
+    assert split(head) == ["method", "top-1 %", "interval", "× SGD", "n", "trace"]
+    for run in folder.iterdir():
+        shutil.rmtree(run / "measured")
+    with pytest.raises(RwpError, match=r"flatness of no run .* `rwp-dist flatness RUN"):
+        compare([folder], tmp_path, flatness=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("trace", "did you mean flatness.trace?"),
+        ("flatness", "did you mean flatness.trace?"),
+        ("train_top", "did you mean train_top1"),
+        ("zzz", "known are state, label, "),
+    ],
+)
+def test_an_unknown_column_is_refused_with_near_ones(
+    folder: Path, tmp_path: Path, key: str, near: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        compare([folder], tmp_path / "out", columns=["top1", key])
+    assert (refused.value.key, refused.value.problem) == ("--columns", f"no run has a number {key}")
+    assert near in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_heads_are_short() -> None:
+    assert head_of("bits.4.top1") == ("bits 4", "top-1 %")
+    assert head_of("flatness.top_eigenvalue") == ("flatness", "top eigenvalue")
+    assert head_of("nll") == ("", "NLL")
+
+
+@pytest.mark.parametrize(
+    ("columns", "texts"),
+    [
+        ([[0.111, 0.113], [0.2, 0.21]], ["0.1120", "0.2050"]),  # deviations 0.0014, 0.0071
+        ([[1234.5], [2.5]], ["1,234.5", "2.5"]),
+        ([[100.0, 100.0], [200.0]], ["100", "200"]),
+        ([[3e-9, 5e-9]], ["4e-09"]),
+    ],
+)
+def test_a_column_has_as_many_digits_as_its_deviation_allows(
+    columns: list[list[float]], texts: list[str]
+) -> None:
+    found = [one for one in map(estimate, columns) if one]
+    assert [number_format(found)(one.mean) for one in found] == texts
+
+
+def test_csv_has_every_number_of_every_run_in_full(folder: Path, tmp_path: Path) -> None:
+    make(folder, 'a "b", c', 0, 100 / 3, 0.01, method="sgd")
+    compare([folder], tmp_path)
+    with (tmp_path / "compare.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["row"] for line in lines] == ["sgd", "sgd", 'a "b", c', "m-rwp", "m-rwp"]
+    assert float(lines[2]["top1"]) == 100 / 3
+    assert (lines[0]["ece"], lines[2]["ece"], lines[4]["seed"]) == ("0.0301", "", "1")
+    assert lines[3]["passes_per_step"] == "1 clean + 1 perturbed"
+    assert Path(lines[0]["run"]) == folder / "sgd-0"
+
+
+def test_latex_has_the_table_with_rules_and_escaped_names(folder: Path, tmp_path: Path) -> None:
+    make(folder, r"50 % & $x_1$ #{~}\^", 0, 90.0, 0.01, method="sgd")
+    compare([folder], tmp_path, columns=["ece"], baseline="sgd")
+    text = (tmp_path / "compare.tex").read_text()
+    first, second = text.split("\n\n")
+    assert first.splitlines()[1:4] == [
+        r"\begin{tabular}{lrrrrr}",
+        r"\toprule",
+        r"method & test top-1 \% & 95 \% interval & time $\times$ SGD & n & ECE \\",
+    ]
+    assert r"50 \% \& \$x\_1\$ \#\{\textasciitilde{}\}\textbackslash{}\textasciicircum{} &" in text
+    assert r"sgd & 90.5 $\pm$ 0.7 & 84.1--96.9 & 1.00 & 2 & 0.0327 $\pm$ 0.0037 \\" in text
+    assert second.startswith("% Test top-1 against sgd") and second.count(r"\bottomrule") == 1
+
+
+def test_latex_text_is_plain_letters() -> None:
+    assert latex_text("a_b ± 1 < 2") == r"a\_b $\pm$ 1 \textless{} 2"
