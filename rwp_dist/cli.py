@@ -105,7 +105,7 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
     click.echo(evaluate_run(settings, path))
 
 
-@main.command(short_help="Tables and picture of several runs.")
+@main.command(short_help="Tables, picture and report of several runs.")
 @click.argument("runs", nargs=-1, required=True, type=RUN)
 @click.option("--out", type=RUN, default=Path("runs"), show_default=True, help="Folder for files.")
 @click.option("--by", metavar="KEY[,KEY]", help="Settings that make rows of their own.")
@@ -123,6 +123,7 @@ def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> 
     show_default=True,
     help="What curves are drawn over: seconds of devices or of the wall clock, samples, updates.",
 )
+@click.option("--html", is_flag=True, help="Write a report as well, in one file.")
 def compare(
     runs: tuple[Path, ...],
     out: Path,
@@ -131,19 +132,22 @@ def compare(
     columns: str | None,
     flatness: bool,
     x: str,
+    html: bool,
 ) -> None:
     """Compare several runs: accuracy over seeds with intervals, and time against sgd.
 
     Runs with one label are one row if they agree in all settings that affect the result; with
     --by, if they agree in those settings. Writes compare.md, .json, .csv (a line for each run),
-    .tex and .png.
+    .tex and .png, with --html also compare.html.
     """
     text = f"Stopped; compare again: {out} may lack files of this comparison."
     signals.say_on_ctrl_c(lambda: text)
     click.echo(
-        make_comparison(runs, out, _listed(by), against, _listed(columns), flatness=flatness, x=x)
+        make_comparison(
+            runs, out, _listed(by), against, _listed(columns), flatness=flatness, x=x, html=html
+        )
     )
-    files = ("md", "json", "csv", "tex", "png")
+    files = ("md", "json", "csv", "tex", "png", *(["html"] if html else []))
     click.echo(f"Written: {', '.join(str(out / f'compare.{file}') for file in files)}")
 
 

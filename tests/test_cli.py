@@ -227,14 +227,16 @@ def test_a_full_disk_is_not_for_good() -> None:
     assert CheckpointWriteError.exit_code == 1
 
 
-def test_compare_names_its_files_last(tmp_path: Path) -> None:
-    options = ["--columns", "ece, nll", "--x", "samples"]
+@pytest.mark.parametrize("html", [False, True])
+def test_compare_names_its_files_last(tmp_path: Path, html: bool) -> None:
+    options = ["--columns", "ece, nll", "--x", "samples", *(["--html"] if html else [])]
     with patch("rwp_dist.cli.make_comparison", return_value="the table") as made:
         result = CliRunner().invoke(main, ["compare", "runs/a", "--out", str(tmp_path), *options])
     files = [f"{tmp_path}/compare.{end}" for end in ("md", "json", "csv", "tex", "png")]
+    files += [f"{tmp_path}/compare.html"] if html else []
     assert result.stdout.splitlines() == ["the table", f"Written: {', '.join(files)}"]
     assert made.call_args.args == ((Path("runs/a"),), tmp_path, [], None, ["ece", "nll"])
-    assert made.call_args.kwargs == {"flatness": False, "x": "samples"}
+    assert made.call_args.kwargs == {"flatness": False, "x": "samples", "html": html}
 
 
 def test_make_clean_keeps_what_cannot_be_rebuilt() -> None:

@@ -24,3 +24,8 @@ def shown(url: str) -> str:
         return url
     scheme, host, path, _, _ = urlsplit(url)
     return urlunsplit((scheme, host.rpartition("@")[2], path, "", ""))
+
+
+def shown_text(text: str) -> str:
+    """A text in which every URL is ``shown``."""
+    return re.sub(r"https?://[^\s,'\"]+", lambda match: shown(match[0]), text)

@@ -1,4 +1,4 @@
-"""``rwp-dist compare``: several runs as tables and a picture.
+"""``rwp-dist compare``: several runs as tables, a picture and a report.
 
 Numbers come from ``summary.json`` and ``measured/`` of the run directories, curves from
 ``metrics.jsonl``, and ``config.yaml`` tells which runs are seeds of one experiment.
@@ -29,6 +29,7 @@ def compare(
     columns: Sequence[str] = (),
     flatness: bool = False,
     x: str = "device",
+    html: bool = False,
 ) -> str:
     """Write ``compare.md``, ``.json``, ``.csv``, ``.tex`` and ``.png`` into ``out``.
 
@@ -43,6 +44,7 @@ def compare(
             ``train_top1`` or ``bits.4.top1``, which the table shows besides.
         flatness: whether it shows all that ``rwp-dist flatness`` measured as well.
         x: what the curves are drawn over, one of ``AXES``.
+        html: whether to write ``compare.html`` as well.
 
     Returns:
         The table with its notes, aligned for a terminal.
@@ -75,6 +77,10 @@ def compare(
         write_text(out / "compare.csv", comparison.csv())
         write_text(out / "compare.tex", comparison.latex())
         write_bytes(out / "compare.png", picture(comparison))
+        if html:
+            from rwp_dist.compare.report import report
+
+            write_text(out / "compare.html", report(comparison))
     except OSError as error:
         raise RwpError(
             f"{out}: cannot be written ({error})", cure="name another folder with --out"

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -33,7 +34,7 @@ NAMES = {
 }
 """Heads of keys that do not say it themselves."""
 
-WORDS = {"top1": "top-1 %", "top5": "top-5 %", "ece": "ECE", "nll": "NLL"}
+WORDS = {"top1": "top-1 %", "top5": "top-5 %", "ece": "ECE %", "nll": "NLL"}
 """How a part of a key is written."""
 
 FLATNESS = "flatness."
@@ -116,7 +117,8 @@ def head_of(key: str) -> Head:
     """``flatness.top_eigenvalue`` → flatness | top eigenvalue."""
     if key in NAMES:
         return NAMES[key]
-    *group, name = (WORDS.get(part, part.replace("_", " ")) for part in key.split("."))
+    parts = re.findall(r"\d+\.\d+|[^.]+", key)  # weight_noise.0.01.top1
+    *group, name = (WORDS.get(part, part.replace("_", " ")) for part in parts)
     return Head(" ".join(group), name)
 
 

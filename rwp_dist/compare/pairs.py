@@ -12,7 +12,13 @@ from rwp_dist.compare.rows import Row
 from rwp_dist.compare.runs import Run
 from rwp_dist.compare.table import Cell, Head, Table
 
-HEADS = (Head("", ""), Head("", "points"), Head("", "95 % interval"), Head("", "p"), Head("", "n"))
+HEADS = (
+    Head("", "method"),
+    Head("", "points"),
+    Head("", "95 % interval"),
+    Head("", "p"),
+    Head("", "n"),
+)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rwp_dist.base.urls import shown
+from rwp_dist.base.urls import shown_text
 from rwp_dist.compare.estimate import Estimate, estimate
 from rwp_dist.compare.runs import Run
 from rwp_dist.config import Affects, affects, differences, get_setting
@@ -98,11 +98,7 @@ def value_text(value: Any) -> str:
     """A setting's value as a table shows it, without passwords."""
     if isinstance(value, list):
         return "/".join(map(value_text, value)) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{shown(str(k))}: {value_text(v)}" for k, v in value.items()) or "none"
-    if isinstance(value, str):
-        return shown(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else shown_text(str(value))
 
 
 def timing_key(run: Run) -> tuple[Any, ...]:

@@ -33,7 +33,7 @@ def test_any_number_can_be_a_column(folder: Path, tmp_path: Path) -> None:
     text = compare([folder], tmp_path, columns=columns)
     groups, names, _, sgd, ours = text.splitlines()[:5]
     assert split(groups)[-2:] == ["passes", "flatness"]
-    assert split(names)[-4:] == ["ECE", "updates", "per update", "trace"]
+    assert split(names)[-4:] == ["ECE %", "updates", "per update", "trace"]
     assert split(sgd)[-4:] == ["0.0327 ± 0.0037", "100", "1", "1,275 ± 106"]
     assert split(ours)[-4:] == ["0.0113 ± 0.0016", "100", "1 clean + 1 perturbed", "—"]
     assert "Careful: not every run has flatness.trace: m-rwp 0 of 2." in text
@@ -112,7 +112,7 @@ def test_latex_has_the_table_with_rules_and_escaped_names(folder: Path, tmp_path
     assert first.splitlines()[1:4] == [
         r"\begin{tabular}{lrrrrr}",
         r"\toprule",
-        r"method & test top-1 \% & 95 \% interval & time $\times$ SGD & n & ECE \\",
+        r"method & test top-1 \% & 95 \% interval & time $\times$ SGD & n & ECE \% \\",
     ]
     assert r"50 \% \& \$x\_1\$ \#\{\textasciitilde{}\}\textbackslash{}\textasciicircum{} &" in text
     assert r"sgd & 90.5 $\pm$ 0.7 & 84.1--96.9 & 1.00 & 2 & 0.0327 $\pm$ 0.0037 \\" in text

@@ -25,6 +25,8 @@ LONG = (
 
 SLOW = (
     *LONG,
+    # A browser.
+    "compare/test_browser.py",
     # Servers of object stores, connections that break.
     "data/remote/test_cache.py::test_a_lasting_fault",
     "data/remote/test_cache_sharing.py",
