@@ -77,7 +77,8 @@ class Model(Section):
     ``function(num_classes=..., **options)`` returns the network."""
 
     options: dict[str, Any] = {}
-    """Keyword arguments of your own model."""
+    """Keyword arguments of the network's function, such as ``{widths: [16, 32, 32]}`` of
+    ``small_cnn``."""
 
     num_classes: Annotated[Integer, Field(ge=2)] = 10
     """Number of classes; labels are 0 .. num_classes - 1."""

@@ -3,7 +3,7 @@
 import math
 
 
-def increasing(strength: float, increase: float, step: int, total_steps: int) -> float:
+def increasing(strength: float, increase: float, step: float, total_steps: float) -> float:
     """``strength (1 + increase (1 - cos(pi t / T)) / 2)``: RWP's schedule (Li et al., TMLR 2024).
 
     It grows from ``strength`` to ``strength (1 + increase)``.

@@ -2,8 +2,9 @@
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,13 +19,19 @@ COMMON_SIZES = (8, 32, 64, 128, 224, 299)
 """Images that are tried, in pixels, to tell which a network takes."""
 
 
-def small_cnn(num_classes: int, channels: int) -> nn.Module:
-    """Three convolutions with BatchNorm (32, 64, 64 channels) for 8x8 to 32x32 images.
+def small_cnn(num_classes: int, channels: int, widths: Sequence[int] = (32, 64, 64)) -> nn.Module:
+    """Convolutions with BatchNorm for 8x8 to 32x32 images.
 
-    Halves the image twice, then averages: ``[B, channels, H, W]`` to ``[B, num_classes]``.
+    Halves the image between two of them, and averages it after the last: ``[B, channels, H, W]`` to
+    ``[B, num_classes]``.
+
+    Args:
+        num_classes: of the output.
+        channels: of the images.
+        widths: channels of each convolution.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, (inputs, outputs) in enumerate(((channels, 32), (32, 64), (64, 64)), start=1):
+    for number, (inputs, outputs) in enumerate(pairwise((channels, *widths)), start=1):
         if number > 1:
             layers[f"pool{number - 1}"] = nn.MaxPool2d(2)
         layers[f"conv{number}"] = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
@@ -32,7 +39,7 @@ def small_cnn(num_classes: int, channels: int) -> nn.Module:
         layers[f"relu{number}"] = nn.ReLU(inplace=True)
     layers["average"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
-    layers["linear"] = nn.Linear(64, num_classes)
+    layers["linear"] = nn.Linear(widths[-1], num_classes)
     return nn.Sequential(layers)
 
 
@@ -122,14 +129,21 @@ def draw_model(settings: Settings) -> nn.Module:
         options["image_size"] = data.image_size
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True}
+    options |= settings.model.options
     build = OWN.get(name) or partial(torchvision.models.get_model, name, weights=None)
     try:
         return build(**options)
+    except TypeError as error:
+        raise ConfigError(
+            f"{name} takes no such options ({error})",
+            key="model.options",
+            cure="leave out those that it does not have",
+        ) from None
     except (ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"{name} cannot be built for {data.image_size} pixel images ({error})",
             key="model.name",
-            cure="change data.image_size",
+            cure="change data.image_size" + (" or model.options" if settings.model.options else ""),
         ) from None
 
 

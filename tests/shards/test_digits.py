@@ -1,14 +1,11 @@
-import io
 import os
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-import webdataset as wds
-from PIL import Image
 from sklearn.datasets import load_digits
+from support.shard_files import files, keys, load
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.shards.digits import write_digits
@@ -21,32 +18,12 @@ def written(tmp_path_factory):
     return out, write_digits(out, folds=3)
 
 
-def load(folder):
-    shards = sorted(str(path) for path in folder.glob("*.tar"))
-    samples = list(wds.WebDataset(shards, shardshuffle=False))  # as any other reader would
-    images = [np.array(Image.open(io.BytesIO(sample["png"]))) for sample in samples]
-    return np.stack(images), np.array([int(sample["cls"]) for sample in samples])
-
-
-def keys(folder):
-    names = []
-    for shard in sorted(folder.glob("*.tar")):
-        with tarfile.open(shard) as tar:
-            names += [name.removesuffix(".png") for name in tar.getnames() if name.endswith(".png")]
-    return names
-
-
 def true_labels(images):
     """Labels that scikit-learn gives these images."""
     bunch = load_digits()
     known = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     table = {image.tobytes(): label for image, label in zip(known, bunch.target, strict=True)}
     return np.array([table[image.tobytes()] for image in images])
-
-
-def files(folder):
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_training_and_test_images_are_the_whole_set_without_overlap(written):

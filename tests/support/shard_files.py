@@ -4,6 +4,7 @@ import io
 import tarfile
 
 import numpy as np
+import webdataset as wds
 from click.testing import CliRunner
 from PIL import Image
 
@@ -76,3 +77,20 @@ def run(*arguments):
     if result.exception is not None:
         raise result.exception
     return result.stdout
+
+
+def load(folder):
+    """Images and labels of a folder's shards, read as any other reader would."""
+    shards = sorted(str(path) for path in folder.glob("*.tar"))
+    samples = list(wds.WebDataset(shards, shardshuffle=False))
+    images = [np.array(Image.open(io.BytesIO(sample["png"]))) for sample in samples]
+    return np.stack(images), np.array([int(sample["cls"]) for sample in samples])
+
+
+def keys(folder):
+    """Names of the samples in a folder's shards, in their order."""
+    names = []
+    for shard in sorted(folder.glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            names += [name.removesuffix(".png") for name in tar.getnames() if name.endswith(".png")]
+    return names

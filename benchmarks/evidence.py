@@ -1,0 +1,158 @@
+"""Many ways to perturb weights on few real images: which help, how much, how forgiving they are.
+
+    python benchmarks/evidence.py tune --data mnist --network cnn
+    python benchmarks/evidence.py final --data mnist --network cnn
+    python benchmarks/evidence.py report --data mnist --network cnn
+
+``tune`` scores each variant (benchmarks/study/variants.py) at strengths of a factor 1.6 apart, on
+images that are neither for training nor for testing, and goes on until the best is not at an edge.
+``final`` trains each at its best strength with fresh seeds and scores it on the test images.
+Each seed draws its own training images. ``report`` prints the table and draws the plateaus. All
+scores are kept in one file, so that a stopped command goes on. Needs ``rwp-dist[demo]``.
+"""
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Collection
+from pathlib import Path
+
+import click
+from study.data import split
+from study.training import train
+from study.variants import VARIANTS, Variant
+
+from rwp_dist.base.text import table
+from rwp_dist.compare.pairs import Difference
+
+FACTOR = 1.6
+TUNING_SEEDS = range(3)
+FINAL_SEEDS = range(1000, 1010)
+SIZES = {"mnist": (300, 300), "fashion": (1000, 800)}
+"""Training images, and updates of sgd."""
+
+
+class Scores:
+    """Top-1 by (variant, strength, seed), kept in a file of one line each."""
+
+    def __init__(self, data: str, network: str) -> None:
+        self.data, self.network = data, network
+        self.path = Path("data") / "evidence" / f"{data}-{network}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self.known = {tuple(row[:3]): row[3] for row in map(json.loads, lines)}
+
+    def top1(self, variant: Variant, strength: float, seed: int) -> float:
+        """Known or trained now."""
+        strength = float(f"{strength:.4g}")
+        key = (variant.name, strength, seed)
+        if key not in self.known:
+            num_train, num_steps = SIZES[self.data]
+            tuning = seed in TUNING_SEEDS
+            images = split(self.data, seed, tuning=tuning, num_train=num_train)
+            self.known[key] = train(variant, strength, self.network, images, seed, num_steps)
+            with self.path.open("a") as file:
+                print(json.dumps([*key, self.known[key]]), file=file)
+        return self.known[key]
+
+    def tuned(self, variant: Variant) -> dict[float, float]:
+        """Mean score of each strength that was tried in tuning."""
+        tops = defaultdict(list)
+        for (name, strength, seed), top1 in self.known.items():
+            if name == variant.name and seed in TUNING_SEEDS:
+                tops[strength].append(top1)
+        complete = {s: v for s, v in sorted(tops.items()) if len(v) == len(TUNING_SEEDS)}
+        return {strength: statistics.mean(values) for strength, values in complete.items()}
+
+    def best(self, variant: Variant) -> float:
+        """The strength that tuning found."""
+        tuned = self.tuned(variant)
+        return max(tuned, key=lambda strength: tuned[strength])
+
+    def final(self, variant: Variant) -> dict[int, float]:
+        """Score of each final seed at the best strength, of those that are trained."""
+        best = self.best(variant)
+        return {
+            seed: self.known[variant.name, best, seed]
+            for seed in FINAL_SEEDS
+            if (variant.name, best, seed) in self.known
+        }
+
+
+def tune(scores: Scores, variant: Variant) -> None:
+    """Try strengths until the best one has a worse one on each side."""
+    powers = list(range(-2, 3)) if variant.centre else [0]
+    while True:
+        tops = [
+            [scores.top1(variant, variant.centre * FACTOR**power, seed) for seed in TUNING_SEEDS]
+            for power in powers
+        ]
+        means = [statistics.mean(values) for values in tops]
+        best = powers[means.index(max(means))]
+        if len(powers) == 1 or len(powers) >= 12 or powers[0] < best < powers[-1]:
+            return
+        powers = [powers[0] - 1, *powers] if best == powers[0] else [*powers, powers[-1] + 1]
+
+
+def report(scores: Scores) -> str:
+    """All variants by their mean, with what an update costs and paired differences."""
+    final = {name: scores.final(v) for name, v in VARIANTS.items() if scores.tuned(v)}
+    final = {name: tops for name, tops in final.items() if len(tops) > 1}
+    rows = []
+    for name, tops in sorted(final.items(), key=lambda row: -statistics.mean(row[1].values())):
+        v = VARIANTS[name]
+        rows.append(
+            [
+                name,
+                f"{scores.best(v):g}" if v.centre else "",
+                f"{v.passes * v.steps:g}",
+                f"{v.samples * v.steps:g}",
+                mean_text(tops.values()),
+                *against(name, final, "sgd"),
+                *against(name, final, "sam"),
+                str(len(tops)),
+            ]
+        )
+    heads = ["", "strength", "time", "work", "top-1 %", "- sgd", "95 %", "- sam", "95 %", "n"]
+    return "\n".join(table([heads, *rows], num_left=1, num_heads=1))
+
+
+def against(name: str, final: dict[str, dict[int, float]], other: str) -> list[str]:
+    """Mean difference from another variant over the seeds of both, and its interval."""
+    mine, theirs = final[name], final.get(other, {})
+    points = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+    return Difference(name, points).cells()[1:3]
+
+
+def mean_text(values: Collection[float]) -> str:
+    """``90.12 ± 0.80``."""
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+@click.command()
+@click.argument("what", type=click.Choice(("tune", "final", "report")))
+@click.option("--data", type=click.Choice(tuple(SIZES)), default="mnist", show_default=True)
+@click.option("--network", type=click.Choice(("cnn", "vit")), default="cnn", show_default=True)
+@click.option("--variants", help="Some of them, comma-separated prefixes.")
+def main(what: str, data: str, network: str, variants: str | None) -> None:
+    """Tune, train or report."""
+    scores = Scores(data, network)
+    chosen = [
+        v
+        for v in VARIANTS.values()
+        if variants is None or any(v.name.startswith(prefix) for prefix in variants.split(";"))
+    ]
+    for variant in chosen:
+        if what == "tune":
+            tune(scores, variant)
+            print(variant.name, {s: round(top1, 2) for s, top1 in scores.tuned(variant).items()})
+        elif what == "final" and scores.tuned(variant):
+            best = scores.best(variant)
+            tops = [scores.top1(variant, best, seed) for seed in FINAL_SEEDS]
+            print(variant.name, f"{best:g}", mean_text(tops))
+    if what == "report":
+        print(report(scores))
+
+
+if __name__ == "__main__":
+    main()
