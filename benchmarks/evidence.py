@@ -22,8 +22,7 @@ from study.data import split
 from study.training import train
 from study.variants import VARIANTS, Variant
 
-from rwp_dist.base.text import table
-from rwp_dist.compare.pairs import Difference
+from rwp_dist.compare import estimate
 
 FACTOR = 1.6
 TUNING_SEEDS = range(3)
@@ -114,14 +113,16 @@ def report(scores: Scores) -> str:
             ]
         )
     heads = ["", "strength", "time", "work", "top-1 %", "- sgd", "95 %", "- sam", "95 %", "n"]
-    return "\n".join(table([heads, *rows], num_left=1, num_heads=1))
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * 10, *rows))
 
 
 def against(name: str, final: dict[str, dict[int, float]], other: str) -> list[str]:
     """Mean difference from another variant over the seeds of both, and its interval."""
     mine, theirs = final[name], final.get(other, {})
-    points = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
-    return Difference(name, points).cells()[1:3]
+    found = estimate([mine[seed] - theirs[seed] for seed in mine if seed in theirs])
+    if found is None or found.low is None:
+        return ["", ""]
+    return [f"{found.mean:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}"]
 
 
 def mean_text(values: Collection[float]) -> str:

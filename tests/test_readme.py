@@ -170,9 +170,9 @@ def test_python_runs(page: Path, checkout: Path) -> None:
 @pytest.mark.slow
 def test_the_commands_to_train_run(tmp_path: Path, run_block: Callable[[str], str]) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    short = tmp_path / "configs" / "digits.yaml"
-    short.write_text(short.read_text().replace("steps: 320", "steps: 8"))
-    run_block("rwp-dist shards digits --out data/digits")
+    short = tmp_path / "configs" / "mnist.yaml"
+    short.write_text(short.read_text().replace("steps: 300", "steps: 8"))
+    run_block("rwp-dist shards mnist --out data/mnist")
     output = run_block(block_with("rwp-dist evaluate runs/m-rwp-s0"))
     assert "top-1" in output and (tmp_path / "runs" / "table" / "compare.png").is_file()
 

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rwp_dist.shards import load_mnist, split_by_class
+
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the files."""
 
@@ -65,10 +67,7 @@ def split(name: str, seed: int, *, tuning: bool, num_train: int) -> Split:
 
 def _mnist() -> tuple[Images, Images]:
     """2,000 images to train and tune with, and the 3,000 of ``rwp-dist shards mnist`` to test."""
-    from rwp_dist.shards import mnist
-
-    images = mnist.load()
-    rest, test = mnist.split(images, np.random.default_rng(0), mnist.MAX_PER_CLASS)
+    rest, test = split_by_class(load_mnist(), np.random.default_rng(0), 200)
     return _tensors(rest.images, rest.labels), _tensors(test.images, test.labels)
 
 

@@ -4,7 +4,10 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from rwp_dist.run.models import small_cnn
+from rwp_dist.config import load_settings
+from rwp_dist.run import build_model
+
+CNN = ("data.image_size=28", "model.name=small_cnn", "model.options={widths: [16, 32, 32]}")
 
 
 class SmallViT(nn.Module):
@@ -32,9 +35,10 @@ class SmallViT(nn.Module):
 
 def build(name: str, seed: int) -> tuple[nn.Module, Optimizer]:
     """``cnn`` with SGD or ``vit`` with AdamW; ``seed`` draws the weights."""
-    torch.manual_seed(seed)
     if name == "vit":
+        torch.manual_seed(seed)
         vit = SmallViT()
         return vit, AdamW(vit.parameters(), lr=1e-3, weight_decay=0.05)
-    cnn = small_cnn(10, 1, (16, 32, 32)).to(memory_format=torch.channels_last)
+    cnn = build_model(load_settings(None, [*CNN, f"run.seed={seed}"]))
+    cnn = cnn.to(memory_format=torch.channels_last)
     return cnn, SGD(cnn.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)

@@ -12,13 +12,14 @@ from rwp_dist.base.files import write_bytes, write_json, write_text
 from rwp_dist.compare.columns import check_columns, flatness_keys
 from rwp_dist.compare.comparison import Comparison
 from rwp_dist.compare.curves import AXES
+from rwp_dist.compare.estimates import Estimate, estimate
 from rwp_dist.compare.notes import make_notes
 from rwp_dist.compare.pairs import against
 from rwp_dist.compare.rows import make_rows
 from rwp_dist.compare.runs import collect
 from rwp_dist.config import Settings, get_setting
 
-__all__ = ["AXES", "Comparison", "compare"]
+__all__ = ["AXES", "Comparison", "Estimate", "compare", "estimate"]
 
 
 def compare(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.base.text import DASH
-from rwp_dist.compare.estimate import Estimate
+from rwp_dist.compare.estimates import Estimate
 from rwp_dist.compare.rows import Row
 from rwp_dist.compare.table import Cell, Head, Table
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.text import DASH
-from rwp_dist.compare.estimate import Estimate, estimate
+from rwp_dist.compare.estimates import Estimate, estimate
 from rwp_dist.compare.rows import Row
 from rwp_dist.compare.runs import Run
 from rwp_dist.compare.table import Cell, Head, Table

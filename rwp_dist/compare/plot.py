@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rwp_dist.compare.comparison import Comparison
 from rwp_dist.compare.curves import Axis, Point, curve
-from rwp_dist.compare.estimate import Estimate, estimate
+from rwp_dist.compare.estimates import Estimate, estimate
 from rwp_dist.compare.notes import conditions
 from rwp_dist.compare.rows import Row
 from rwp_dist.perturb.methods import METHODS

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwp_dist.base.urls import shown_text
-from rwp_dist.compare.estimate import Estimate, estimate
+from rwp_dist.compare.estimates import Estimate, estimate
 from rwp_dist.compare.runs import Run
 from rwp_dist.config import Affects, affects, differences, get_setting
 from rwp_dist.perturb.methods import METHODS

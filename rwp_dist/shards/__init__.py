@@ -16,9 +16,16 @@ from typing import TYPE_CHECKING
 from rwp_dist.base.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from rwp_dist.shards.mnist import load_mnist, split_by_class
     from rwp_dist.shards.synthetic import synthetic_listing
     from rwp_dist.shards.write import write_shards
 else:
-    __getattr__ = lazy_names(__name__, synthetic_listing="synthetic", write_shards="write")
+    __getattr__ = lazy_names(
+        __name__,
+        load_mnist="mnist",
+        split_by_class="mnist",
+        synthetic_listing="synthetic",
+        write_shards="write",
+    )
 
-__all__ = ["synthetic_listing", "write_shards"]
+__all__ = ["load_mnist", "split_by_class", "synthetic_listing", "write_shards"]

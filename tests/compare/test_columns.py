@@ -10,7 +10,7 @@ from test_compare import make, numbers, split
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.compare import compare
 from rwp_dist.compare.columns import head_of, number_format
-from rwp_dist.compare.estimate import estimate
+from rwp_dist.compare.estimates import estimate
 from rwp_dist.compare.table import latex_text
 
 MEASURED = {
