@@ -18,12 +18,20 @@ from collections.abc import Collection
 from pathlib import Path
 
 import click
+from matplotlib.figure import Figure
 from study.data import split
 from study.training import train
 from study.variants import VARIANTS, Variant
 
 from rwp_dist.compare import estimate
 
+PLATEAUS = {
+    "sam": ("#D55E00", "s"),
+    "last-sam": ("#CC79A7", "v"),
+    "rwp": ("#56B4E9", "o"),
+    "m-rwp": ("#0072B2", "D"),
+    "m-arwp": ("#009E73", "^"),
+}
 FACTOR = 1.6
 TUNING_SEEDS = range(3)
 FINAL_SEEDS = range(1000, 1010)
@@ -116,6 +124,29 @@ def report(scores: Scores) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * 10, *rows))
 
 
+def draw_plateaus(scores: Scores, path: Path) -> None:
+    """Draw the tuning scores over the strength, in multiples of the best: wide is forgiving."""
+    figure = Figure(figsize=(8, 4), dpi=200, layout="constrained")
+    axes = figure.subplots()
+    plain = statistics.mean(scores.tuned(VARIANTS["sgd"]).values())
+    axes.axhline(plain, color="black", linewidth=1)
+    axes.annotate(
+        "sgd", (0.995, plain), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+    )
+    for name, (colour, marker) in PLATEAUS.items():
+        tuned = scores.tuned(VARIANTS[name])
+        best = scores.best(VARIANTS[name])
+        multiples = [strength / best for strength in tuned]
+        axes.plot(multiples, list(tuned.values()), color=colour, marker=marker, label=name)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="strength (sigma or rho) over the best one", ylabel="top-1 (%)")
+    axes.set_ylim(bottom=plain - 3)
+    axes.grid(color="#E6E6E6")
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
 def against(name: str, final: dict[str, dict[int, float]], other: str) -> list[str]:
     """Mean difference from another variant over the seeds of both, and its interval."""
     mine, theirs = final[name], final.get(other, {})
@@ -153,6 +184,7 @@ def main(what: str, data: str, network: str, variants: str | None) -> None:
             print(variant.name, f"{best:g}", mean_text(tops))
     if what == "report":
         print(report(scores))
+        draw_plateaus(scores, scores.path.with_suffix(".png"))
 
 
 if __name__ == "__main__":
