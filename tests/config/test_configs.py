@@ -19,7 +19,7 @@ from rwp_dist.shards.write import write_shards
 from rwp_dist.train import train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "digits")
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("digits", "mnist"))
 VARIANTS = ("sgd", "sam", "rwp", "arwp", "m-rwp", "m-arwp")
 
 PARAMETERS = {  # of the published networks
