@@ -4,7 +4,7 @@ import io
 import statistics
 import textwrap
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import combinations, cycle, product
 from typing import TYPE_CHECKING, NamedTuple
 
 from rwp_dist.compare.comparison import Comparison
@@ -56,8 +56,8 @@ def picture(comparison: Comparison) -> bytes:
     """Both panels side by side, as PNG."""
     figure = _figure(WIDTH, max(3.6, 1.5 + 0.34 * len(comparison.rows)))
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
-    _draw_left(left, comparison)
-    _draw_right(right, comparison)
+    draw_curves(left, comparison)
+    draw_ends(right, comparison)
     title = f"{conditions(comparison.rows)}; {_counts(comparison.rows)}"
     figure.suptitle(title, fontsize="medium", color=GREY, x=0.01, ha="left")
     return _png(figure)
@@ -66,7 +66,7 @@ def picture(comparison: Comparison) -> bytes:
 def panels(comparison: Comparison) -> list[bytes]:
     """The same panels one by one, as PNG, so that a page can put one below the other."""
     pngs = []
-    for draw, rows in ((_draw_left, 6), (_draw_right, len(comparison.rows))):
+    for draw, rows in ((draw_curves, 6), (draw_ends, len(comparison.rows))):
         figure = _figure(0.6 * WIDTH, max(3.4, 1.2 + 0.34 * rows))
         draw(figure.subplots(), comparison)
         pngs.append(_png(figure))
@@ -115,8 +115,10 @@ def _style(axes: "Axes", title: str) -> None:
 # --- left: curves ---
 
 
-def _draw_left(axes: "Axes", comparison: Comparison) -> None:
+def draw_curves(axes: "Axes", comparison: Comparison) -> None:
     """Mean test top-1 of the evaluations; the end of a row has its name and its interval."""
+    from matplotlib.patheffects import withStroke
+
     rows, styles = comparison.rows, make_styles(comparison.rows)
     curves = [curve(row, comparison.axis) for row in rows]
     unit, label = _unit(comparison.axis, curves)
@@ -132,7 +134,7 @@ def _draw_left(axes: "Axes", comparison: Comparison) -> None:
         end = row.estimate("top1")
         assert end is not None, "every compared run has a top-1"
         _mark(axes, x[-1], end, colour, marker, vertical=True)
-        shown += [point.top1 for point in points if point.share >= 0.25]
+        shown += [point.top1 for point in points if point.share >= 0.4]
         shown += [end.mean - end.half, end.mean + end.half]
         if direct:
             ends.append(
@@ -141,7 +143,8 @@ def _draw_left(axes: "Axes", comparison: Comparison) -> None:
                     (x[-1], end.mean),
                     (GAP, 0),
                     textcoords="offset points",
-                    arrowprops={"arrowstyle": "-", "color": colour, "shrinkA": 0, "shrinkB": 4},
+                    arrowprops={"arrowstyle": "-", "color": colour, "relpos": (0, 0.5)},
+                    path_effects=[withStroke(linewidth=2.5, foreground="white")],
                     color=INK,
                     va="center",
                 )
@@ -177,11 +180,13 @@ def _mark(
 
 def _place(axes: "Axes", labels: Sequence["Annotation"]) -> None:
     """Put each label to the right of its mark, none upon another or upon a mark; make room."""
+    from matplotlib.text import Text
+
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
     pixels = figure.dpi / 72
-    sizes = [label.get_window_extent() for label in labels]
+    sizes = [Text.get_window_extent(label) for label in labels]  # without the lines
     width = axes.get_window_extent().width
     for label, size in zip(labels, sizes, strict=True):
         need = label.xy[0] * width / (width - GAP * pixels - size.width)
@@ -193,12 +198,16 @@ def _place(axes: "Axes", labels: Sequence["Annotation"]) -> None:
         _Box(x, x + size.width, mark.y, size.height)
         for x, size, mark in zip(left, sizes, marks, strict=True)
     ]
-    for _ in range(100):  # labels are pushed away from each other and from marks
-        for i in range(len(boxes)):
-            for other in (*boxes[:i], *marks):
-                boxes[i] = boxes[i].pushed_by(other)
+    upwards = sorted(range(len(boxes)), key=lambda i: marks[i].y)
+    for _ in range(100):
+        for lower, upper in combinations(upwards, 2):  # push each other apart, in their order
+            half = boxes[upper].overlap(boxes[lower]) / 2
+            boxes[upper], boxes[lower] = boxes[upper].moved(half), boxes[lower].moved(-half)
+        for i, mark in product(upwards, marks):
+            away = boxes[i].overlap(mark)
+            boxes[i] = boxes[i].moved(away if boxes[i].y >= mark.y else -away)
     for label, mark, box in zip(labels, marks, boxes, strict=True):
-        label.set(position=(GAP, (box.y - mark.y) / pixels), anncoords="offset points")
+        label.set(position=(GAP, (box.y - mark.y) / pixels))
         assert label.arrow_patch is not None
         label.arrow_patch.set_visible(abs(box.y - mark.y) > box.height)
 
@@ -212,18 +221,20 @@ class _Box(NamedTuple):
     """Of its middle."""
     height: float
 
-    def pushed_by(self, other: "_Box") -> "_Box":
-        """Moved up or down until it touches the other no more."""
-        overlap = (self.height + other.height) / 2 - abs(self.y - other.y)
-        if overlap <= 0 or self.left > other.right or other.left > self.right:
-            return self
-        return self._replace(y=self.y + (overlap if self.y >= other.y else -overlap))
+    def overlap(self, other: "_Box") -> float:
+        """How far it must move upwards or downwards until it touches another no more."""
+        if self.left > other.right or other.left > self.right:
+            return 0.0
+        return max((self.height + other.height) / 2 - abs(self.y - other.y), 0.0)
+
+    def moved(self, up: float) -> "_Box":
+        return self._replace(y=self.y + up)
 
 
 # --- right: ends ---
 
 
-def _draw_right(axes: "Axes", comparison: Comparison) -> None:
+def draw_ends(axes: "Axes", comparison: Comparison) -> None:
     """Where rows end, or their differences from the baseline if there is one."""
     rows, styles = comparison.rows, make_styles(comparison.rows)
     differences = comparison.differences
@@ -258,4 +269,6 @@ def _mean_text(values: Sequence[float], signed: bool) -> str:
     if not values:
         return ""
     mean = statistics.fmean(values)
-    return f"{mean:+.2f}".replace("-", "−") if signed else f"{mean:.1f}"
+    if signed:
+        return f"{mean:+.2f}".replace("-", "−") if mean else "0"
+    return f"{mean:.1f}"

@@ -1,0 +1,107 @@
+"""The picture: marks are where the numbers are, and no label hides another."""
+
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+from test_compare import make
+
+from rwp_dist.compare.comparison import Comparison
+from rwp_dist.compare.curves import AXES
+from rwp_dist.compare.pairs import against
+from rwp_dist.compare.plot import draw_curves, draw_ends, picture
+from rwp_dist.compare.rows import make_rows
+from rwp_dist.compare.runs import collect
+
+ENDS = {"sgd": 90.0, "sam": 91.0, "rwp": 91.05, "m-rwp": 91.1, "m-arwp": 91.12, "asam": 91.0}
+
+
+def comparison(folder: Path, x: str = "device", baseline: str | None = None) -> Comparison:
+    rows = make_rows(collect([folder])[0])
+    differences = against(rows, baseline) if baseline else None
+    return Comparison(rows, [], {}, AXES[x], differences=differences)
+
+
+def drawn(draw: Callable[[Axes, Comparison], None], of: Comparison) -> Axes:
+    figure = Figure(figsize=(5, 4), dpi=200, layout="constrained")
+    axes = figure.subplots()
+    draw(axes, of)
+    figure.draw_without_rendering()
+    return axes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for label, top1 in ENDS.items():
+        for seed in (0, 1):
+            slow = 1.9 if "sam" in label else 1.0 + len(label) / 1000
+            make(tmp_path, label, seed, top1 + seed * (2 if label == "sgd" else 1), 0.1 * slow)
+    return tmp_path
+
+
+def test_labels_are_beside_their_marks_and_none_is_upon_another(folder: Path) -> None:
+    axes = drawn(draw_curves, comparison(folder))
+    labels = [text for text in axes.texts if isinstance(text, Annotation)]
+    assert {label.get_text() for label in labels} == ENDS.keys()
+    boxes = [Text.get_window_extent(label) for label in labels]  # without their lines
+    inside = axes.get_window_extent()
+    for one, other in combinations(boxes, 2):
+        assert min(one.x1, other.x1) <= max(one.x0, other.x0) or (
+            min(one.y1, other.y1) <= max(one.y0, other.y0) + 0.5
+        )
+    for label, box in zip(labels, boxes, strict=True):
+        mark = axes.transData.transform(label.xy)
+        assert mark[0] < box.x0 and box.x1 < inside.x1 + 1
+        assert abs((box.y0 + box.y1) / 2 - mark[1]) < 4 * box.height
+
+
+@pytest.mark.parametrize(
+    ("x", "label", "end"), [("updates", "updates", 100), ("device", "device time (s)", 20.0)]
+)
+def test_curves_end_at_the_mean_of_their_runs(
+    tmp_path: Path, x: str, label: str, end: float
+) -> None:
+    for seed, top1 in enumerate((80.0, 84.0)):
+        make(tmp_path, "sgd", seed, top1, 0.1)
+    axes = drawn(draw_curves, comparison(tmp_path, x))
+    xs, ys = axes.lines[0].get_data()
+    assert (len(xs), xs[-1], ys[-1]) == (3, pytest.approx(end), pytest.approx(82 - 0.5))
+    [mark] = axes.containers
+    assert mark.lines[0].get_data() == (pytest.approx([end]), [82.0])
+    [bar] = mark.lines[2][0].get_segments()
+    assert bar[:, 1] == pytest.approx([82 - 12.706 * 2, 82 + 12.706 * 2], abs=1e-3)
+    assert axes.get_xlabel() == label
+
+
+def test_long_times_are_in_minutes_or_hours(tmp_path: Path) -> None:
+    make(tmp_path, "sgd", 0, 80.0, 6.0)  # 1200 s on two devices
+    assert drawn(draw_curves, comparison(tmp_path)).get_xlabel() == "device time (min)"
+    make(tmp_path, "sgd", 1, 80.0, 200.0)
+    assert drawn(draw_curves, comparison(tmp_path)).get_xlabel() == "device time (h)"
+
+
+def test_ends_are_differences_if_there_is_a_baseline(folder: Path) -> None:
+    axes = drawn(draw_ends, comparison(folder, baseline="sam"))
+    means = {
+        axes.get_yticklabels()[round(mark.lines[0].get_ydata()[0])].get_text(): float(
+            mark.lines[0].get_xdata()[0]
+        )
+        for mark in axes.containers
+    }
+    assert means == {
+        name: pytest.approx(top1 + (0.5 if name == "sgd" else 0) - ENDS["sam"])
+        for name, top1 in ENDS.items()
+    }
+    assert axes.get_xlabel() == "points above sam"
+
+
+def test_many_rows_and_long_names_are_drawn_without_labels_at_the_curves(tmp_path: Path) -> None:
+    for number in range(12):
+        make(tmp_path, f"variant {number} with a name that is long", 0, 80.0, 0.1, method="rwp")
+    compared = comparison(tmp_path)
+    assert not drawn(draw_curves, compared).texts
+    assert picture(compared).startswith(b"\x89PNG")
