@@ -137,6 +137,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_resumed_run_ends_as_if_undisturb
 ):
     # Two micro-batches on two ranks: both have clean passes and statistics of their own.
     more = (f"deepspeed.zero_stage={stage}", "checkpoint.every_epochs=0", "batch.per_rank=64")
+    more += ("evaluation.every_epochs=1",)
     run_ranks(run, 2, overrides(digits, tmp_path / "undisturbed", *more))
     settings = overrides(digits, tmp_path / "resumed", *more)
     first, second = run_ranks(interrupted, 2, settings, 4)
@@ -152,6 +153,11 @@ def test_a_signal_to_one_rank_stops_all_and_the_resumed_run_ends_as_if_undisturb
     assert [a["state"] for a in run_dir.read_attempts()] == ["interrupted", "finished"]
     assert [a["first_step"] for a in run_dir.read_attempts()] == ["0", "5"]
     assert [r["step"] for r in run_dir.read_metrics("train")] == [2, 4, 6, 8, 10, 12]
+    evaluations = run_dir.read_metrics("eval")
+    assert [r["samples"] for r in evaluations] == [1000, 2000, 3000]
+    for key in ("train_s", "device_seconds", "wall_s"):  # they go on, and do not begin anew
+        times = [r[key] for r in evaluations]
+        assert 0 < times[0] < times[1] < times[2] <= summary[key]
 
     ends = [
         read_checkpoint(list_checkpoints(tmp_path / name / "checkpoints")[-1])

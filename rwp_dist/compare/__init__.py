@@ -81,7 +81,8 @@ def compare(
         if html:
             from rwp_dist.compare.report import report
 
-            write_text(out / "compare.html", report(comparison))
+            flat = sorted(out.glob("flatness*.png"))  # drawn there by that command
+            write_text(out / "compare.html", report(comparison, flat))
     except OSError as error:
         raise RwpError(
             f"{out}: cannot be written ({error})", cure="name another folder with --out"

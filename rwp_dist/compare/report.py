@@ -30,7 +30,7 @@ from rwp_dist.compare.table import Cell, Head, Table
 from rwp_dist.record.directory import RunDir
 
 MOST_BYTES = 1_200_000
-"""Of all pictures of single runs together; the whole page stays below 2 MB."""
+"""Of all pictures that other commands drew; the whole page stays below 2 MB."""
 
 WIDEST = 1000
 """Pixels of such a picture; wider ones are made smaller."""
@@ -38,11 +38,18 @@ WIDEST = 1000
 OF_A_RUN = ("seed", "top1", "steps", "samples", "device_seconds", "wall_s")
 
 
-def report(comparison: Comparison) -> str:
-    """The page."""
+def report(comparison: Comparison, drawn: Sequence[Path] = ()) -> str:
+    """The page.
+
+    Args:
+        comparison: what it is about.
+        drawn: PNG files that other commands drew of the same runs.
+    """
     here = Path(__file__)
     script = here.with_suffix(".js").read_text(encoding="utf-8")
-    pictures, left_out = run_pictures(comparison.rows)
+    pictures, left_out = as_far_as_there_is_room(
+        [(path.name, path) for path in drawn] + run_pictures(comparison.rows)
+    )
     curves, ends = (encoded(png) for png in panels(comparison))
     template = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -179,24 +186,34 @@ def command(environment: dict[str, Any]) -> str | None:
     return shlex.join([*start, *map(shown_text, words)])
 
 
-def run_pictures(rows: Sequence[Row]) -> tuple[list[tuple[str, str]], list[str]]:
-    """PNG files that commands left in ``measured/`` of runs, the first seeds' first.
+def run_pictures(rows: Sequence[Row]) -> list[tuple[str, Path]]:
+    """PNG files in ``measured/`` of runs with their captions, the first seeds' first."""
+    depth = max(row.n for row in rows)
+    ordered = [(row.name, row.runs[i]) for i in range(depth) for row in rows if i < row.n]
+    return [
+        (f"{name}, seed {run.seed}: {path.stem}", path)
+        for name, run in ordered
+        for path in sorted(RunDir(run.path).measured.glob("*.png"))
+    ]
+
+
+def as_far_as_there_is_room(
+    pictures: Sequence[tuple[str, Path]],
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Pictures with their captions.
 
     Returns:
-        Captions and pictures; and the paths of those that are left out because the page would be
-        too large, or because they cannot be read.
+        Those that are shown, as base64; and the paths of those that are not, because the page would
+        be too large or because they cannot be read.
     """
     shown, left_out, room = [], [], MOST_BYTES
-    depth = max(row.n for row in rows)
-    ordered = [(row, row.runs[i]) for i in range(depth) for row in rows if i < row.n]
-    for row, run in ordered:
-        for path in sorted(RunDir(run.path).measured.glob("*.png")):
-            picture = smaller(path)
-            if picture is None or len(picture) > room:
-                left_out.append(str(path))
-                continue
+    for caption, path in pictures:
+        picture = smaller(path)
+        if picture is None or len(picture) > room:
+            left_out.append(str(path))
+        else:
             room -= len(picture)
-            shown.append((f"{row.name}, seed {run.seed}: {path.stem}", picture))
+            shown.append((caption, picture))
     return shown, left_out
 
 

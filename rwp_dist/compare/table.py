@@ -71,8 +71,9 @@ class Table:
 
 
 def latex_text(text: str) -> str:
-    """Text for LaTeX, with its special characters escaped."""
-    return re.sub(".", lambda match: LATEX.get(match[0], match[0]), text)
+    """Text for LaTeX, with its special characters escaped and minus signs as such."""
+    escaped = re.sub(".", lambda match: LATEX.get(match[0], match[0]), text)
+    return re.sub(r"(?<!\S)-(?=\d)", "$-$", escaped)
 
 
 def _bars(cells: Sequence[str]) -> str:

@@ -121,3 +121,4 @@ def test_latex_has_the_table_with_rules_and_escaped_names(folder: Path, tmp_path
 
 def test_latex_text_is_plain_letters() -> None:
     assert latex_text("a_b ± 1 < 2") == r"a\_b $\pm$ 1 \textless{} 2"
+    assert latex_text("-1.5 to -0.5, m-rwp-2") == "$-$1.5 to $-$0.5, m-rwp-2"

@@ -115,10 +115,12 @@ def test_pictures_of_runs_are_shown_as_far_as_there_is_room(
     for number in range(6):  # each is some 30 kB
         save(folder / "sgd-1" / "measured" / f"large-{number}.png", 150)
     save(folder / "m-rwp-0" / "measured" / "slice.png", 20)
+    save(tmp_path / "flatness-around.png", 20)  # drawn for all runs
     (folder / "m-rwp-1" / "measured" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     text = text_of(page(folder, tmp_path))
     shown, _, left_out = text.partition("Not shown here: ")
-    assert "m-rwp, seed 0: slice" in shown and "sgd, seed 1: large-1" in shown
+    assert "flatness-around.png" in shown and "m-rwp, seed 0: slice" in shown
+    assert "sgd, seed 1: large-1" in shown
     assert "torn.png" in left_out and "large-5.png" in left_out and "slice" not in left_out
 
 
