@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from rwp_dist import __version__
-from rwp_dist.base.errors import RwpError
+from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.compare import AXES
 from rwp_dist.compare import compare as make_comparison
 from rwp_dist.config import (
@@ -81,28 +81,60 @@ def sweep(
     run_all(runs, session=str(folder))
 
 
-@main.command(short_help="Top-1, top-5 and loss of a run's checkpoint.")
-@click.argument("run", type=RUN)
-@click.argument("overrides", nargs=-1, metavar="[key=value]...")
-@click.option("--checkpoint", type=RUN, help="A checkpoint file; the run's newest, unless given.")
-def evaluate(run: Path, overrides: tuple[str, ...], checkpoint: Path | None) -> None:
-    """Print top-1, top-5 and loss of a run's checkpoint. Every sample counts once."""
-    from rwp_dist.record.directory import RunDir
+@main.command(short_help="Top-1, top-5, NLL and ECE of runs, also with noise and few bits.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN... [key=value]...")
+@click.option("--checkpoint", type=RUN, help="A checkpoint file; each run's newest, unless given.")
+@click.option("--corruptions", default="", metavar="KINDS", help="all, or some: noise,blur,...")
+@click.option("--weight-noise", default="", metavar="S,S", help="Noise on the weights: 0.01,0.02.")
+@click.option("--draws", default=10, show_default=True, type=click.IntRange(1), help="Of noise.")
+@click.option("--bits", default="", metavar="N,N", help="Weights of so many bits: 8,6,4.")
+def evaluate(
+    runs: tuple[str, ...],
+    checkpoint: Path | None,
+    corruptions: str,
+    weight_noise: str,
+    draws: int,
+    bits: str,
+) -> None:
+    """Evaluate checkpoints of runs, or of all runs in a folder. Every sample counts once.
 
-    run_dir = RunDir(run)
-    if not run_dir.config.is_file():
-        raise RwpError(
-            f"{run}: is no run directory (no config.yaml there)", cure="name one under runs/"
+    Prints top-1, top-5, negative log-likelihood (NLL) and expected calibration error (ECE), and
+    writes them into the run directory, where `rwp-dist compare` finds them. --corruptions: on
+    corrupted images, five strengths of each kind. --weight-noise: with Gaussian noise on the
+    weights, relative to the root mean square of each output channel. --bits: weights rounded by
+    output channel. All runs get the same noise.
+    """
+    from rwp_dist.evaluation.asked import parse_asked
+    from rwp_dist.record.directory import RunDir, run_directories
+
+    asked = parse_asked(corruptions, weight_noise, draws, bits)
+    overrides = [word for word in runs if "=" in word and not Path(word).exists()]
+    folders: list[Path] = []
+    for name in (word for word in runs if word not in overrides):
+        found = [path for path in run_directories(Path(name)) if RunDir(path).config.is_file()]
+        if not found:
+            raise RwpError(
+                f"{name}: is no run directory (no config.yaml there)", cure="name one under runs/"
+            )
+        folders += found
+    if not folders:
+        raise ConfigError("there is no run to evaluate", cure="name its directory")
+    if checkpoint and len(folders) > 1:
+        raise ConfigError(
+            f"these are {len(folders)} runs", key="--checkpoint", cure="name the run that it is of"
         )
-    path = checkpoint or run_dir.newest_checkpoint()
-    signals.say_on_ctrl_c(lambda: "Stopped before the evaluation was done; nothing was changed.")
-    settings = load_settings(run_dir.config, overrides)
+    targets = [
+        (run, load_settings(run.config, overrides), checkpoint or run.newest_checkpoint())
+        for run in map(RunDir, folders)
+    ]
+    text = "Stopped before the evaluation was done; what was measured before is kept."
+    signals.say_on_ctrl_c(lambda: text)
     from rwp_dist.process.group import choose_device
 
-    choose_device(settings.run.device)  # before DeepSpeed is imported, which warns otherwise
-    from rwp_dist.run.evaluate import evaluate_run
+    choose_device(targets[0][1].run.device)  # before DeepSpeed is imported, which warns otherwise
+    from rwp_dist.evaluation.command import evaluate_runs
 
-    click.echo(evaluate_run(settings, path))
+    evaluate_runs(targets, asked)
 
 
 @main.command(short_help="Tables, picture and report of several runs.")

@@ -139,7 +139,7 @@ def test_ctrl_c_while_something_is_evaluated_does_not_speak_of_steps(tmp_path: P
     code = (
         "import sys, time, types; from rwp_dist.__main__ import main\n"
         "def wait(*args): print('now', flush=True); time.sleep(60)\n"
-        "sys.modules['rwp_dist.run.evaluate'] = types.SimpleNamespace(evaluate_run=wait)\n"
+        "sys.modules['rwp_dist.evaluation.command'] = types.SimpleNamespace(evaluate_runs=wait)\n"
         "main()"
     )
     process = subprocess.Popen(
@@ -152,7 +152,7 @@ def test_ctrl_c_while_something_is_evaluated_does_not_speak_of_steps(tmp_path: P
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors == "Stopped before the evaluation was done; nothing was changed.\n"
+    assert errors == "Stopped before the evaluation was done; what was measured before is kept.\n"
 
 
 def test_shards_clear_up_after_ctrl_c(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import zlib
-from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from support.evaluations import evaluated
 from support.faulty_server import FaultyServer
 from support.ranks import run_ranks
 from support.stream_sets import (
@@ -34,7 +34,7 @@ from rwp_dist.data.batch import Batch, Step
 from rwp_dist.data.remote import Patience
 from rwp_dist.data.remote.download import receive
 from rwp_dist.record.directory import RunDir
-from rwp_dist.run.evaluate import evaluate, evaluate_run
+from rwp_dist.run.evaluate import evaluate
 from rwp_dist.run.task import Classification
 from rwp_dist.shards.sources import Source
 from rwp_dist.train import train, train_step
@@ -259,23 +259,19 @@ def test_images_that_evaluation_cannot_read_are_counted_listed_and_left_out_of_t
         lost.values()
     )
 
-    found, more = run_ranks(evaluated, world_size, settings)[0].splitlines()
+    found, more = run_ranks(evaluation, world_size, settings)[0].splitlines()
     assert more.startswith(f"{len(lost)} more could not be read. The first: ")
     readable = write_set(tmp_path / "readable", without=lost)
     settings.append(f"data.val={readable}")
-    assert found == run_ranks(evaluated, world_size, settings)[0]
+    assert found == run_ranks(evaluation, world_size, settings)[0]
     assert f"({NUM - len(lost)} images)" in found
     with pytest.raises(CheckpointError, match=r"another network .*; set model") as refused:
-        run_ranks(evaluated, world_size, [*settings, f"model.num_classes={CLASSES + 1}"])
+        run_ranks(evaluation, world_size, [*settings, f"model.num_classes={CLASSES + 1}"])
     assert "\n" not in str(refused.value)
 
 
-def evaluated(settings):
-    """What ``rwp-dist evaluate`` says; a rank of the tests is in a group already."""
-    multiprocessing.current_process()._config["daemon"] = False
-    loaded = load_settings(None, settings)
-    with patch("rwp_dist.run.evaluate.process_group", lambda device: nullcontext()):
-        return evaluate_run(loaded, RunDir(loaded.run.dir).newest_checkpoint())
+def evaluation(settings):
+    return evaluated(load_settings(None, settings))
 
 
 def position_of(number, index, undecodable):

@@ -134,7 +134,8 @@ class EvalStream:
             for number in range(worker, len(shares), workers):
                 samples, weights = shares[number]
                 shards, rows = self.dataset.locate(samples)
-                yield Request(number, shards, rows, weights, [()] * len(samples))
+                keys: list[Key] = [(sample,) for sample in samples.tolist()]
+                yield Request(number, shards, rows, weights, keys)
 
         reader = StepReader(self.dataset, requests, self.transform, self.reading, self.cache)
         for item in load(reader, self.reading, len(shares)):

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import BadRecord, Batch, Step
-from rwp_dist.data.image import Normalise
-from rwp_dist.data.open import open_eval
-from rwp_dist.process.group import choose_device, gathered, process_group, same_on_all_ranks
+from rwp_dist.process.group import gathered, same_on_all_ranks
 from rwp_dist.run.checkpoint import check_network, read_checkpoint
 from rwp_dist.run.models import build_model
 from rwp_dist.run.parts import Parts, weights_to_evaluate
-from rwp_dist.run.task import Classification
+from rwp_dist.run.task import NUM_BINS, Classification, calibration_error
 
 LogitsOf = Callable[[Tensor], Tensor]
 """uint8 images ``[B, C, H, W]`` on the device to logits ``[B, num_classes]``."""
@@ -60,34 +58,40 @@ def evaluate(
         task: loss and metrics.
 
     Returns:
-        ``loss``, the task's metrics, ``num_samples`` that they are means of, ``bad_samples`` that
-        could not be read; and which these are, by rank.
+        ``loss``, which is the NLL because labels are not smoothed here; the task's metrics;
+        ``ece``; ``num_samples`` that they are means of, ``bad_samples`` that could not be read.
+        And which these are, by rank.
 
     Raises:
         RwpError: a rank cannot have a shard; on all ranks.
     """
     names = ("loss", *task.metrics, "num_samples", "bad_samples")
     sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+    calibration = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device)
     bad: list[BadRecord] = []
     with same_on_all_ranks():
         for step in steps:
-            sums[:-1] += _sums(logits_of, step.batches[0].to(device), task)
+            batch = step.batches[0].to(device)
+            logits = logits_of(batch.images)
+            sums[:-1] += _sums(logits, batch, task)
+            calibration += task.calibration(logits, batch.labels, batch.weights)
             bad += step.bad
     sums[-1] = len(bad)
     dist.all_reduce(sums)
+    dist.all_reduce(calibration)
     found = dict(zip(names, sums.tolist(), strict=True))
     count = max(found["num_samples"], 1.0)
     result = {"loss": found["loss"] / count}
     result |= {name: 100.0 * found[name] / count for name in task.metrics}
+    result["ece"] = calibration_error(calibration, count)
     result |= {name: int(found[name]) for name in ("num_samples", "bad_samples")}
     if result["bad_samples"]:
         bad = [record for records in gathered(bad) for record in records]
     return result, bad
 
 
-def _sums(logits_of: LogitsOf, batch: Batch, task: Classification) -> Tensor:
+def _sums(logits: Tensor, batch: Batch, task: Classification) -> Tensor:
     """Sums over a batch of loss, metrics and samples: float64 ``[2 + len(metrics)]``."""
-    logits = logits_of(batch.images)
     loss = task.loss(logits, batch.labels, batch.weights)
     hits = task.hits(logits, batch.labels, batch.weights)
     counted = (batch.weights > 0)[None]
@@ -166,32 +170,3 @@ def load_network(settings: Settings, path: Path, device: torch.device) -> nn.Mod
     check_network(path, saved, shapes)
     model.load_state_dict(saved)
     return model.to(device)
-
-
-def evaluate_run(settings: Settings, path: Path) -> str:
-    """Evaluate a checkpoint without its optimizer, on one process or on many.
-
-    Returns:
-        One line with the metrics; another one if there are images that cannot be read.
-
-    Raises:
-        CheckpointError: the file is not a checkpoint, or not one of this network.
-        DataError: the evaluation shards cannot be read.
-    """
-    device = choose_device(settings.run.device)
-    with process_group(device), same_on_all_ranks():
-        model = load_network(settings, path, device)
-        val = open_eval(settings, dist.get_rank(), dist.get_world_size())
-        normalise = Normalise(settings.data.mean, settings.data.std)
-        bf16 = settings.precision == "bf16"
-        with evaluating_mode(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            result, bad = evaluate(
-                lambda x: model(normalise(x)).float(), val.steps(), device, Classification()
-            )
-    line = (
-        f"{path}: top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  "
-        f"loss {result['loss']:.4f}  ({result['num_samples']:,} images)"
-    )
-    if bad:
-        line += f"\n{len(bad):,} more could not be read. The first: {bad[0].reason}"
-    return line

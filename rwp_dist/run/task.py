@@ -4,9 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+NUM_BINS = 15
+"""Bins of confidence for the calibration error, of equal width: ``((b - 1) / 15, b / 15]``."""
+
 
 class Classification:
-    """Image classification: cross-entropy, top-1 and top-5."""
+    """Image classification: cross-entropy, top-1, top-5 and how well calibrated they are."""
 
     headline = "top1"
     """The metric that log lines and tables show."""
@@ -15,6 +18,10 @@ class Classification:
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Loss of every sample, ``[B]``; 0 where its weight is 0.
+
+        The cross-entropy, ``-sum_k target_k log p_k``. Of a label, as in an evaluation, that is
+        the negative log-likelihood (NLL) ``-log p_label`` (Guo et al., ICML 2017,
+        arXiv 1706.04599); mixed or smoothed targets, as in training, give another number.
 
         Args:
             logits: ``[B, num_classes]``.
@@ -29,3 +36,25 @@ class Classification:
         """1 for each sample that counts and metric that it meets, ``[len(metrics), B]``."""
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         return torch.stack([best[:, 0], best.any(1)]) * (weights > 0)
+
+    def calibration(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Sums of confidence, and numbers of hits, by bin of confidence: ``[2, NUM_BINS]``.
+
+        A sample's confidence is the probability of its most probable class. Sums of batches and of
+        ranks may be added up; ``calibration_error`` takes them.
+        """
+        confidence, best = logits.double().softmax(1).max(1)
+        confidence = torch.where(weights > 0, confidence, 0.0)  # that of padding may be nan
+        bins = (confidence * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1
+        inside = F.one_hot(bins, NUM_BINS) * (weights > 0)[:, None]  # [B, NUM_BINS]
+        return torch.stack([confidence, (best == labels).double()]) @ inside.double()
+
+
+def calibration_error(sums: Tensor, num_samples: float) -> float:
+    """Expected calibration error (ECE) in percent, from sums of ``Classification.calibration``.
+
+    ``sum_b n_b / n |hits_b / n_b - mean confidence_b|`` over the bins b of equal width
+    (Guo et al., ICML 2017, arXiv 1706.04599).
+    """
+    confidence, hits = sums
+    return 100.0 * float((hits - confidence).abs().sum()) / max(num_samples, 1.0)

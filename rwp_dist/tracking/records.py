@@ -119,13 +119,16 @@ class EvalRecord(TypedDict):
     and earlier evaluations and checkpoints. Between attempts it stands still."""
 
     loss: float
-    """Mean cross-entropy."""
+    """Mean cross-entropy of the labels, which is their negative log-likelihood (NLL)."""
 
     top1: float
     """Accuracy."""
 
     top5: float
     """Share of samples whose label is among the five most probable classes, in percent."""
+
+    ece: float
+    """Expected calibration error in percent, from 15 bins of equal width."""
 
     num_samples: int
     """Samples that were read."""

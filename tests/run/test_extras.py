@@ -1,11 +1,11 @@
 """An average of the weights is a class, and one line in ``EXTRAS``."""
 
-from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
 import torch
 from support.checkpoints import everything, load, save
+from support.evaluations import evaluated
 from support.ranks import run_ranks
 from support.small import (
     run_all,
@@ -23,7 +23,7 @@ from rwp_dist.config import load_settings
 from rwp_dist.perturb.statistics import average_statistics, recalibrating, tracking_layers
 from rwp_dist.record.directory import RunDir
 from rwp_dist.run.checkpoint import list_checkpoints, read_checkpoint
-from rwp_dist.run.evaluate import clean_network, evaluate_parts, evaluate_run
+from rwp_dist.run.evaluate import clean_network, evaluate_parts
 from rwp_dist.run.parts import EXTRAS
 from rwp_dist.shards.digits import write_digits
 from rwp_dist.train import train
@@ -158,10 +158,9 @@ def whole_run(settings):
         return train(load_settings(None, settings))
 
 
-def evaluated(settings, checkpoints):
+def evaluations(settings, checkpoints):
     loaded = load_settings(None, settings)
-    with patch("rwp_dist.run.evaluate.process_group", lambda device: nullcontext()):
-        return [evaluate_run(loaded, path) for path in checkpoints]
+    return [evaluated(loaded, checkpoint=path) for path in checkpoints]
 
 
 def test_a_whole_run_keeps_it_in_its_checkpoints_and_it_is_evaluated_from_there(tmp_path):
@@ -178,6 +177,6 @@ def test_a_whole_run_keeps_it_in_its_checkpoints_and_it_is_evaluated_from_there(
 
     del state["parts"]["average"]
     torch.save(state, tmp_path / "without.pt")
-    [(with_it, without)] = run_ranks(evaluated, 1, settings, [path, tmp_path / "without.pt"])
-    loss = f"loss {summary['loss']:.4f}"
-    assert loss in with_it and loss not in without
+    [(with_it, without)] = run_ranks(evaluations, 1, settings, [path, tmp_path / "without.pt"])
+    nll = f"NLL {summary['loss']:.4f}"
+    assert nll in with_it and nll not in without

@@ -45,6 +45,8 @@ SLOW = (
     "examples/",
     # Groups of ranks, once for each of many cases.
     "engine/test_engine.py::test_optimizer_state_is_the_same_by_name",
+    "evaluation/test_command.py::test_numbers_are",
+    "evaluation/test_command.py::test_numbers_of",
     "perturb/moves/test_last_gradient.py::test_a_run_resumes",
     "perturb/moves/test_last_gradient.py::test_all_ranks",
     "perturb/moves/test_last_gradient.py::test_nor_in_the_engine",

@@ -5,7 +5,7 @@ and random erasing, which fill with the data's mean: 0 after normalisation. The 
 settings of the same names do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -109,18 +109,22 @@ class EvalTransform:
     crop_ratio: float = 0.875
     decoder: Decoder = field(default_factory=Decoder)
     interpolation: Interpolation = "antialias"
+    change: Callable[[Pixels, int], Pixels] | None = None
+    """From the pixels of a sample and its number in the data set to other pixels, to see how a
+    network bears them."""
 
     def __post_init__(self) -> None:
         self._antialias = _antialias(self.interpolation)
 
-    def __call__(self, data: bytes, key: tuple[int, ...] = ()) -> Pixels:
-        """uint8 ``[size, size, C]`` of one sample; nothing is drawn, so ``key`` is not used.
+    def __call__(self, data: bytes, key: tuple[int, ...] = (0,)) -> Pixels:
+        """uint8 ``[size, size, C]`` of one sample; ``key``: its number in the data set.
 
         Raises:
             UndecodableImage: the bytes are no image, or one too narrow to be resized.
         """
         short_side = round(self.size / self.crop_ratio)
-        return fit(self.decoder.decode(data), short_side, self.size, self._antialias)
+        image = fit(self.decoder.decode(data), short_side, self.size, self._antialias)
+        return image if self.change is None else self.change(image, *key)
 
 
 def _antialias(interpolation: Interpolation) -> bool:

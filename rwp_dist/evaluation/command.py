@@ -1,0 +1,46 @@
+"""``rwp-dist evaluate``: one run after another, on one rank or on many."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import torch.distributed as dist
+
+from rwp_dist.config import Settings
+from rwp_dist.evaluation import record, report
+from rwp_dist.evaluation.asked import Asked
+from rwp_dist.evaluation.measure import Measurement
+from rwp_dist.process.group import choose_device, process_group, same_on_all_ranks
+from rwp_dist.process.progress import progress_bar
+from rwp_dist.record.directory import RunDir
+
+
+def evaluate_runs(targets: Sequence[tuple[RunDir, Settings, Path]], asked: Asked) -> None:
+    """Evaluate checkpoints without their optimizers; print the numbers and keep them in the runs.
+
+    Args:
+        targets: run, settings and checkpoint of each.
+        asked: conditions beside the clean network.
+
+    Raises:
+        CheckpointError: a file is not a checkpoint, or not one of its run's network.
+        DataError: evaluation shards cannot be read.
+        RunDirError: a run directory cannot be written.
+    """
+    device = choose_device(targets[0][1].run.device)
+    with process_group(device):
+        for run_dir, settings, path in targets:
+            network = Measurement(settings, path, device)
+            with progress_bar("img", run_dir.path.name) as progress:
+                numbers = network.numbers(asked, progress)
+            with same_on_all_ranks():
+                if dist.get_rank() == 0:
+                    click.echo(f"{path}: {report.line(numbers, network.num_samples)}")
+                    if network.bad:
+                        first, count = network.bad[0].reason, len(network.bad)
+                        click.echo(f"{count:,} more could not be read. The first: {first}")
+                    shown = numbers | record.means_of(numbers)
+                    for line in report.tables(shown, asked):
+                        click.echo(line)
+                    subject = record.subject_of(run_dir, settings, path, network.data_id)
+                    record.keep(run_dir, subject, numbers)

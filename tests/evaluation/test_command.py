@@ -1,0 +1,155 @@
+"""``rwp-dist evaluate``: numbers that ranks and batches do not change, kept with the run."""
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from support.evaluations import evaluated, untrained_run, write_checkpoint
+from support.ranks import run_ranks
+from support.stream_sets import write_set
+
+from rwp_dist.cli import main
+from rwp_dist.config import load_settings
+from rwp_dist.evaluation.asked import Asked
+from rwp_dist.evaluation.corruptions import CORRUPTIONS
+from rwp_dist.evaluation.measure import Measurement
+from rwp_dist.process.group import process_group
+
+EVERYTHING = Asked(("noise", "jpeg"), (0.1, 0.3), 2, (8, 3))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def val(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("set") / "val", num=29)
+
+
+@pytest.fixture
+def run(val, tmp_path):
+    return untrained_run(tmp_path / "run", val)
+
+
+def command(*arguments):
+    result = CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def numbers_of(run):
+    return run.read_measurement("evaluation")["numbers"]
+
+
+def evaluation(run_dir, *overrides):
+    return evaluated(load_settings(run_dir.config, overrides), EVERYTHING)
+
+
+def test_numbers_are_those_of_any_number_of_ranks_and_any_batch(run):
+    printed = [run_ranks(evaluation, 1, run)[0]]
+    alone = numbers_of(run)
+    assert {"top1", "top5", "nll", "ece", "corruption.jpeg.top1"} < alone.keys()
+    for world_size, batch in ((1, 5), (2, 8)):
+        texts = run_ranks(evaluation, world_size, run, f"batch.per_rank={batch}")
+        assert texts[1:] == [""] * (world_size - 1)  # one rank speaks
+        printed.append(texts[0])
+        assert numbers_of(run) == pytest.approx(alone, rel=1e-5, abs=1e-5)
+    assert printed[1:] == printed[:1] * 2
+    for word in ("top-1", "NLL", "ECE", "jpeg", "noise 0.1", "(2 draws)", "±", "3 bits"):
+        assert word in printed[0]
+
+
+def test_the_same_network_gives_the_same_bits_after_all_that_was_done_to_it(run):
+    with process_group(CPU):
+        network = Measurement(load_settings(run.config), run.newest_checkpoint(), CPU)
+        before, everything, after = (
+            network.numbers(asked, lambda done, total: None)
+            for asked in (Asked(), EVERYTHING, Asked())
+        )
+    assert before == after and everything.items() > before.items()
+    for condition in ("corruption.noise.5", "weight_noise.0.3", "bits.3"):
+        assert everything[f"{condition}.nll"] != before["nll"]
+    assert everything["weight_noise.0.1.nll_std"] < everything["weight_noise.0.3.nll_std"]
+
+
+def test_progress_ends_with_all_passes(run):
+    calls = []
+    with process_group(CPU):
+        network = Measurement(load_settings(run.config), run.newest_checkpoint(), CPU)
+        network.numbers(EVERYTHING, lambda *call: calls.append(call))
+    total = 29 * (1 + 2 * 5 + 2 * 2 + 2)
+    assert calls == sorted(calls) and (calls[0], calls[-1]) == ((0, total), (total, total))
+
+
+def test_numbers_of_the_same_network_stay_and_those_of_another_go(run, val):
+    command(run.path, "--bits", "8")
+    command(
+        run.path, "--corruptions", "noise,blur,contrast", "--weight-noise", "0.1", "--draws", "2"
+    )
+    assert "bits.8.top1" in numbers_of(run) and "corruptions.top1" not in numbers_of(run)
+    assert "weight_noise.0.1.nll_std" in numbers_of(run)
+    command(run.path, "--weight-noise", "0.1", "--draws", "1")
+    assert "weight_noise.0.1.nll_std" not in numbers_of(run)
+    command(run.path, "--corruptions", "jpeg", "batch.per_rank=16")  # computes the same
+    kinds = [numbers_of(run)[f"corruption.{kind}.top1"] for kind in CORRUPTIONS]
+    assert numbers_of(run)["corruptions.top1"] == pytest.approx(sum(kinds) / len(kinds))
+    assert run.read_numbers() == numbers_of(run)
+
+    command(run.path, "data.eval_crop_ratio=0.5")
+    assert numbers_of(run).keys() == {"top1", "top5", "nll", "ece"}
+    command(run.path, "--bits", "8")
+    write_checkpoint(run, load_settings(run.config, ["run.seed=1"]))  # of the same name
+    command(run.path)
+    assert numbers_of(run).keys() == {"top1", "top5", "nll", "ece"}
+
+
+def test_a_network_of_infinite_loss_leaves_a_file_that_json_knows(run):
+    path = run.newest_checkpoint()
+    state = torch.load(path, weights_only=True)
+    state["weights"]["linear.weight"].fill_(float("nan"))
+    torch.save(state, path)
+    command(run.path, "--bits", "8")
+    assert json.loads((run.measured / "evaluation.json").read_text())["numbers"]["top1"] >= 0
+    assert "nll" not in numbers_of(run)
+
+
+def test_a_folder_of_runs_is_evaluated_run_by_run(val, tmp_path):
+    runs = [untrained_run(tmp_path / f"lr=0.{seed}", val, seed=seed) for seed in (0, 1)]
+    text = command(tmp_path)
+    assert text == command(*(run.path for run in runs))
+    assert [line.split("/")[-3] for line in text.splitlines()] == ["lr=0.0", "lr=0.1"]
+    assert numbers_of(runs[0]) != numbers_of(runs[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--bits", "8,1"], 2, "--bits: '1' is not possible; give numbers from 2 to 16, as 8,6,4."),
+        (["--bits", "32"], 2, "--bits: '32' is not"),
+        (["--bits", "four"], 2, "--bits: 'four' is not"),
+        (["--weight-noise", "0.1,-0.1"], 2, "--weight-noise: '-0.1' is not possible; give numb"),
+        (["--weight-noise", "nan"], 2, "--weight-noise: 'nan' is not"),
+        (
+            ["--corruptions", "fog"],
+            2,
+            "--corruptions: there is no corruption 'fog'; choose from noise, blur, contrast, jpeg",
+        ),
+        (["--checkpoint", "x.pt"], 2, "--checkpoint: these are 2 runs; name the run that it is of"),
+        (["nowhere"], 1, "nowhere: is no run directory"),
+        (["model.num_class=3"], 2, "model.num_class"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_anything_begins(arguments, code, message, tmp_path, val):
+    for seed in (0, 1):
+        untrained_run(tmp_path / f"{seed}", val, seed=seed)
+    result = CliRunner().invoke(main, ["evaluate", str(tmp_path), *arguments])
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert message in result.stderr
+    assert not list(tmp_path.glob("*/measured"))
+
+
+def test_settings_alone_are_no_run():
+    result = CliRunner().invoke(main, ["evaluate", "run.device=cpu"])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "there is no run to evaluate; name its directory.\n",
+    )
