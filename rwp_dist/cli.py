@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from rwp_dist import __version__
-from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.compare import AXES
 from rwp_dist.compare import compare as make_comparison
 from rwp_dist.config import (
@@ -86,7 +85,7 @@ def sweep(
 @click.option("--checkpoint", type=RUN, help="A checkpoint file; each run's newest, unless given.")
 @click.option("--corruptions", default="", metavar="KINDS", help="all, or some: noise,blur,...")
 @click.option("--weight-noise", default="", metavar="S,S", help="Noise on the weights: 0.01,0.02.")
-@click.option("--draws", default=10, show_default=True, type=click.IntRange(1), help="Of noise.")
+@click.option("--draws", default=10, show_default=True, type=click.IntRange(1), help="Draws of it.")
 @click.option("--bits", default="", metavar="N,N", help="Weights of so many bits: 8,6,4.")
 def evaluate(
     runs: tuple[str, ...],
@@ -105,36 +104,18 @@ def evaluate(
     output channel. All runs get the same noise.
     """
     from rwp_dist.evaluation.asked import parse_asked
-    from rwp_dist.record.directory import RunDir, run_directories
+    from rwp_dist.evaluation.targets import find_targets
 
     asked = parse_asked(corruptions, weight_noise, draws, bits)
-    overrides = [word for word in runs if "=" in word and not Path(word).exists()]
-    folders: list[Path] = []
-    for name in (word for word in runs if word not in overrides):
-        found = [path for path in run_directories(Path(name)) if RunDir(path).config.is_file()]
-        if not found:
-            raise RwpError(
-                f"{name}: is no run directory (no config.yaml there)", cure="name one under runs/"
-            )
-        folders += found
-    if not folders:
-        raise ConfigError("there is no run to evaluate", cure="name its directory")
-    if checkpoint and len(folders) > 1:
-        raise ConfigError(
-            f"these are {len(folders)} runs", key="--checkpoint", cure="name the run that it is of"
-        )
-    targets = [
-        (run, load_settings(run.config, overrides), checkpoint or run.newest_checkpoint())
-        for run in map(RunDir, folders)
-    ]
+    targets = find_targets(runs, checkpoint)
     text = "Stopped before the evaluation was done; what was measured before is kept."
     signals.say_on_ctrl_c(lambda: text)
     from rwp_dist.process.group import choose_device
 
-    choose_device(targets[0][1].run.device)  # before DeepSpeed is imported, which warns otherwise
-    from rwp_dist.evaluation.command import evaluate_runs
+    device = choose_device(targets[0].settings.run.device)
+    from rwp_dist.evaluation.command import evaluate_runs  # imports DeepSpeed: needs the device
 
-    evaluate_runs(targets, asked)
+    evaluate_runs(targets, asked, device)
 
 
 @main.command(short_help="Tables, picture and report of several runs.")

@@ -3,6 +3,7 @@
 ::
 
     asked          what a command line asks for; imports no torch
+    targets        and of which runs; likewise
     corruptions    noise, blur, little contrast, strong compression: changed images
     weights        noise on the weights, and weights of few bits
     measure        one network over the evaluation samples, once for each of these

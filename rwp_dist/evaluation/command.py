@@ -1,33 +1,32 @@
 """``rwp-dist evaluate``: one run after another, on one rank or on many."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
+import torch
 import torch.distributed as dist
 
-from rwp_dist.config import Settings
 from rwp_dist.evaluation import record, report
 from rwp_dist.evaluation.asked import Asked
 from rwp_dist.evaluation.measure import Measurement
-from rwp_dist.process.group import choose_device, process_group, same_on_all_ranks
+from rwp_dist.evaluation.targets import Target
+from rwp_dist.process.group import process_group, same_on_all_ranks
 from rwp_dist.process.progress import progress_bar
-from rwp_dist.record.directory import RunDir
 
 
-def evaluate_runs(targets: Sequence[tuple[RunDir, Settings, Path]], asked: Asked) -> None:
+def evaluate_runs(targets: Sequence[Target], asked: Asked, device: torch.device) -> None:
     """Evaluate checkpoints without their optimizers; print the numbers and keep them in the runs.
 
     Args:
-        targets: run, settings and checkpoint of each.
+        targets: from ``find_targets``.
         asked: conditions beside the clean network.
+        device: where to compute.
 
     Raises:
         CheckpointError: a file is not a checkpoint, or not one of its run's network.
         DataError: evaluation shards cannot be read.
         RunDirError: a run directory cannot be written.
     """
-    device = choose_device(targets[0][1].run.device)
     with process_group(device):
         for run_dir, settings, path in targets:
             network = Measurement(settings, path, device)

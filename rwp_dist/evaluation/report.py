@@ -45,7 +45,7 @@ def tables(numbers: Numbers, asked: Asked) -> list[str]:
         coarse = [(f"{bits} bits", f"bits.{bits}") for bits in asked.bits]
         rows = [[name, *_cells(numbers, prefix)] for name, prefix in (*noisy, *coarse)]
         lines += ["", *table([head, *rows], num_left=1)]
-    return lines
+    return [*lines, ""] if lines else []
 
 
 def _cells(numbers: Numbers, prefix: str) -> list[str]:

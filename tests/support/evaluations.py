@@ -9,6 +9,7 @@ import torch
 from rwp_dist.config import dump_settings, load_settings
 from rwp_dist.evaluation.asked import Asked
 from rwp_dist.evaluation.command import evaluate_runs
+from rwp_dist.evaluation.targets import Target
 from rwp_dist.record.directory import RunDir
 from rwp_dist.run.models import build_model
 from support.stream_sets import CLASSES, SIZE
@@ -48,7 +49,7 @@ def evaluated(settings, asked=None, checkpoint=None):
     """What the command prints on this rank, which is in a group already."""
     multiprocessing.current_process()._config["daemon"] = False  # so that it may have workers
     run_dir = RunDir(settings.run.dir)
-    target = (run_dir, settings, checkpoint or run_dir.newest_checkpoint())
+    target = Target(run_dir, settings, checkpoint or run_dir.newest_checkpoint())
     with redirect_stdout(StringIO()) as printed:
-        evaluate_runs([target], asked or Asked())
+        evaluate_runs([target], asked or Asked(), torch.device("cpu"))
     return printed.getvalue().rstrip()
