@@ -59,7 +59,7 @@ def picture(comparison: Comparison) -> bytes:
     draw_curves(left, comparison)
     draw_ends(right, comparison)
     title = f"{conditions(comparison.rows)}; {_counts(comparison.rows)}"
-    figure.suptitle(title, fontsize="medium", color=GREY, x=0.01, ha="left")
+    figure.suptitle(_plain(title), fontsize="medium", color=GREY, x=0.01, ha="left")
     return _png(figure)
 
 
@@ -90,6 +90,11 @@ def _counts(rows: Sequence[Row]) -> str:
     counts = sorted({row.n for row in rows})
     numbers = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     return f"{numbers} run{'' if counts == [1] else 's'} each"
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
 
 
 def make_styles(rows: Sequence[Row]) -> list[Style]:
@@ -139,7 +144,7 @@ def draw_curves(axes: "Axes", comparison: Comparison) -> None:
         if direct:
             ends.append(
                 axes.annotate(
-                    row.name,
+                    _plain(row.name),
                     (x[-1], end.mean),
                     (GAP, 0),
                     textcoords="offset points",
@@ -246,7 +251,7 @@ def draw_ends(axes: "Axes", comparison: Comparison) -> None:
         points = {difference.name: difference.points for difference in differences.rows}
         values = [points.get(row.name, [0.0]) for row in rows]
         _style(axes, "The same, seed by seed (hollow)")
-        axes.set_xlabel(f"points above {differences.baseline}")
+        axes.set_xlabel(f"points above {_plain(differences.baseline)}")
         axes.axvline(0, color=GREY, linewidth=1)
     for place, (own, (colour, marker)) in enumerate(zip(values, styles, strict=True)):
         if (found := estimate(own)) is None:
@@ -256,7 +261,7 @@ def draw_ends(axes: "Axes", comparison: Comparison) -> None:
         _mark(axes, place, found, colour, marker, vertical=False)
     texts = [_mean_text(own, signed=differences is not None) for own in values]
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [textwrap.fill(row.name, 22) for row in rows])
+    axes.set_yticks(range(len(rows)), [_plain(textwrap.fill(row.name, 22)) for row in rows])
     numbers = axes.twinx()
     numbers.set_ylim(axes.get_ylim())
     numbers.set_yticks(range(len(rows)), texts)

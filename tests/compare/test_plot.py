@@ -105,3 +105,8 @@ def test_many_rows_and_long_names_are_drawn_without_labels_at_the_curves(tmp_pat
     compared = comparison(tmp_path)
     assert not drawn(draw_curves, compared).texts
     assert picture(compared).startswith(b"\x89PNG")
+
+
+def test_a_name_is_no_formula(tmp_path: Path) -> None:
+    make(tmp_path, "rwp $^ $", 0, 80.0, 0.1, model="$_$")
+    assert picture(comparison(tmp_path, baseline="rwp $^ $")).startswith(b"\x89PNG")
