@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -167,6 +168,43 @@ def compare(
 def _listed(keys: str | None) -> list[str]:
     """The keys of an option, which has commas between them."""
     return [key.strip() for key in keys.split(",")] if keys else []
+
+
+@main.command(short_help="How flat the loss is around the weights of runs.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN... [key=value]...")
+@click.option("--checkpoint", type=RUN, help="A checkpoint file; each run's newest, unless given.")
+@click.option("--images", default=1000, show_default=True, help="Training images, at most.")
+@click.option("--batch", default=100, show_default=True, help="Images of a pass.")
+@click.option("--directions", default=10, show_default=True, help="Random directions.")
+@click.option("--hessian", is_flag=True, help="Its largest eigenvalue, trace and density too.")
+@click.option(
+    "--slice",
+    "slices",
+    type=click.Choice(["around", "between"]),
+    multiple=True,
+    help="Draw the loss around each run, or through the weights of two or three; repeatable.",
+)
+@click.option("--out", type=RUN, default=Path("runs"), show_default=True, help="Folder for files.")
+def flatness(runs: tuple[str, ...], checkpoint: Path | None, out: Path, **request: Any) -> None:
+    """Measure how flat the loss is around the weights of runs, on the same training images.
+
+    Loss and top-1 against the radius of random and of adversarial perturbations. Started by
+    torchrun, ranks share the work. What was computed is kept in RUN/measured, so that the same
+    command started again goes on.
+    """
+    signals.say_on_ctrl_c(lambda: "Stopped; start the same command again to go on.")
+    from rwp_dist.flatness.runs import find_runs
+
+    overrides = [text for text in runs if "=" in text and not Path(text).exists()]
+    found = find_runs([Path(text) for text in runs if text not in overrides], overrides, checkpoint)
+    from rwp_dist.process.group import choose_device
+
+    choose_device(found[0].settings.run.device)  # before DeepSpeed is imported, as above
+    from rwp_dist.flatness.command import Request, measure
+
+    text = measure(found, Request(**request), out)
+    if torchrun.rank() == 0:
+        click.echo(text)
 
 
 @main.command(short_help="What on this machine would stop a run, and the cure.")

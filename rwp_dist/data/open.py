@@ -5,6 +5,7 @@ from math import gcd
 from pathlib import Path
 from typing import Literal, Protocol
 
+from rwp_dist.base.keyed import numpy_generator
 from rwp_dist.config import Settings, Split
 from rwp_dist.data.batch import Step
 from rwp_dist.data.dataset import Dataset, is_local, load_dataset, load_manifest
@@ -14,6 +15,9 @@ from rwp_dist.data.remote import NodeCache, Patience
 from rwp_dist.data.selection import Balanced, Everything, Mixture, Selection
 from rwp_dist.data.stream import EvalStream, TrainStream
 from rwp_dist.data.worker import Reading
+
+_SAMPLE = 3
+"""Part of the key of ``open_sample``; the plan's keys are 0 and 1."""
 
 Key = Literal["data.train", "data.val"]
 """The setting that names a data set."""
@@ -102,20 +106,39 @@ def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = Fal
     Raises:
         DataError: shards are missing or not what their manifest says.
     """
-    d = settings.data
     cache, dataset = open_dataset(settings, "data.val")
     return EvalStream(
         dataset,
-        EvalTransform(
-            d.image_size,
-            d.eval_crop_ratio,
-            Decoder(d.decoder, d.channels),
-            d.interpolation,
-        ),
+        _plain_transform(settings),
         reading_of(settings, pin),
         batch=settings.batch.per_rank,
         rank=rank,
         world_size=world_size,
+        cache=cache,
+    )
+
+
+def open_sample(settings: Settings, num_images: int, batch: int) -> EvalStream:
+    """Training images without augmentation, the same for every run on the same data.
+
+    Args:
+        settings: of a run; its seed does not matter.
+        num_images: how many are drawn, at most all.
+        batch: images of one batch.
+
+    Raises:
+        DataError: shards are missing or not what their manifest says.
+    """
+    cache, dataset = open_dataset(settings, "data.train")
+    drawn = numpy_generator(0, _SAMPLE).permutation(dataset.num_samples)[:num_images]
+    return EvalStream(
+        dataset,
+        _plain_transform(settings),
+        reading_of(settings, pin=False),
+        batch=batch,
+        rank=0,
+        world_size=1,
+        samples=drawn,
         cache=cache,
     )
 
@@ -137,6 +160,12 @@ def open_dataset(settings: Settings, key: Key) -> tuple[NodeCache | None, Datase
         limit = None if d.cache_gb is None else int(d.cache_gb * 1e9)
         cache = NodeCache(Path(d.cache_dir).expanduser(), limit, patience, d.opener)
     return cache, load_dataset(manifests, settings.model.num_classes, cache)
+
+
+def _plain_transform(settings: Settings) -> EvalTransform:
+    d = settings.data
+    decoder = Decoder(d.decoder, d.channels)
+    return EvalTransform(d.image_size, d.eval_crop_ratio, decoder, d.interpolation)
 
 
 def choose_selection(settings: Settings, dataset: Dataset) -> Selection:

@@ -7,11 +7,13 @@ neither ranks nor workers change what a step holds, and a run can start at any s
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 
+import numpy as np
+
 from rwp_dist.data.batch import BadRecord, Batch, Step, Unreadable
 from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.image import EvalTransform, TrainTransform
 from rwp_dist.data.loader import load
-from rwp_dist.data.plan import Plan, evaluation_rows
+from rwp_dist.data.plan import Plan, Positions, evaluation_rows
 from rwp_dist.data.remote import NodeCache
 from rwp_dist.data.worker import LOOK_AHEAD_STEPS, Key, Loaded, Lost, Reading, Request, StepReader
 
@@ -118,6 +120,8 @@ class EvalStream:
     """Which share."""
     world_size: int
     """Number of shares."""
+    samples: Positions | None = None
+    """Numbers of the samples, in their order; all, unless given."""
     cache: NodeCache | None = None
     """For remote shards."""
 
@@ -127,14 +131,15 @@ class EvalStream:
         Raises:
             DataError: a shard cannot be read.
         """
-        samples = self.dataset.num_samples
-        shares = list(evaluation_rows(samples, self.batch, self.rank, self.world_size))
+        samples = np.arange(self.dataset.num_samples) if self.samples is None else self.samples
+        shares = list(evaluation_rows(len(samples), self.batch, self.rank, self.world_size))
 
         def requests(worker: int, workers: int) -> Iterator[Request]:
             for number in range(worker, len(shares), workers):
-                samples, weights = shares[number]
-                shards, rows = self.dataset.locate(samples)
-                keys: list[Key] = [(sample,) for sample in samples.tolist()]
+                positions, weights = shares[number]
+                taken = samples[positions]
+                shards, rows = self.dataset.locate(taken)
+                keys: list[Key] = [(sample,) for sample in taken.tolist()]
                 yield Request(number, shards, rows, weights, keys)
 
         reader = StepReader(self.dataset, requests, self.transform, self.reading, self.cache)

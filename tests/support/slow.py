@@ -44,6 +44,8 @@ SLOW = (
     "tracking/test_wandb.py",
     "examples/",
     # Groups of ranks, once for each of many cases.
+    "flatness/test_command.py",
+    "flatness/test_hessian.py::test_eigenvalue",
     "engine/test_engine.py::test_optimizer_state_is_the_same_by_name",
     "evaluation/test_command.py::test_numbers_are",
     "evaluation/test_command.py::test_numbers_of",
