@@ -88,13 +88,16 @@ def _about_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
             "Train top-1: counted while training, on the training labels (noisy where they are), "
             f"at the weights the method trains with: clean in {CLEAN}, perturbed in others."
         )
+    lacking: dict[str, list[str]] = {}
     for key in columns:
-        counts = {row.name: sum(run.value(key) is not None for run in row.runs) for row in rows}
-        few = [
-            f"{row.name} {counts[row.name]} of {row.n}" for row in rows if counts[row.name] < row.n
-        ]
-        if few:
-            notes.append(f"Careful: not every run has {key}: {', '.join(few)}.")
+        counts = [(row, sum(run.value(key) is not None for run in row.runs)) for row in rows]
+        few = [f"{row.name} {count} of {row.n}" for row, count in counts if count < row.n]
+        lacking.setdefault(", ".join(few), []).append(key)
+    notes += [
+        f"Careful: not every run has {', '.join(keys)}: {which}."
+        for which, keys in lacking.items()
+        if which
+    ]
     return notes
 
 

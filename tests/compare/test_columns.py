@@ -14,7 +14,10 @@ from rwp_dist.compare.estimates import estimate
 from rwp_dist.compare.table import latex_text
 
 MEASURED = {
-    "sgd": [{"ece": 0.0301, "flatness.trace": 1200.0}, {"ece": 0.0353, "flatness.trace": 1350.0}],
+    "sgd": [
+        {"ece": 0.0301, "few": 1.0, "flatness.trace": 1200.0},
+        {"ece": 0.0353, "few": 1.0, "flatness.trace": 1350.0},
+    ],
     "m-rwp": [{"ece": 0.0102}, {"ece": 0.0124}],
 }
 
@@ -29,14 +32,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_any_number_can_be_a_column(folder: Path, tmp_path: Path) -> None:
-    columns = ["ece", "steps", "passes_per_step", "flatness.trace"]
+    columns = ["few", "ece", "steps", "passes_per_step", "flatness.trace"]
     text = compare([folder], tmp_path, columns=columns)
     groups, names, _, sgd, ours = text.splitlines()[:5]
     assert split(groups)[-2:] == ["passes", "flatness"]
     assert split(names)[-4:] == ["ECE %", "updates", "per update", "trace"]
     assert split(sgd)[-4:] == ["0.0327 ± 0.0037", "100", "1", "1,275 ± 106"]
     assert split(ours)[-4:] == ["0.0113 ± 0.0016", "100", "1 clean + 1 perturbed", "—"]
-    assert "Careful: not every run has flatness.trace: m-rwp 0 of 2." in text
+    assert text.count("Careful") == 1
+    assert "Careful: not every run has few, flatness.trace: m-rwp 0 of 2." in text
     found = numbers(tmp_path)["sgd"]["columns"]
     assert found["ece"]["mean"] == pytest.approx(0.0327)
     assert found["passes_per_step"]["n"] == 2
