@@ -112,6 +112,13 @@ def test_a_network_of_infinite_loss_leaves_a_file_that_json_knows(run):
     assert "nll" not in numbers_of(run)
 
 
+def test_numbers_that_cannot_be_kept_are_shown_all_the_same(run):
+    run.measured.write_text("in the way")
+    result = CliRunner().invoke(main, ["evaluate", str(run.path)])
+    assert result.exit_code == 1 and "NLL" in result.stdout
+    assert f"{run.measured}: cannot be written (File exists); make" in result.stderr
+
+
 def test_a_folder_of_runs_is_evaluated_run_by_run(val, tmp_path):
     runs = [untrained_run(tmp_path / f"lr=0.{seed}", val, seed=seed) for seed in (0, 1)]
     text = command(tmp_path)
