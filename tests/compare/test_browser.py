@@ -10,8 +10,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from test_compare import make
-from test_report import EVIL
+from support.comparisons import EVIL, make
 
 from rwp_dist.compare import compare
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_compare import make, numbers, split
+from support.comparisons import make, numbers, split
 
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.compare import compare

@@ -1,10 +1,8 @@
-import json
-import re
 import statistics
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.comparisons import configure, make, numbers, split
 
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.compare import compare
@@ -12,42 +10,7 @@ from rwp_dist.compare.notes import make_notes
 from rwp_dist.compare.plot import COLOURS, make_styles
 from rwp_dist.compare.rows import Row, make_rows
 from rwp_dist.compare.runs import collect
-from rwp_dist.config import dump_settings, load_settings
 from rwp_dist.record.directory import RunDir
-
-PASSES = {"sgd": 1, "sam": 2, "m-rwp": "1 clean + 1 perturbed"}
-
-
-def configure(run: RunDir, *overrides: str) -> None:
-    settings = load_settings(None, [f"run.name={run.path.name}", *overrides])
-    run.write_config(dump_settings(settings))
-
-
-def make(
-    folder: Path,
-    label: str,
-    seed: int,
-    top1: float,
-    step_s: float,
-    steps: int = 100,
-    **more: Any,
-) -> RunDir:
-    run = RunDir(folder / f"{label.replace(' ', '-')}-{seed}")
-    method = label.split()[0]
-    summary = {
-        "state": "finished", "label": label, "method": method, "seed": seed, "session": "one",
-        "model": "small_cnn", "world_size": 2, "device": "cpu", "steps": steps,
-        "samples": 12800 if method == "m-rwp" else 6400, "passes_per_step": PASSES.get(method, 1),
-        "device_seconds": 2 * steps * step_s, "step_s": step_s, "top1": top1, "train_top1": 61.0,
-        "skipped_steps": 0, "num_parameters": 5, "method_settings": {},
-    }  # fmt: skip
-    summary |= more
-    run.write_summary(summary)
-    configure(run, f"run.seed={seed}", f"method.name={summary['method']}")
-    run.write_status("finished", 100, 100)
-    records = [{"kind": "eval", "step": s, "top1": top1 - 50 / s} for s in (25, 50, 100)]
-    run.metrics.write_text("".join(json.dumps(r) + "\n" for r in records))
-    return run
 
 
 @pytest.fixture
@@ -60,10 +23,6 @@ def folder(tmp_path: Path) -> Path:
     make(runs, "sgd 2x", 0, 73.0, 0.010, steps=200, samples=12800)
     make(runs, "sam", 0, 94.5, 0.019, session="another")
     return runs
-
-
-def numbers(out: Path) -> dict[str, Any]:
-    return {row["label"]: row for row in json.loads((out / "compare.json").read_text())["rows"]}
 
 
 def test_numbers_are_those_computed_by_hand(folder: Path, tmp_path: Path) -> None:
@@ -97,10 +56,6 @@ def test_rows_are_ordered_and_text_is_aligned(folder: Path, tmp_path: Path) -> N
     markdown = (tmp_path / "out" / "compare.md").read_text()
     assert f"| {' | '.join(cells)} |" in markdown
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
-
-
-def split(line: str) -> list[str]:
-    return re.split(r" {2,}", line.strip())
 
 
 def test_notes_say_what_columns_mean(folder: Path, tmp_path: Path) -> None:

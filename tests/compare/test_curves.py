@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_compare import make
+from support.comparisons import make
 
 from rwp_dist.compare.curves import AXES, curve
 from rwp_dist.compare.notes import make_notes

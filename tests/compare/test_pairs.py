@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from scipy import stats
-from test_compare import make
+from support.comparisons import make
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.compare import compare

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
-from test_compare import make
+from support.comparisons import make
 
 from rwp_dist.compare.comparison import Comparison
 from rwp_dist.compare.curves import AXES

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_compare import configure, make
+from support.comparisons import EVIL, configure, make
 
 from rwp_dist.compare import compare
 from rwp_dist.compare.report import command, natural
@@ -21,7 +21,6 @@ ENVIRONMENT = {
     "packages": {"torch": "2.15.0", "wandb": None},
     "git": {"commit": "c0ffee", "dirty": True},
 }
-EVIL = "<script>alert(1)</script>\"'&`<img src=x onerror=alert(2)>"
 
 
 def text_of(html: str) -> str:

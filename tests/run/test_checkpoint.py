@@ -56,6 +56,7 @@ def test_counters_go_on_where_they_were(tmp_path):
     ((before, after),) = run_ranks(progress_over_a_resume, 1, tmp_path)
     for state in (before, after):  # no log step, so no loss was shown yet
         assert all(value != value for value in state.pop("shown").values())
+    assert before.pop("wall_s") < after.pop("wall_s")
     assert before == after and before["samples"] == 36 and before["step_s"] > 0
 
 

@@ -143,6 +143,7 @@ def _rank(
     timeout_s: float,
 ) -> None:
     with stacks.open("w") as file:
+        faulthandler.enable(file)  # a crash leaves its stacks too
         faulthandler.dump_traceback_later(timeout_s, exit=True, file=file)
         os.environ.update(
             ENVIRONMENT
