@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 from matplotlib.figure import Figure
 from study.data import split
+from study.networks import build
 from study.training import train
 from study.variants import VARIANTS, Variant
 
@@ -35,7 +36,7 @@ PLATEAUS = {
 FACTOR = 1.6
 TUNING_SEEDS = range(3)
 FINAL_SEEDS = range(1000, 1010)
-SIZES = {"mnist": (300, 300), "fashion": (1000, 800)}
+SIZES = {"mnist": (100, 300), "fashion": (1000, 800)}
 """Training images, and updates of sgd."""
 
 
@@ -57,7 +58,15 @@ class Scores:
             num_train, num_steps = SIZES[self.data]
             tuning = seed in TUNING_SEEDS
             images = split(self.data, seed, tuning=tuning, num_train=num_train)
-            self.known[key] = train(variant, strength, self.network, images, seed, num_steps)
+            self.known[key] = train(
+                variant.rule,
+                strength,
+                *build(self.network, seed),
+                images,
+                seed=seed,
+                num_steps=round(num_steps * variant.steps),
+                average=variant.average,
+            )
             with self.path.open("a") as file:
                 print(json.dumps([*key, self.known[key]]), file=file)
         return self.known[key]

@@ -55,7 +55,7 @@ def split(name: str, seed: int, *, tuning: bool, num_train: int) -> Split:
         tuning: score on images that are neither for training nor for testing.
         num_train: training images.
     """
-    pool, test = (_mnist if name == "mnist" else _fashion)()
+    pool, test = (mnist if name == "mnist" else fashion)()
     order = torch.randperm(len(pool.y), generator=torch.Generator().manual_seed(seed))
     first = torch.zeros(len(order), dtype=torch.bool)
     for label in range(10):
@@ -65,13 +65,13 @@ def split(name: str, seed: int, *, tuning: bool, num_train: int) -> Split:
     return Split(pool.take(order[first]), pool.take(rest) if tuning else test)
 
 
-def _mnist() -> tuple[Images, Images]:
+def mnist() -> tuple[Images, Images]:
     """2,000 images to train and tune with, and the 3,000 of ``rwp-dist shards mnist`` to test."""
     rest, test = split_by_class(load_mnist(), np.random.default_rng(0), 200)
     return _tensors(rest.images, rest.labels), _tensors(test.images, test.labels)
 
 
-def _fashion() -> tuple[Images, Images]:
+def fashion() -> tuple[Images, Images]:
     """60,000 and 10,000 images of Fashion-MNIST."""
     raw = {name: fashion_file(name) for name in FASHION_SHA256}
     arrays = {

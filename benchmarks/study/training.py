@@ -1,41 +1,52 @@
-"""One run of a variant: a plain loop on one process."""
+"""One run: a plain loop on one process."""
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from rwp_dist.perturb.reference import Tensors
 from study.data import Images, Split
-from study.networks import build
-from study.variants import Batch, Update, Variant
+from study.variants import Batch, Rule, Update
 
-BATCH = 64
 AVERAGE_DECAY = 0.97
 """Of the average of the weights: over the last thirty updates."""
 
 
-def train(
-    variant: Variant, strength: float, network: str, data: Split, seed: int, num_steps: int
-) -> float:
-    """Top-1 in percent after ``num_steps`` updates, in multiples that the variant says.
+def cosine(time: float) -> float:
+    """Factor of the learning rate when a share of the run is over."""
+    return (1 + math.cos(math.pi * time)) / 2
 
-    The learning rate falls along a cosine. BatchNorm's statistics are computed anew from the
-    training images at the end, for every variant.
+
+def train(
+    rule: Rule,
+    strength: float,
+    model: nn.Module,
+    optimizer: Optimizer,
+    data: Split,
+    *,
+    seed: int,
+    num_steps: int,
+    batch_size: int = 50,
+    schedule: Callable[[float], float] = cosine,
+    average: bool = False,
+) -> float:
+    """Top-1 in percent of a network that is trained here, or of an average of its weights.
+
+    BatchNorm's statistics are computed anew from the training images at the end, for every rule.
     """
     torch.set_num_threads(1)
-    model, optimizer = build(network, seed)
     params = dict(model.named_parameters())
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
-    batches = shuffled(data.train, torch.Generator().manual_seed(seed))
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
+    batches = shuffled(data.train, batch_size, torch.Generator().manual_seed(seed))
     noise = torch.Generator().manual_seed(seed + 1)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    num_steps = round(num_steps * variant.steps)
     memory: dict[str, object] = {}
 
     def gradient_at(weights: Tensors, batch: Batch) -> Tensors:
@@ -53,7 +64,7 @@ def train(
 
     for step in range(num_steps):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * (1 + math.cos(math.pi * step / num_steps)) / 2
+            group["lr"] = peak * schedule(step / num_steps)
         update = Update(
             at=gradient_at,
             weights={name: p.detach() for name, p in params.items()},
@@ -69,21 +80,21 @@ def train(
             },
             memory=memory,
         )
-        gradients = variant.rule(update)
+        gradients = rule(update)
         for name, p in params.items():
             p.grad = gradients[name]
         optimizer.step()
-        if variant.average:
-            average.update_parameters(model)
-    return top1(average.module if variant.average else model, data)
+        if average:
+            averaged.update_parameters(model)
+    return top1(averaged.module if average else model, data)
 
 
-def shuffled(images: Images, generator: torch.Generator) -> Iterator[Batch]:
+def shuffled(images: Images, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
     """Full batches of one epoch after another, each in a new order."""
     for _ in count():
         order = torch.randperm(len(images.y), generator=generator)
-        for rows in order.split(BATCH):
-            if len(rows) == BATCH:
+        for rows in order.split(batch_size):
+            if len(rows) == batch_size:
                 yield images.x[rows], images.y[rows]
 
 

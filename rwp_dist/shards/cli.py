@@ -236,9 +236,9 @@ def digits_command(out: Path, label_noise: float, seed: int, folds: int) -> None
     )
 
 
-@shards.command("mnist", short_help="Write 3,300 images of MNIST, few for training, as shards.")
+@shards.command("mnist", short_help="Write 3,100 images of MNIST, few for training, as shards.")
 @click.option("--out", type=FOLDER, default=Path("data/mnist"), show_default=True)
-@click.option("--train-per-class", default=30, show_default=True, help="Training images a digit.")
+@click.option("--train-per-class", default=10, show_default=True, help="Training images a digit.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--cuts", default=0, show_default=True, help="Also write splits to tune on.")
 def mnist_command(out: Path, train_per_class: int, seed: int, cuts: int) -> None:

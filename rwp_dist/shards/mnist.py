@@ -2,9 +2,9 @@
 
 ::
 
-    OUT/train/mnist-train-000000.tar ...          300 images, 30 of each digit
+    OUT/train/mnist-train-000000.tar ...          100 images, 10 of each digit
     OUT/test/mnist-test-000000.tar ...            3,000 others, 300 of each
-    OUT/cut0/train/...  OUT/cut0/val/...          300 and 1,700 of the 2,000 not for testing
+    OUT/cut0/train/...  OUT/cut0/val/...          100 and 1,900 of the 2,000 not for testing
 
 Every folder also gets indexes and a manifest, as all shards do.
 """
@@ -37,7 +37,7 @@ class MnistReport:
 
 
 def write_mnist(
-    out: Path, train_per_class: int = 30, seed: int = 0, num_cuts: int = 0
+    out: Path, train_per_class: int = 10, seed: int = 0, num_cuts: int = 0
 ) -> MnistReport:
     """Write real 28x28 digits as WebDataset shards: few for training, 3,000 for testing.
 

