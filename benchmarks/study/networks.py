@@ -41,4 +41,4 @@ def build(name: str, seed: int) -> tuple[nn.Module, Optimizer]:
         return vit, AdamW(vit.parameters(), lr=1e-3, weight_decay=0.05)
     cnn = build_model(load_settings(None, [*CNN, f"run.seed={seed}"]))
     cnn = cnn.to(memory_format=torch.channels_last)
-    return cnn, SGD(cnn.parameters(), lr=0.4, momentum=0.9, weight_decay=5e-3)
+    return cnn, SGD(cnn.parameters(), lr=1.6, momentum=0.9, weight_decay=1e-4)

@@ -59,8 +59,11 @@ def train(
             p.data = clean[name]
         return dict(zip(params, gradients, strict=True))
 
-    def unit() -> Tensors:
+    def unit_of_all() -> Tensors:
         return {name: torch.randn(p.shape, generator=noise) for name, p in params.items()}
+
+    def unit() -> Tensors:
+        return {n: e if e.ndim > 1 else torch.zeros_like(e) for n, e in unit_of_all().items()}
 
     for step in range(num_steps):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -73,6 +76,7 @@ def train(
             strength=strength,
             time=step / num_steps,
             unit=unit,
+            unit_of_all=unit_of_all,
             momentum={
                 name: optimizer.state[p]["momentum_buffer"]
                 for name, p in params.items()

@@ -31,6 +31,8 @@ class Update:
     time: float
     """Share of the run that is over, in [0, 1)."""
     unit: Callable[[], Tensors]
+    """New standard normal values; none for norm layers and biases."""
+    unit_of_all: Callable[[], Tensors]
     """New standard normal values for all weights."""
     momentum: Tensors
     """The optimizer's; empty before the first update."""
@@ -129,8 +131,8 @@ def norm_sam(u: Update) -> Tensors:
 # --- noise in one pass ---
 
 
-@variant("rwp", 0.15)
-@variant("rwp + average", 0.15, average=True)
+@variant("rwp", 0.3)
+@variant("rwp + average", 0.3, average=True)
 def rwp(u: Update) -> Tensors:
     return u.at(u.noisy(u.unit()), u.batch)
 
@@ -140,7 +142,7 @@ def filter_rwp(u: Update) -> Tensors:
     return u.at(u.noisy(u.unit(), "filter"), u.batch)
 
 
-@variant("rwp, one scale per tensor", 0.15)
+@variant("rwp, one scale per tensor", 0.3)
 def tensor_rwp(u: Update) -> Tensors:
     return u.at(u.noisy(u.unit(), "tensor"), u.batch)
 
@@ -150,7 +152,7 @@ def element_rwp(u: Update) -> Tensors:
     return u.at(u.noisy(u.unit(), "element"), u.batch)
 
 
-@variant("rwp, increasing", 0.15)
+@variant("rwp, increasing", 0.3)
 def increasing_rwp(u: Update) -> Tensors:
     factor = increasing(1 / 11, 10.0, u.time, 1)  # the strength is that of the end
     return u.at(u.noisy(u.unit(), factor=factor), u.batch)
@@ -161,35 +163,34 @@ def late_rwp(u: Update) -> Tensors:
     return rwp(u) if u.time >= 0.8 else sgd(u)
 
 
-@variant("rwp, first 80 %", 0.15)
+@variant("rwp, first 80 %", 0.3)
 def early_rwp(u: Update) -> Tensors:
     return rwp(u) if u.time < 0.8 else sgd(u)
 
 
+@variant("rwp, norm layers and biases too", 0.15)
+def all_rwp(u: Update) -> Tensors:
+    return u.at(u.noisy(u.unit_of_all()), u.batch)
+
+
 @variant("rwp, norm layers and biases only", 0.15)
 def norm_rwp(u: Update) -> Tensors:
-    unit = {n: e if e.ndim < 2 else torch.zeros_like(e) for n, e in u.unit().items()}
+    unit = {n: e if e.ndim < 2 else torch.zeros_like(e) for n, e in u.unit_of_all().items()}
     return u.at(u.noisy(unit), u.batch)
 
 
-@variant("rwp, without norm layers and biases", 0.15)
-def matrix_rwp(u: Update) -> Tensors:
-    unit = {n: e if e.ndim > 1 else torch.zeros_like(e) for n, e in u.unit().items()}
-    return u.at(u.noisy(unit), u.batch)
-
-
-@variant("rwp, two draws", 0.15)
+@variant("rwp, two draws", 0.3)
 def two_draws(u: Update) -> Tensors:
     return mean([u.at(u.noisy(u.unit()), half) for half in u.halves()])
 
 
-@variant("rwp, +e and -e on half a batch each", 0.15)
+@variant("rwp, +e and -e on half a batch each", 0.3)
 def antithetic(u: Update) -> Tensors:
     unit, (first, second) = u.unit(), u.halves()
     return mean([u.at(u.noisy(unit), first), u.at(u.noisy(negative(unit)), second)])
 
 
-@variant("rwp, +e and -e on the same samples", 0.15, samples=2)
+@variant("rwp, +e and -e on the same samples", 0.3, samples=2)
 def two_points(u: Update) -> Tensors:
     unit = u.unit()
     return mean([u.at(u.noisy(e), u.batch) for e in (unit, negative(unit))])
@@ -198,19 +199,19 @@ def two_points(u: Update) -> Tensors:
 # --- a clean and a perturbed pass that do not wait for each other ---
 
 
-@variant("m-rwp", 0.3)
-@variant("m-rwp + average", 0.3, average=True)
+@variant("m-rwp", 0.5)
+@variant("m-rwp + average", 0.5, average=True)
 def m_rwp(u: Update) -> Tensors:
     clean, perturbed = u.halves()
     return mean([u.at(u.weights, clean), u.at(u.noisy(u.unit()), perturbed)])
 
 
-@variant("m-rwp, two batches", 0.3, samples=2)
+@variant("m-rwp, two batches", 0.5, samples=2)
 def m_rwp_two(u: Update) -> Tensors:
     return mean([u.at(u.weights, u.batch), u.at(u.noisy(u.unit()), u.other())])
 
 
-@variant("m-rwp, lambda from 0 to 1", 0.3)
+@variant("m-rwp, lambda from 0 to 1", 0.5)
 def rising_m_rwp(u: Update) -> Tensors:
     clean, perturbed = u.halves()
     gradients = [u.at(u.weights, clean), u.at(u.noisy(u.unit()), perturbed)]
@@ -226,7 +227,7 @@ def adaptive(u: Update, gradient: Tensors) -> Tensors:
     return {name: (1 + 0.1 * value).rsqrt() for name, value in energy.items()}
 
 
-@variant("m-arwp", 0.3)
+@variant("m-arwp", 0.5)
 def m_arwp(u: Update) -> Tensors:
     shrink, unit = u.memory.get("shrink"), u.unit()
     if shrink is not None:

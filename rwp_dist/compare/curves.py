@@ -27,8 +27,6 @@ AXES = {
 class Point(NamedTuple):
     """A place of a curve."""
 
-    share: float
-    """Of the run's updates."""
     x: float
     top1: float
     """In percent, as a mean over runs."""
@@ -40,7 +38,6 @@ def curve(row: Row, axis: Axis) -> list[Point]:
     steps = [step for step in runs[0].evaluations if in_all(step, runs)] if runs else []
     return [
         Point(
-            step / runs[0].summary["steps"],
             statistics.fmean(spent(run, step, axis) for run in runs),
             statistics.fmean(run.evaluations[step]["top1"] for run in runs),
         )

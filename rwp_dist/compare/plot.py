@@ -139,7 +139,6 @@ def draw_curves(axes: "Axes", comparison: Comparison) -> None:
         end = row.estimate("top1")
         assert end is not None, "every compared run has a top-1"
         _mark(axes, x[-1], end, colour, marker, vertical=True)
-        shown += [point.top1 for point in points if point.share >= 0.4]
         shown += [end.mean - end.half, end.mean + end.half]
         if direct:
             ends.append(
@@ -155,8 +154,8 @@ def draw_curves(axes: "Axes", comparison: Comparison) -> None:
                 )
             )
     if shown:  # the steep start is cut off: methods differ after it
-        pad = max(0.06 * (max(shown) - min(shown)), 0.5)
-        axes.set_ylim(max(min(shown) - pad, 0), min(max(shown) + pad, 100.5))
+        spread = max(max(shown) - min(shown), 2.0)
+        axes.set_ylim(max(min(shown) - spread, 0), min(max(shown) + 0.1 * spread, 100.5))
         axes.set_xlim(0, 1.02 * max(point.x for points in curves for point in points) / unit)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     _place(axes, ends)

@@ -43,6 +43,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_curve_that_falls_deep_leaves_the_ends_their_room(folder: Path) -> None:
+    of = comparison(folder)
+    usual = drawn(draw_curves, of).get_ylim()
+    for run in of.rows[0].runs:
+        for step in sorted(run.evaluations)[:-1]:
+            run.evaluations[step]["top1"] = 1.0
+    assert drawn(draw_curves, of).get_ylim() == usual
+
+
 def test_labels_are_beside_their_marks_and_none_is_upon_another(folder: Path) -> None:
     axes = drawn(draw_curves, comparison(folder))
     labels = [text for text in axes.texts if isinstance(text, Annotation)]
