@@ -1,0 +1,73 @@
+"""The study of variants: every rule trains, and the simplest are those of the reference."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import evidence
+import fashion
+from study.data import Images, Split
+from study.training import train
+from study.variants import VARIANTS
+
+
+def trained(name, strength, num_steps=3):
+    """Weights after some updates of a tiny network on random images."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Flatten(), torch.nn.Linear(8, 3)
+    )
+    images = Images(torch.randn(12, 1, 4, 4), torch.randint(3, (12,)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    score = train(
+        *(VARIANTS[name].rule, strength, model, optimizer, Split(images, images)),
+        **{"seed": 0, "num_steps": num_steps, "batch_size": 4, "average": VARIANTS[name].average},
+    )
+    assert 0 <= score <= 100
+    return {key: p.detach().clone() for key, p in model.named_parameters()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_trains_and_its_strength_has_a_meaning(name):
+    variant = VARIANTS[name]
+    weights = trained(name, variant.centre, num_steps=10)
+    assert all(p.isfinite().all() for p in weights.values())
+    if variant.centre:
+        assert not same(weights, trained(name, 2 * variant.centre, num_steps=10))
+
+
+@pytest.mark.parametrize("name", ["rwp", "rwp, scale of each element", "last-sam"])
+def test_at_strength_0_a_variant_of_one_pass_is_sgd(name):
+    assert same(trained(name, 0.0), trained("sgd", 0.0))
+
+
+def test_which_parameters_have_noise_makes_a_difference():
+    first = {name: trained(name, 5.0, num_steps=1) for name in VARIANTS if name.startswith("rwp")}
+    plain = trained("sgd", 0.0, num_steps=1)
+    assert not same(first["rwp, norm layers and biases only"], plain)
+    assert not same(first["rwp"], first["rwp, norm layers and biases too"])
+
+
+def test_a_mean_counts_only_if_it_is_far_enough_above_the_target():
+    target, margin = fashion.TARGET, fashion.MARGIN
+    assert fashion.accepted([target + margin / 2 + 0.01] * 4)
+    assert not fashion.accepted([target + margin / 2 - 0.01] * 4)
+
+
+def test_tuning_goes_on_until_the_best_has_a_worse_one_on_each_side():
+    tried = []
+
+    class Scores:
+        def top1(self, variant, strength, seed):
+            tried.append(round(strength / variant.centre, 3))
+            return -abs(strength / variant.centre - evidence.FACTOR**4)
+
+    evidence.tune(Scores(), VARIANTS["rwp"])
+    assert max(tried) == round(evidence.FACTOR**5, 3)
