@@ -64,11 +64,14 @@ def score(config: Path, data: Path, job: Job) -> float:
 
 
 def edges(best: Choice, tried: list[Choice]) -> Iterator[str]:
-    """Keys of numbers whose best value is the least or the most of those tried beside it."""
+    """Keys of numbers whose best value is the least or the most of those tried beside it.
+
+    Nothing is below 0, so that is no edge.
+    """
     for key, value in best.items():
         others = [c for c in tried if c.keys() == best.keys()]
         values = {c[key] for c in others if all(c[k] == best[k] for k in best if k != key)}
-        if isinstance(value, int | float) and value in (min(values), max(values)):
+        if isinstance(value, int | float) and value and value in (min(values), max(values)):
             yield key
 
 

@@ -32,6 +32,12 @@ def test_edges_are_those_of_the_values_tried_beside_the_best():
     assert list(tune.edges({"lr": 2, "sigma": 0.2}, tried)) == ["lr"]
 
 
+def test_zero_is_no_edge():
+    tried = tune.choices([{"decay": [0.0, 0.1, 0.2]}])
+    assert list(tune.edges({"decay": 0.0}, tried)) == []
+    assert list(tune.edges({"decay": 0.2}, tried)) == ["decay"]
+
+
 def test_the_report_begins_with_the_best(capsys):
     tune.report("sam", {'{"rho": 0.1}': [80.0, 81.0], '{"rho": 0.2}': [90.0, 92.0]})
     first, _, edge = capsys.readouterr().out.splitlines()
