@@ -1,11 +1,16 @@
-"""The numbers of all runs as tables: mean ± deviation over seeds, and differences by seed."""
+"""The numbers of all runs as tables: mean ± deviation over seeds, and ratios by seed.
 
-from collections.abc import Callable, Sequence
+How much the loss rises differs by factors between runs of one method, and a mean of differences
+would be that of the sharpest run. So runs are compared by the geometric mean of their ratios.
+"""
+
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from rwp_dist.base.text import DASH
-from rwp_dist.compare.columns import number_format, value_cells
-from rwp_dist.compare.estimates import Estimate, estimate
+from rwp_dist.compare.columns import value_cells
+from rwp_dist.compare.estimates import estimate
 from rwp_dist.compare.rows import Row
 from rwp_dist.compare.table import Cell, Head, Table
 from rwp_dist.flatness.measured import ADVERSARIAL_AT, LOST_POINTS, RANDOM_AT
@@ -14,14 +19,15 @@ HEADS = {
     "flatness.loss": Head("loss", "nats"),
     "flatness.random_loss_increase": Head(f"random {RANDOM_AT:g}", "+ nats"),
     "flatness.adversarial_loss_increase": Head(f"adversarial {ADVERSARIAL_AT:g}", "+ nats"),
-    "flatness.radius": Head("radius of", f"-{LOST_POINTS:g} points"),
-    "flatness.top_eigenvalue": Head("largest", "eigenvalue"),
-    "flatness.trace": Head("", "trace"),
+    "flatness.radius": Head(f"radius of -{LOST_POINTS:g} points", ""),
+    "flatness.top_eigenvalue": Head("largest eigenvalue", ""),
+    "flatness.trace": Head("trace", ""),
 }
+"""What it is, and its unit."""
 
 
 def tables(rows: Sequence[Row]) -> list[str]:
-    """Lines for a terminal: a row for each experiment, and its differences from sgd or the first.
+    """Lines for a terminal: a row for each experiment, and its ratios to sgd or the first.
 
     ``rows``: seeds of one experiment each.
     """
@@ -34,27 +40,26 @@ def tables(rows: Sequence[Row]) -> list[str]:
     first = next((row for row in rows if row.label == "sgd"), rows[0])
     others = [row for row in rows if row is not first]
     if others:
-        lines += ["", f"Less {first.name}, paired by seed: mean and 95 % interval", ""]
-        columns = [_differences(others, first, key) for key in keys]
+        lines += ["", f"× {first.name}, paired by seed: mean and 95 % interval", ""]
+        columns = [[Cell(_ratio(row, first, key)) for row in others] for key in keys]
         names = [Cell(row.name) for row in others]
+        heads = [Head("", ""), *(Head("", HEADS[key].group) for key in keys)]
         lines += Table(heads, list(zip(names, *columns, strict=True))).lines()
     return lines
 
 
-def _differences(rows: Sequence[Row], first: Row, key: str) -> list[Cell]:
-    base = _by_seed(first, key)
-    found = [
-        estimate([value - base[seed] for seed, value in _by_seed(row, key).items() if seed in base])
-        for row in rows
-    ]
-    written = number_format([one for one in found if one])
-    return [Cell(_with_interval(one, written) if one else DASH) for one in found]
-
-
-def _with_interval(found: Estimate, written: Callable[[float], str]) -> str:
+def _ratio(row: Row, first: Row, key: str) -> str:
+    """Geometric mean with its interval; none if a number is not positive."""
+    values, base = _by_seed(row, key), _by_seed(first, key)
+    pairs = [(values[seed], base[seed]) for seed in values if seed in base]
+    if not pairs or min(map(min, pairs)) <= 0:
+        return DASH
+    found = estimate([math.log(value / other) for value, other in pairs])
+    assert found is not None, "there are pairs"
+    text = f"{math.exp(found.mean):.2f}"
     if found.low is None or found.high is None:
-        return written(found.mean)
-    return f"{written(found.mean)} ({written(found.low)} to {written(found.high)})"
+        return text
+    return f"{text} ({math.exp(found.low):.2f}–{math.exp(found.high):.2f})"
 
 
 def _by_seed(row: Row, key: str) -> dict[Any, float]:
