@@ -1,6 +1,6 @@
 """Tune the variants of a configuration, with the same number of settings for each.
 
-    rwp-dist shards mnist --cuts 4 && python benchmarks/tune.py configs/mnist.yaml
+    rwp-dist shards mnist --cuts 3 && python benchmarks/tune.py configs/mnist.yaml
     rwp-dist shards digits --folds 5 && python benchmarks/tune.py configs/digits.yaml
 
 The settings to try are in benchmarks/grids. Each is trained on every split of the *training* side
@@ -12,6 +12,7 @@ several commands with other --variants may run beside each other.
 """
 
 import contextlib
+import hashlib
 import io
 import itertools
 import json
@@ -25,7 +26,7 @@ import click
 import torch
 import yaml
 
-from rwp_dist.config import load_settings
+from rwp_dist.config import Settings, dump_settings, load_settings
 from rwp_dist.process import choose_device, process_group
 from rwp_dist.train import train
 
@@ -44,34 +45,44 @@ def choices(grids: list[dict[str, list[Any]]]) -> list[Choice]:
     ]
 
 
-def score(config: Path, data: Path, job: Job) -> float:
-    """Top-1 in percent on the part of a split that was left out."""
+def overrides_of(data: Path, job: Job) -> list[str]:
+    """What is set for one score. The seed is that of the split's place in its name's order."""
     variant, choice, split = job
+    return [
+        f"variant={variant}",
+        f"data.train={data}/{split}/train",
+        f"data.val={data}/{split}/val",
+        f"run.seed={100 + int(''.join(filter(str.isdigit, split)) or 0)}",
+        "evaluation.every_epochs=0",
+        "tracking.wandb=off",
+        *(f"{key}={value}" for key, value in choice.items()),
+    ]
+
+
+def digest(settings: Settings) -> str:
+    """Tells runs of other settings apart, so that no old score is taken for theirs."""
+    return hashlib.sha256(dump_settings(settings).encode()).hexdigest()[:16]
+
+
+def score(settings: Settings) -> float:
+    """Top-1 in percent on the part of a split that was left out."""
+    half = settings.batch.global_ // 2
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        overrides = [
-            f"variant={variant}",
-            f"data.train={data}/{split}/train",
-            f"data.val={data}/{split}/val",
-            f"run.dir={folder}",
-            f"run.seed={100 + int(''.join(filter(str.isdigit, split)))}",
-            "evaluation.every_epochs=0",
-            "tracking.wandb=off",
-            *(f"{key}={value}" for key, value in choice.items()),
-        ]
-        batch = load_settings(config, overrides).batch.global_
-        settings = load_settings(config, [*overrides, f"batch.per_rank={batch // 2}"])
-        return float(train(settings)["top1"])
+        run = settings.run.model_copy(update={"dir": folder})
+        batch = settings.batch.model_copy(update={"per_rank": half})
+        return float(train(settings.model_copy(update={"run": run, "batch": batch}))["top1"])
 
 
 def edges(best: Choice, tried: list[Choice]) -> Iterator[str]:
     """Keys of numbers whose best value is the least or the most of those tried beside it.
 
-    Nothing is below 0, so that is no edge.
+    Nothing is below 0, so that is no edge; nor is the only value.
     """
     for key, value in best.items():
         others = [c for c in tried if c.keys() == best.keys()]
         values = {c[key] for c in others if all(c[k] == best[k] for k in best if k != key)}
-        if isinstance(value, int | float) and value and value in (min(values), max(values)):
+        numbers = isinstance(value, int | float) and len(values) > 1
+        if numbers and value and value in (min(values), max(values)):
             yield key
 
 
@@ -95,28 +106,28 @@ def main(config: Path, data: Path | None, variants: str | None) -> None:
     data = data or Path("data") / config.stem
     grids = yaml.safe_load((Path(__file__).parent / "grids" / config.name).read_text())
     names = variants.split(",") if variants else list(grids)
+    if unknown := set(names) - set(grids):
+        raise click.UsageError(f"the grid has no variant {', '.join(sorted(unknown))}")
     splits = sorted(path.parent.name for path in data.glob("*/val"))
     if not splits:
         raise click.UsageError(f"{data} has no splits; write some first (see --help of shards)")
     results = data / "tuning.jsonl"
-    known = {
-        tuple(map(str, row[:3])): row[3]
-        for row in map(json.loads, results.read_text().splitlines() if results.exists() else [])
-    }
+    lines = results.read_text().splitlines() if results.exists() else []
+    known = {row[0]: row[-1] for row in map(json.loads, lines)}
     torch.set_num_threads(1)
     with process_group(choose_device("cpu")), results.open("a") as file:
         for name in names:
             tried = choices(grids[name])
-            for job in itertools.product([name], tried, splits):
-                key = tuple(map(str, job))
+            tops: dict[str, list[float]] = {json.dumps(choice): [] for choice in tried}
+            for choice, split in itertools.product(tried, splits):
+                job = (name, choice, split)
+                settings = load_settings(config, overrides_of(data, job))
+                key = digest(settings)
                 if key not in known:
-                    known[key] = score(config, data, job)
-                    print(json.dumps([*job, known[key]]), file=file, flush=True)
-            scores = {
-                json.dumps(choice): [known[name, str(choice), split] for split in splits]
-                for choice in tried
-            }
-            report(name, scores)
+                    known[key] = score(settings)
+                    print(json.dumps([key, *job, known[key]]), file=file, flush=True)
+                tops[json.dumps(choice)].append(known[key])
+            report(name, tops)
 
 
 if __name__ == "__main__":

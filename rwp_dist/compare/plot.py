@@ -249,7 +249,7 @@ def draw_ends(axes: "Axes", comparison: Comparison) -> None:
     else:
         points = {difference.name: difference.points for difference in differences.rows}
         values = [points.get(row.name, [0.0]) for row in rows]
-        _style(axes, "The same, seed by seed (hollow)")
+        _style(axes, "Difference at the end (hollow: each seed)")
         axes.set_xlabel(f"points above {_plain(differences.baseline)}")
         axes.axvline(0, color=GREY, linewidth=1)
     for place, (own, (colour, marker)) in enumerate(zip(values, styles, strict=True)):

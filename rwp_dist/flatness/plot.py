@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
+LEAST = 1e-6
+"""Nats below which a rise of the loss is drawn as this: rounding decides it."""
+
 LINEAR = 0.1
 """Eigenvalues nearer to 0 are drawn to a linear scale, others to a logarithmic one."""
 
@@ -52,14 +55,14 @@ def picture(rows: Sequence[Row], measured: Mapping[Path, Measured]) -> bytes:
         style = {"label": row.name, "color": colour, "marker": marker, "markersize": 4}
         for column, kind in enumerate(("random", "adversarial")):
             curves = [getattr(run, kind) for run in runs]
-            _draw_band(panels[0, column], curves[0].radii, [c.rise for c in curves], style)
-            _draw_band(panels[1, column], curves[0].radii, [c.top1 for c in curves], style)
+            _draw_band(panels[0, column], curves[0].radii, [c.rise for c in curves], style, True)
+            _draw_band(panels[1, column], curves[0].radii, [c.top1 for c in curves], style, False)
         if hessian:
             _draw_density(panels[0, 2], [run.hessian["density"] for run in runs], colour)
             _draw_sizes(panels[1, 2], runs, style)
     for column, (ticks, label) in enumerate(RADII):
         least = min(min(line.get_ydata()) for line in panels[0, column].lines)
-        panels[0, column].set(yscale="log", ylabel=RISE, ylim=(max(least, 1e-6) / 2, None))
+        panels[0, column].set(yscale="log", ylabel=RISE, ylim=(max(least, LEAST) / 2, None))
         panels[1, column].set(ylabel=HITS, xlabel=label)
         for axes in panels[:, column]:
             axes.set_xscale("log")
@@ -93,16 +96,27 @@ def picture_of_slices(slices: Sequence[dict[str, Any]]) -> bytes:
 
 
 def _draw_band(
-    axes: "Axes", radii: Sequence[float], curves: Sequence[Values], style: dict[str, Any]
+    axes: "Axes",
+    radii: Sequence[float],
+    curves: Sequence[Values],
+    style: dict[str, Any],
+    factors: bool,
 ) -> None:
-    """Mean and standard deviation over runs, or over the directions of a single run."""
+    """Mean and standard deviation over runs, or over the directions of a single run.
+
+    ``factors``: of the logarithms, as the table has them.
+    """
     each = np.stack([curve.mean(0) for curve in curves]) if len(curves) > 1 else curves[0]
     each, radii = each[:, 1:], radii[1:]  # 0 has no place on a logarithmic axis
+    if factors:
+        each = np.log(np.maximum(each, LEAST))
     mean = each.mean(0)
     std = each.std(0, ddof=1) if len(each) > 1 else np.zeros(len(mean))
-    axes.plot(radii, mean, **style)
-    low = np.maximum(mean - std, mean / 100)  # nor have negative numbers
-    axes.fill_between(radii, low, mean + std, color=style["color"], alpha=0.15, linewidth=0)
+    low, middle, high = (
+        np.exp(line) if factors else line for line in (mean - std, mean, mean + std)
+    )
+    axes.plot(radii, middle, **style)
+    axes.fill_between(radii, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _draw_density(axes: "Axes", densities: Sequence[dict[str, Any]], colour: str) -> None:

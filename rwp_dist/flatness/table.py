@@ -40,7 +40,7 @@ def tables(rows: Sequence[Row]) -> list[str]:
     first = next((row for row in rows if row.label == "sgd"), rows[0])
     others = [row for row in rows if row is not first]
     if others:
-        lines += ["", f"× {first.name}, paired by seed: mean and 95 % interval", ""]
+        lines += ["", f"× {first.name}, by seed: geometric mean and 95 % interval", ""]
         columns = [[Cell(_ratio(row, first, key)) for row in others] for key in keys]
         names = [Cell(row.name) for row in others]
         heads = [Head("", ""), *(Head("", HEADS[key].group) for key in keys)]
@@ -49,13 +49,15 @@ def tables(rows: Sequence[Row]) -> list[str]:
 
 
 def _ratio(row: Row, first: Row, key: str) -> str:
-    """Geometric mean with its interval; none if a number is not positive."""
+    """Geometric mean with its interval; none if a number is missing or not positive."""
     values, base = _by_seed(row, key), _by_seed(first, key)
-    pairs = [(values[seed], base[seed]) for seed in values if seed in base]
-    if not pairs or min(map(min, pairs)) <= 0:
+    ratios = [values[seed] / base[seed] for seed in values if base.get(seed)]
+    # A seed that lacks its number may be the flattest: without it the mean would mislead.
+    if len(ratios) < len(values) or row.n > len(values) or not all(r > 0 for r in ratios):
         return DASH
-    found = estimate([math.log(value / other) for value, other in pairs])
-    assert found is not None, "there are pairs"
+    found = estimate([math.log(ratio) for ratio in ratios])
+    if found is None:
+        return DASH
     text = f"{math.exp(found.mean):.2f}"
     if found.low is None or found.high is None:
         return text

@@ -9,9 +9,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import evidence
 import fashion
+from study import training
 from study.data import Images, Split
 from study.training import train
-from study.variants import VARIANTS
+from study.variants import VARIANTS, Update
 
 
 def trained(name, strength, num_steps=3):
@@ -48,11 +49,44 @@ def test_at_strength_0_a_variant_of_one_pass_is_sgd(name):
     assert same(trained(name, 0.0), trained("sgd", 0.0))
 
 
-def test_which_parameters_have_noise_makes_a_difference():
-    first = {name: trained(name, 5.0, num_steps=1) for name in VARIANTS if name.startswith("rwp")}
-    plain = trained("sgd", 0.0, num_steps=1)
-    assert not same(first["rwp, norm layers and biases only"], plain)
-    assert not same(first["rwp"], first["rwp, norm layers and biases too"])
+@pytest.mark.parametrize(
+    ("name", "moves_matrices", "moves_norms"),
+    [
+        ("rwp", True, False),
+        ("rwp, norm layers and biases too", True, True),
+        ("rwp, norm layers and biases only", False, True),
+    ],
+)
+def test_noise_is_in_the_parameters_that_the_name_says(name, moves_matrices, moves_norms):
+    weights = {"matrix": torch.ones(2, 3), "bias": torch.ones(2)}
+    passes = []
+
+    def gradient_at(at, batch):
+        passes.append(at)
+        return at
+
+    def unit_of_all():
+        return {key: torch.ones_like(w) for key, w in weights.items()}
+
+    def unit():
+        return {key: e if e.ndim > 1 else torch.zeros_like(e) for key, e in unit_of_all().items()}
+
+    batch = (torch.zeros(2, 1), torch.zeros(2))
+    VARIANTS[name].rule(
+        Update(gradient_at, weights, batch, lambda: batch, 0.5, 0.0, unit, unit_of_all, {})
+    )
+    [seen] = passes
+    assert torch.equal(seen["matrix"], weights["matrix"]) != moves_matrices
+    assert torch.equal(seen["bias"], weights["bias"]) != moves_norms
+
+
+def test_the_average_of_the_weights_is_what_is_scored(monkeypatch):
+    scored = []
+    monkeypatch.setattr(training, "top1", lambda model, data: scored.append(model) or 0.0)
+    weights = trained("sgd + average", 0.0)
+    averaged = dict(scored[0].named_parameters())
+    assert not same(weights, averaged)
+    assert same(weights, trained("sgd", 0.0))
 
 
 def test_a_mean_counts_only_if_it_is_far_enough_above_the_target():
@@ -70,4 +104,5 @@ def test_tuning_goes_on_until_the_best_has_a_worse_one_on_each_side():
             return -abs(strength / variant.centre - evidence.FACTOR**4)
 
     evidence.tune(Scores(), VARIANTS["rwp"])
-    assert max(tried) == round(evidence.FACTOR**5, 3)
+    powers = {round(evidence.FACTOR**power, 3) for power in range(-2, 6)}
+    assert set(tried) == powers

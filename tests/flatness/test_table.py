@@ -25,7 +25,7 @@ def test_a_factor_that_all_seeds_share_has_no_interval_however_much_the_runs_dif
     tmp_path: Path,
 ) -> None:
     text = lines(tmp_path, {"sgd": [0.001, 0.1, 10.0], "sam": [0.0005, 0.05, 5.0]})
-    assert "× sgd, paired by seed: mean and 95 % interval" in text
+    assert "× sgd, by seed: geometric mean and 95 % interval" in text
     assert re.split(" {2,}", text[-1]) == ["sam", "0.50 (0.50–0.50)"]
 
 
@@ -39,6 +39,21 @@ def test_the_interval_is_that_of_the_logarithms(tmp_path: Path) -> None:
     assert float(found[2]) == pytest.approx(high, rel=1e-3)
 
 
-def test_a_number_that_is_not_positive_has_no_ratio(tmp_path: Path) -> None:
-    text = lines(tmp_path, {"sgd": [0.1, 0.1], "rwp": [-0.1, 0.1]})
-    assert re.split(" {2,}", text[-1]) == ["rwp", "—"]
+@pytest.mark.parametrize("other", [[-0.1, 0.1], [0.0, 0.1], [float("nan"), 0.1]])
+def test_a_number_that_is_not_positive_leaves_no_ratio(tmp_path: Path, other: list[float]) -> None:
+    for increases in ({"sgd": [0.1, 0.1], "rwp": other}, {"sgd": other, "rwp": [0.1, 0.1]}):
+        text = lines(tmp_path, increases)
+        assert re.split(" {2,}", text[-1]) == ["rwp", "—"]
+
+
+def test_a_seed_without_a_number_leaves_no_ratio(tmp_path: Path) -> None:
+    lines(tmp_path, {"sgd": [0.1, 0.1], "rwp": [0.1, 0.1]})
+    run = make(tmp_path, "rwp", 1, 90.0, 0.01)
+    run.write_measurement("flatness", {"numbers": {}})
+    assert re.split(" {2,}", tables(make_rows(collect([tmp_path])[0]))[-1]) == ["rwp", "—"]
+
+
+def test_one_seed_has_no_interval_and_the_first_row_stands_in_for_sgd(tmp_path: Path) -> None:
+    text = lines(tmp_path, {"sam": [0.1], "rwp": [0.3]})
+    assert "× sam, by seed: geometric mean and 95 % interval" in text
+    assert re.split(" {2,}", text[-1]) == ["rwp", "3.00"]
