@@ -46,7 +46,7 @@ def choices(grids: list[dict[str, list[Any]]]) -> list[Choice]:
 
 
 def overrides_of(data: Path, job: Job) -> list[str]:
-    """What is set for one score. The seed is that of the split's place in its name's order."""
+    """What is set for one score. The number in the split's name also gives the seed."""
     variant, choice, split = job
     return [
         f"variant={variant}",

@@ -49,11 +49,15 @@ def tables(rows: Sequence[Row]) -> list[str]:
 
 
 def _ratio(row: Row, first: Row, key: str) -> str:
-    """Geometric mean with its interval; none if a number is missing or not positive."""
+    """Geometric mean with its interval over the seeds that both have.
+
+    None if a run lacks its number or has one that is not positive: it may be the flattest, and a
+    mean without it would mislead.
+    """
     values, base = _by_seed(row, key), _by_seed(first, key)
-    ratios = [values[seed] / base[seed] for seed in values if base.get(seed)]
-    # A seed that lacks its number may be the flattest: without it the mean would mislead.
-    if len(ratios) < len(values) or row.n > len(values) or not all(r > 0 for r in ratios):
+    pairs = [(values[seed], base[seed]) for seed in values if seed in base]
+    ratios = [mine / other for mine, other in pairs if (mine or 0) > 0 < (other or 0)]
+    if len(ratios) < len(pairs):
         return DASH
     found = estimate([math.log(ratio) for ratio in ratios])
     if found is None:
@@ -64,8 +68,7 @@ def _ratio(row: Row, first: Row, key: str) -> str:
     return f"{text} ({math.exp(found.low):.2f}–{math.exp(found.high):.2f})"
 
 
-def _by_seed(row: Row, key: str) -> dict[Any, float]:
+def _by_seed(row: Row, key: str) -> dict[Any, float | None]:
     """A number by seed, of seeds that have one run."""
     seeds = [run.seed for run in row.runs]
-    values = {run.seed: run.number(key) for run in row.runs if seeds.count(run.seed) == 1}
-    return {seed: value for seed, value in values.items() if value is not None}
+    return {run.seed: run.number(key) for run in row.runs if seeds.count(run.seed) == 1}

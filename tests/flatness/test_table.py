@@ -39,7 +39,7 @@ def test_the_interval_is_that_of_the_logarithms(tmp_path: Path) -> None:
     assert float(found[2]) == pytest.approx(high, rel=1e-3)
 
 
-@pytest.mark.parametrize("other", [[-0.1, 0.1], [0.0, 0.1], [float("nan"), 0.1]])
+@pytest.mark.parametrize("other", [[-0.1, 0.1], [0.0, 0.1], [float("nan"), 0.1], [-0.1, -0.1]])
 def test_a_number_that_is_not_positive_leaves_no_ratio(tmp_path: Path, other: list[float]) -> None:
     for increases in ({"sgd": [0.1, 0.1], "rwp": other}, {"sgd": other, "rwp": [0.1, 0.1]}):
         text = lines(tmp_path, increases)
@@ -51,6 +51,11 @@ def test_a_seed_without_a_number_leaves_no_ratio(tmp_path: Path) -> None:
     run = make(tmp_path, "rwp", 1, 90.0, 0.01)
     run.write_measurement("flatness", {"numbers": {}})
     assert re.split(" {2,}", tables(make_rows(collect([tmp_path])[0]))[-1]) == ["rwp", "—"]
+
+
+def test_seeds_that_only_one_row_has_are_left_out(tmp_path: Path) -> None:
+    text = lines(tmp_path, {"sgd": [1.0, 1.0], "rwp": [0.5, 0.5, 9.0]})
+    assert re.split(" {2,}", text[-1]) == ["rwp", "0.50 (0.50–0.50)"]
 
 
 def test_one_seed_has_no_interval_and_the_first_row_stands_in_for_sgd(tmp_path: Path) -> None:
