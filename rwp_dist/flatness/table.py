@@ -56,7 +56,11 @@ def _ratio(row: Row, first: Row, key: str) -> str:
     """
     values, base = _by_seed(row, key), _by_seed(first, key)
     pairs = [(values[seed], base[seed]) for seed in values if seed in base]
-    ratios = [mine / other for mine, other in pairs if (mine or 0) > 0 < (other or 0)]
+    ratios = [
+        mine / other
+        for mine, other in pairs
+        if mine is not None and mine > 0 and other is not None and other > 0
+    ]
     if len(ratios) < len(pairs):
         return DASH
     found = estimate([math.log(ratio) for ratio in ratios])
