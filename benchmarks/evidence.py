@@ -3,12 +3,14 @@
     python benchmarks/evidence.py tune --data mnist --network cnn
     python benchmarks/evidence.py final --data mnist --network cnn
     python benchmarks/evidence.py report --data mnist --network cnn
+    python benchmarks/evidence.py defaults --data mnist --network cnn
 
 ``tune`` scores each variant (benchmarks/study/variants.py) at strengths of a factor 1.6 apart, on
 images that are neither for training nor for testing, and goes on until the best is not at an edge.
 ``final`` trains each at its best strength with fresh seeds and scores it on the test images.
-Each seed draws its own training images. ``report`` prints the table and draws the plateaus. All
-scores are kept in one file, so that a stopped command goes on. Needs ``rwp-dist[demo]``.
+Each seed draws its own training images. ``report`` prints the table and draws the plateaus.
+``defaults`` compares strengths that nobody tuned with the tuned ones, by twenty seeds. All scores
+are kept in one file, so that a stopped command goes on. Needs ``rwp-dist[demo]``.
 """
 
 import json
@@ -24,19 +26,23 @@ from study.networks import build
 from study.training import train
 from study.variants import VARIANTS, Variant
 
-from rwp_dist.compare import estimate
+from rwp_dist.compare import STYLES, estimate
 
-PLATEAUS = {
-    "sam": ("#D55E00", "s"),
-    "last-sam": ("#CC79A7", "v"),
-    "rwp": ("#56B4E9", "o"),
-    "m-rwp": ("#0072B2", "D"),
-    "m-arwp": ("#009E73", "^"),
-}
+PLATEAUS = ("sam", "last-sam", "rwp", "m-rwp", "m-arwp")
+"""Drawn by ``report``."""
+DEFAULTS = {"rwp": 0.3, "m-rwp": 0.5, "m-arwp": 0.5}
+"""Strengths without tuning."""
+
 FACTOR = 1.6
 TUNING_SEEDS = range(3)
 FINAL_SEEDS = range(1000, 1010)
-SIZES = {"mnist": (100, 300), "fashion": (1000, 800)}
+DEFAULT_SEEDS = range(1000, 1020)
+SIZES = {
+    ("mnist", "cnn"): (100, 300),
+    ("mnist", "vit"): (1000, 300),
+    ("fashion", "cnn"): (1000, 800),
+    ("fashion", "vit"): (1000, 300),
+}
 """Training images, and updates of sgd."""
 
 
@@ -55,18 +61,18 @@ class Scores:
         strength = float(f"{strength:.4g}")
         key = (variant.name, strength, seed)
         if key not in self.known:
-            num_train, num_steps = SIZES[self.data]
+            num_train, num_steps = SIZES[self.data, self.network]
             tuning = seed in TUNING_SEEDS
             images = split(self.data, seed, tuning=tuning, num_train=num_train)
             self.known[key] = train(
                 variant.rule,
                 strength,
-                *build(self.network, seed),
+                *build(self.network, self.data, seed),
                 images,
                 seed=seed,
                 num_steps=round(num_steps * variant.steps),
                 average=variant.average,
-            )
+            ).top1
             with self.path.open("a") as file:
                 print(json.dumps([*key, self.known[key]]), file=file)
         return self.known[key]
@@ -133,6 +139,23 @@ def report(scores: Scores) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * 10, *rows))
 
 
+def defaults(scores: Scores) -> str:
+    """What no tuning costs: scores at the default and at the tuned strength, seed by seed."""
+    lines = []
+    for name, strength in DEFAULTS.items():
+        v = VARIANTS[name]
+        best = scores.best(v)
+        default = {seed: scores.top1(v, strength, seed) for seed in DEFAULT_SEEDS}
+        tuned = {seed: scores.top1(v, best, seed) for seed in DEFAULT_SEEDS}
+        final = {"default": default, "tuned": tuned}
+        lines.append(
+            f"{name:<7} {strength:g}: {mean_text(default.values())}, "
+            f"tuned {best:g}: {mean_text(tuned.values())}, "
+            f"difference {' '.join(against('default', final, 'tuned'))}"
+        )
+    return "\n".join(lines)
+
+
 def draw_plateaus(scores: Scores, path: Path) -> None:
     """Draw the tuning scores over the strength, in multiples of the best: wide is forgiving."""
     figure = Figure(figsize=(8, 4), dpi=200, layout="constrained")
@@ -142,7 +165,8 @@ def draw_plateaus(scores: Scores, path: Path) -> None:
     axes.annotate(
         "sgd", (0.995, plain), xycoords=("axes fraction", "data"), ha="right", va="bottom"
     )
-    for name, (colour, marker) in PLATEAUS.items():
+    for name in PLATEAUS:
+        colour, marker = STYLES[name]
         tuned = scores.tuned(VARIANTS[name])
         best = scores.best(VARIANTS[name])
         multiples = [strength / best for strength in tuned]
@@ -171,12 +195,12 @@ def mean_text(values: Collection[float]) -> str:
 
 
 @click.command()
-@click.argument("what", type=click.Choice(("tune", "final", "report")))
-@click.option("--data", type=click.Choice(tuple(SIZES)), default="mnist", show_default=True)
+@click.argument("what", type=click.Choice(("tune", "final", "report", "defaults")))
+@click.option("--data", type=click.Choice(("mnist", "fashion")), default="mnist", show_default=True)
 @click.option("--network", type=click.Choice(("cnn", "vit")), default="cnn", show_default=True)
-@click.option("--variants", help="Some of them, comma-separated prefixes.")
+@click.option("--variants", help="Some of them: beginnings of names, semicolons between.")
 def main(what: str, data: str, network: str, variants: str | None) -> None:
-    """Tune, train or report."""
+    """Tune, train, report, or compare defaults with what tuning found."""
     scores = Scores(data, network)
     chosen = [
         v
@@ -186,14 +210,17 @@ def main(what: str, data: str, network: str, variants: str | None) -> None:
     for variant in chosen:
         if what == "tune":
             tune(scores, variant)
-            print(variant.name, {s: round(top1, 2) for s, top1 in scores.tuned(variant).items()})
+            tops = {s: round(top1, 2) for s, top1 in scores.tuned(variant).items()}
+            print(variant.name, tops, flush=True)
         elif what == "final" and scores.tuned(variant):
             best = scores.best(variant)
-            tops = [scores.top1(variant, best, seed) for seed in FINAL_SEEDS]
-            print(variant.name, f"{best:g}", mean_text(tops))
+            final = [scores.top1(variant, best, seed) for seed in FINAL_SEEDS]
+            print(variant.name, f"{best:g}", mean_text(final), flush=True)
     if what == "report":
         print(report(scores))
         draw_plateaus(scores, scores.path.with_suffix(".png"))
+    elif what == "defaults":
+        print(defaults(scores))
 
 
 if __name__ == "__main__":

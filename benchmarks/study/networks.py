@@ -33,12 +33,19 @@ class SmallViT(nn.Module):
         return output
 
 
-def build(name: str, seed: int) -> tuple[nn.Module, Optimizer]:
-    """``cnn`` with SGD or ``vit`` with AdamW; ``seed`` draws the weights."""
+LEARNING_RATES = {"mnist": 1.6, "fashion": 0.4}
+"""Of the CNN: the best for sgd of 0.1, 0.4 and 1.6."""
+
+
+def build(name: str, data: str, seed: int) -> tuple[nn.Module, Optimizer]:
+    """``cnn`` with SGD or ``vit`` with AdamW; ``seed`` draws the weights.
+
+    Learning rates and weight decays are the best for plain training.
+    """
     if name == "vit":
         torch.manual_seed(seed)
         vit = SmallViT()
-        return vit, AdamW(vit.parameters(), lr=1e-3, weight_decay=0.05)
+        return vit, AdamW(vit.parameters(), lr=2e-3, weight_decay=0.05)
     cnn = build_model(load_settings(None, [*CNN, f"run.seed={seed}"]))
     cnn = cnn.to(memory_format=torch.channels_last)
-    return cnn, SGD(cnn.parameters(), lr=1.6, momentum=0.9, weight_decay=1e-4)
+    return cnn, SGD(cnn.parameters(), lr=LEARNING_RATES[data], momentum=0.9, weight_decay=1e-4)

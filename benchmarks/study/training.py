@@ -2,7 +2,9 @@
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count
 
 import torch
@@ -17,6 +19,19 @@ from study.variants import Batch, Rule, Update
 
 AVERAGE_DECAY = 0.97
 """Of the average of the weights: over the last thirty updates."""
+
+STATISTICS_IMAGES = 5000
+"""Training images that give BatchNorm its statistics at the end."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run gave."""
+
+    top1: float
+    """Percent of the test images."""
+    train_s: float
+    """Seconds of its updates, without the scoring."""
 
 
 def cosine(time: float) -> float:
@@ -36,8 +51,8 @@ def train(
     batch_size: int = 50,
     schedule: Callable[[float], float] = cosine,
     average: bool = False,
-) -> float:
-    """Top-1 in percent of a network that is trained here, or of an average of its weights.
+) -> Trained:
+    """Train a network, and score it or an average of its weights.
 
     BatchNorm's statistics are computed anew from the training images at the end, for every rule.
     """
@@ -65,6 +80,7 @@ def train(
     def unit() -> Tensors:
         return {n: e if e.ndim > 1 else torch.zeros_like(e) for n, e in unit_of_all().items()}
 
+    begin = time.perf_counter()
     for step in range(num_steps):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * schedule(step / num_steps)
@@ -90,7 +106,8 @@ def train(
         optimizer.step()
         if average:
             averaged.update_parameters(model)
-    return top1(averaged.module if average else model, data)
+    train_s = time.perf_counter() - begin
+    return Trained(top1(averaged.module if average else model, data), train_s)
 
 
 def shuffled(images: Images, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
@@ -106,7 +123,7 @@ def shuffled(images: Images, batch_size: int, generator: torch.Generator) -> Ite
 def top1(model: nn.Module, data: Split) -> float:
     """Percent of the test images, with BatchNorm's statistics of the training images."""
     model = copy.deepcopy(model)
-    update_bn(data.train.x.split(100), model)
+    update_bn(data.train.x[:STATISTICS_IMAGES].split(100), model)
     model.eval()
     hits: list[Tensor] = [
         model(x).argmax(1) == y

@@ -15,11 +15,12 @@ from rwp_dist.compare.curves import AXES
 from rwp_dist.compare.estimates import Estimate, estimate
 from rwp_dist.compare.notes import make_notes
 from rwp_dist.compare.pairs import against
+from rwp_dist.compare.plot import STYLES
 from rwp_dist.compare.rows import make_rows
 from rwp_dist.compare.runs import collect
 from rwp_dist.config import Settings, get_setting
 
-__all__ = ["AXES", "Comparison", "Estimate", "compare", "estimate"]
+__all__ = ["AXES", "STYLES", "Comparison", "Estimate", "compare", "estimate"]
 
 
 def compare(

@@ -25,9 +25,6 @@ PALETTE = (
 )
 """Okabe and Ito's, which people with any common kind of colour blindness can tell apart."""
 
-COLOURS = {**dict(zip(METHODS, cycle(PALETTE), strict=False)), "sgd 2x": "#8C8C8C"}
-"""By label, so that a method looks the same in every picture."""
-
 MARKERS = "osD^vP*X"
 INK, GREY = "#222222", "#555555"
 
@@ -50,6 +47,13 @@ class Style(NamedTuple):
 
     colour: str
     marker: str
+
+
+STYLES = {
+    **{name: Style(*both) for name, *both in zip(METHODS, cycle(PALETTE), cycle(MARKERS))},
+    "sgd 2x": Style("#8C8C8C", "p"),
+}
+"""By label, so that a method looks the same in every picture."""
 
 
 def picture(comparison: Comparison) -> bytes:
@@ -98,16 +102,13 @@ def _plain(text: str) -> str:
 
 
 def make_styles(rows: Sequence[Row]) -> list[Style]:
-    """A style for each row: the colour of its label, or a free one if an earlier row has that."""
+    """A style for each row: that of its label, or a free one if an earlier row has that."""
     labels = [row.label for row in rows]
-    free = cycle(
-        [colour for name, colour in COLOURS.items() if name not in labels] or COLOURS.values()
-    )
-    colours = [
-        COLOURS[label] if label in COLOURS and label not in labels[:i] else next(free)
+    free = cycle([style for name, style in STYLES.items() if name not in labels] or STYLES.values())
+    return [
+        STYLES[label] if label in STYLES and label not in labels[:i] else next(free)
         for i, label in enumerate(labels)
     ]
-    return [Style(*both) for both in zip(colours, cycle(MARKERS), strict=False)]
 
 
 def _style(axes: "Axes", title: str) -> None:
@@ -183,7 +184,7 @@ def _mark(
 
 
 def _place(axes: "Axes", labels: Sequence["Annotation"]) -> None:
-    """Put each label to the right of its mark, none upon another or upon a mark; make room."""
+    """Put each label to the right of its mark, none upon another, a mark or a bar; make room."""
     from matplotlib.text import Text
 
     figure = axes.get_figure(root=True)
@@ -197,7 +198,10 @@ def _place(axes: "Axes", labels: Sequence["Annotation"]) -> None:
         axes.set_xlim(0, max(axes.get_xlim()[1], need))
     ends = [axes.transData.transform(label.xy) for label in labels]
     marks = [_Box(x - 5 * pixels, x + 5 * pixels, y, 10 * pixels) for x, y in ends]
-    left = [x + GAP * pixels for x, _ in ends]
+    left = [
+        _right_of_bars(x, [other for other, _ in ends], GAP * pixels, size.width)
+        for (x, _), size in zip(ends, sizes, strict=True)
+    ]
     boxes = [
         _Box(x, x + size.width, mark.y, size.height)
         for x, size, mark in zip(left, sizes, marks, strict=True)
@@ -210,10 +214,19 @@ def _place(axes: "Axes", labels: Sequence["Annotation"]) -> None:
         for i, mark in product(upwards, marks):
             away = boxes[i].overlap(mark)
             boxes[i] = boxes[i].moved(away if boxes[i].y >= mark.y else -away)
-    for label, mark, box in zip(labels, marks, boxes, strict=True):
-        label.set(position=(GAP, (box.y - mark.y) / pixels))
+    for label, (x, y), box in zip(labels, ends, boxes, strict=True):
+        label.set(position=((box.left - x) / pixels, (box.y - y) / pixels))
         assert label.arrow_patch is not None
-        label.arrow_patch.set_visible(abs(box.y - mark.y) > box.height)
+        far = box.left - x > 2 * GAP * pixels or abs(box.y - y) > box.height
+        label.arrow_patch.set_visible(far)
+
+
+def _right_of_bars(x: float, bars: Sequence[float], gap: float, width: float) -> float:
+    """Where a label of the mark at ``x`` begins, so that no bar is within its width."""
+    for bar in sorted(bars):
+        if x < bar < x + gap + width:
+            x = bar
+    return x + gap
 
 
 class _Box(NamedTuple):

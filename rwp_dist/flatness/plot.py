@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwp_dist.compare.estimates import estimate
-from rwp_dist.compare.plot import COLOURS, GREY, WIDTH, make_styles
+from rwp_dist.compare.plot import GREY, STYLES, WIDTH, make_styles
 from rwp_dist.compare.rows import Row
 from rwp_dist.flatness.measured import Measured, Values
 
@@ -152,7 +152,7 @@ def _draw_sizes(axes: "Axes", runs: Sequence[Measured], style: dict[str, Any]) -
 
 
 def _draw_lines(figure: "SubFigure", lines: Sequence[dict[str, Any]]) -> None:
-    colours = list(COLOURS.values())
+    colours = [style.colour for style in STYLES.values()]
     panels = figure.subplots(1, 2)
     for axes, key, label in zip(panels, ("loss", "top1"), ("loss (nats)", HITS), strict=True):
         for number, line in enumerate(lines):

@@ -7,7 +7,7 @@ from support.comparisons import configure, make, numbers, split
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.compare import compare
 from rwp_dist.compare.notes import make_notes
-from rwp_dist.compare.plot import COLOURS, make_styles
+from rwp_dist.compare.plot import STYLES, make_styles
 from rwp_dist.compare.rows import Row, make_rows
 from rwp_dist.compare.runs import collect
 from rwp_dist.record.directory import RunDir
@@ -234,13 +234,13 @@ def test_times_of_a_large_network_are_taken_as_they_are(tmp_path: Path) -> None:
     assert rows_of(tmp_path)[0].time_ratios == (1.0,)
 
 
-def test_each_row_has_its_own_colour_and_a_method_always_the_same(folder: Path) -> None:
+def test_each_row_has_its_own_style_and_a_method_always_the_same(folder: Path) -> None:
     make(folder, "wide", 0, 90.0, 0.01, method="rwp")
     configure(make(folder, "m-rwp", 2, 90.0, 0.01), "method.sigma=0.3")
     rows = rows_of(folder)
     styles = make_styles(rows)
     assert len({style.colour for style in styles}) == len({style.marker for style in styles}) == 6
-    by_name = {row.name: style.colour for row, style in zip(rows, styles, strict=True)}
+    by_name = {row.name: style for row, style in zip(rows, styles, strict=True)}
     for label in ("sgd", "sgd 2x", "sam"):
-        assert by_name[label] == COLOURS[label]
-    assert COLOURS["m-rwp"] in by_name.values()
+        assert by_name[label] == STYLES[label]
+    assert STYLES["m-rwp"] in by_name.values()
