@@ -30,13 +30,13 @@ from rwp_dist.compare import STYLES, estimate
 
 PLATEAUS = ("sam", "last-sam", "rwp", "m-rwp", "m-arwp")
 """Drawn by ``report``."""
-DEFAULTS = {"rwp": 0.3, "m-rwp": 0.5, "m-arwp": 0.5}
+DEFAULTS = {"rwp": 0.3, "m-rwp": 0.3, "m-arwp": 0.3}
 """Strengths without tuning."""
 
 FACTOR = 1.6
 TUNING_SEEDS = range(3)
 FINAL_SEEDS = range(1000, 1010)
-DEFAULT_SEEDS = range(1000, 1020)
+DEFAULT_SEEDS = range(1000, 1010)
 SIZES = {
     ("mnist", "cnn"): (100, 300),
     ("mnist", "vit"): (1000, 300),

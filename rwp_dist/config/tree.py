@@ -227,12 +227,12 @@ class Method(Section):
     lambda_: Annotated[Fraction, Field(alias="lambda")] = 0.5
     """Weight of the perturbed loss in m-rwp and m-arwp; the clean loss has 1 - lambda."""
 
-    sigma: NonNegativeFloat = 0.01
+    sigma: NonNegativeFloat = 0.3
     """Standard deviation of the noise, relative to what ``scale`` names."""
 
-    sigma_schedule: Literal["auto", "constant", "increase"] = "auto"
-    """increase: sigma (1 + sigma_increase (1 - cos(pi t / T)) / 2). auto: constant for m-rwp and
-    m-arwp, increase for rwp and arwp."""
+    sigma_schedule: Literal["constant", "increase", "auto"] = "constant"
+    """increase: sigma (1 + sigma_increase (1 - cos(pi t / T)) / 2). auto (the authors'): constant
+    for m-rwp and m-arwp, increase for rwp and arwp."""
 
     sigma_increase: NonNegativeFloat = 10.0
     """How many times sigma is added to itself by the end of an increasing schedule."""
@@ -266,14 +266,14 @@ class Method(Section):
     power: PositiveFloat = 0.5
     """Noise is divided by (1 + eta F)^power: 0.5 as in the released code, 0.25 as in the paper."""
 
-    scale: ScaleName = "filter"
-    """Size of the noise. filter: norm of a row, the weights of one output channel (the authors').
-    rms: that over sqrt(n) for a row of n weights. tensor: root mean square of the whole tensor.
-    element: absolute value of each weight."""
+    scale: ScaleName = "rms"
+    """Size of the noise. rms: root mean square of a row, the weights of one output channel.
+    filter (the authors'): norm of a row, which is sqrt(n) times that for a row of n weights.
+    tensor: root mean square of the whole tensor. element: absolute value of each weight."""
 
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ("ndim<2",)
     """Parameters without noise, as patterns of names: ``*.bias``, ``*bn*``. ``ndim<2`` names every
-    bias and normalisation parameter. A pattern that matches nothing is an error."""
+    bias and normalisation parameter. Another pattern that matches nothing is an error."""
 
     antithetic: bool = False
     """Perturbed slots in pairs use +noise and -noise, which cancels its first-order effect."""

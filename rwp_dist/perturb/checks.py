@@ -102,7 +102,7 @@ def refuse_mixed_batchnorm(model: nn.Module, method: Method) -> None:
         )
 
 
-DEFAULT_STRENGTHS = {"sigma": 0.01, "rho": 0.05}
+DEFAULT_STRENGTHS = {"sigma": 0.3, "rho": 0.05}
 
 
 def choose_strength(method: Method, sigma: Strength | None, rho: Strength | None) -> Strength:

@@ -81,9 +81,9 @@ class Perturbed:
         lambda_: float = 0.5,
         micro_batches: int = 1,
         seed: int = 0,
-        exclude: Sequence[str] = (),
+        exclude: Sequence[str] = ("ndim<2",),
         antithetic: bool = False,
-        scale: Scale = "filter",
+        scale: Scale = "rms",
         eta: float = 0.1,
         beta: float = 0.99,
         power: float = 0.5,
@@ -99,7 +99,7 @@ class Perturbed:
             model: the network on its device, or a DistributedDataParallel around it. Its
                 parameters must be whole: not sharded by FSDP, tensor parallelism or ZeRO stage 3.
             method: a key of ``METHODS``.
-            sigma: noise level of rwp, arwp, m-rwp and m-arwp, 0.01 by default; a number, or a
+            sigma: noise level of rwp, arwp, m-rwp and m-arwp, 0.3 by default; a number, or a
                 function of the step, which is asked for steps to come too.
             rho: likewise the radius of sam, asam and last-sam, 0.05 by default.
             lambda_: weight of the perturbed loss in m-rwp and m-arwp.

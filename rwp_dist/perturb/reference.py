@@ -22,7 +22,7 @@ GradientAt = Callable[[Tensors, Any], Tensors]
 # --- how weights are moved ---
 
 
-def noise_std(weight: Tensor, scale: str = "filter") -> Tensor:
+def noise_std(weight: Tensor, scale: str = "rms") -> Tensor:
     """Standard deviation of a parameter's noise at sigma 1, which broadcasts over it.
 
     A parameter of several dimensions has one for each row (a filter of a convolution), a parameter
@@ -39,7 +39,7 @@ def noise_std(weight: Tensor, scale: str = "filter") -> Tensor:
     return of_rows[scale].view([-1] + [1] * (weight.ndim - 1)) if weight.ndim else of_rows[scale][0]
 
 
-def noisy(weights: Tensors, unit: Tensors, sigma: float, scale: str = "filter") -> Tensors:
+def noisy(weights: Tensors, unit: Tensors, sigma: float, scale: str = "rms") -> Tensors:
     """Weights of rwp: ``w + sigma * std * unit``, with standard normal values ``unit``."""
     return {n: w + sigma * noise_std(w, scale) * unit[n] for n, w in weights.items()}
 
@@ -51,7 +51,7 @@ def adaptive_noisy(
     energy: Tensors,
     eta: float,
     power: float = 0.5,
-    scale: str = "filter",
+    scale: str = "rms",
 ) -> Tensors:
     """Weights of arwp: the noise of each row is divided by ``(1 + eta * energy) ** power``."""
     moved = {}

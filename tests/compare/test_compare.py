@@ -236,7 +236,7 @@ def test_times_of_a_large_network_are_taken_as_they_are(tmp_path: Path) -> None:
 
 def test_each_row_has_its_own_style_and_a_method_always_the_same(folder: Path) -> None:
     make(folder, "wide", 0, 90.0, 0.01, method="rwp")
-    configure(make(folder, "m-rwp", 2, 90.0, 0.01), "method.sigma=0.3")
+    configure(make(folder, "m-rwp", 2, 90.0, 0.01), "method.sigma=0.6")
     rows = rows_of(folder)
     styles = make_styles(rows)
     assert len({style.colour for style in styles}) == len({style.marker for style in styles}) == 6

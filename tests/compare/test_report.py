@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
     runs = tmp_path / "runs"
     for seed in (0, 1):
         run_with(runs, "sgd", seed)
-        run = run_with(runs, "m-rwp", seed, "method.sigma=0.3")
+        run = run_with(runs, "m-rwp", seed, "method.sigma=0.6")
         found = {"flatness.trace": 12.5 + seed, "weight_noise.0.01.top1": 80.0, "ece": 1.5}
         run.write_measurement("some", {"numbers": found})
     return runs
@@ -65,7 +65,7 @@ def test_the_report_has_everything(folder: Path, tmp_path: Path) -> None:
         "trace — 13.00 ± 0.71",
         "weight noise 0.01 top-1 % — 80",
         "ECE % — 1.500",
-        "method.sigma 0.01 0.3",
+        "method.sigma 0.3 0.6",
         "commit c0ffee, with changes that are not in it",
         "GPUs 2 × H200",
         "torch 2.15.0",

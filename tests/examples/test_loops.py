@@ -28,7 +28,7 @@ from rwp_dist.data.image import Normalise
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WORLD_SIZE, STEPS = 2, 20
-OPTIONS = {"sigma": 0.2, "eta": 20.0, "beta": 0.7}
+OPTIONS = {"sigma": 0.2, "scale": "filter", "exclude": (), "eta": 20.0, "beta": 0.7}
 """Strong enough that another noise or role would be seen."""
 BF16_BOUND = 2e-3
 """Largest error of all weights under bf16 autocast, relative to their norm."""
@@ -37,7 +37,7 @@ BF16_BOUND = 2e-3
 def settings_of(method, passes, precision):
     """The service's settings for what the examples do."""
     return small_settings(
-        *(f"method.name={method}", "method.sigma=0.2", "method.sigma_increase=0"),
+        *(f"method.name={method}", "method.sigma=0.2", "method.sigma_schedule=constant"),
         *("method.eta=20", "method.beta=0.7", "run.seed=0", f"precision={precision}"),
         *("optimizer.lr=0.05", "optimizer.momentum=0.9", "optimizer.weight_decay=0"),
         *("deepspeed.zero_stage=0", split_over(WORLD_SIZE, passes)),

@@ -500,7 +500,7 @@ def micro_batches_without_sync(count):
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
     slots = [[Slot(r * count + n, True, 1.0, draw=0) for n in range(count)] for r in range(2)]
-    noisy = Perturbed(ddp, "rwp", sigma=0.1, slots=slots, backend="torch")
+    noisy = Perturbed(ddp, "rwp", sigma=0.1, exclude=(), slots=slots, backend="torch")
     noisy.attach(optimizer, micro_batches=count)
     for update in updates(world_size * count):
         mine = update[rank * count : (rank + 1) * count]

@@ -169,6 +169,10 @@ OPTIONS = (
     ("method.name=m-arwp", "method.lambda=1"),
     ("method.name=m-arwp", "method.power=0.25"),
     ("method.name=m-arwp", "method.scale=rms", "method.sigma=0.5"),
+    (
+        *("method.name=m-rwp", "method.sigma=0.3", "method.scale=rms", "method.exclude=['ndim<2']"),
+        "method.sigma_schedule=constant",  # the defaults
+    ),
     ("method.name=m-arwp", "method.scale=tensor", "method.sigma=0.5"),
     ("method.name=m-arwp", "method.scale=element", "method.sigma=0.5"),
     ("method.name=m-rwp", "method.exclude=['bn1.*', '*.bias']"),

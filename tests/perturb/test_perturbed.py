@@ -375,7 +375,7 @@ def test_a_schedule_may_end_with_the_run():
 @pytest.mark.parametrize("method", ["rwp", "sam"])
 def test_an_optimizer_that_steps_inside_the_block_is_refused(method):
     net, (x, y) = small_net(), next(batches(1))
-    optimizer, noisy, before = sgd(net), Perturbed(net, method), parameters(net)
+    optimizer, noisy, before = sgd(net), Perturbed(net, method, exclude=()), parameters(net)
     wrong = pytest.raises(ConfigError, match="changed in the middle of a pass")
     with wrong as refused, noisy(0, loss=lambda: F.cross_entropy(net(x), y)):
         F.cross_entropy(net(x), y).backward()

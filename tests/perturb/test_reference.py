@@ -37,6 +37,7 @@ def by_library(method, passes):
         seed=SEED,
         eta=ETA,
         beta=BETA,
+        exclude=(),
         backend="torch",
         **(strength if METHODS[method].strength else {}),
     )

@@ -74,7 +74,8 @@ WINDOWS = (
 def test_strength_is_0_exactly_where_the_settings_say(
     method: str, overrides: tuple[str, ...], perturbed: tuple[int, ...]
 ) -> None:
-    common = (f"method.name={method}", "method.sigma=0.1", "method.rho=0.2")
+    common = [f"method.name={method}", "method.sigma=0.1", "method.rho=0.2"]
+    common.append("method.sigma_schedule=auto")
     settings = load_settings(None, [*common, *overrides, f"schedule.steps={STEPS}"])
     timeline = Timeline.of(settings, steps_per_epoch=4)
     strengths = [timeline.strength(step) for step in range(STEPS)]

@@ -118,7 +118,10 @@ def small_samples(count: int = 5 * GLOBAL_BATCH, seed: int = 0) -> Samples:
 
 
 def small_settings(*overrides: str, steps: int = 10) -> Settings:
-    """Settings for ``SmallNet`` with noise, ascent and adaptation strong enough to matter."""
+    """Settings for ``SmallNet`` with noise, ascent and adaptation strong enough to matter.
+
+    Noise is the authors': on all parameters, in proportion to the norm of a row.
+    """
     return load_settings(
         None,
         [
@@ -128,6 +131,9 @@ def small_settings(*overrides: str, steps: int = 10) -> Settings:
             f"model.num_classes={NUM_CLASSES}",
             f"batch.global={GLOBAL_BATCH}",
             "method.sigma=0.05",
+            "method.scale=filter",
+            "method.exclude=[]",
+            "method.sigma_schedule=auto",
             "method.sigma_increase=2",
             "method.rho=0.3",
             "method.eta=20",

@@ -40,7 +40,7 @@ def test_the_noise_of_a_row_has_sigma_times_its_norm_as_standard_deviation(scale
     model = nn.Sequential(nn.Conv2d(100, 4, 3), nn.Linear(900, 3), nn.BatchNorm1d(900))
     with torch.no_grad():
         model[0].weight *= torch.tensor([0.1, 1.0, 5.0, 20.0]).view(4, 1, 1, 1)
-    noisy = Perturbed(model, "rwp", sigma=0.1, scale=scale, seed=7)
+    noisy = Perturbed(model, "rwp", sigma=0.1, scale=scale, exclude=(), seed=7)
     clean = {
         n: model.get_parameter(n).detach().clone() for n in ("0.weight", "1.weight", "2.weight")
     }
@@ -72,7 +72,8 @@ def test_antithetic_passes_get_noise_and_its_negative():
 @pytest.mark.parametrize("scale", ["filter", "element"])
 def test_a_parameter_without_dimensions_is_perturbed_and_keeps_its_shape(scale, draw_ahead):
     model = nn.ParameterDict({"factor": nn.Parameter(torch.tensor(3.0))})
-    noisy = Perturbed(model, "rwp", sigma=0.1, scale=scale, draw_ahead=draw_ahead)
+    options = {"scale": scale, "exclude": (), "draw_ahead": draw_ahead}
+    noisy = Perturbed(model, "rwp", sigma=0.1, **options)
     with noisy(0):
         assert model.factor.shape == ()
         assert model.factor != 3.0
