@@ -61,7 +61,7 @@ def plain(
     labels = torch.randint(0, 1000, (batch,), device=device)
     noisy = None
     if by == "attach":
-        noisy = Perturbed(replica, "m-rwp", sigma=0.01, seed=0).attach(optimizer)
+        noisy = Perturbed(replica, "m-rwp", seed=0).attach(optimizer)
 
     def step(_: int) -> None:
         perturbed = by == "authors" and dist.get_rank() % 2 == 1

@@ -46,6 +46,6 @@ if __name__ == "__main__":
     from digits import accuracy, network, training_set
 
     model, accelerator = network(), Accelerator(cpu=not torch.cuda.is_available())
-    train(model, training_set(200 * 128), 64, "m-rwp", sigma=0.05, accelerator=accelerator)
+    train(model, training_set(200 * 128), 64, "m-rwp", sigma=0.3, accelerator=accelerator)
     accelerator.print(f"top-1 {accuracy(model):.1%}")
     accelerator.end_training()

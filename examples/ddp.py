@@ -1,6 +1,6 @@
 """Train a small network with m-RWP under DistributedDataParallel: a whole script to copy.
 
-    torchrun --nproc-per-node 2 examples/ddp.py --sigma 0.05
+    torchrun --nproc-per-node 2 examples/ddp.py
     python examples/ddp.py --method rwp
 
 Lines marked with * are what random weight perturbation adds to an ordinary script. Any method works

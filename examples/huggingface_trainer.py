@@ -79,6 +79,6 @@ if __name__ == "__main__":
         use_cpu=not torch.cuda.is_available(),  # else two ranks without a GPU train two networks
         report_to="none",
     )
-    train(model, training_set(200 * 128), "m-rwp", sigma=0.05, args=args)
+    train(model, training_set(200 * 128), "m-rwp", sigma=0.3, args=args)
     if args.process_index == 0:
         print(f"top-1 {accuracy(model):.1%}")

@@ -67,6 +67,6 @@ if __name__ == "__main__":
 
     model = network()
     trainer = lightning.Trainer(max_epochs=1, strategy="ddp", devices=2)
-    train(model, training_set(200 * 128), 64, "m-rwp", sigma=0.05, trainer=trainer)
+    train(model, training_set(200 * 128), 64, "m-rwp", sigma=0.3, trainer=trainer)
     if trainer.is_global_zero:
         print(f"top-1 {accuracy(model):.1%}")

@@ -47,7 +47,7 @@ if __name__ == "__main__":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     model = network().to(device)
-    train(model, training_set(200 * 128), 64, "m-rwp", sigma=0.05)
+    train(model, training_set(200 * 128), 64, "m-rwp", sigma=0.3)
     if dist.get_rank() == 0:
         print(f"top-1 {accuracy(model):.1%}")
     dist.destroy_process_group()

@@ -54,7 +54,7 @@ if __name__ == "__main__":
         torch.cuda.set_device(device)
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", in_chans=1, num_classes=10).to(device)
-    average = train(model, training_set(200 * 128), 64, "m-rwp", sigma=0.05)
+    average = train(model, training_set(200 * 128), 64, "m-rwp", sigma=0.3)
     if dist.get_rank() == 0:
         print(f"top-1 {accuracy(model):.1%}, of the average {accuracy(average.module):.1%}")
     dist.destroy_process_group()

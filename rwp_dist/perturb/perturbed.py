@@ -53,7 +53,7 @@ class Perturbed:
 
     ::
 
-        noisy = Perturbed(ddp, "m-rwp", sigma=0.01, seed=0)
+        noisy = Perturbed(ddp, "m-rwp", seed=0)
         for step, (x, y) in enumerate(loader):
             with noisy(step):
                 (noisy.weight * F.cross_entropy(ddp(x), y)).backward()
@@ -212,7 +212,7 @@ class Perturbed:
 
         ::
 
-            noisy = Perturbed(model, "m-rwp", sigma=0.01, seed=0).attach(optimizer)
+            noisy = Perturbed(model, "m-rwp", seed=0).attach(optimizer)
 
         From here on each forward pass of the network in training mode takes the next role, clean
         ones first, and ``optimizer.step`` finds the clean weights. The loss of a pass must be the
