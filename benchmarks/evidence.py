@@ -21,8 +21,9 @@ from pathlib import Path
 
 import click
 from matplotlib.figure import Figure
-from study.data import split
+from study.data import file_of_scores, split
 from study.networks import build
+from study.search import search
 from study.training import train
 from study.variants import VARIANTS, Variant
 
@@ -51,8 +52,8 @@ class Scores:
 
     def __init__(self, data: str, network: str) -> None:
         self.data, self.network = data, network
-        self.path = Path("data") / "evidence" / f"{data}-{network}.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        decides = SIZES[data, network], *build(network, data, seed=0)
+        self.path = file_of_scores(f"{data}-{network}", *decides)
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self.known = {tuple(row[:3]): row[3] for row in map(json.loads, lines)}
 
@@ -87,8 +88,14 @@ class Scores:
         return {strength: statistics.mean(values) for strength, values in complete.items()}
 
     def best(self, variant: Variant) -> float:
-        """The strength that tuning found."""
+        """The strength that tuning found.
+
+        Raises:
+            click.ClickException: it was not tuned.
+        """
         tuned = self.tuned(variant)
+        if not tuned:
+            raise click.ClickException(f"{variant.name}: run `tune` for it first")
         return max(tuned, key=lambda strength: tuned[strength])
 
     def final(self, variant: Variant) -> dict[int, float]:
@@ -103,17 +110,11 @@ class Scores:
 
 def tune(scores: Scores, variant: Variant) -> None:
     """Try strengths until the best one has a worse one on each side."""
-    powers = list(range(-2, 3)) if variant.centre else [0]
-    while True:
-        tops = [
-            [scores.top1(variant, variant.centre * FACTOR**power, seed) for seed in TUNING_SEEDS]
-            for power in powers
-        ]
-        means = [statistics.mean(values) for values in tops]
-        best = powers[means.index(max(means))]
-        if len(powers) == 1 or len(powers) >= 12 or powers[0] < best < powers[-1]:
-            return
-        powers = [powers[0] - 1, *powers] if best == powers[0] else [*powers, powers[-1] + 1]
+
+    def score(strength: float) -> float:
+        return statistics.mean(scores.top1(variant, strength, seed) for seed in TUNING_SEEDS)
+
+    search(score, variant.centre, FACTOR)
 
 
 def report(scores: Scores) -> str:
@@ -160,7 +161,7 @@ def draw_plateaus(scores: Scores, path: Path) -> None:
     """Draw the tuning scores over the strength, in multiples of the best: wide is forgiving."""
     figure = Figure(figsize=(8, 4), dpi=200, layout="constrained")
     axes = figure.subplots()
-    plain = statistics.mean(scores.tuned(VARIANTS["sgd"]).values())
+    plain = scores.tuned(VARIANTS["sgd"])[scores.best(VARIANTS["sgd"])]
     axes.axhline(plain, color="black", linewidth=1)
     axes.annotate(
         "sgd", (0.995, plain), xycoords=("axes fraction", "data"), ha="right", va="bottom"

@@ -66,8 +66,14 @@ class Ours:
     """This project's perturbation of a network."""
 
     def __init__(self, model: nn.Module, weights: CleanWeights, method: str, *, ahead: bool):
+        authors = {"scale": "filter", "exclude": ()}
         self.noisy = Perturbed(
-            model, method, sigma=SIGMA, weights=weights, slots=[[SLOT]], draw_ahead=ahead
+            *(model, method),
+            **authors,
+            sigma=SIGMA,
+            weights=weights,
+            slots=[[SLOT]],
+            draw_ahead=ahead,
         )
         assert isinstance(self.noisy.move, Noise)
         self.energy = self.noisy.move.energy

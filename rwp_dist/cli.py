@@ -86,7 +86,9 @@ def sweep(
 @click.option("--checkpoint", type=RUN, help="A checkpoint file; each run's newest, unless given.")
 @click.option("--corruptions", default="", metavar="KINDS", help="all, or some: noise,blur,...")
 @click.option("--weight-noise", default="", metavar="S,S", help="Noise on the weights: 0.01,0.02.")
-@click.option("--draws", default=10, show_default=True, type=click.IntRange(1), help="Draws of it.")
+@click.option(
+    "--draws", default=10, show_default=True, type=click.IntRange(1), help="Draws of the noise."
+)
 @click.option("--bits", default="", metavar="N,N", help="Weights of so many bits: 8,6,4.")
 def evaluate(
     runs: tuple[str, ...],
@@ -108,7 +110,9 @@ def evaluate(
     from rwp_dist.evaluation.targets import find_targets
 
     asked = parse_asked(corruptions, weight_noise, draws, bits)
-    targets = find_targets(runs, checkpoint)
+    targets, left_out = find_targets(runs, checkpoint)
+    for path, why in left_out.items():
+        click.echo(f"Left out: {path} ({why})", err=True)
     text = "Stopped before the evaluation was done; what was measured before is kept."
     signals.say_on_ctrl_c(lambda: text)
     from rwp_dist.process.group import choose_device
@@ -173,9 +177,23 @@ def _listed(keys: str | None) -> list[str]:
 @main.command(short_help="How flat the loss is around the weights of runs.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN... [key=value]...")
 @click.option("--checkpoint", type=RUN, help="A checkpoint file; each run's newest, unless given.")
-@click.option("--images", default=1000, show_default=True, help="Training images, at most.")
-@click.option("--batch", default=100, show_default=True, help="Images of a pass.")
-@click.option("--directions", default=10, show_default=True, help="Random directions.")
+@click.option(
+    "--images",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Training images, at most.",
+)
+@click.option(
+    "--batch", default=100, show_default=True, type=click.IntRange(1), help="Images of a pass."
+)
+@click.option(
+    "--directions",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Random directions.",
+)
 @click.option("--hessian", is_flag=True, help="Its largest eigenvalue, trace and density too.")
 @click.option(
     "--slice",

@@ -46,6 +46,19 @@ class Split:
     test: Images
 
 
+def file_of_scores(name: str, *decides: object) -> Path:
+    """Where scores are kept, in a file of its own for all else that decides them.
+
+    Args:
+        name: of the study.
+        decides: sizes, networks, optimizers; how they print counts.
+    """
+    digest = hashlib.sha256(repr(decides).encode()).hexdigest()[:8]
+    path = Path("data") / "evidence" / f"{name}-{digest}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def split(name: str, seed: int, *, tuning: bool, num_train: int) -> Split:
     """A random training set, with as many images of each class, and what scores it.
 

@@ -94,9 +94,10 @@ def train(
             unit=unit,
             unit_of_all=unit_of_all,
             momentum={
-                name: optimizer.state[p]["momentum_buffer"]
+                name: optimizer.state[p][key]
                 for name, p in params.items()
-                if "momentum_buffer" in optimizer.state[p]
+                for key in ("momentum_buffer", "exp_avg")  # of SGD, and of AdamW
+                if key in optimizer.state[p]
             },
             memory=memory,
         )

@@ -120,7 +120,7 @@ def late_sam(u: Update) -> Tensors:
     return sam(u) if u.time >= 0.8 else sgd(u)
 
 
-@variant("sam, norm layers only", 0.2, passes=2, samples=2)
+@variant("sam, norm layers and biases only", 0.2, passes=2, samples=2)
 def norm_sam(u: Update) -> Tensors:
     """Mueller et al., NeurIPS 2023: the ascent of normalisation parameters alone."""
     gradient = u.at(u.weights, u.batch)

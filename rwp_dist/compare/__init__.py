@@ -80,9 +80,10 @@ def compare(
         write_text(out / "compare.tex", comparison.latex())
         write_bytes(out / "compare.png", picture(comparison))
         if html:
+            from rwp_dist.compare.pictures import pictures_of
             from rwp_dist.compare.report import report
 
-            flat = sorted(out.glob("flatness*.png"))  # drawn there by that command
+            flat = pictures_of([run.path for run in runs], out, "flatness*.png")
             write_text(out / "compare.html", report(comparison, flat))
     except OSError as error:
         raise RwpError(

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 PALETTE = (
     *("#000000", "#E69F00", "#D55E00", "#56B4E9"),
-    *("#0072B2", "#009E73", "#CC79A7", "#F0E442"),
+    *("#0072B2", "#009E73", "#CC79A7", "#999933"),
 )
-"""Okabe and Ito's, which people with any common kind of colour blindness can tell apart."""
+"""Okabe and Ito's, which people with any common kind of colour blindness can tell apart; but Tol's
+olive for their yellow, which is hardly seen on white."""
 
 MARKERS = "osD^vP*X"
 INK, GREY = "#222222", "#555555"

@@ -5,7 +5,6 @@ Texts of run directories are escaped, and the page's policy lets no script run b
 
 import base64
 import hashlib
-import io
 import re
 import shlex
 from collections import Counter
@@ -15,7 +14,6 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from rwp_dist import __version__
 from rwp_dist.base.text import DASH
@@ -23,17 +21,11 @@ from rwp_dist.base.urls import shown_text
 from rwp_dist.compare.columns import head_of, value_cells
 from rwp_dist.compare.comparison import Comparison
 from rwp_dist.compare.notes import conditions
+from rwp_dist.compare.pictures import as_far_as_there_is_room
 from rwp_dist.compare.plot import panels
 from rwp_dist.compare.rows import Row, differing_keys, setting_of, value_text
 from rwp_dist.compare.runs import Run
 from rwp_dist.compare.table import Cell, Head, Table
-from rwp_dist.record.directory import RunDir
-
-MOST_BYTES = 1_200_000
-"""Of all pictures that other commands drew; the whole page stays below 2 MB."""
-
-WIDEST = 1000
-"""Pixels of such a picture; wider ones are made smaller."""
 
 OF_A_RUN = ("seed", "top1", "steps", "samples", "device_seconds", "wall_s")
 
@@ -47,9 +39,7 @@ def report(comparison: Comparison, drawn: Sequence[Path] = ()) -> str:
     """
     here = Path(__file__)
     script = here.with_suffix(".js").read_text(encoding="utf-8")
-    pictures, left_out = as_far_as_there_is_room(
-        [(path.name, path) for path in drawn] + run_pictures(comparison.rows)
-    )
+    pictures, left_out = as_far_as_there_is_room(drawn)
     curves, ends = (encoded(png) for png in panels(comparison))
     template = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -184,46 +174,3 @@ def command(environment: dict[str, Any]) -> str | None:
     else:
         start = ["rwp-dist"]
     return shlex.join([*start, *map(shown_text, words)])
-
-
-def run_pictures(rows: Sequence[Row]) -> list[tuple[str, Path]]:
-    """PNG files in ``measured/`` of runs with their captions, the first seeds' first."""
-    depth = max(row.n for row in rows)
-    ordered = [(row.name, row.runs[i]) for i in range(depth) for row in rows if i < row.n]
-    return [
-        (f"{name}, seed {run.seed}: {path.stem}", path)
-        for name, run in ordered
-        for path in sorted(RunDir(run.path).measured.glob("*.png"))
-    ]
-
-
-def as_far_as_there_is_room(
-    pictures: Sequence[tuple[str, Path]],
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """Pictures with their captions.
-
-    Returns:
-        Those that are shown, as base64; and the paths of those that are not, because the page would
-        be too large or because they cannot be read.
-    """
-    shown, left_out, room = [], [], MOST_BYTES
-    for caption, path in pictures:
-        picture = smaller(path)
-        if picture is None or len(picture) > room:
-            left_out.append(str(path))
-        else:
-            room -= len(picture)
-            shown.append((caption, picture))
-    return shown, left_out
-
-
-def smaller(path: Path) -> str | None:
-    """A picture as base64, at most ``WIDEST`` wide and with 256 colours; None: it is not one."""
-    file = io.BytesIO()
-    try:
-        with Image.open(path) as image:
-            image.thumbnail((WIDEST, WIDEST))
-            image.convert("RGB").quantize(256).save(file, "PNG")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
-    return encoded(file.getvalue())

@@ -28,7 +28,7 @@ def get_setting(settings: Settings, key: str) -> Any:
 
 
 def values_by_key(settings: Settings) -> dict[str, Any]:
-    """Every value by its dotted key, such as ``{"method.sigma": 0.01, ...}``."""
+    """Every value by its dotted key, such as ``{"method.sigma": 0.3, ...}``."""
     values: dict[str, Any] = {}
     for name, value in settings.model_dump(by_alias=True, mode="json").items():
         if name in sections():

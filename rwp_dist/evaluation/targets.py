@@ -17,8 +17,12 @@ class Target(NamedTuple):
     checkpoint: Path
 
 
-def find_targets(words: Sequence[str], checkpoint: Path | None) -> list[Target]:
-    """One for each run.
+def find_targets(
+    words: Sequence[str], checkpoint: Path | None
+) -> tuple[list[Target], dict[Path, str]]:
+    """One for each run, and why others in the folders are left out.
+
+    A run that is named itself is evaluated as far as it is.
 
     Args:
         words: run directories, folders that have some at any depth, and overrides of settings.
@@ -29,21 +33,34 @@ def find_targets(words: Sequence[str], checkpoint: Path | None) -> list[Target]:
         RwpError: a folder has no run, or a run has no checkpoint.
     """
     overrides = [word for word in words if "=" in word and not Path(word).exists()]
-    runs: list[RunDir] = []
-    for name in (word for word in words if word not in overrides):
-        found = [run for run in map(RunDir, run_directories(Path(name))) if run.config.is_file()]
+    runs: dict[Path, RunDir] = {}
+    left_out: dict[Path, str] = {}
+    for path in (Path(word) for word in words if word not in overrides):
+        found = [run for run in map(RunDir, run_directories(path)) if run.config.is_file()]
         if not found:
             raise RwpError(
-                f"{name}: is no run directory (no config.yaml there)", cure="name one under runs/"
+                f"{path}: is no run directory (no config.yaml there)", cure="name one under runs/"
             )
-        runs += found
+        for run in found:
+            if run.path != path and (why := unfinished(run)):
+                left_out[run.path] = why
+            else:
+                runs.setdefault(run.path.resolve(), run)
     if not runs:
-        raise ConfigError("there is no run to evaluate", cure="name its directory")
+        why_not = "".join(f"; {path}: {why}" for path, why in list(left_out.items())[:5])
+        raise ConfigError(f"there is no run to evaluate{why_not}", cure="name a run's directory")
     if checkpoint and len(runs) > 1:
         raise ConfigError(
             f"these are {len(runs)} runs", key="--checkpoint", cure="name the run that it is of"
         )
-    return [
+    targets = [
         Target(run, load_settings(run.config, overrides), checkpoint or run.newest_checkpoint())
-        for run in runs
+        for run in runs.values()
     ]
+    return targets, left_out
+
+
+def unfinished(run: RunDir) -> str | None:
+    """In which state a run is that has not finished; None: it has, or does not say."""
+    state = (run.read_status() or {}).get("state", "finished")
+    return None if state == "finished" else str(state)

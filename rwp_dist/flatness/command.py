@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from rwp_dist.base.errors import RwpError
 from rwp_dist.base.files import write_bytes, write_json
+from rwp_dist.compare.pictures import metadata_of
 from rwp_dist.compare.rows import make_rows
 from rwp_dist.compare.runs import collect
 from rwp_dist.flatness import slices
@@ -130,12 +131,12 @@ def _report(
             content = each.as_dict() | {"checkpoint": run.checkpoint.name}
             run.directory.write_measurement("flatness", content)
         paths = [run.directory.path for run in runs]
-        rows = make_rows(collect(paths)[0])
-        write_bytes(written[0], picture(rows, dict(zip(paths, measured, strict=True))))
+        rows, metadata = make_rows(collect(paths)[0]), metadata_of(paths, out)
+        write_bytes(written[0], picture(rows, dict(zip(paths, measured, strict=True)), metadata))
         for kind in dict.fromkeys(cut["kind"] for cut in drawn):
             own = [cut for cut in drawn if cut["kind"] == kind]
             files = [out / f"flatness-{kind}.{end}" for end in ("png", "json")]
-            write_bytes(files[0], picture_of_slices(own))
+            write_bytes(files[0], picture_of_slices(own, metadata))
             write_json(files[1], own)
             written += files
     except OSError as error:

@@ -55,7 +55,7 @@ def adversarial_curve(landscape: Landscape, number: int) -> list[Sums]:
     ``|u| / sqrt(F)``, and the gradient is the one by ``u``.
     """
     batch = landscape.sample.batches[number]
-    norms = {name: noise_std(weight) for name, weight in landscape.weights.items()}
+    norms = {name: noise_std(weight, "filter") for name, weight in landscape.weights.items()}
     root = math.sqrt(sum(norm.numel() for norm in norms.values()))
     curve = []
     for radius in ADVERSARIAL_RADII:

@@ -23,7 +23,7 @@ def direction(landscape: Landscape, number: int) -> Tensors:
         unit = torch.empty(rows.shape, device=normals.device)
         unit = normals.fill(unit, number, 0, rows.index).to(device)
         weight = landscape.weights[rows.name]
-        found[rows.name] = unit * (noise_std(weight) / noise_std(unit))
+        found[rows.name] = unit * (noise_std(weight, "filter") / noise_std(unit, "filter"))
     return found
 
 

@@ -42,10 +42,15 @@ RADII = (
 """Ticks and names of the axes of the curves."""
 
 
-def picture(rows: Sequence[Row], measured: Mapping[Path, Measured]) -> bytes:
+def picture(
+    rows: Sequence[Row], measured: Mapping[Path, Measured], metadata: dict[str, str]
+) -> bytes:
     """Curves of all rows, and their Hessian if it was measured, as PNG.
 
-    ``measured``: by the directories of the rows' runs.
+    Args:
+        rows: what is drawn.
+        measured: by the directories of the rows' runs.
+        metadata: text that the PNG carries.
     """
     hessian = any(run.hessian for run in measured.values())
     figure = _figure(5.6)
@@ -77,10 +82,10 @@ def picture(rows: Sequence[Row], measured: Mapping[Path, Measured]) -> bytes:
         frameon=False,
     )
     figure.suptitle(_title(rows, measured), fontsize="medium", color=GREY, x=0.01, ha="left")
-    return _png(figure)
+    return _png(figure, metadata)
 
 
-def picture_of_slices(slices: Sequence[dict[str, Any]]) -> bytes:
+def picture_of_slices(slices: Sequence[dict[str, Any]], metadata: dict[str, str]) -> bytes:
     """Loss and top-1 on all lines, then the loss on each plane, as PNG."""
     lines = [one for one in slices if len(one["y"]) == 1]
     planes = [one for one in slices if len(one["y"]) > 1]
@@ -92,7 +97,7 @@ def picture_of_slices(slices: Sequence[dict[str, Any]]) -> bytes:
         _draw_lines(parts[0], lines)
     if planes:
         _draw_planes(parts[-1], planes, rows)
-    return _png(figure)
+    return _png(figure, metadata)
 
 
 def _draw_band(
@@ -147,7 +152,7 @@ def _draw_sizes(axes: "Axes", runs: Sequence[Measured], style: dict[str, Any]) -
         found = estimate([run.hessian[name]["value"] for run in runs])
         assert found is not None, "there are runs"
         axes.errorbar([place], [found.mean], yerr=found.std, capsize=4, **style)
-    axes.set(yscale="log", xlim=(-0.6, 1.6), ylabel="of the Hessian")
+    axes.set(yscale="log", xlim=(-0.6, 1.6), ylabel="of the Hessian (nats)")
     axes.set_xticks([0, 1], ["largest\neigenvalue", "trace"])
 
 
@@ -214,7 +219,7 @@ def _figure(height: float, share: float = 1.0) -> "Figure":
     return Figure(figsize=(share * WIDTH, height), dpi=200, layout="constrained")
 
 
-def _png(figure: "Figure") -> bytes:
+def _png(figure: "Figure", metadata: dict[str, str]) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png")
+    figure.savefig(file, format="png", metadata=metadata)
     return file.getvalue()

@@ -25,6 +25,9 @@ POINTS, LINE_POINTS = 21, 49
 REACH = 0.5
 """How far a slice around a run goes: each filter moves by so much of its own norm."""
 
+FLAT = 1e-4
+"""Height of a triangle of three runs, over its base, below which rounding decides the plane."""
+
 MARGIN = 0.25
 """How far a slice between runs goes beyond them, in distances of the first two."""
 
@@ -103,20 +106,28 @@ def between(runs: Sequence[Landscape]) -> Slice:
         ConfigError: the runs are of different networks, or not two or three, or on one line.
     """
     shapes = [{name: value.shape for name, value in run.weights.items()} for run in runs]
-    if len(runs) not in (2, 3) or shapes.count(shapes[0]) < len(shapes):
+    if len(runs) not in (2, 3):
         raise ConfigError(
-            f"it goes through two or three runs of one network, and here are {len(runs)} runs",
+            f"it goes through two or three runs, and here are {len(runs)}",
             key=BETWEEN,
             cure="name those that it shall go through",
+        )
+    if shapes.count(shapes[0]) < len(shapes):
+        raise ConfigError(
+            "the runs have different networks", key=BETWEEN, cure="name runs of one network"
         )
     start = runs[0].weights
     a, *rest = [moved(run.weights, (-1, start)) for run in runs[1:]]
     axes, places, far = [a], [(0.0, 0.0), (1.0, 0.0)], _dot(a, a)
+    if not far:
+        raise _on_one_line("the first two runs have the same weights")
     x, y = np.linspace(-MARGIN, 1 + MARGIN, LINE_POINTS), np.zeros(1)
     if rest:
         share = _dot(a, rest[0]) / far
         b = moved(rest[0], (-share, a))  # at a right angle to a
         height = (_dot(b, b) / far) ** 0.5
+        if height < FLAT:
+            raise _on_one_line("the weights of the three runs are on one line")
         axes.append({name: value / height for name, value in b.items()})
         places.append((share, height))
         x, y = (
@@ -126,6 +137,10 @@ def between(runs: Sequence[Landscape]) -> Slice:
     names = dict(zip((run.name for run in runs), places, strict=True))
     identity = {"runs": [run.identity for run in runs]}
     return Slice("between", runs[0], tuple(axes), x, y, names, identity, True)
+
+
+def _on_one_line(what: str) -> ConfigError:
+    return ConfigError(what, key=BETWEEN, cure="name runs that were trained in different ways")
 
 
 @contextmanager

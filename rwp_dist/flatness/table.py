@@ -20,10 +20,10 @@ HEADS = {
     "flatness.random_loss_increase": Head(f"random {RANDOM_AT:g}", "+ nats"),
     "flatness.adversarial_loss_increase": Head(f"adversarial {ADVERSARIAL_AT:g}", "+ nats"),
     "flatness.radius": Head(f"radius of -{LOST_POINTS:g} points", ""),
-    "flatness.top_eigenvalue": Head("largest eigenvalue", ""),
-    "flatness.trace": Head("trace", ""),
+    "flatness.top_eigenvalue": Head("largest eigenvalue", "nats"),
+    "flatness.trace": Head("trace", "nats"),
 }
-"""What it is, and its unit."""
+"""What it is, and its unit; weights have none."""
 
 
 def tables(rows: Sequence[Row]) -> list[str]:

@@ -43,7 +43,7 @@ def refuse_no_rows(rows: Sequence[Rows]) -> None:
         raise ConfigError(
             "no trained parameter is left to perturb",
             key="exclude",
-            cure="leave out fewer parameters, or choose sgd",
+            cure="say exclude=[] to perturb biases and norm layers too, or choose sgd",
         )
 
 

@@ -15,7 +15,7 @@ def perturbation_bytes(
 ) -> dict[str, float]:
     """Bytes on the rank with the most perturbed passes, by what they are for.
 
-    The tables of ARWP are left out: three floats for each row, about 1 % of the weights.
+    The tables of ARWP are left out: four floats for each row, about 1 % of the weights.
 
     Args:
         method: what an update computes.

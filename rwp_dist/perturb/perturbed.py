@@ -105,8 +105,8 @@ class Perturbed:
             lambda_: weight of the perturbed loss in m-rwp and m-arwp.
             micro_batches: passes of each rank between two optimizer steps.
             seed: seed of the noise, the same on all ranks.
-            exclude: parameters without noise, as patterns of names; ``ndim<2`` names all biases
-                and normalisation parameters.
+            exclude: parameters without noise, as patterns of names; ``ndim<2``, the default, names
+                all biases and normalisation parameters.
             antithetic: perturbed passes in pairs use +noise and -noise.
             scale, eta, beta, power, draw_ahead: see ``moves.Options``.
             backend: what draws noise; auto is the fastest on this device.

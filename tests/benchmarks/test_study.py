@@ -1,6 +1,8 @@
 """The study of variants: every rule trains, and the simplest are those of the reference."""
 
+import gzip
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import evidence
 import fashion
+from study import data as study_data
 from study import training
-from study.data import Images, Split
-from study.training import train
+from study.data import FASHION_SHA256, Images, Split, fashion_file
+from study.training import Trained, train
 from study.variants import VARIANTS, Update
 
 
@@ -106,3 +109,64 @@ def test_tuning_goes_on_until_the_best_has_a_worse_one_on_each_side():
     evidence.tune(Scores(), VARIANTS["rwp"])
     powers = {round(evidence.FACTOR**power, 3) for power in range(-2, 6)}
     assert set(tried) == powers
+
+
+def test_defaults_are_compared_with_the_tuned_strength_seed_by_seed():
+    class Scores:
+        def best(self, variant):
+            return 0.2
+
+        def top1(self, variant, strength, seed):
+            return 80 + 7 * (seed % 5) + (1.5 if strength == 0.2 else 1 + 0.1 * (seed % 2))
+
+    for line in evidence.defaults(Scores()).splitlines():
+        assert line.startswith(tuple(evidence.DEFAULTS))
+        assert "difference -0.45 -0.49 to -0.41" in line
+
+
+def test_a_run_of_the_yardstick_is_trained_once_for_all_that_decides_it(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        fashion, "train", lambda rule, strength, *_, **more: trained.append(more) or Trained(90, 1)
+    )
+    images = Images(torch.zeros(2, 1, 28, 28), torch.zeros(2))
+    data, record = Split(images, images), fashion.Record(VARIANTS["sgd"].rule, 0.1, 10)
+    for other in ({}, {"strength": 0.2}, {"num_steps": 20}, {}):
+        runs = fashion.Runs(tmp_path / "records.jsonl")
+        assert runs.run("rwp", replace(record, **other), 0, data) == Trained(90, 1)
+    assert len(trained) == 3
+    runs.run("m-rwp", record, 0, data)
+    runs.run("rwp", record, 1, data)
+    assert len(trained) == 5
+
+
+def test_images_that_are_not_the_known_ones_are_refused(tmp_path, monkeypatch):
+    name = next(iter(FASHION_SHA256))
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"other images"))
+    monkeypatch.setattr(study_data, "DEBIAN", tmp_path)
+    with pytest.raises(ValueError, match=f"{name}.gz: not the known Fashion-MNIST"):
+        fashion_file(name)
+
+
+def test_other_settings_have_another_file_of_scores(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [evidence.Scores("mnist", "cnn").path, evidence.Scores("mnist", "vit").path]
+    assert paths == [evidence.Scores("mnist", n).path for n in ("cnn", "vit")]
+    monkeypatch.setitem(evidence.SIZES, ("mnist", "cnn"), (100, 301))
+    paths.append(evidence.Scores("mnist", "cnn").path)
+    assert len(set(paths)) == 3
+
+
+def test_momentum_is_that_of_sgd_or_adamw():
+    model = torch.nn.Linear(4, 3)
+    images = Images(torch.randn(12, 4), torch.randint(3, (12,)))
+    seen = []
+
+    def rule(update):
+        seen.append(set(update.momentum))
+        return VARIANTS["sgd"].rule(update)
+
+    params = list(model.parameters())
+    for optimizer in (torch.optim.SGD(params, momentum=0.9), torch.optim.AdamW(params)):
+        train(rule, 0.0, model, optimizer, Split(images, images), seed=0, num_steps=2, batch_size=4)
+    assert seen == [set(), {"weight", "bias"}] * 2

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from support.comparisons import EVIL, configure, make
 
 from rwp_dist.compare import compare
+from rwp_dist.compare.pictures import metadata_of
 from rwp_dist.compare.report import command, natural
 from rwp_dist.record.directory import RunDir
 
@@ -95,32 +96,36 @@ def test_what_comes_from_runs_is_escaped(folder: Path, tmp_path: Path) -> None:
         ENVIRONMENT | {"git": git, "argv": [EVIL], "python": EVIL, "gpus": [EVIL]}
     )
     run.write_measurement("evil", {"numbers": {EVIL: 1.0}})
-    save(run.measured / "x<script>.png", 10)
+    save(tmp_path / "flatness<script>.png", 10, folder / "rwp-7")
     html = page(folder, tmp_path)
     assert html.count("<script") == 1 and html.count("<img ") == 3
     assert "alert(1)" in html and "<script>alert" not in html and "<img src=x" not in html
 
 
-def save(path: Path, width: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save(path: Path, width: int, *runs: Path) -> None:
     noise = np.random.default_rng(len(str(path))).integers(0, 256, (width, width, 3), "uint8")
-    Image.fromarray(noise).save(path)
+    info = PngImagePlugin.PngInfo()
+    for key, text in metadata_of(runs, path.parent).items():
+        info.add_text(key, text)
+    Image.fromarray(noise).save(path, pnginfo=info)
 
 
-def test_pictures_of_runs_are_shown_as_far_as_there_is_room(
+def test_pictures_of_these_runs_and_no_others_are_shown_as_far_as_there_is_room(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rwp_dist.compare.report.MOST_BYTES", 100_000)
+    monkeypatch.setattr("rwp_dist.compare.pictures.MOST_BYTES", 100_000)
+    runs = sorted(path for path in folder.iterdir())
     for number in range(6):  # each is some 30 kB
-        save(folder / "sgd-1" / "measured" / f"large-{number}.png", 150)
-    save(folder / "m-rwp-0" / "measured" / "slice.png", 20)
-    save(tmp_path / "flatness-around.png", 20)  # drawn for all runs
-    (folder / "m-rwp-1" / "measured" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+        save(tmp_path / f"flatness-large-{number}.png", 150, runs[number % 4])
+    save(tmp_path / "flatness-small.png", 20, *runs)
+    save(tmp_path / "flatness-other.png", 20, runs[0], tmp_path / "other" / "sgd-0")
+    save(tmp_path / "flatness-unknown.png", 20)
+    (tmp_path / "flatness-torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     text = text_of(page(folder, tmp_path))
     shown, _, left_out = text.partition("Not shown here: ")
-    assert "flatness-around.png" in shown and "m-rwp, seed 0: slice" in shown
-    assert "sgd, seed 1: large-1" in shown
-    assert "torn.png" in left_out and "large-5.png" in left_out and "slice" not in left_out
+    assert "flatness-small.png" in shown and "flatness-large-1.png" in shown
+    assert "flatness-large-5.png" in left_out and "small" not in left_out
+    assert not any(name in text for name in ("other.png", "unknown.png", "torn.png"))
 
 
 def test_passwords_stay_in_the_run_directory(folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from rwp_dist.config.tree import Augment, Data, Method, MethodName, Noise, Secti
 from rwp_dist.data.image import Tier, TrainTransform
 from rwp_dist.data.image.transforms import Interpolation
 from rwp_dist.perturb import METHODS, Perturbed
+from rwp_dist.perturb.checks import DEFAULT_STRENGTHS
 from rwp_dist.perturb.normals import Backend
 from rwp_dist.perturb.scale import Scale
 
@@ -30,8 +31,9 @@ def test_the_settings_offer_what_there_is() -> None:
 
 def test_the_library_has_the_defaults_of_the_settings() -> None:
     arguments = inspect.signature(Perturbed).parameters
-    for name in ("lambda_", "antithetic", "scale", "eta", "beta", "power"):
+    for name in ("lambda_", "antithetic", "scale", "exclude", "eta", "beta", "power"):
         assert arguments[name].default == default(Method, name), name
+    assert {name: default(Method, name) for name in DEFAULT_STRENGTHS} == DEFAULT_STRENGTHS
     assert arguments["backend"].default == default(Noise, "backend")
     assert arguments["draw_ahead"].default == default(Noise, "prefetch")
 

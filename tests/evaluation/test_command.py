@@ -9,11 +9,13 @@ from support.evaluations import evaluated, untrained_run, write_checkpoint
 from support.ranks import run_ranks
 from support.stream_sets import write_set
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.cli import main
 from rwp_dist.config import load_settings
 from rwp_dist.evaluation.asked import Asked
 from rwp_dist.evaluation.corruptions import CORRUPTIONS
 from rwp_dist.evaluation.measure import Measurement
+from rwp_dist.evaluation.targets import find_targets
 from rwp_dist.process.group import process_group
 
 EVERYTHING = Asked(("noise", "jpeg"), (0.1, 0.3), 2, (8, 3))
@@ -127,6 +129,20 @@ def test_a_folder_of_runs_is_evaluated_run_by_run(val, tmp_path):
     assert numbers_of(runs[0]) != numbers_of(runs[1])
 
 
+def test_a_run_of_a_folder_that_has_not_finished_is_left_out_and_one_named_twice_counts_once(
+    val, tmp_path
+):
+    done, running = (untrained_run(tmp_path / name, val, seed=0) for name in ("done", "running"))
+    running.write_status("running", 1, 2)
+    targets, left_out = find_targets([str(tmp_path), str(done.path)], None)
+    assert [target.run.path for target in targets] == [done.path]
+    assert left_out == {running.path: "running"}
+    assert len(find_targets([str(tmp_path), str(running.path)], None)[0]) == 2
+    done.write_status("interrupted", 1, 2)
+    with pytest.raises(ConfigError, match=r"no run to evaluate; .*done: interrupted; .*running"):
+        find_targets([str(tmp_path)], None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -158,5 +174,5 @@ def test_settings_alone_are_no_run():
     result = CliRunner().invoke(main, ["evaluate", "run.device=cpu"])
     assert (result.exit_code, result.stderr) == (
         2,
-        "there is no run to evaluate; name its directory.\n",
+        "there is no run to evaluate; name a run's directory.\n",
     )

@@ -12,6 +12,7 @@ from support.ranks import run_ranks
 
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.cli import main
+from rwp_dist.compare.pictures import pictures_of
 from rwp_dist.config import load_settings
 from rwp_dist.flatness import landscape
 from rwp_dist.flatness.command import Request, measure
@@ -70,6 +71,9 @@ def test_numbers_and_pictures_are_written(folder: Path) -> None:
         assert len(content["random"]["loss"]) == 2
     for name in ("flatness", "flatness-around", "flatness-between"):
         assert (folder / "out" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    runs = [folder / "sgd", folder / "slow"]
+    assert len(pictures_of(runs, folder / "out", "flatness*.png")) == 3
+    assert pictures_of(runs[:1], folder / "out", "flatness*.png") == []
     line, plane = json.loads((folder / "out" / "flatness-around.json").read_text())[:2]
     assert (len(line["y"]), len(plane["y"])) == (1, 3)
     [between] = json.loads((folder / "out" / "flatness-between.json").read_text())

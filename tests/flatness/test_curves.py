@@ -25,7 +25,7 @@ from rwp_dist.perturb.reference import Tensors, noise_std
 def relative_moves(landscape: Landscape, weights: Tensors) -> torch.Tensor:
     """By how much of its own norm each filter has moved."""
     moves = [
-        (noise_std(weights[name] - weight) / noise_std(weight)).flatten()
+        (noise_std(weights[name] - weight, "filter") / noise_std(weight, "filter")).flatten()
         for name, weight in landscape.weights.items()
     ]
     return torch.cat(moves)
@@ -77,7 +77,7 @@ def test_runs_of_one_network_get_the_same_directions_up_to_the_filters_norms() -
     first, second = small_landscape(seed=0), small_landscape(seed=1)
     ones, others = direction(first, 3), direction(second, 3)
     for name, value in ones.items():
-        norms = noise_std(first.weights[name]) / noise_std(second.weights[name])
+        norms = noise_std(first.weights[name], "filter") / noise_std(second.weights[name], "filter")
         assert torch.allclose(value, others[name] * norms, rtol=1e-4, atol=1e-6)
     assert not same_bits(ones, direction(first, 4))
 

@@ -95,6 +95,20 @@ def test_runs_of_different_networks_or_of_another_number_are_refused() -> None:
     net = small_net()
     net.linear1, net.linear2 = torch.nn.Linear(20, 7), torch.nn.Linear(7, 5)
     first = small_landscape()
-    for runs in ([first, small_landscape(net)], [first], [first] * 4):
-        with pytest.raises(ConfigError, match="two or three runs of one network"):
+    for runs, what in (
+        ([first, small_landscape(net)], "different networks"),
+        ([first], "two or three runs, and here are 1"),
+        ([first] * 4, "two or three runs, and here are 4"),
+    ):
+        with pytest.raises(ConfigError, match=what):
             between(runs)
+
+
+def test_runs_that_span_no_line_or_plane_are_refused() -> None:
+    first, second, middle = small_landscape(), small_landscape(), small_landscape()
+    with pytest.raises(ConfigError, match="the first two runs have the same weights"):
+        between([first, second, middle])
+    second.weights = {name: 2 * value for name, value in first.weights.items()}
+    middle.weights = {name: 1.3 * value for name, value in first.weights.items()}
+    with pytest.raises(ConfigError, match="on one line"):
+        between([first, second, middle])
