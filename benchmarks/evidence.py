@@ -40,9 +40,9 @@ FINAL_SEEDS = range(1000, 1010)
 DEFAULT_SEEDS = range(1000, 1010)
 SIZES = {
     ("mnist", "cnn"): (100, 300),
-    ("mnist", "vit"): (1000, 300),
+    ("mnist", "vit"): (1000, 600),
     ("fashion", "cnn"): (1000, 800),
-    ("fashion", "vit"): (1000, 300),
+    ("fashion", "vit"): (1000, 600),
 }
 """Training images, and updates of sgd."""
 

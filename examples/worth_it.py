@@ -1,7 +1,7 @@
 """Is it worth it for me? Trains with and without perturbation, and draws the scores.
 
     python examples/worth_it.py --seeds 3                                # digits, 40 % wrong labels
-    python examples/worth_it.py --train my_script:train --sigma 0.2     # your own training
+    python examples/worth_it.py --train my_script:train --sigma 0.2      # your own training
 
 Your function is `train(seed, perturb) -> score`: it trains once, calls `perturb(model, optimizer)`
 before its loop, and returns a score of held-out data, higher is better. It draws worth_it.png.
