@@ -66,11 +66,12 @@ class Ours:
     """This project's perturbation of a network."""
 
     def __init__(self, model: nn.Module, weights: CleanWeights, method: str, *, ahead: bool):
-        authors = {"scale": "filter", "exclude": ()}
         self.noisy = Perturbed(
-            *(model, method),
-            **authors,
+            model,
+            method,
             sigma=SIGMA,
+            scale="filter",  # the authors' noise, as in their loop
+            exclude=(),
             weights=weights,
             slots=[[SLOT]],
             draw_ahead=ahead,
