@@ -192,17 +192,23 @@ def _place(axes: "Axes", labels: Sequence["Annotation"]) -> None:
     assert figure is not None
     figure.draw_without_rendering()
     pixels = figure.dpi / 72
+    gap = GAP * pixels
     sizes = [Text.get_window_extent(label) for label in labels]  # without the lines
-    width = axes.get_window_extent().width
-    for label, size in zip(labels, sizes, strict=True):
-        need = label.xy[0] * width / (width - GAP * pixels - size.width)
-        axes.set_xlim(0, max(axes.get_xlim()[1], need))
-    ends = [axes.transData.transform(label.xy) for label in labels]
+    inside = axes.get_window_extent()
+    while True:  # more room brings bars nearer to each other, and so labels further to the right
+        ends = [axes.transData.transform(label.xy) for label in labels]
+        left = [
+            _right_of_bars(x, [other for other, _ in ends], size.width + gap) + gap
+            for (x, _), size in zip(ends, sizes, strict=True)
+        ]
+        needs = [
+            (at - gap - inside.x0) / (inside.width - gap - size.width)
+            for at, size in zip(left, sizes, strict=True)
+        ]
+        if max(needs, default=0.0) < 1.001:
+            break
+        axes.set_xlim(0, axes.get_xlim()[1] * max(needs))
     marks = [_Box(x - 5 * pixels, x + 5 * pixels, y, 10 * pixels) for x, y in ends]
-    left = [
-        _right_of_bars(x, [other for other, _ in ends], GAP * pixels, size.width)
-        for (x, _), size in zip(ends, sizes, strict=True)
-    ]
     boxes = [
         _Box(x, x + size.width, mark.y, size.height)
         for x, size, mark in zip(left, sizes, marks, strict=True)
@@ -218,16 +224,16 @@ def _place(axes: "Axes", labels: Sequence["Annotation"]) -> None:
     for label, (x, y), box in zip(labels, ends, boxes, strict=True):
         label.set(position=((box.left - x) / pixels, (box.y - y) / pixels))
         assert label.arrow_patch is not None
-        far = box.left - x > 2 * GAP * pixels or abs(box.y - y) > box.height
+        far = box.left - x > 2 * gap or abs(box.y - y) > box.height
         label.arrow_patch.set_visible(far)
 
 
-def _right_of_bars(x: float, bars: Sequence[float], gap: float, width: float) -> float:
-    """Where a label of the mark at ``x`` begins, so that no bar is within its width."""
+def _right_of_bars(x: float, bars: Sequence[float], width: float) -> float:
+    """The first place from ``x`` on that has no bar within a width to its right."""
     for bar in sorted(bars):
-        if x < bar < x + gap + width:
+        if x < bar < x + width:
             x = bar
-    return x + gap
+    return x
 
 
 class _Box(NamedTuple):

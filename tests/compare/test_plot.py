@@ -38,7 +38,7 @@ def drawn(draw: Callable[[Axes, Comparison], None], of: Comparison) -> Axes:
 def folder(tmp_path: Path) -> Path:
     for label, top1 in ENDS.items():
         for seed in (0, 1):
-            slow = 1.9 if "sam" in label else 1.0 + len(label) / 1000
+            slow = 1.9 if "sam" in label else 1.0 + len(label) / 50
             make(tmp_path, label, seed, top1 + seed * (2 if label == "sgd" else 1), 0.1 * slow)
     return tmp_path
 
@@ -52,7 +52,7 @@ def test_a_curve_that_falls_deep_leaves_the_ends_their_room(folder: Path) -> Non
     assert drawn(draw_curves, of).get_ylim() == usual
 
 
-def test_labels_are_beside_their_marks_and_none_is_upon_another(folder: Path) -> None:
+def test_labels_are_beside_their_marks_and_none_is_upon_another_or_a_bar(folder: Path) -> None:
     axes = drawn(draw_curves, comparison(folder))
     labels = [text for text in axes.texts if isinstance(text, Annotation)]
     assert {label.get_text() for label in labels} == ENDS.keys()
@@ -65,6 +65,8 @@ def test_labels_are_beside_their_marks_and_none_is_upon_another(folder: Path) ->
     for label, box in zip(labels, boxes, strict=True):
         mark = axes.transData.transform(label.xy)
         assert mark[0] < box.x0 and box.x1 < inside.x1 + 1
+        bars = [axes.transData.transform(other.xy)[0] for other in labels]
+        assert not any(box.x0 < bar < box.x1 for bar in bars)
         assert abs((box.y0 + box.y1) / 2 - mark[1]) < 4 * box.height
 
 
