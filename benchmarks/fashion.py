@@ -2,7 +2,7 @@
 
     python benchmarks/fashion.py tune     a strength for each row, on images held out of training
     python benchmarks/fashion.py find     the fewest updates of each row, with three seeds
-    python benchmarks/fashion.py prove    ten fresh seeds of each row, one row after another
+    python benchmarks/fashion.py prove    ten fresh seeds of each row, in turns
 
 Everything but the row is fixed: all 60,000 images, without augmentation, batches of 128, two
 convolutions (20,490 parameters), SGD with momentum, and a learning rate that is constant and then
@@ -180,7 +180,7 @@ def prove(runs: Runs, names: list[str], data: Split) -> None:
 @click.command()
 @click.argument("what", type=click.Choice(("tune", "find", "prove")))
 @click.option("--rows", default=",".join(RECORDS), show_default=True)
-@click.option("--first", default=400, show_default=True, help="Updates that `find` tries first.")
+@click.option("--first", default=800, show_default=True, help="Updates that `find` tries first.")
 @click.option("--stride", default=100, show_default=True, help="How many more it tries next.")
 @click.option("--most", default=2000, show_default=True, help="Updates at which it gives up.")
 def main(what: str, rows: str, first: int, stride: int, most: int) -> None:

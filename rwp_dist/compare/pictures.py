@@ -74,5 +74,5 @@ def _shown(path: Path) -> set[str]:
         with Image.open(path) as image:
             image.load()
             return set(json.loads(image.info.get(RUNS, "[]")))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError):
         return set()

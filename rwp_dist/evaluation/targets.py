@@ -57,7 +57,7 @@ def find_targets(
         Target(run, load_settings(run.config, overrides), checkpoint or run.newest_checkpoint())
         for run in runs.values()
     ]
-    return targets, left_out
+    return targets, {path: why for path, why in left_out.items() if path.resolve() not in runs}
 
 
 def unfinished(run: RunDir) -> str | None:

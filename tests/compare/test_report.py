@@ -102,11 +102,11 @@ def test_what_comes_from_runs_is_escaped(folder: Path, tmp_path: Path) -> None:
     assert "alert(1)" in html and "<script>alert" not in html and "<img src=x" not in html
 
 
-def save(path: Path, width: int, *runs: Path) -> None:
+def save(path: Path, width: int, *runs: Path, text: str | None = None) -> None:
     noise = np.random.default_rng(len(str(path))).integers(0, 256, (width, width, 3), "uint8")
     info = PngImagePlugin.PngInfo()
-    for key, text in metadata_of(runs, path.parent).items():
-        info.add_text(key, text)
+    for key, own in metadata_of(runs, path.parent).items():
+        info.add_text(key, own if text is None else text)
     Image.fromarray(noise).save(path, pnginfo=info)
 
 
@@ -120,12 +120,13 @@ def test_pictures_of_these_runs_and_no_others_are_shown_as_far_as_there_is_room(
     save(tmp_path / "flatness-small.png", 20, *runs)
     save(tmp_path / "flatness-other.png", 20, runs[0], tmp_path / "other" / "sgd-0")
     save(tmp_path / "flatness-unknown.png", 20)
+    save(tmp_path / "flatness-foreign.png", 20, text="3")
     (tmp_path / "flatness-torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     text = text_of(page(folder, tmp_path))
     shown, _, left_out = text.partition("Not shown here: ")
     assert "flatness-small.png" in shown and "flatness-large-1.png" in shown
     assert "flatness-large-5.png" in left_out and "small" not in left_out
-    assert not any(name in text for name in ("other.png", "unknown.png", "torn.png"))
+    assert not any(name in text for name in ("other.png", "unknown.png", "foreign.png", "torn.png"))
 
 
 def test_passwords_stay_in_the_run_directory(folder: Path, tmp_path: Path) -> None:

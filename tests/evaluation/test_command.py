@@ -137,7 +137,8 @@ def test_a_run_of_a_folder_that_has_not_finished_is_left_out_and_one_named_twice
     targets, left_out = find_targets([str(tmp_path), str(done.path)], None)
     assert [target.run.path for target in targets] == [done.path]
     assert left_out == {running.path: "running"}
-    assert len(find_targets([str(tmp_path), str(running.path)], None)[0]) == 2
+    targets, left_out = find_targets([str(tmp_path), str(running.path)], None)
+    assert (len(targets), left_out) == (2, {})
     done.write_status("interrupted", 1, 2)
     with pytest.raises(ConfigError, match=r"no run to evaluate; .*done: interrupted; .*running"):
         find_targets([str(tmp_path)], None)
