@@ -9,7 +9,7 @@
 images that are neither for training nor for testing, and goes on until the best is not at an edge.
 ``final`` trains each at its best strength with fresh seeds and scores it on the test images.
 Each seed draws its own training images. ``report`` prints the table and draws the plateaus.
-``defaults`` compares the default sigma with the tuned ones, by ten fresh seeds. All scores are
+``defaults`` compares the default sigmas with the tuned ones, by ten fresh seeds. All scores are
 kept in one file, so that a stopped command goes on. Needs ``rwp-dist[demo]``.
 """
 
@@ -28,12 +28,12 @@ from study.training import train
 from study.variants import VARIANTS, Variant
 
 from rwp_dist.compare import STYLES, estimate
-from rwp_dist.config import Settings
+from rwp_dist.perturb import METHODS
 
 PLATEAUS = ("sam", "last-sam", "rwp", "m-rwp", "m-arwp")
 """Drawn by ``report``."""
 NOISY = ("rwp", "m-rwp", "m-arwp")
-"""Compared at the default sigma by ``defaults``."""
+"""Compared at their default sigma by ``defaults``."""
 
 FACTOR = 1.6
 TUNING_SEEDS = range(3)
@@ -109,12 +109,14 @@ class Scores:
 
 
 def tune(scores: Scores, variant: Variant) -> None:
-    """Try strengths until the best one has a worse one on each side."""
+    """Try strengths until the best one has a worse one on each side; and the default, if any."""
 
     def score(strength: float) -> float:
         return statistics.mean(scores.top1(variant, strength, seed) for seed in TUNING_SEEDS)
 
     search(score, variant.centre, FACTOR)
+    if variant.name in NOISY:
+        score(METHODS[variant.name].default_strength)
 
 
 def report(scores: Scores) -> str:
@@ -142,9 +144,10 @@ def report(scores: Scores) -> str:
 
 def defaults(scores: Scores) -> str:
     """What no tuning costs: scores at the default and at the tuned strength, seed by seed."""
-    lines, strength = [], Settings().method.sigma
+    lines = []
     for name in NOISY:
         v = VARIANTS[name]
+        strength = METHODS[name].default_strength
         best = scores.best(v)
         default = {seed: scores.top1(v, strength, seed) for seed in FINAL_SEEDS}
         tuned = {seed: scores.top1(v, best, seed) for seed in FINAL_SEEDS}

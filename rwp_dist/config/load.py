@@ -97,6 +97,8 @@ def _validate(tree: Tree, problems: list[ConfigError]) -> Settings:
         # Of several wrong elements of one list, the first is reported.
         wrong: dict[tuple[Any, ...], ConfigError] = {}
         for found in error.errors():
+            if found["type"] == "default_factory_not_called":
+                continue  # follows from another error of the section
             path = _path_of(found["loc"], tree)
             wrong.setdefault(path, _not_allowed(path, found["input"], found["msg"]))
         problems += wrong.values()

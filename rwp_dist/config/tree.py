@@ -219,6 +219,12 @@ else:
 ScaleName = Literal["filter", "rms", "tensor", "element"]
 
 
+def _sigma_of_method(given: dict[str, Any]) -> float:
+    """The default of ``method.sigma``, by the method's name; 0.0 for one without noise."""
+    method = METHODS.get(given.get("name", ""))
+    return method.default_strength if method and method.draws_noise else 0.0
+
+
 class Method(Section):
     """Which gradient the optimizer gets (Li et al., TMLR 2024)."""
 
@@ -227,8 +233,9 @@ class Method(Section):
     lambda_: Annotated[Fraction, Field(alias="lambda")] = 0.5
     """Weight of the perturbed loss in m-rwp and m-arwp; the clean loss has 1 - lambda."""
 
-    sigma: NonNegativeFloat = 0.3
-    """Standard deviation of the noise, relative to what ``scale`` names."""
+    sigma: Annotated[NonNegativeFloat, Field(default_factory=_sigma_of_method)]
+    """Standard deviation of the noise, relative to what ``scale`` names. Default: 0.3 for rwp and
+    arwp, 0.4 for m-rwp and m-arwp."""
 
     sigma_schedule: Literal["constant", "increase", "auto"] = "constant"
     """increase: sigma (1 + sigma_increase (1 - cos(pi t / T)) / 2). auto (the authors'): constant

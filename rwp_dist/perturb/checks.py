@@ -102,9 +102,6 @@ def refuse_mixed_batchnorm(model: nn.Module, method: Method) -> None:
         )
 
 
-DEFAULT_STRENGTHS = {"sigma": 0.3, "rho": 0.05}
-
-
 def choose_strength(method: Method, sigma: Strength | None, rho: Strength | None) -> Strength:
     """The strength of a method, or its default; 0 for a method without.
 
@@ -123,7 +120,7 @@ def choose_strength(method: Method, sigma: Strength | None, rho: Strength | None
     if method.strength is None:
         return 0.0
     value = given[method.strength]
-    return DEFAULT_STRENGTHS[method.strength] if value is None else value
+    return method.default_strength if value is None else value
 
 
 def check_options(**options: Any) -> None:

@@ -23,6 +23,8 @@ class Method:
     """Keyword arguments of that class."""
     strength: Literal["sigma", "rho"] | None = None
     """The setting that says how far the move goes."""
+    default_strength: float = 0.0
+    """Its value unless the user gives one."""
     increasing: bool = False
     """Whether the strength grows along the run, unless the user says otherwise."""
     ascends: bool = False
@@ -65,6 +67,8 @@ def _noise(*roles: Role, adaptive: bool = False) -> Method:
         "noise:Noise",
         options,
         strength="sigma",
+        # Half of a mixture's gradient is clean, so it bears more. docs/evidence.md has the study.
+        default_strength=0.3 if alone else 0.4,
         increasing=alone,
         observes_gradients=adaptive,
     )
@@ -76,6 +80,7 @@ def _ascent(elementwise: bool = False) -> Method:
         "ascent:Ascent",
         {"elementwise": True} if elementwise else {},
         strength="rho",
+        default_strength=0.05,
         ascends=True,
         needs_whole_weights=True,
         buffers=4 if elementwise else 2,  # the gradient and the moved weights; asam scales both
@@ -94,6 +99,7 @@ METHODS: dict[str, Method] = {
         ("perturbed",),
         "last_gradient:LastGradient",
         strength="rho",
+        default_strength=0.05,
         needs_whole_weights=True,
         buffers=1,
     ),

@@ -99,8 +99,8 @@ class Perturbed:
             model: the network on its device, or a DistributedDataParallel around it. Its
                 parameters must be whole: not sharded by FSDP, tensor parallelism or ZeRO stage 3.
             method: a key of ``METHODS``.
-            sigma: noise level of rwp, arwp, m-rwp and m-arwp, 0.3 by default; a number, or a
-                function of the step, which is asked for steps to come too.
+            sigma: noise level, by default 0.3 for rwp and arwp and 0.4 for m-rwp and m-arwp; a
+                number, or a function of the step, which is asked for steps to come too.
             rho: likewise the radius of sam, asam and last-sam, 0.05 by default.
             lambda_: weight of the perturbed loss in m-rwp and m-arwp.
             micro_batches: passes of each rank between two optimizer steps.

@@ -223,7 +223,7 @@ def test_what_is_written_reads_back_unchanged(tmp_path: Path) -> None:
     assert again == settings
     assert differences(settings, again) == []
     other = load_settings(None, ["method.sigma=9", "tracking.wandb=off"])
-    assert "method.sigma: 0.3 -> 9.0" in map(str, differences(settings, other))
+    assert "method.sigma: 0.4 -> 9.0" in map(str, differences(settings, other))
 
 
 def test_a_run_is_named_after_its_variant_or_method_and_seed(tmp_path: Path) -> None:

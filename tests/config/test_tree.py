@@ -8,7 +8,6 @@ from rwp_dist.config.tree import Augment, Data, Method, MethodName, Noise, Secti
 from rwp_dist.data.image import Tier, TrainTransform
 from rwp_dist.data.image.transforms import Interpolation
 from rwp_dist.perturb import METHODS, Perturbed
-from rwp_dist.perturb.checks import DEFAULT_STRENGTHS
 from rwp_dist.perturb.normals import Backend
 from rwp_dist.perturb.scale import Scale
 
@@ -33,7 +32,9 @@ def test_the_library_has_the_defaults_of_the_settings() -> None:
     arguments = inspect.signature(Perturbed).parameters
     for name in ("lambda_", "antithetic", "scale", "exclude", "eta", "beta", "power"):
         assert arguments[name].default == default(Method, name), name
-    assert {name: default(Method, name) for name in DEFAULT_STRENGTHS} == DEFAULT_STRENGTHS
+    for name, method in METHODS.items():
+        if method.strength:
+            assert getattr(Method(name=name), method.strength) == method.default_strength, name
     assert arguments["backend"].default == default(Noise, "backend")
     assert arguments["draw_ahead"].default == default(Noise, "prefetch")
 
