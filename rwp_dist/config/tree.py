@@ -233,7 +233,7 @@ class Method(Section):
     lambda_: Annotated[Fraction, Field(alias="lambda")] = 0.5
     """Weight of the perturbed loss in m-rwp and m-arwp; the clean loss has 1 - lambda."""
 
-    sigma: Annotated[NonNegativeFloat, Field(default_factory=_sigma_of_method)]
+    sigma: NonNegativeFloat = Field(default_factory=_sigma_of_method)
     """Standard deviation of the noise, relative to what ``scale`` names. Default: 0.3 for rwp and
     arwp, 0.4 for m-rwp and m-arwp."""
 
