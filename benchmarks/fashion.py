@@ -88,11 +88,11 @@ class Record:
 
 RECORDS = {
     "sgd": Record(VARIANTS["sgd"].rule),
-    "sam": Record(VARIANTS["sam"].rule, 0.1),
-    "sam in the tail": Record(in_the_tail(VARIANTS["sam"].rule), 0.1),
-    "last-sam": Record(VARIANTS["last-sam"].rule, 0.1),
-    "rwp": Record(VARIANTS["rwp"].rule, 0.1),
-    "rwp in the tail": Record(in_the_tail(VARIANTS["rwp"].rule), 0.1),
+    "sam": Record(VARIANTS["sam"].rule, 0.00078),
+    "sam in the tail": Record(in_the_tail(VARIANTS["sam"].rule), 0.00625),
+    "last-sam": Record(VARIANTS["last-sam"].rule, 0.00039),
+    "rwp": Record(VARIANTS["rwp"].rule, 0.05),
+    "rwp in the tail": Record(in_the_tail(VARIANTS["rwp"].rule), 0.05),
     "m-rwp": Record(VARIANTS["m-rwp"].rule, 0.2),
     "m-arwp": Record(VARIANTS["m-arwp"].rule, 0.2),
 }
