@@ -87,14 +87,14 @@ class Record:
 
 
 RECORDS = {
-    "sgd": Record(VARIANTS["sgd"].rule),
-    "sam": Record(VARIANTS["sam"].rule, 0.00078),
-    "sam in the tail": Record(in_the_tail(VARIANTS["sam"].rule), 0.00625),
-    "last-sam": Record(VARIANTS["last-sam"].rule, 0.00039),
-    "rwp": Record(VARIANTS["rwp"].rule, 0.05),
-    "rwp in the tail": Record(in_the_tail(VARIANTS["rwp"].rule), 0.05),
-    "m-rwp": Record(VARIANTS["m-rwp"].rule, 0.2),
-    "m-arwp": Record(VARIANTS["m-arwp"].rule, 0.2),
+    "sgd": Record(VARIANTS["sgd"].rule, 0.0, 1100),
+    "sam": Record(VARIANTS["sam"].rule, 0.00078, 1100),
+    "sam in the tail": Record(in_the_tail(VARIANTS["sam"].rule), 0.00625, 1100),
+    "last-sam": Record(VARIANTS["last-sam"].rule, 0.00039, 1100),
+    "rwp": Record(VARIANTS["rwp"].rule, 0.05, 1100),
+    "rwp in the tail": Record(in_the_tail(VARIANTS["rwp"].rule), 0.05, 1100),
+    "m-rwp": Record(VARIANTS["m-rwp"].rule, 0.025, 1100),
+    "m-arwp": Record(VARIANTS["m-arwp"].rule, 0.025, 1100),
 }
 
 

@@ -62,7 +62,8 @@ def main() -> None:
     for seed in range(args.seeds):
         scores["without"].append(train(seed, lambda model, optimizer: None))
         scores[args.method].append(train(seed, perturb))
-        print(f"seed {seed}: " + ", ".join(f"{n} {s[-1]:.4f}" for n, s in scores.items()))
+        pair = ", ".join(f"{n} {s[-1]:.4f}" for n, s in scores.items())
+        print(f"seed {seed}: {pair}", flush=True)
     for n, s in scores.items():
         print(f"{n:<8} {statistics.mean(s):.4f} ± {statistics.stdev(s) if len(s) > 1 else 0:.4f}")
     if len(attached) < args.seeds:
@@ -76,6 +77,7 @@ def main() -> None:
     axes.plot(list(scores), [statistics.mean(s) for s in scores.values()], "D-", color="black")
     axes.set(ylabel="score", title=f"{args.seeds} seeds; black: mean", xmargin=0.3)
     figure.savefig("worth_it.png", dpi=150)
+    print("Drawn: worth_it.png")
 
 
 if __name__ == "__main__":

@@ -107,12 +107,16 @@ def evaluate(
     output channel. All runs get the same noise.
     """
     from rwp_dist.evaluation.asked import parse_asked
-    from rwp_dist.evaluation.targets import find_targets
+    from rwp_dist.evaluation.targets import find_targets, unfinished
 
     asked = parse_asked(corruptions, weight_noise, draws, bits)
     targets, left_out = find_targets(runs, checkpoint)
     for path, why in left_out.items():
         click.echo(f"Left out: {path} ({why})", err=True)
+    for target in targets:
+        if state := unfinished(target.run):
+            what = f"{target.run.path} is {state}: its newest checkpoint is evaluated"
+            click.echo(what, err=True)
     text = "Stopped before the evaluation was done; what was measured before is kept."
     signals.say_on_ctrl_c(lambda: text)
     from rwp_dist.process.group import choose_device

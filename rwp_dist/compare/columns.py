@@ -34,6 +34,11 @@ NAMES = {
 }
 """Heads of keys that do not say it themselves."""
 
+MEASURED_BY = {"flatness": "flatness"} | dict.fromkeys(
+    ("ece", "nll", "corruptions", "weight_noise", "bits"), "evaluate"
+)
+"""The command that measures a group of numbers."""
+
 WORDS = {"top1": "top-1 %", "top5": "top-5 %", "ece": "ECE %", "nll": "NLL"}
 """How a part of a key is written."""
 
@@ -135,7 +140,13 @@ def check_columns(rows: Sequence[Row], keys: Sequence[str]) -> None:
                 name for name in known if name.startswith(f"{key}.") or name.endswith(f".{key}")
             ]
             near = (near or difflib.get_close_matches(key, known, n=3, cutoff=0.6))[:5]
-            cure = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+            group = key.partition(".")[0]
+            if group in MEASURED_BY and group not in {name.partition(".")[0] for name in known}:
+                cure = f"run `rwp-dist {MEASURED_BY[group]}` first, which measures it"
+            elif near:
+                cure = f"did you mean {' or '.join(near)}?"
+            else:
+                cure = f"known are {', '.join(known)}"
             raise ConfigError(f"no run has a number {key}", key="--columns", cure=cure)
 
 

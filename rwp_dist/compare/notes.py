@@ -32,8 +32,8 @@ def make_notes(
     notes += _about_times(rows)
     if any(row.method in METHODS and METHODS[row.method].mixed for row in rows):
         notes.append(
-            f"One update of {MIXED} takes two mini-batches, one clean and one perturbed, and "
-            "`samples` counts both."
+            f"One update of {MIXED} passes half of its samples at clean weights and half at "
+            "perturbed ones; `samples` counts both."
         )
     notes += _about_columns(rows, columns)
     if any(estimated(run, axis) for row in rows for run in row.runs):

@@ -302,10 +302,12 @@ class Attached:
                 "by its forward in training mode; give Perturbed the module that is called",
             )
         elif self._taken < count:
+            left_out = " and none was perturbed" if self._noisy.method.mixed else ""
             self._say(
                 "passes",
-                f"an update took {self._taken} of {count} passes of a rank; if it is not the last "
-                "of an epoch, give attach(optimizer, micro_batches=...) their number",
+                f"an update took {self._taken} of {count} passes of a rank{left_out}; unless it is "
+                f"the last of an epoch, call forward and backward {count} times before each step, "
+                "each with a part of the batch, or say another micro_batches",
             )
             self._noisy.abandon_update()
 

@@ -62,6 +62,7 @@ def test_flatness_is_short_for_all_its_columns(folder: Path, tmp_path: Path) -> 
         ("flatness", "did you mean flatness.trace?"),
         ("train_top", "did you mean train_top1"),
         ("zzz", "known are state, label, "),
+        ("weight_noise.0.1.top1", "run `rwp-dist evaluate` first"),
     ],
 )
 def test_an_unknown_column_is_refused_with_near_ones(

@@ -62,7 +62,7 @@ def test_notes_say_what_columns_mean(folder: Path, tmp_path: Path) -> None:
     text = compare([folder], tmp_path)
     assert max(map(len, text.split("\n\n")[0].splitlines())) <= 80
     assert "2 ranks on cpu, model small_cnn" in text
-    assert "m-rwp or m-arwp takes two mini-batches" in text
+    assert "m-rwp or m-arwp passes half of its samples at clean weights" in text
     assert "No time × SGD for sam" in text
     assert "For networks this small" in text
     assert "Careful" not in text and "Train top-1" not in text

@@ -171,6 +171,14 @@ def test_a_mistake_is_one_sentence_before_anything_begins(arguments, code, messa
     assert not list(tmp_path.glob("*/measured"))
 
 
+def test_an_interrupted_run_that_is_named_is_evaluated_and_said_to_be_one(val, tmp_path):
+    run = untrained_run(tmp_path / "run", val, seed=0)
+    run.write_status("interrupted", 1, 2)
+    result = CliRunner().invoke(main, ["evaluate", str(run.path)])
+    assert result.exit_code == 0
+    assert f"{run.path} is interrupted: its newest checkpoint is evaluated" in result.stderr
+
+
 def test_settings_alone_are_no_run():
     result = CliRunner().invoke(main, ["evaluate", "run.device=cpu"])
     assert (result.exit_code, result.stderr) == (

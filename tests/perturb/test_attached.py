@@ -401,6 +401,12 @@ def test_another_number_of_passes_than_was_said_is_noticed_once(told, taken):
     assert "micro_batches" in sentence
 
 
+def test_a_mixed_method_whose_updates_have_no_perturbed_pass_says_so():
+    net, optimizer, _ = attached("m-rwp", {}, 2)
+    (sentence,) = said(lambda: train(net, optimizer, updates(1), 1))
+    assert "1 of 2 passes of a rank and none was perturbed" in sentence
+
+
 def test_a_mixed_method_with_one_pass_is_refused_and_rwp_named():
     with pytest.raises(ConfigError, match="one pass") as refused:
         attached("m-rwp", {}, 1)
