@@ -75,11 +75,14 @@ def time_cell(row: Row) -> Cell:
 
 
 def value_cells(rows: Sequence[Row], key: str) -> list[Cell]:
-    """A cell for each row: mean ± deviation of numbers, or the texts that its runs have."""
+    """A cell for each row: mean ± deviation of numbers, or the texts that its runs have.
+
+    Where not all runs of a row have a number, the cell says how many have: ``93.9 (n 1)``.
+    """
     found = [row.estimate(key) for row in rows]
     written = number_format([one for one in found if one])
     return [
-        Cell(plus_minus(one, written), one.mean)
+        Cell(plus_minus(one, written) + (f" (n {one.n})" if one.n < row.n else ""), one.mean)
         if one
         else Cell(" / ".join(row.texts(key)) or DASH)
         for row, one in zip(rows, found, strict=True)

@@ -46,6 +46,14 @@ def test_any_number_can_be_a_column(folder: Path, tmp_path: Path) -> None:
     assert found["passes_per_step"]["n"] == 2
 
 
+def test_a_mean_over_fewer_runs_than_the_row_has_says_over_how_many(
+    folder: Path, tmp_path: Path
+) -> None:
+    next(folder.glob("sgd*1/measured/a.json")).unlink()
+    sgd = compare([folder], tmp_path, columns=["ece"]).splitlines()[3]
+    assert split(sgd)[-1].endswith(" (n 1)")
+
+
 def test_flatness_is_short_for_all_its_columns(folder: Path, tmp_path: Path) -> None:
     head = compare([folder], tmp_path, flatness=True).splitlines()[1]
     assert split(head) == ["method", "top-1 %", "interval", "× SGD", "n", "trace"]

@@ -66,7 +66,7 @@ def test_the_report_has_everything(folder: Path, tmp_path: Path) -> None:
         "trace — 13.00 ± 0.71",
         "weight noise 0.01 top-1 % — 80",
         "ECE % — 1.500",
-        "method.sigma 0.3 0.6",
+        "method.sigma 0 0.6",
         "commit c0ffee, with changes that are not in it",
         "GPUs 2 × H200",
         "torch 2.15.0",
