@@ -67,7 +67,7 @@ def train(
     def gradient_at(weights: Tensors, batch: Batch) -> Tensors:
         clean = {name: p.data for name, p in params.items()}
         for name, p in params.items():
-            p.data = weights[name]
+            p.data = torch.empty_like(p).copy_(weights[name])  # keeps its memory format
         loss = F.cross_entropy(model(batch[0]), batch[1])
         gradients = torch.autograd.grad(loss, list(params.values()))
         for name, p in params.items():
