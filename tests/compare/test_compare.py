@@ -1,5 +1,6 @@
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.comparisons import configure, make, numbers, split
@@ -92,10 +93,21 @@ def test_a_run_named_twice_counts_once(folder: Path) -> None:
     assert len(runs) == 6
 
 
-def test_times_on_other_ranks_are_not_compared(folder: Path, tmp_path: Path) -> None:
-    make(folder, "m-rwp", 0, 93.0, 0.011, world_size=4)
+@pytest.mark.parametrize("other", [{"world_size": 4}, {"device": "cuda"}])
+def test_times_on_other_ranks_or_devices_are_not_compared(
+    folder: Path, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    make(folder, "m-rwp", 0, 93.0, 0.011, **other)
     compare([folder], tmp_path)
     assert numbers(tmp_path)["m-rwp"]["time_vs_sgd_pairs"] == pytest.approx([1.2])
+
+
+def test_one_slow_run_does_not_move_the_time(folder: Path, tmp_path: Path) -> None:
+    for label, step_s in (("sgd", 0.01), ("m-rwp", 0.09)):
+        make(folder, label, 2, 90.0, step_s)
+    text = compare([folder], tmp_path)
+    assert numbers(tmp_path)["m-rwp"]["time_vs_sgd"] == pytest.approx(1.2)
+    assert "1.20 (1.10–9.00)" in text
 
 
 @pytest.mark.parametrize("unfinished", [False, True])
@@ -209,6 +221,11 @@ def test_doubts_are_said(folder: Path) -> None:
     assert "the runs differ in num_parameters (5 | 9), so" in text
     assert "runs of m-rwp differ in steps (100 | 90)" in text
     assert "sgd has several runs of seed 1" in text
+
+
+def test_skipped_updates_of_one_row_are_said(folder: Path) -> None:
+    make(folder, "m-rwp", 2, 90.0, 0.01, skipped_steps=3)
+    assert "Updates skipped because of non-finite gradients: m-rwp 3." in notes_of(folder)
 
 
 def test_other_data_or_classes_are_no_comparison(tmp_path: Path) -> None:

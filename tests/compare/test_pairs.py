@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from scipy import stats
-from support.comparisons import make
+from support.comparisons import configure, make
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.compare import compare
@@ -60,6 +60,13 @@ def test_a_seed_that_a_row_has_twice_is_no_pair(folder: Path, tmp_path: Path) ->
     make(folder / "again", "sgd", 0, 80.0, 0.01)
     compare([folder], tmp_path, baseline="sgd")
     assert rows_of(tmp_path)["m-rwp"]["n"] == 3
+
+
+def test_a_label_of_several_rows_is_no_baseline(folder: Path, tmp_path: Path) -> None:
+    configure(make(folder, "sam", 1, 94.0, 0.01), "method.name=sam", "method.rho=0.7")
+    with pytest.raises(ConfigError, match="2 rows are called sam") as refused:
+        compare([folder], tmp_path, baseline="sam")
+    assert '"sam, rho=0.7"' in str(refused.value.cure)
 
 
 def test_a_row_that_is_not_there_is_refused_with_those_that_are(

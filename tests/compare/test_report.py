@@ -139,6 +139,20 @@ def test_passwords_stay_in_the_run_directory(folder: Path, tmp_path: Path) -> No
     assert "secret" not in html and "secret" not in (tmp_path / "compare.md").read_text()
 
 
+def test_numbers_of_runs_and_settings_are_sorted_as_numbers(folder: Path, tmp_path: Path) -> None:
+    make(folder, "rwp", 0, 90.0, 0.01, samples=12345)
+    html = page(folder, tmp_path)
+    assert '<td data-value="12345.0">12,345</td>' in html
+    assert '<td data-value="0.6">0.6</td>' in html
+
+
+def test_what_only_some_runs_know_of_their_environment_is_not_said_of_all(
+    folder: Path, tmp_path: Path
+) -> None:
+    make(folder, "rwp", 0, 90.0, 0.01)
+    assert "Python 3.11.7 (4 of 5 runs)" in text_of(page(folder, tmp_path))
+
+
 def test_a_run_without_an_environment_is_said_to_have_none(tmp_path: Path) -> None:
     make(tmp_path / "runs", "sgd", 0, 90.0, 0.01)
     text = text_of(page(tmp_path / "runs", tmp_path / "out"))

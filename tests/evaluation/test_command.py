@@ -1,6 +1,7 @@
 """``rwp-dist evaluate``: numbers that ranks and batches do not change, kept with the run."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,15 +9,18 @@ from click.testing import CliRunner
 from support.evaluations import evaluated, untrained_run, write_checkpoint
 from support.ranks import run_ranks
 from support.stream_sets import write_set
+from torch.nn import functional as F
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.cli import main
 from rwp_dist.config import load_settings
+from rwp_dist.data.open import open_eval
 from rwp_dist.evaluation.asked import Asked
 from rwp_dist.evaluation.corruptions import CORRUPTIONS
 from rwp_dist.evaluation.measure import Measurement
 from rwp_dist.evaluation.targets import find_targets
 from rwp_dist.process.group import process_group
+from rwp_dist.run.evaluate import load_network
 
 EVERYTHING = Asked(("noise", "jpeg"), (0.1, 0.3), 2, (8, 3))
 CPU = torch.device("cpu")
@@ -40,6 +44,12 @@ def command(*arguments):
 
 def numbers_of(run):
     return run.read_measurement("evaluation")["numbers"]
+
+
+def one_network(run, asked):
+    with process_group(CPU):
+        network = Measurement(load_settings(run.config), run.newest_checkpoint(), CPU)
+        return network.numbers(asked, lambda done, total: None)
 
 
 def evaluation(run_dir, *overrides):
@@ -73,6 +83,25 @@ def test_the_same_network_gives_the_same_bits_after_all_that_was_done_to_it(run)
     assert everything["weight_noise.0.1.nll_std"] < everything["weight_noise.0.3.nll_std"]
 
 
+def test_clean_numbers_are_those_computed_by_hand(run):
+    settings, path = load_settings(run.config), run.newest_checkpoint()
+    model = load_network(settings, path, CPU).eval()
+    [step] = open_eval(load_settings(run.config, ["batch.per_rank=29"]), 0, 1).steps()
+    [batch] = step.batches
+    logits = model((batch.images / 255 - 0.5) / 0.25)
+    found = one_network(run, Asked())
+    assert found["nll"] == pytest.approx(F.cross_entropy(logits, batch.labels).item())
+    assert found["top1"] == pytest.approx(
+        100 * float((logits.argmax(1) == batch.labels).float().mean())
+    )
+
+
+def test_the_deviation_over_draws_is_that_of_a_sample(run):
+    one, two = (one_network(run, Asked(weight_noise=(0.3,), draws=draws)) for draws in (1, 2))
+    name = "weight_noise.0.3.nll"  # of two values: the distance of one from the mean, times sqrt 2
+    assert two[f"{name}_std"] == pytest.approx(2**0.5 * abs(one[name] - two[name]))
+
+
 def test_progress_ends_with_all_passes(run):
     calls = []
     with process_group(CPU):
@@ -100,6 +129,16 @@ def test_numbers_of_the_same_network_stay_and_those_of_another_go(run, val):
     assert numbers_of(run).keys() == {"top1", "top5", "nll", "ece"}
     command(run.path, "--bits", "8")
     write_checkpoint(run, load_settings(run.config, ["run.seed=1"]))  # of the same name
+    command(run.path)
+    assert numbers_of(run).keys() == {"top1", "top5", "nll", "ece"}
+
+
+def test_numbers_of_other_samples_at_the_same_place_go(tmp_path):
+    val = write_set(tmp_path / "val", num=8)
+    run = untrained_run(tmp_path / "run", val)
+    command(run.path, "--bits", "8")
+    shutil.rmtree(val)
+    write_set(val, num=8, first=8)
     command(run.path)
     assert numbers_of(run).keys() == {"top1", "top5", "nll", "ece"}
 

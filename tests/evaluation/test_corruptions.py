@@ -1,5 +1,6 @@
 """Corrupted images: the same for every run, the stronger the less like the original."""
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.pictures import picture
 from support.stream_sets import eval_streams, joined, load, write_set
 
@@ -40,6 +42,38 @@ def test_noise_has_the_deviation_that_is_stated_at_every_size():
         grey = np.full((size, size, 3), 128, np.uint8)
         deviation = np.std(corrupt("noise", 1, grey, 0) / 255)
         assert deviation == pytest.approx(0.08 * (size / 224) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("size", "strength", "deviation"), [(224, 1, 1.0), (112, 5, 3.0), (56, 5, 1.5)]
+)
+def test_blur_has_the_deviation_that_is_stated_at_every_size(size, strength, deviation):
+    line, places = np.zeros((size, size, 1), np.uint8), np.arange(size) - size // 2
+    line[:, size // 2] = 255
+    profile = corrupt("blur", strength, line, 0)[size // 2, :, 0].astype(float)
+    variance = (profile * places**2).sum() / profile.sum()
+    assert variance == pytest.approx(0.35**2 + deviation**2, rel=0.05)
+
+
+def test_contrast_is_the_share_that_is_stated_around_the_mean():
+    (image,) = images(64, 1, count=1)
+    for strength, share in zip(STRENGTHS, (0.85, 0.7, 0.5, 0.35, 0.2), strict=True):
+        flat = corrupt("contrast", strength, image, 0)
+        assert flat.mean() == pytest.approx(image.mean(), abs=1)
+        assert flat.std() == pytest.approx(share * image.std(), rel=0.05)
+
+
+def test_jpeg_has_the_published_qualities_at_224_pixels_and_better_ones_below():
+    ((large,), (small,)) = images(224, 3, count=1), images(56, 3, count=1)
+    for strength, quality in zip(STRENGTHS, (25, 18, 15, 10, 7), strict=True):
+        assert np.array_equal(corrupt("jpeg", strength, large, 0), compressed(large, quality))
+    assert np.array_equal(corrupt("jpeg", 1, small, 0), compressed(small, 50))
+
+
+def compressed(image, quality):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "jpeg", quality=quality)
+    return np.asarray(Image.open(file))
 
 
 def test_noise_differs_between_samples_and_strengths():

@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import torch
 from click.testing import CliRunner
 from support.ranks import run_ranks
 
@@ -16,6 +17,7 @@ from rwp_dist.compare.pictures import pictures_of
 from rwp_dist.config import load_settings
 from rwp_dist.flatness import landscape
 from rwp_dist.flatness.command import Request, measure
+from rwp_dist.flatness.landscape import read_sample
 from rwp_dist.flatness.runs import find_runs
 from rwp_dist.record.directory import RunDir
 from rwp_dist.shards.digits import write_digits
@@ -106,6 +108,14 @@ def measured_without_computing(paths: list[Path], out: Path) -> None:
 
     with patch.object(landscape.Landscape, "_logits", compute):
         measured(paths, out, SMALL)
+
+
+def test_other_pixels_or_another_batch_are_another_sample(folder: Path) -> None:
+    config, digests = RunDir(folder / "sgd").config, set()
+    for ratio, batch in ((1.0, 10), (0.5, 10), (1.0, 5)):
+        settings = load_settings(config, [f"data.eval_crop_ratio={ratio}"])
+        digests.add(read_sample(settings, 20, batch, torch.device("cpu")).digest)
+    assert len(digests) == 3
 
 
 def test_the_command_line_says_what_it_found(folder: Path, tmp_path: Path) -> None:

@@ -1,24 +1,27 @@
 """Random and adversarial perturbations have the radius that they are said to have."""
 
 import math
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from support.landscapes import small_landscape, trained_net
-from support.small import same_bits
+from support.landscapes import NUM, small_landscape, small_sample, trained_net
+from support.small import SmallNet, same_bits, small_samples, small_settings
 
+from rwp_dist.data.image import Normalise
 from rwp_dist.flatness import directions
 from rwp_dist.flatness.curves import (
     ADVERSARIAL_RADII,
     RANDOM_RADII,
     adversarial_curve,
     random_curve,
+    random_pieces,
 )
 from rwp_dist.flatness.directions import direction
 from rwp_dist.flatness.landscape import Landscape
-from rwp_dist.flatness.measured import Curve
+from rwp_dist.flatness.measured import Curve, Measured
 from rwp_dist.perturb.reference import Tensors, noise_std
 
 
@@ -35,6 +38,31 @@ def weights_of(landscape: Landscape, curve: object, number: int = 0) -> list[Ten
     """At which weights a curve asks for the loss."""
     with patch.object(landscape, "sums", lambda weights, batches=None: weights):
         return curve(landscape, number)  # type: ignore[operator]
+
+
+def test_sums_are_of_every_image_once_and_by_learnt_statistics() -> None:
+    net, settings, samples = trained_net(steps=9), small_settings(), small_samples(NUM)
+    normalise = Normalise(settings.data.mean, settings.data.std)
+    landscape = Landscape("run", net, settings, small_sample())
+    assert not net.training
+    logits = net(normalise(samples.images))
+    loss = torch.nn.functional.cross_entropy(logits, samples.labels, reduction="sum")
+    hits = int((logits.argmax(1) == samples.labels).sum())
+    assert 0 < hits < NUM
+    assert landscape.sums(landscape.weights) == [pytest.approx(loss.item()), hits, NUM]
+
+
+def test_another_network_sample_or_normalisation_is_measured_anew() -> None:
+    def key(net: SmallNet, num: int = NUM, *settings: str) -> str:
+        landscape = Landscape("run", net, small_settings(*settings), small_sample(num))
+        return random_pieces(landscape, 1)[0].key
+
+    net, other = trained_net(), trained_net()
+    assert key(net) == key(other)
+    with torch.no_grad():
+        other.bn1.running_mean += 1
+    keys = {key(net), key(other), key(net, NUM - 1), key(net, NUM, "data.mean=[0.3]")}
+    assert len(keys) == 4
 
 
 def test_a_random_direction_moves_every_filter_by_the_radius() -> None:
@@ -82,6 +110,12 @@ def test_runs_of_one_network_get_the_same_directions_up_to_the_filters_norms() -
     assert not same_bits(ones, direction(first, 4))
 
 
+def test_parameters_of_one_shape_move_in_directions_of_their_own() -> None:
+    along = direction(small_landscape(), 0)
+    scale, shift = along["bn1.weight"], along["bn1.bias"]
+    assert abs(torch.cosine_similarity(scale, shift, dim=0)) < 0.99
+
+
 def test_directions_do_not_depend_on_what_draws_them(monkeypatch: pytest.MonkeyPatch) -> None:
     here = direction(small_landscape(), 0)
     monkeypatch.setattr(directions, "choose_backend", lambda wanted, device: "torch")
@@ -107,6 +141,26 @@ def test_where_ten_points_are_lost_is_interpolated() -> None:
     curve = Curve((0.0, 0.1, 0.3), np.zeros((1, 3)), np.array([[95.0, 90.0, 80.0]]))
     assert curve.radius_of_loss(10) == pytest.approx(0.2)
     assert curve.radius_of_loss(20) is None
+
+
+def test_rise_and_radius_are_those_of_the_mean_over_the_directions() -> None:
+    top1 = np.array([[90.0, 60.0], [90.0, 90.0]])
+    curve = Curve((0.0, 0.1), np.array([[1.0, 2.0], [3.0, 6.0]]), top1)
+    assert curve.mean_rise(0.1) == 2.0
+    assert curve.radius_of_loss(10) == pytest.approx(0.1 * 10 / 15)
+
+
+def test_a_batch_counts_by_its_images_and_an_eigenvalue_only_if_it_has_converged() -> None:
+    values: dict[str, Any] = {
+        "random-0": [[4.0, 4, 4]] * len(RANDOM_RADII),
+        "adversarial-0": [[3.0, 3, 3], *[[6.0, 3, 3]] * (len(ADVERSARIAL_RADII) - 1)],
+        "adversarial-1": [[1.0, 1, 1], *[[5.0, 1, 1]] * (len(ADVERSARIAL_RADII) - 1)],
+    }
+    for converged in (False, True):
+        values["top_eigenvalue"] = {"value": 7.0, "converged": converged}
+        numbers = Measured.of(values).numbers()
+        assert numbers["flatness.adversarial_loss_increase"] == (11 - 4) / 4
+        assert ("flatness.top_eigenvalue" in numbers) == converged
 
 
 def test_a_loss_that_is_not_finite_is_kept_as_nan() -> None:

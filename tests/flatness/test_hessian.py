@@ -107,6 +107,11 @@ def test_more_products_are_tried_until_it_has_converged() -> None:
     assert found["value"] == pytest.approx(1.0, rel=0.01)
 
 
+def test_a_negative_eigenvalue_is_not_the_largest_whatever_its_magnitude() -> None:
+    found = top_eigenvalue(diagonal_operator(torch.linspace(-2, 1, 200)))
+    assert found["value"] == pytest.approx(1.0, rel=0.01)
+
+
 def diagonal_operator(values: torch.Tensor) -> object:
     from hessian_eigenthings import LambdaOperator
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from support.landscapes import small_landscape, trained_net
-from support.small import same_bits, small_net
+from support.small import same_bits, small_net, small_settings
 
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.data.image import Normalise
 from rwp_dist.flatness import slices
 from rwp_dist.flatness.landscape import Landscape
 from rwp_dist.flatness.slices import Slice, around, between, relearnt
@@ -59,6 +60,12 @@ def test_a_line_between_two_runs_ends_at_both() -> None:
         assert np.interp(x, line["x"], line["loss"][0]) == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_slice_to_another_run_is_measured_anew() -> None:
+    runs = [small_landscape(seed=seed, name=f"run {seed}") for seed in (0, 1, 2)]
+    first, second = ({p.key for p in between([runs[0], run]).pieces()} for run in runs[1:])
+    assert not first & second
+
+
 def test_a_plane_goes_through_three_runs() -> None:
     runs = [small_landscape(seed=seed, name=f"run {seed}") for seed in (0, 1, 2)]
     cut = between(runs)
@@ -85,6 +92,15 @@ def test_statistics_are_those_of_training_again_afterwards() -> None:
     assert same_bits(before, buffers_of_net(net))
     assert net.bn1.momentum == momentum
     assert not any(module.training for module in net.modules())
+
+
+def test_relearnt_statistics_are_the_plain_mean_over_the_batches() -> None:
+    net, data = trained_net(), small_settings().data
+    landscape, normalise = small_landscape(net), Normalise(data.mean, data.std)
+    outputs = [net.conv1(normalise(batch.images)) for batch in landscape.sample.batches]
+    expected = torch.stack([each.mean((0, 2, 3)) for each in outputs]).mean(0)
+    with relearnt(landscape, landscape.weights):
+        assert torch.allclose(net.bn1.running_mean, expected, atol=1e-6)
 
 
 def buffers_of_net(net: torch.nn.Module) -> dict[str, torch.Tensor]:

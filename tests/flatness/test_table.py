@@ -58,6 +58,12 @@ def test_seeds_that_only_one_row_has_are_left_out(tmp_path: Path) -> None:
     assert re.split(" {2,}", text[-1]) == ["rwp", "0.50 (0.50–0.50)"]
 
 
+def test_a_seed_that_a_row_has_twice_is_no_pair(tmp_path: Path) -> None:
+    lines(tmp_path / "twice", {"rwp": [9.0]})
+    text = lines(tmp_path, {"sgd": [1.0, 1.0, 1.0], "rwp": [0.7, 0.5, 0.5]})
+    assert re.split(" {2,}", text[-1]) == ["rwp", "0.50 (0.50–0.50)"]
+
+
 def test_one_seed_has_no_interval_and_the_first_row_stands_in_for_sgd(tmp_path: Path) -> None:
     text = lines(tmp_path, {"sam": [0.1], "rwp": [0.3]})
     assert "× sam, by seed: geometric mean and 95 % interval" in text
