@@ -32,7 +32,7 @@ def test_a_function_is_trained_with_and_without_for_each_seed_and_drawn(tmp_path
     for seed in (0, 1):
         without, with_ = (part.split()[-1] for part in lines[seed].split(", "))
         assert without != with_
-    assert [line.split()[0] for line in lines[2:]] == ["without", "rwp"]
+    assert [line.split()[0] for line in lines[2:]] == ["without", "rwp", "Drawn:"]
     assert (tmp_path / "worth_it.png").read_bytes().startswith(b"\x89PNG")
 
 

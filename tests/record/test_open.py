@@ -75,7 +75,7 @@ def test_other_settings_are_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         attempt(tmp_path, "method.sigma=3", "run.seed=1")
     assert str(caught.value) == (
-        f"run.dir: {tmp_path} holds a run with other settings (method.sigma: 0.3 -> 3.0, "
+        f"run.dir: {tmp_path} holds a run with other settings (method.sigma: 0.4 -> 3.0, "
         "run.seed: 0 -> 1); choose another run.dir or run.label, or remove that folder."
     )
 
