@@ -221,8 +221,8 @@ ScaleName = Literal["filter", "rms", "tensor", "element"]
 
 def _sigma_of_method(given: dict[str, Any]) -> float:
     """The default of ``method.sigma``, by the method's name; 0.0 for one without noise."""
-    method = METHODS.get(given.get("name", ""))
-    return method.default_strength if method and method.draws_noise else 0.0
+    method = METHODS[given["name"]]  # pydantic asks only if the name is valid
+    return method.default_strength if method.draws_noise else 0.0
 
 
 class Method(Section):

@@ -302,7 +302,8 @@ class Attached:
                 "by its forward in training mode; give Perturbed the module that is called",
             )
         elif self._taken < count:
-            left_out = " and none was perturbed" if self._noisy.method.mixed else ""
+            clean = not any(slot.perturbed for slot in self._noisy.my_slots[: self._taken])
+            left_out = " and none was perturbed" if clean else ""
             self._say(
                 "passes",
                 f"an update took {self._taken} of {count} passes of a rank{left_out}; unless it is "

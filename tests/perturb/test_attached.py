@@ -405,6 +405,9 @@ def test_a_mixed_method_whose_updates_have_no_perturbed_pass_says_so():
     net, optimizer, _ = attached("m-rwp", {}, 2)
     (sentence,) = said(lambda: train(net, optimizer, updates(1), 1))
     assert "1 of 2 passes of a rank and none was perturbed" in sentence
+    net, optimizer, _ = attached("m-rwp", {}, 4)
+    (sentence,) = said(lambda: train(net, optimizer, updates(3), 3))
+    assert "3 of 4 passes of a rank;" in sentence
 
 
 def test_a_mixed_method_with_one_pass_is_refused_and_rwp_named():
