@@ -121,7 +121,7 @@ def test_defaults_are_compared_with_the_tuned_strength_seed_by_seed():
 
     for line in evidence.defaults(Scores()).splitlines():
         assert line.startswith(tuple(evidence.NOISY))
-        assert "difference -0.45 -0.49 to -0.41" in line
+        assert "difference -0.45 -0.47 to -0.43" in line  # twenty seeds
 
 
 def test_a_run_of_the_yardstick_is_trained_once_for_all_that_decides_it(tmp_path, monkeypatch):

@@ -44,8 +44,8 @@ def progress_over_a_resume(folder):
     with small_parts(settings) as parts:
         progress = Progress(parts)
         for step in run_steps(parts, 0, 3, progress):
+            before = progress.state_dict()  # its clock is read before the checkpoint's
             save(folder, parts, step + 1, progress=progress)
-        before = progress.state_dict()
     with small_parts(settings, small_net(seed=9)) as parts:
         progress = Progress(parts)
         load(folder, parts, progress)
