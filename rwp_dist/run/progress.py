@@ -72,7 +72,7 @@ class Progress:
         self.noise_backend_before = state["noise_backend"]
 
     def spent(self) -> dict[str, float]:
-        """What the updates so far took, over all attempts; ``EvalRecord`` says what each is."""
+        """What the updates so far took, over all attempts (``tracking/columns.py``)."""
         return {
             "samples": self.samples,
             "train_s": self.train_s,

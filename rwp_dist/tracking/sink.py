@@ -64,7 +64,7 @@ class Sink:
         return False
 
     def log(self, kind: str, record: Mapping[str, Any]) -> None:
-        """Write a record of ``kind`` "train" or "eval"; ``records.py`` has the columns."""
+        """Write a record; ``columns.py`` has the kinds and their columns."""
 
     def advance(self, step: int) -> None:
         """Show that ``step`` updates are done. Called at every step, so it must be cheap."""
@@ -77,15 +77,6 @@ class Sink:
 
     def close(self, state: str) -> None:
         """Release everything; ``state`` is "finished", "interrupted" or "failed"."""
-
-
-def named_columns(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by ``<kind>/<column>``, without those that are None and without the step."""
-    return {
-        f"{kind}/{column}": value
-        for column, value in record.items()
-        if value is not None and column not in ("step", "total_steps")
-    }
 
 
 def first_line(error: Exception) -> str:

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.tracking.sink import RunInfo, Sink, named_columns
+from rwp_dist.tracking.columns import named
+from rwp_dist.tracking.sink import RunInfo, Sink
 
 
 class TensorBoard(Sink):
-    """Writes each column as a scalar ``<kind>/<column>`` to ``tensorboard/`` in the run directory.
+    """Writes each column as a scalar to ``tensorboard/`` in the run directory.
 
     A resumed run has each step once: TensorBoard hides what an interrupted attempt wrote after
     the checkpoint. A record is on disk when ``log`` returns.
@@ -41,7 +42,7 @@ class TensorBoard(Sink):
         return cls(SummaryWriter(str(folder), purge_step=run.first_step + 1))
 
     def log(self, kind: str, record: Mapping[str, Any]) -> None:
-        for name, value in named_columns(kind, record).items():
+        for name, value in named(kind, record).items():
             self._writer.add_scalar(name, value, record["step"])
         self._writer.flush()
 

@@ -56,7 +56,7 @@ class Tracker:
         return any(sink.stop_requested for sink in self._opened)
 
     def log(self, kind: str, record: Mapping[str, Any]) -> None:
-        """Write a record of ``kind`` "train" or "eval"; ``records.py`` has the columns."""
+        """Write a record; ``columns.py`` has the kinds and their columns."""
         self._each(lambda sink: sink.log(kind, record))
 
     def advance(self, step: int) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from rwp_dist.config.tree import Settings
 from rwp_dist.record.directory import RunDir
-from rwp_dist.tracking.sink import RunInfo, Sink, first_line, named_columns
+from rwp_dist.tracking.columns import named
+from rwp_dist.tracking.sink import RunInfo, Sink, first_line
 
 INIT_TIMEOUT_S = 20.0
 """How long a run waits for W&B's server at its start before it goes offline, in seconds."""
@@ -63,7 +64,7 @@ class Wandb(Sink):
         return self._stop.is_set()
 
     def log(self, kind: str, record: Mapping[str, Any]) -> None:
-        self._run.log(named_columns(kind, record) | {"global_step": record["step"]})
+        self._run.log(named(kind, record) | {"global_step": record["step"]})
 
     def summarize(self, summary: Mapping[str, Any]) -> None:
         self._run.summary.update(summary)
