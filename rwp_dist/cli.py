@@ -178,6 +178,21 @@ def _listed(keys: str | None) -> list[str]:
     return [key.strip() for key in keys.split(",")] if keys else []
 
 
+@main.command(short_help="Send runs to W&B: what it lacks of them.")
+@click.argument("runs", nargs=-1, required=True, type=RUN)
+def sync(runs: tuple[Path, ...]) -> None:
+    """Send runs to W&B, or all runs in a folder: what it lacks of them, and nothing twice.
+
+    For runs that were offline or killed, finished or not, after any number of attempts. Prints how
+    many records were sent, were there already, and are there in total. Exit code 0 only when W&B
+    has all of them; the same command started again goes on.
+    """
+    signals.say_on_ctrl_c(lambda: "Stopped; start the same command again to go on.")
+    from rwp_dist.tracking.sync import sync_all
+
+    sync_all(runs, click.echo)
+
+
 @main.command(short_help="How flat the loss is around the weights of runs.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN... [key=value]...")
 @click.option("--checkpoint", type=RUN, help="A checkpoint file; each run's newest, unless given.")

@@ -1,5 +1,6 @@
 """Numbers, units and tables as people read them. An absent value (None) is shown as ``—``."""
 
+import hashlib
 from collections.abc import Sequence
 
 DASH = "—"
@@ -57,6 +58,15 @@ def percent(share: float | None) -> str:
 def plural(number: int, noun: str) -> str:
     """A number with its noun: ``1 shard``, ``1,200 shards``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most ``most`` characters. A digest ends one that was cut, so that names which
+    differ still do."""
+    if len(text) <= most:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{text[: most - 9]}-{digest}"
 
 
 def table(rows: Sequence[Sequence[str]], *, num_left: int, num_heads: int = 1) -> list[str]:

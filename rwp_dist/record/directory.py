@@ -11,6 +11,7 @@
         bad_samples/       samples that could not be read: rank-<rank>.tsv, evaluation.tsv
         attempts.tsv       one line for each attempt: when, where, from and to which step
         wandb_id           identity in W&B, the same for all attempts
+        wandb_lock         held by the process that sends this run to W&B
         checkpoints/       what a run resumes from
         measured/          of the finished network: a JSON file for each command that measured
         profile/           traces of a few steps, if ``profile`` is on
@@ -121,6 +122,14 @@ class RunDir:
             RunDirError: a living process trains here, or the place cannot be written to.
         """
         return lock.locked(self.lock)
+
+    def sending(self) -> AbstractContextManager[None]:
+        """Keep other processes from sending this run to W&B inside a ``with`` block.
+
+        Raises:
+            RunDirError: a living process sends it, or the place cannot be written to.
+        """
+        return lock.locked(self.path / "wandb_lock", "sent to W&B")
 
     def write_status(self, state: str, step: int, total_steps: int, **more: Any) -> None:
         """Replace ``status.json``.

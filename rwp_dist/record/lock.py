@@ -42,8 +42,12 @@ def holder(path: Path) -> str | None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, doing: str = "trained") -> Iterator[None]:
     """Hold a lock file, made with its folder if missing. Without effect where flock is not there.
+
+    Args:
+        path: the file.
+        doing: what the holder does with the run, for the message.
 
     Raises:
         RunDirError: a living process holds it, or the folder cannot be written to.
@@ -62,9 +66,11 @@ def locked(path: Path) -> Iterator[None]:
                 return
             file.seek(0)
             raise RunDirError(
-                f"{path.parent} is being trained already ({file.read().strip()})",
-                key="run.dir",
-                cure="stop that, or choose another run.dir",
+                f"{path.parent} is being {doing} already ({file.read().strip()})",
+                key="run.dir" if doing == "trained" else None,
+                cure="stop that, or choose another run.dir"
+                if doing == "trained"
+                else "wait for that",
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

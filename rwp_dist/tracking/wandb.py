@@ -1,79 +1,134 @@
 """Weights & Biases, an optional sink: it may fail, be slow or be away, and training goes on.
 
-After a crash, the steps since the last checkpoint are sent again, so W&B may show them twice:
-what it has kept of the last seconds is not known here, and a point too many is better than a gap.
-``metrics.jsonl`` has each step once.
+A thread sends what ``metrics.jsonl`` has and W&B lacks. So W&B ends up with each record once,
+whatever was killed in between, and the training loop never waits. Offline, nothing is written for
+W&B: ``rwp-dist sync`` sends the run later, by the same code.
 """
 
 import threading
+import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from rwp_dist.config.tree import Settings
-from rwp_dist.record.directory import RunDir
-from rwp_dist.tracking.columns import named
+from rwp_dist.tracking.connection import INIT_TIMEOUT_S, Connection, has_login, quiet, reset
+from rwp_dist.tracking.projection import Tail
 from rwp_dist.tracking.sink import RunInfo, Sink, first_line
 
-INIT_TIMEOUT_S = 20.0
-"""How long a run waits for W&B's server at its start before it goes offline, in seconds."""
+RETRY_S = 60.0
+"""Time between two attempts to reach W&B, in seconds."""
 
 FINISH_TIMEOUT_S = 30.0
 """How long a run waits at its end for the rest to be uploaded, in seconds."""
 
 
 class Wandb(Sink):
-    """Sends a record as ``<kind>/<column>`` against ``global_step``; never waits for a network."""
+    """Has a thread send the records: methods return at once, ``close`` after a bounded time."""
 
     name = "W&B"
     optional = True
 
-    def __init__(self, run: Any, stop: threading.Event) -> None:
-        """``run``: what ``wandb.init`` returned. ``stop``: set when its stop button is pressed."""
-        self._run = run
-        self._stop = stop
-        self.folder = Path(run.dir).parent
-        self.recovery = f"what W&B has so far can be sent with: wandb sync {self.folder}"
+    def __init__(self, sender: "Sender") -> None:
+        self._sender = sender
+        sender.start()
 
     @classmethod
     def open(cls, run: RunInfo) -> "Wandb | None":
-        """Start or continue this run in W&B; offline if asked, or if no server answers."""
+        """Begin to send this run; if W&B is off or offline, a line says how to send it later."""
         mode, why = choose_mode(run.settings)
-        if mode == "off":
-            return None
-        import wandb
-
-        if mode == "online":
-            try:
-                sink = _start(run, mode)
-            except Exception as error:
-                why = first_line(error)
-                # Only a fresh service releases the identity that the failed start holds.
-                wandb.teardown()
-                wandb.setup(settings=wandb.Settings(silent=True))
-            else:
-                run.say(f"W&B: {sink._run.url}")
-                return sink
-        sink = _start(run, "offline")
-        run.say(f"W&B is offline ({why}); send this run later with: wandb sync {sink.folder}")
-        return sink
+        if mode == "offline":
+            run.say(f"W&B is offline ({why}); send this run later with: {sync_command(run)}")
+        return cls(Sender(run)) if mode == "online" else None
 
     @property
     def stop_requested(self) -> bool:
         """Whether the stop button of W&B's page was pressed (seen within about 15 s)."""
-        return self._stop.is_set()
+        return self._sender.stop.is_set()
 
     def log(self, kind: str, record: Mapping[str, Any]) -> None:
-        self._run.log(named(kind, record) | {"global_step": record["step"]})
+        """Have the thread read ``metrics.jsonl``, which has the record by now."""
+        self._sender.woken.set()
 
     def summarize(self, summary: Mapping[str, Any]) -> None:
-        self._run.summary.update(summary)
+        self._sender.summary = summary
 
     def close(self, state: str) -> None:
-        """Upload what is left, for ``FINISH_TIMEOUT_S`` at most, and end the run."""
-        if state == "interrupted":
-            self._run.mark_preempting()
-        self._run.finish(exit_code=0 if state == "finished" else 1)
+        """Send what is left, for ``FINISH_TIMEOUT_S`` at most, and end the run."""
+        self._sender.end(state)
+
+
+class Sender(threading.Thread):
+    """Connects, however often that takes, and sends records until the run ends."""
+
+    def __init__(self, run: RunInfo) -> None:
+        super().__init__(name="W&B", daemon=True)
+        self.woken, self.stop = threading.Event(), threading.Event()
+        self.summary: Mapping[str, Any] | None = None
+        self._run = run
+        self._state: str | None = None
+        """How the run ended; None as long as it goes on."""
+        self._troubled = self._done = False
+
+    def end(self, state: str) -> None:
+        """The run has ended; waits for the rest to be sent."""
+        if self._state is not None:
+            return
+        self._state = state
+        self.woken.set()
+        self.join(INIT_TIMEOUT_S + FINISH_TIMEOUT_S)
+        if not self._done:
+            self._run.say(f"W&B lacks the end of this run; send it with: {sync_command(self._run)}")
+
+    def run(self) -> None:
+        """The thread: connects again after every trouble, which is said once."""
+        while not self._done:
+            try:
+                self._send_all()
+            except Exception as error:
+                reset()
+                if self._state is not None:
+                    return
+                self._say_trouble(error)
+                self._wait_to_retry()
+
+    def _send_all(self) -> None:
+        """Connect, send records as they come, then the summary and the end."""
+        run = self._run
+        with run.run_dir.sending():  # a `rwp-dist sync` of this run may be at work
+            connection = Connection.connect(run.settings, run.run_dir, FINISH_TIMEOUT_S, self.stop)
+            run.say(f"W&B: {connection.url}")
+            tail = Tail(run.run_dir.metrics)
+            while True:
+                state = self._state  # before the last records are read
+                connection.send(tail.read())
+                if state is not None:
+                    break
+                self.woken.wait()
+                self.woken.clear()
+            if self.summary is not None:
+                connection.summarize(self.summary)
+            connection.close(state)
+            self._done = True
+
+    def _wait_to_retry(self) -> None:
+        """Until some time has passed, or the run has ended: then there is one more attempt."""
+        until = time.monotonic() + RETRY_S
+        while self._state is None and (left := until - time.monotonic()) > 0:
+            self.woken.wait(left)
+            self.woken.clear()
+
+    def _say_trouble(self, error: Exception) -> None:
+        if not self._troubled:
+            self._troubled = True
+            self._run.say(
+                f"W&B is away ({first_line(error)}); metrics.jsonl has every number, and W&B gets "
+                f"what it lacks when it answers, or with: {sync_command(self._run)}"
+            )
+
+
+def sync_command(run: RunInfo) -> str:
+    """What sends this run to W&B later."""
+    return f"rwp-dist sync {run.run_dir.path}"
 
 
 def choose_mode(settings: Settings) -> tuple[Literal["online", "offline", "off"], str]:
@@ -81,10 +136,7 @@ def choose_mode(settings: Settings) -> tuple[Literal["online", "offline", "off"]
     mode = settings.tracking.wandb
     if mode == "off":
         return "off", "as set by tracking.wandb"
-    import wandb
-
-    # For the whole process: looking for a login prints otherwise.
-    site = wandb.setup(settings=wandb.Settings(silent=True)).settings.mode
+    site = quiet().settings.mode
     if mode != "auto":
         return mode, "as set by tracking.wandb"
     if site == "disabled":
@@ -94,59 +146,3 @@ def choose_mode(settings: Settings) -> tuple[Literal["online", "offline", "off"]
     if has_login():
         return "online", ""
     return "offline", "no login found"
-
-
-def config_of(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
-    """The resolved settings, the commit and the number of ranks, for W&B's page of the run."""
-    config = settings.model_dump(by_alias=True, mode="json")
-    known = run_dir.read_environment() or {}
-    git = known.get("git") or {}
-    return config | {
-        "git_commit": git.get("commit"),
-        "git_dirty": git.get("dirty"),
-        "world_size": known.get("world_size"),
-    }
-
-
-def tags_of(settings: Settings) -> list[str]:
-    """W&B tags: the method, the model and ``tracking.tags``, each once."""
-    return list(dict.fromkeys((settings.method.name, settings.model.name, *settings.tracking.tags)))
-
-
-def has_login() -> bool:
-    """Whether W&B finds an API key or an identity token, without asking anyone."""
-    import wandb
-
-    try:
-        return bool(wandb.login(prompt=False, verify=False))
-    except wandb.Error:
-        return False
-
-
-def _start(run: RunInfo, mode: Literal["online", "offline"]) -> Wandb:
-    import wandb
-
-    tracking, run_dir = run.settings.tracking, run.run_dir
-    stop = threading.Event()
-    started = wandb.init(
-        mode=mode,
-        project=tracking.project,
-        entity=tracking.entity,
-        name=run.settings.run.name or run_dir.path.name,
-        group=tracking.group,
-        tags=tags_of(run.settings),
-        config=config_of(run.settings, run_dir),
-        dir=str(run_dir.path.resolve()),
-        id=run_dir.wandb_id(),
-        resume="allow",
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=INIT_TIMEOUT_S,
-            finish_timeout=FINISH_TIMEOUT_S,
-            finish_timeout_raises=True,
-            stop_fn=stop.set,
-        ),
-    )
-    started.define_metric("*", step_metric="global_step")
-    return Wandb(started, stop)

@@ -1,4 +1,7 @@
-import json
+"""W&B against a server on loopback that speaks its protocol, and keeps what it gets."""
+
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -8,24 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.until import until
+from support.wandb_server import KEY, WandbServer, wandb_server
 
+from rwp_dist.base.errors import RwpError
 from rwp_dist.config.load import load_settings
 from rwp_dist.config.tree import Settings
+from rwp_dist.config.values import dump_settings
 from rwp_dist.record.directory import RunDir
-from rwp_dist.tracking import Tracker, open_tracker
-from rwp_dist.tracking import wandb as guest
-from rwp_dist.tracking.console import Console
+from rwp_dist.tracking import Tracker, connection, open_tracker
+from rwp_dist.tracking import wandb as sink
+from rwp_dist.tracking.projection import row_of
+from rwp_dist.tracking.sync import sync, sync_all
 
-KEY = "0123456789abcdef0123456789abcdef01234567"
+ROOT = Path(__file__).parents[2]
+SUMMARY = {"top1": 71.0, "label": "m-rwp", "loss": None}
 
 
 @pytest.fixture(autouse=True)
-def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing of the account that runs the tests, and a server that refuses connections."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     yield
     if "wandb" in sys.modules:
@@ -34,123 +44,213 @@ def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         wandb.teardown()
 
 
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    with wandb_server() as running:
+        monkeypatch.setenv("WANDB_BASE_URL", running.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield running
+    assert not [name for name in running.unknown if "CoreWeave" not in name]
+
+
 def settings(*overrides: str) -> Settings:
     return load_settings(None, ["run.name=m-rwp-seed3", "run.seed=3", *overrides])
 
 
-def inspect(run: RunDir) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Summary and records of the run's newest offline file, read by W&B's own reader."""
-    [file] = sorted(run.path.glob("wandb/offline-run-*/*.wandb"))[-1:]
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    both = [
-        subprocess.run(c, capture_output=True, text=True, check=True).stdout
-        for c in ([*command, "--summary"], command)
-    ]
-    return json.loads(both[0]), [json.loads(line) for line in both[1].splitlines()]
+def start(run: RunDir, first_step: int = 0, *overrides: str) -> Tracker:
+    chosen = settings(*overrides)
+    run.create()
+    run.write_config(dump_settings(chosen))
+    run.wandb_id()
+    return open_tracker(chosen, run, total_steps=40, first_step=first_step)
 
 
-def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [r["history"]["item"] for r in records if r["type"] == "history"]
+def log(tracker: Tracker, *steps: int) -> None:
+    for step in steps:
+        tracker.log("train", {"step": step, "total_steps": 40, "loss": 2.0 / step, "top1": None})
+        if step % 20 == 0:
+            tracker.log("eval", {"step": step, "loss": 1.0, "top1": 71.0})
 
 
-def test_without_a_login_auto_goes_offline_and_says_how_to_sync(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = RunDir(tmp_path / "run")
-    run.write_environment({"git": {"commit": "abc", "dirty": False}, "world_size": 2})
-    tracker = open_tracker(settings("tracking.tags=[night]"), run, total_steps=20, first_step=0)
-    tracker.log("train", {"step": 10, "total_steps": 20, "loss": 2.0, "top1": None, "lr": 0.1})
-    tracker.log("eval", {"step": 10, "loss": 1.0, "top1": 71.0})
-    tracker.summarize({"top1": 71.0, "label": "m-rwp"})
+def finish(tracker: Tracker, run: RunDir) -> None:
+    run.write_summary(SUMMARY)
+    run.write_status("finished", 40, 40)
+    tracker.summarize(SUMMARY)
     tracker.close("finished")
-    out, err = capsys.readouterr()
-    head, first = out.splitlines()[:2]
-    assert head == "m-rwp, seed 3"
-    assert first.startswith("W&B is offline (no login found)")
-    folder = Path(first.partition("wandb sync ")[2])
-    assert folder.parent == run.path / "wandb"
-    assert folder.is_dir()
-    assert "wandb" not in err
-
-    summary, records = inspect(run)
-    [started] = [r["run"] for r in records if r["type"] == "run"]
-    assert started["run_id"] == run.wandb_id()
-    assert started["run_group"] == "m-rwp"
-    assert started["display_name"] == "m-rwp-seed3"
-    assert started["tags"] == ["m-rwp", "small_cnn", "night"]
-    assert summary["config"]["batch"]["global"] == 64
-    assert summary["config"]["git_commit"] == "abc"
-    assert summary["summary"]["label"] == "m-rwp"
-    assert summary["exit_code"] == 0
-    train, evaluation = history(records)
-    assert (train["train/loss"], train["global_step"]) == (2.0, 10)
-    assert "train/top1" not in train
-    assert (evaluation["eval/top1"], evaluation["global_step"]) == (71.0, 10)
-    [metric] = [r["metric"] for r in records if r["type"] == "metric"]
-    assert (metric["glob_name"], metric["step_metric"]) == ("*", "global_step")
 
 
-def test_unreachable_server_falls_back_with_the_same_id_and_the_key_stays_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setattr(guest, "INIT_TIMEOUT_S", 1.5)
+def assert_equal(server: WandbServer, run: RunDir) -> None:
+    """W&B's history holds exactly the records, each once, with their values, order and times."""
+    recorded = server.runs[run.wandb_id()]
+    shown = [
+        {name: value for name, value in row.items() if name not in ("_step", "_runtime")}
+        for row in recorded.rows
+    ]
+    key = lambda row: sorted(row.items())  # noqa: E731
+    assert sorted(shown, key=key) == sorted(map(row_of, run.read_metrics()), key=key)
+    assert len(set(recorded.seen())) == len(recorded.seen())
+    summary = run.read_summary()
+    if summary is not None:
+        given = {name: value for name, value in summary.items() if value is not None}
+        assert given.items() <= recorded.summary.items()
+
+
+def test_a_run_is_sent_as_it_is_in_metrics_jsonl(tmp_path, server, capsys):
     run = RunDir(tmp_path / "run")
-    before = time.monotonic()
-    tracker = open_tracker(settings(), run, total_steps=20, first_step=0)
-    tracker.log("train", {"step": 10, "loss": 2.0})
-    tracker.close("interrupted")
-    assert time.monotonic() - before < 8
+    run.create()
+    run.write_environment({"git": {"commit": "abc", "dirty": False}, "world_size": 2})
+    tracker = start(run, 0, "tracking.tags=[night]")
+    log(tracker, 10, 20)
+    finish(tracker, run)
+    assert_equal(server, run)
+    recorded = server.runs[run.wandb_id()]
+    assert recorded.seen() == [("train", 10), ("train", 20), ("eval", 20)]
+    assert (recorded.exit_code, recorded.preempting) == (0, False)
+    assert recorded.setting("groupName") == "m-rwp"
+    assert recorded.setting("displayName") == "m-rwp-seed3"
+    assert recorded.setting("tags") == ["m-rwp", "small_cnn", "night"]
+    assert recorded.config["batch"]["value"]["global"] == 64
+    assert recorded.config["git_commit"]["value"] == "abc"
+    assert recorded.config["world_size"]["value"] == 2
     out, err = capsys.readouterr()
-    assert out.splitlines()[1].startswith("W&B is offline (Failed to get")
+    assert f"W&B: {server.url}/team/rwp-dist/runs/{run.wandb_id()}" in out.splitlines()
     assert KEY not in out + err
-    summary, records = inspect(run)
-    assert summary["run_id"] == run.wandb_id()
-    assert summary["exit_code"] == 1
-    assert any(r["type"] == "preempting" for r in records)
-    assert len(history(records)) == 1
     for file in run.path.rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), file
 
 
-def test_service_killed_in_the_middle_says_one_line_and_training_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_resumed_run_has_each_step_once(tmp_path, server):
     run = RunDir(tmp_path)
-    tracker = open_tracker(settings("tracking.wandb=offline"), run, total_steps=20, first_step=0)
-    import wandb
+    tracker = start(run)
+    log(tracker, 10, 20, 30)
+    tracker.close("interrupted")
+    assert server.runs[run.wandb_id()].preempting
+    tracker = start(run, first_step=20)
+    log(tracker, 30, 40)
+    finish(tracker, run)
+    seen = server.runs[run.wandb_id()].seen()
+    assert sorted(seen) == [("eval", 20), ("eval", 40), *(("train", n) for n in (10, 20, 30, 40))]
 
-    wandb.teardown()  # as a SIGTERM to the whole job does
-    before = time.monotonic()
-    for step in (10, 20):
-        tracker.log("train", {"step": step, "loss": 2.0})
-    tracker.summarize({"top1": 1.0})
-    tracker.close("finished")
-    assert time.monotonic() - before < 5
+
+def test_records_that_an_earlier_attempt_could_not_send_are_sent_again(tmp_path, server):
+    run = RunDir(tmp_path)
+    tracker = start(run, 0, "tracking.wandb=offline")
+    log(tracker, 10, 20)
+    tracker.close("failed")
+    assert server.runs == {}
+    tracker = start(run, first_step=20)
+    log(tracker, 30, 40)
+    finish(tracker, run)
+    assert_equal(server, run)
+
+
+def test_a_server_that_was_away_gets_all_of_it(tmp_path, server, monkeypatch, capsys):
+    monkeypatch.setattr(sink, "RETRY_S", 0.2)
+    monkeypatch.setattr(connection, "INIT_TIMEOUT_S", 1.0)
+    server.stop()
+    run = RunDir(tmp_path)
+    tracker = start(run)
+    log(tracker, 10, 20)
+    said = ""
+
+    def told():
+        nonlocal said
+        said += capsys.readouterr().out
+        return "W&B is away" in said
+
+    until(told, lambda: said)
+    assert f"with: rwp-dist sync {run.path}" in said
+    server.restart()
+    until(lambda: run.wandb_id() in server.runs, "the run")
+    log(tracker, 30, 40)
+    finish(tracker, run)
+    assert_equal(server, run)
+    assert "W&B is away" not in capsys.readouterr().out  # said once
+
+
+@pytest.mark.parametrize("trouble", ["refuses", "500", "hangs"])
+def test_a_server_in_trouble_costs_no_time_and_sync_sends_all_later(
+    trouble, tmp_path, server, monkeypatch, capsys
+):
+    monkeypatch.setattr(connection, "INIT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(sink, "FINISH_TIMEOUT_S", 1.0)
+    if trouble == "refuses":
+        server.stop()
+    elif trouble == "500":
+        server.broken = 500
+    else:
+        server.delay_s = 60
+    run = RunDir(tmp_path)
+    tracker = start(run)
+    slowest = 0.0
+    for step in range(10, 50, 10):
+        begin = time.perf_counter()
+        log(tracker, step)
+        slowest = max(slowest, time.perf_counter() - begin)
+    assert slowest < 0.05
+    begin = time.perf_counter()
+    finish(tracker, run)
+    assert time.perf_counter() - begin < 6
     out = capsys.readouterr().out
-    assert out.count("W&B is off from here") == 1
-    assert [r["step"] for r in run.read_metrics()] == [10, 20]
+    assert out.count(f"rwp-dist sync {run.path}") in (1, 2)
+    assert "W&B lacks the end of this run" in out
+    server.broken, server.delay_s = None, 0.0
+    server.released.set()
+    if trouble == "refuses":
+        server.restart()
+    assert not sync(run).missing
+    assert_equal(server, run)
 
 
-def test_wandb_that_cannot_start_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import wandb
+def test_a_server_that_breaks_in_the_middle_is_no_trouble_once_it_is_back(tmp_path, server):
+    run = RunDir(tmp_path)
+    tracker = start(run)
+    log(tracker, 10)
+    until(lambda: run.wandb_id() in server.runs and server.runs[run.wandb_id()].lines, "a row")
+    server.broken = 500
+    log(tracker, 20, 30)
+    before = server.requests
+    until(lambda: server.requests > before, "a request")
+    server.broken = None
+    log(tracker, 40)
+    finish(tracker, run)
+    assert_equal(server, run)
 
-    def broken(**_: Any) -> None:
-        raise RuntimeError("broken at http://me:secret@host/x\nand more")
 
-    monkeypatch.setattr(wandb, "init", broken)
-    asked = settings("tracking.wandb=online")
-    with open_tracker(asked, RunDir(tmp_path), total_steps=20, first_step=0) as run:
-        run.log("train", {"step": 10, "loss": 2.0})
-    assert capsys.readouterr().out.splitlines()[1] == (
-        "W&B is off (broken at http://host/x); metrics.jsonl has every number."
+def test_a_service_that_is_killed_in_the_middle_is_started_again(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(sink, "RETRY_S", 0.2)
+    run = RunDir(tmp_path)
+    tracker = start(run)
+    log(tracker, 10)
+    until(lambda: run.wandb_id() in server.runs and server.runs[run.wandb_id()].lines, "a row")
+    import psutil
+
+    (service,) = [
+        child for child in psutil.Process().children(True) if "wandb-core" in child.name()
+    ]
+    service.kill()
+    for step in (20, 30, 40):
+        log(tracker, step)
+        time.sleep(0.3)
+    finish(tracker, run)
+    assert_equal(server, run)
+
+
+def test_offline_nothing_is_written_for_wandb_and_one_line_names_the_command(tmp_path, capsys):
+    run = RunDir(tmp_path / "run")
+    tracker = start(run)
+    log(tracker, 10)
+    tracker.close("finished")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == (
+        "W&B is offline (no login found); send this run later with: rwp-dist sync "
+        f"{run.path}"
     )
-    assert len(RunDir(tmp_path).read_metrics()) == 1
+    assert not [line for line in lines[2:] if "W&B" in line]
+    assert not (run.path / "wandb").exists()
 
 
-def test_off_imports_nothing(tmp_path: Path) -> None:
+def test_off_imports_nothing(tmp_path):
     code = (
         "import sys; from rwp_dist.tracking import open_tracker;"
         "from rwp_dist.record.directory import RunDir;"
@@ -164,64 +264,145 @@ def test_off_imports_nothing(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "False False"
 
 
-def test_stop_button_and_failing_calls(capsys: pytest.CaptureFixture[str]) -> None:
-    class Run:
-        dir = "/nowhere/run/files"
+def test_wandb_that_cannot_be_imported_is_left_out(tmp_path, monkeypatch, capsys):
+    def broken() -> Any:
+        raise RuntimeError("broken at http://me:secret@host/x\nand more")
 
-        def log(self, values: dict[str, Any]) -> None:
-            raise ConnectionError("gone")
-
-    stop = threading.Event()
-    tracker = Tracker([Console(total_steps=1), guest.Wandb(Run(), stop)])
-    assert not tracker.stop_requested
-    stop.set()
-    assert tracker.stop_requested
-    tracker.log("eval", {"step": 1, "loss": 1.0})
-    tracker.log("eval", {"step": 2, "loss": 1.0})
-    tracker.close("finished")
-    assert tracker.stop_requested  # status.json says why a run stopped, after the tracker is closed
-    out = capsys.readouterr().out.splitlines()
-    assert [line.startswith("eval at step") for line in out] == [True, False, True]
-    assert out[1] == (
-        "W&B is off from here (gone); metrics.jsonl goes on, and what W&B has so far can be sent "
-        "with: wandb sync /nowhere/run"
+    monkeypatch.setattr(sink, "quiet", broken)
+    with open_tracker(settings(), RunDir(tmp_path), total_steps=20, first_step=0) as tracker:
+        tracker.log("train", {"step": 10, "loss": 2.0})
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "W&B is off (broken at http://host/x); metrics.jsonl has every number."
     )
+    assert len(RunDir(tmp_path).read_metrics()) == 1
+
+
+def test_the_stop_button_is_seen_even_after_the_end(tmp_path, server):
+    tracker = start(RunDir(tmp_path))
+    (_, _, wandb) = tracker._opened
+    assert not tracker.stop_requested
+    wandb._sender.stop.set()
+    tracker.close("interrupted")
+    assert tracker.stop_requested  # status.json says why a run stopped, after the tracker is closed
 
 
 @pytest.mark.parametrize(
-    ("state", "calls"),
-    [("interrupted", ["preempting", "finish 1"]), ("failed", ["finish 1"]),
-     ("finished", ["finish 0"])],
-)  # fmt: skip
-def test_the_end_of_the_context_does_not_overwrite_how_the_run_ended(
-    state: str, calls: list[str]
-) -> None:
-    made: list[str] = []
-
-    class Run:
-        dir = "/nowhere/run/files"
-
-        def mark_preempting(self) -> None:
-            made.append("preempting")
-
-        def finish(self, exit_code: int) -> None:
-            made.append(f"finish {exit_code}")
-
-    with Tracker([guest.Wandb(Run(), threading.Event())]) as tracker:
-        tracker.close(state)
-    assert made == calls
+    ("state", "exit_code", "preempting"),
+    [("interrupted", 1, True), ("failed", 1, False), ("finished", 0, False)],
+)
+def test_wandb_says_how_the_run_ended(state, exit_code, preempting, tmp_path, server):
+    run = RunDir(tmp_path)
+    with start(run) as tracker:
+        tracker.close(state)  # the end of the context does not overwrite it
+    recorded = server.runs[run.wandb_id()]
+    assert (recorded.exit_code, recorded.preempting) == (exit_code, preempting)
 
 
-def test_a_login_in_netrc_is_found_without_asking(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import wandb
-
-    monkeypatch.setattr(wandb, "run", None)  # another test's, whose service was killed
-    wandb.setup(settings=wandb.Settings(silent=True))
-    assert not guest.has_login()
+def test_a_login_in_netrc_is_found_without_asking(tmp_path, capsys):
+    connection.quiet()
+    assert not connection.has_login()
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine 127.0.0.1:9\n  login user\n  password {KEY}\n")
     netrc.chmod(0o600)
-    assert guest.has_login()
+    assert connection.has_login()
     assert KEY not in "".join(capsys.readouterr())
+
+
+def test_sync_sends_what_is_missing_and_nothing_twice(tmp_path, server, capsys):
+    run = RunDir(tmp_path / "run")
+    tracker = start(run, 0, "tracking.wandb=offline")
+    log(tracker, 10, 20)
+    told = capsys.readouterr().out.splitlines()[1].partition("with: ")[2].split()
+    assert told[:2] == ["rwp-dist", "sync"]
+    assert str(sync(RunDir(told[2]))).startswith("3 sent, 0 already there, 3 in total: ")  # living
+    assert server.runs[run.wandb_id()].preempting
+    log(tracker, 30)
+    finish(tracker, run)
+    assert str(sync(run)).startswith("1 sent, 3 already there, 4 in total: ")
+    assert str(sync(run)).startswith("0 sent, 4 already there, 4 in total: ")
+    assert_equal(server, run)
+    assert server.runs[run.wandb_id()].exit_code == 0
+
+
+def test_sync_goes_on_with_the_other_runs_and_fails_if_one_is_not_whole(tmp_path, server, capsys):
+    runs = [RunDir(tmp_path / name) for name in "abc"]
+    for run in runs:
+        with start(run, 0, "tracking.wandb=offline") as tracker:
+            log(tracker, 10)
+    runs[1].config.write_text("method: {nme: 1}")
+    lines: list[str] = []
+    with pytest.raises(RwpError, match="W&B lacks something of 1 run of 3"):
+        sync_all([tmp_path], lines.append)
+    assert [line.startswith(f"{run.path}: 1 sent") for line, run in zip(lines, runs)] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_sync_without_a_login_or_a_run_says_what_to_do(tmp_path):
+    with pytest.raises(RwpError, match="There is no run in"):
+        sync_all([tmp_path], print)
+    start(RunDir(tmp_path), 0, "tracking.wandb=off").close("finished")
+    with pytest.raises(RwpError, match="wandb login"):
+        sync_all([tmp_path], print)
+
+
+def test_two_processes_do_not_send_one_run(tmp_path, server):
+    run = RunDir(tmp_path)
+    tracker = start(run)
+    log(tracker, 10)
+    until(lambda: run.wandb_id() in server.runs, "the run")
+    with pytest.raises(RwpError, match="is being sent to W&B already"):
+        sync(run)
+    tracker.close("finished")
+    assert sync(run).sent == 0
+
+
+def test_sync_ends_with_a_sentence_when_the_server_is_away(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(connection, "INIT_TIMEOUT_S", 1.0)
+    run = RunDir(tmp_path)
+    start(run, 0, "tracking.wandb=offline").close("finished")
+    server.stop()
+    lines: list[str] = []
+    with pytest.raises(RwpError, match="start the same command again"):
+        sync_all([tmp_path], lines.append)
+    assert lines[0].startswith(f"{tmp_path}: W&B did not take all of it (")
+    server.restart()
+
+
+ATTEMPT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+import test_wandb as this
+first, mode, run = int(sys.argv[1]), sys.argv[2], this.RunDir(sys.argv[3])
+tracker = this.start(run, first, f"tracking.wandb={mode}")
+for step in range(first + 1, 100_000):
+    this.log(tracker, step)
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+@pytest.mark.parametrize("seconds", [(1,), (5, 1), (13,), (20,)])
+def test_whatever_is_killed_wandb_has_each_record_once(mode, seconds, tmp_path, server):
+    run = RunDir(tmp_path / "run")
+    first = 0
+    for limit in seconds:
+        argv = [sys.executable, "-c", ATTEMPT, str(first), mode, str(run.path)]
+        attempt = subprocess.Popen([*argv, str(Path(__file__).parent)])
+        until(lambda: len(run.read_metrics()) > first, "a record")
+        time.sleep(limit)
+        attempt.send_signal(signal.SIGKILL)
+        attempt.wait()
+        first = max(record["step"] for record in run.read_metrics()) - 10  # of a checkpoint
+    tracker = start(run, first, f"tracking.wandb={mode}")
+    log(tracker, first + 1, first + 2)
+    finish(tracker, run)
+    synced = sync(run)
+    assert not synced.missing
+    assert synced.sent == 0 or mode == "offline"
+    recorded = server.runs[run.wandb_id()]
+    assert len(set(recorded.seen())) == len(recorded.seen())
+    assert set(recorded.seen()) >= {(r["kind"], r["step"]) for r in run.read_metrics()}

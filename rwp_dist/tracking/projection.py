@@ -1,0 +1,70 @@
+"""``metrics.jsonl`` as rows of W&B's history: one row for each kind and step.
+
+``metrics.jsonl`` is the source of truth. What W&B lacks of it is sent, in its order, so W&B ends up
+with exactly its records, whatever was killed or away in between.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rwp_dist.tracking.columns import COLUMNS, STEP, named
+
+Key = tuple[str, int]
+"""Kind and step: what a record, and its row, is recognised by."""
+
+_KINDS = {column.name: kind for kind, columns in COLUMNS.items() for column in columns}
+
+
+class Tail:
+    """Reads what is appended to ``metrics.jsonl``, once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The records since the last call. A line without its end waits for the next call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [record for line in whole.splitlines() if (record := _record_of(line))]
+
+
+def _record_of(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # torn by a kill
+        return None
+    return record if isinstance(record, dict) and key_of(record) else None
+
+
+def key_of(record: Mapping[str, Any]) -> Key | None:
+    """Kind and step of a record; None if it is not one."""
+    kind, step = record.get("kind"), record.get("step")
+    return (kind, step) if isinstance(kind, str) and isinstance(step, int) else None
+
+
+def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What W&B gets of a record: its numbers by name, its step and its time."""
+    row = named(record["kind"], record) | {STEP: record["step"]}
+    return row | ({"_timestamp": record["time"]} if "time" in record else {})
+
+
+def keys_of_rows(rows: Iterable[Mapping[str, Any]]) -> set[Key]:
+    """Kind and step of the rows of a history, also of those that an earlier version sent."""
+    keys = set()
+    for row in rows:
+        step, kinds = row.get(STEP), {_kind_of(name) for name in row if "/" in name}
+        if step is not None:
+            keys |= {(kind, int(step)) for kind in kinds}
+    return keys
+
+
+def _kind_of(name: str) -> str:
+    return _KINDS.get(name, name.partition("/")[0])

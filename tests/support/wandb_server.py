@@ -1,0 +1,254 @@
+"""A server on loopback that speaks as much of W&B's protocol as its client needs for runs."""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Recorded:
+    """What the server knows of a run."""
+
+    id: str
+    project: str
+    upserts: list[dict[str, Any]] = field(default_factory=list)
+    """Variables of every UpsertBucket: name, group, tags, notes, config, ..."""
+    lines: dict[int, str] = field(default_factory=dict)
+    """Rows of the history by offset, as W&B stores them."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+    exit_code: int | None = None
+    preempting: bool = False
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(self.lines[n]) for n in sorted(self.lines)]
+
+    def seen(self) -> list[tuple[str, int]]:
+        """Kind and ``global_step`` of each row: perturb/... and data/... belong to train."""
+        kinds = []
+        for row in self.rows:
+            sections = {name.partition("/")[0] for name in row if "/" in name}
+            kind = next(iter(sections & {"eval", "checkpoint"}), "train")
+            kinds.append((kind, row["global_step"]))
+        return kinds
+
+    def setting(self, name: str) -> Any:
+        """The newest value of a variable of UpsertBucket."""
+        return next((u[name] for u in reversed(self.upserts) if u.get(name) is not None), None)
+
+
+class WandbServer:
+    """Runs by identity. ``broken``: an HTTP status that every request gets instead of an answer."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.runs: dict[str, Recorded] = {}
+        self.unknown: list[str] = []
+        """First lines of queries that it could not answer."""
+        self.requests = 0
+        self.broken: int | None = None
+        self.delay_s = 0.0
+        self.released = threading.Event()
+        """Ends all delays."""
+        self._lock = threading.Lock()
+        self._start(port)
+
+    def _start(self, port: int) -> None:
+        self._http = _Quiet(("127.0.0.1", port), _handler(self))
+        self.port = self._http.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Be away: connections are refused."""
+        self._http.shutdown()
+        self._http.server_close()
+
+    def restart(self) -> None:
+        """Come back on the same port, with all runs."""
+        self._start(self.port)
+
+    def environment(self) -> dict[str, str]:
+        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_MODE": ""}
+
+    def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """The answer's ``data``."""
+        found = re.search(r"(query|mutation)\s+(\w+)", query)
+        name = found[2] if found else query[:80]
+        # UpsertBucket is answered by upsert_bucket.
+        answer = getattr(self, re.sub(r"(?<!^)(?=[A-Z])", "_", f"{name}").lower(), None)
+        if answer is None:
+            self.unknown.append(f"{name} {json.dumps(variables)[:300]} {query[:1500]}")
+            return {}
+        with self._lock:
+            return answer(variables)
+
+    def viewer(self, variables: dict[str, Any]) -> dict[str, Any]:
+        viewer = {"id": "u", "entity": "team", "username": "user", "email": "u@example.com"}
+        return {"viewer": {**viewer, "flags": "{}", "teams": {"edges": []}, "admin": False}}
+
+    get_default_entity = viewer
+
+    def run_resume_status(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run = self.runs.get(variables["name"])
+        if run is None:
+            return {"model": {"id": "p", "name": variables["project"], "bucket": None}}
+        bucket = {
+            "name": run.id,
+            "summaryMetrics": json.dumps(run.summary),
+            "displayName": run.setting("displayName"),
+            "logLineCount": 0,
+            "historyLineCount": len(run.lines),
+            "eventsLineCount": 0,
+            "historyTail": json.dumps([run.lines[n] for n in sorted(run.lines)[-1:]]),
+            "eventsTail": "[]",
+            "config": json.dumps(run.config),
+            "tags": run.setting("tags") or [],
+            "wandbConfig": json.dumps({"t": 1}),
+        }
+        entity = {"id": "e", "name": "team"}
+        return {"model": {"id": "p", "name": run.project, "entity": entity, "bucket": bucket}}
+
+    def upsert_bucket(self, variables: dict[str, Any]) -> dict[str, Any]:
+        identity = variables.get("name") or variables.get("id")
+        created = identity not in self.runs
+        run = self.runs.setdefault(identity, Recorded(identity, variables.get("project") or ""))
+        run.upserts.append(variables)
+        if variables.get("config"):
+            run.config |= json.loads(variables["config"])
+        project = {"id": "p", "name": run.project, "entity": {"id": "e", "name": "team"}}
+        bucket = {
+            "id": f"storage-{identity}",
+            "name": identity,
+            "displayName": run.setting("displayName"),
+            "description": None,
+            "config": json.dumps(run.config),
+            "sweepName": None,
+            "project": project,
+            "historyLineCount": len(run.lines),
+        }
+        return {"upsertBucket": {"bucket": bucket, "inserted": created}}
+
+    def create_run_files(self, variables: dict[str, Any]) -> dict[str, Any]:
+        files = [
+            {"name": name, "uploadUrl": f"{self.url}/upload"} for name in variables.get("files", [])
+        ]
+        return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
+
+    def run(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run = self.runs.get(variables["name"])
+        if run is None:
+            return {"project": {"internalId": "1", "run": None}}
+        fragment = {
+            "id": f"storage-{run.id}", "projectId": "1", "tags": [], "name": run.id,
+            "displayName": run.setting("displayName"), "sweepName": None, "state": "running",
+            "config": json.dumps(run.config), "group": None, "jobType": None, "commit": None,
+            "readOnly": False, "createdAt": "2026-01-01T00:00:00", "heartbeatAt": None,
+            "description": None, "notes": None, "systemMetrics": "{}",
+            "summaryMetrics": json.dumps(run.summary), "historyLineCount": len(run.lines),
+            "historyKeys": {"lastStep": len(run.lines) - 1}, 
+            "user": {"id": "u", "username": "user", "name": "user"},
+        }  # fmt: skip
+        return {"project": {"internalId": "1", "run": fragment}}
+
+    def run_history_keys(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run = self.runs[variables.get("run") or variables.get("name")]
+        keys = {"lastStep": len(run.lines) - 1, "keys": {}, "sets": []}
+        return {"project": {"run": {"historyKeys": keys}}}
+
+    def run_parquet_history(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run = self.runs[variables.get("runName") or variables.get("name")]
+        history = {"parquetUrls": [], "liveData": run.rows}
+        return {"project": {"run": {"parquetHistory": history}}}
+
+    def history_page(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run = self.runs[variables["run"]]
+        low, high = variables.get("minStep", 0), variables.get("maxStep", 1 << 60)
+        rows = [
+            run.lines[n]
+            for n in sorted(run.lines)
+            if low <= json.loads(run.lines[n])["_step"] < high
+        ]
+        return {"project": {"run": {"history": rows}}}
+
+    def notify_scriptable_run_alert(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.runs[variables["runName"]].alerts.append(variables)
+        return {"notifyScriptableRunAlert": {"success": True}}
+
+    def file_stream(self, identity: str, body: dict[str, Any]) -> None:
+        """Rows are kept by their offset: what is sent twice is stored once."""
+        with self._lock:
+            run = self.runs[identity]
+            for name, part in (body.get("files") or {}).items():
+                if name == "wandb-history.jsonl":
+                    for number, line in enumerate(part["content"], part["offset"]):
+                        run.lines[number] = line
+                elif name == "wandb-summary.json":
+                    for text in part["content"]:
+                        run.summary = json.loads(text)
+            run.preempting |= bool(body.get("preempting"))
+            if body.get("complete"):
+                run.exit_code = body.get("exitcode")
+
+
+class _Quiet(ThreadingHTTPServer):
+    allow_reuse_address = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed in the middle of a request is no news."""
+
+
+def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            server.requests += 1
+            if server.delay_s:
+                server.released.wait(server.delay_s)
+            if server.broken is not None:
+                self.answer({"error": "broken"}, server.broken)
+            elif self.path.endswith("/graphql"):
+                asked = json.loads(body)
+                data = server.graphql(asked["query"], asked.get("variables") or {})
+                self.answer({"data": data})
+            elif self.path.endswith("/file_stream"):
+                server.file_stream(self.path.split("/")[-2], json.loads(body))
+                self.answer({})
+            else:
+                self.answer({})
+
+        do_PUT = do_GET = do_POST  # noqa: N815
+
+        def answer(self, content: Any, status: int = 200) -> None:
+            text = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler
+
+
+@contextmanager
+def wandb_server() -> Iterator[WandbServer]:
+    server = WandbServer()
+    try:
+        yield server
+    finally:
+        server.broken, server.delay_s = None, 0.0
+        server.released.set()
+        server.stop()
