@@ -17,6 +17,9 @@ LONG = (
     "launcher/test_run.py::test_a_second_ctrl_c",
     "launcher/test_run.py::test_ranks_end_with",
     "launcher/test_run.py::test_ranks_that_wait_for",
+    "tracking/test_wandb.py::test_a_server_that_breaks",
+    "tracking/test_wandb.py::test_a_service_that_is_killed",
+    "tracking/test_wandb.py::test_whatever_is_killed",
     # The engine with kernels in Triton's interpreter.
     "perturb/test_oracle.py::test_noise_and_energy_of_the_kernels",
     "perturb/normals/test_kernels.py::test_a_replay_is_bit_equal",

@@ -77,7 +77,8 @@ class WandbServer:
         self._start(self.port)
 
     def environment(self) -> dict[str, str]:
-        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_MODE": ""}
+        """Variables with which W&B's client finds this server, and has a login."""
+        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY}
 
     def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         """The answer's ``data``."""
@@ -154,7 +155,7 @@ class WandbServer:
             "readOnly": False, "createdAt": "2026-01-01T00:00:00", "heartbeatAt": None,
             "description": None, "notes": None, "systemMetrics": "{}",
             "summaryMetrics": json.dumps(run.summary), "historyLineCount": len(run.lines),
-            "historyKeys": {"lastStep": len(run.lines) - 1}, 
+            "historyKeys": {"lastStep": len(run.lines) - 1},
             "user": {"id": "u", "username": "user", "name": "user"},
         }  # fmt: skip
         return {"project": {"internalId": "1", "run": fragment}}

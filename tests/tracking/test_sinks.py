@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.wandb_server import wandb_server
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config.load import load_settings
@@ -52,15 +53,10 @@ def read_jsonl(run: Path, out: str) -> Shown:
 
 
 def read_wandb(run: Path, out: str) -> Shown:
-    shown = []
-    for file in sorted(run.glob("wandb/offline-run-*/*.wandb")):
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        for record in map(json.loads, text.splitlines()):
-            item = record.get("history", {}).get("item", {})
-            losses = [(k.partition("/")[0], v) for k, v in item.items() if k.endswith("/loss")]
-            shown += [(kind, item["global_step"], loss) for kind, loss in losses]
-    return shown
+    """From what the server got, which the fixture below has written down."""
+    rows = json.loads((run / "wandb-rows.json").read_text())
+    losses = [(k.partition("/")[0], v, row) for row in rows for k, v in row.items() if "/loss" in k]
+    return [(kind, row["global_step"], loss) for kind, loss, row in losses]
 
 
 def read_tensorboard(run: Path, out: str) -> Shown:
@@ -75,11 +71,11 @@ ONCE, TWICE = FIRST[:3] + SECOND, FIRST + SECOND
 EXPECTED: dict[type[Sink], tuple[Callable[[Path, str], Shown], Shown]] = {
     Console: (read_console, TWICE),
     JsonLines: (read_jsonl, ONCE),
-    Wandb: (read_wandb, TWICE),
+    Wandb: (read_wandb, [FIRST[3], *ONCE[:-2], SECOND[1]]),
     TensorBoard: (read_tensorboard, ONCE),
 }
 """How to read what a sink shows, and what that is after an attempt and a second one from step 20:
-each step once, or those after the checkpoint twice."""
+each step once, or those after the checkpoint twice. W&B keeps a step's first record."""
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +83,20 @@ def two_attempts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run directory after two attempts, and what the console showed."""
     run = tmp_path_factory.mktemp("runs") / "m-rwp-s0"
     out = io.StringIO()
-    with contextlib.redirect_stdout(out):
+    with (
+        contextlib.redirect_stdout(out),
+        wandb_server() as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
         for first_step, records in ((0, FIRST), (20, SECOND)):
-            with start(run, first_step, "tracking.tensorboard=true") as tracker:
+            both = ("tracking.wandb=online", "tracking.tensorboard=true")
+            with start(run, first_step, *both) as tracker:
                 log(tracker, records)
                 tracker.summarize({"top1": 71.0})
+        (recorded,) = server.runs.values()
+        (run / "wandb-rows.json").write_text(json.dumps(recorded.rows))
     return run, out.getvalue()
 
 

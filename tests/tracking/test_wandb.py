@@ -4,28 +4,24 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.tracked import finish, log, settings, start
 from support.until import until
 from support.wandb_server import KEY, WandbServer, wandb_server
 
 from rwp_dist.base.errors import RwpError
-from rwp_dist.config.load import load_settings
-from rwp_dist.config.tree import Settings
-from rwp_dist.config.values import dump_settings
 from rwp_dist.record.directory import RunDir
-from rwp_dist.tracking import Tracker, connection, open_tracker
+from rwp_dist.tracking import connection, open_tracker
 from rwp_dist.tracking import wandb as sink
 from rwp_dist.tracking.projection import row_of
 from rwp_dist.tracking.sync import sync, sync_all
 
 ROOT = Path(__file__).parents[2]
-SUMMARY = {"top1": 71.0, "label": "m-rwp", "loss": None}
 
 
 @pytest.fixture(autouse=True)
@@ -49,34 +45,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     with wandb_server() as running:
         monkeypatch.setenv("WANDB_BASE_URL", running.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
+        # Seconds between two tries of an upload.
+        monkeypatch.setenv("WANDB__FILE_STREAM_RETRY_WAIT_MIN_SECONDS", "0.1")
+        monkeypatch.setenv("WANDB__FILE_STREAM_RETRY_WAIT_MAX_SECONDS", "0.5")
         yield running
     assert not [name for name in running.unknown if "CoreWeave" not in name]
-
-
-def settings(*overrides: str) -> Settings:
-    return load_settings(None, ["run.name=m-rwp-seed3", "run.seed=3", *overrides])
-
-
-def start(run: RunDir, first_step: int = 0, *overrides: str) -> Tracker:
-    chosen = settings(*overrides)
-    run.create()
-    run.write_config(dump_settings(chosen))
-    run.wandb_id()
-    return open_tracker(chosen, run, total_steps=40, first_step=first_step)
-
-
-def log(tracker: Tracker, *steps: int) -> None:
-    for step in steps:
-        tracker.log("train", {"step": step, "total_steps": 40, "loss": 2.0 / step, "top1": None})
-        if step % 20 == 0:
-            tracker.log("eval", {"step": step, "loss": 1.0, "top1": 71.0})
-
-
-def finish(tracker: Tracker, run: RunDir) -> None:
-    run.write_summary(SUMMARY)
-    run.write_status("finished", 40, 40)
-    tracker.summarize(SUMMARY)
-    tracker.close("finished")
 
 
 def assert_equal(server: WandbServer, run: RunDir) -> None:
@@ -243,8 +216,7 @@ def test_offline_nothing_is_written_for_wandb_and_one_line_names_the_command(tmp
     tracker.close("finished")
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == (
-        "W&B is offline (no login found); send this run later with: rwp-dist sync "
-        f"{run.path}"
+        f"W&B is offline (no login found); send this run later with: rwp-dist sync {run.path}"
     )
     assert not [line for line in lines[2:] if "W&B" in line]
     assert not (run.path / "wandb").exists()
@@ -333,7 +305,9 @@ def test_sync_goes_on_with_the_other_runs_and_fails_if_one_is_not_whole(tmp_path
     lines: list[str] = []
     with pytest.raises(RwpError, match="W&B lacks something of 1 run of 3"):
         sync_all([tmp_path], lines.append)
-    assert [line.startswith(f"{run.path}: 1 sent") for line, run in zip(lines, runs)] == [
+    assert [
+        line.startswith(f"{run.path}: 1 sent") for line, run in zip(lines, runs, strict=True)
+    ] == [
         True,
         False,
         True,
@@ -371,38 +345,31 @@ def test_sync_ends_with_a_sentence_when_the_server_is_away(tmp_path, server, mon
     server.restart()
 
 
-ATTEMPT = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[4])
-import test_wandb as this
-first, mode, run = int(sys.argv[1]), sys.argv[2], this.RunDir(sys.argv[3])
-tracker = this.start(run, first, f"tracking.wandb={mode}")
-for step in range(first + 1, 100_000):
-    this.log(tracker, step)
-    time.sleep(0.02)
-"""
+def last_step(run: RunDir) -> int:
+    return max((record["step"] for record in run.read_metrics()), default=0)
 
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
 @pytest.mark.parametrize("seconds", [(1,), (5, 1), (13,), (20,)])
 def test_whatever_is_killed_wandb_has_each_record_once(mode, seconds, tmp_path, server):
     run = RunDir(tmp_path / "run")
+    path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     first = 0
     for limit in seconds:
-        argv = [sys.executable, "-c", ATTEMPT, str(first), mode, str(run.path)]
-        attempt = subprocess.Popen([*argv, str(Path(__file__).parent)])
-        until(lambda: len(run.read_metrics()) > first, "a record")
+        argv = [sys.executable, "-m", "support.tracked", str(run.path), str(first), mode]
+        attempt = subprocess.Popen(argv, env=os.environ | path)
+        until(lambda first=first: last_step(run) > first, "a record", timeout_s=60)
         time.sleep(limit)
         attempt.send_signal(signal.SIGKILL)
         attempt.wait()
-        first = max(record["step"] for record in run.read_metrics()) - 10  # of a checkpoint
+        reached = last_step(run)
+        first = reached - 10  # as if that were the last checkpoint
     tracker = start(run, first, f"tracking.wandb={mode}")
-    log(tracker, first + 1, first + 2)
+    log(tracker, *range(first + 1, reached + 3))
     finish(tracker, run)
     synced = sync(run)
     assert not synced.missing
     assert synced.sent == 0 or mode == "offline"
-    recorded = server.runs[run.wandb_id()]
-    assert len(set(recorded.seen())) == len(recorded.seen())
-    assert set(recorded.seen()) >= {(r["kind"], r["step"]) for r in run.read_metrics()}
+    records = [(record["kind"], record["step"]) for record in run.read_metrics()]
+    assert sorted(server.runs[run.wandb_id()].seen()) == sorted(records)
+    assert len(set(records)) == len(records) > reached
