@@ -193,6 +193,26 @@ def sync(runs: tuple[Path, ...]) -> None:
     sync_all(runs, click.echo)
 
 
+@main.command(short_help="Panels for all runs in W&B, and a report with the table of compare.")
+@click.argument("runs", nargs=-1, type=RUN, metavar="[RUN]...")
+@click.option("--entity", help="W&B entity; that of the runs or of the login, unless given.")
+@click.option("--project", help="W&B project; that of the runs or rwp-dist, unless given.")
+@click.option("--out", type=RUN, metavar="FILE", help="Write a file, and save nothing in W&B.")
+@click.option("--overwrite", is_flag=True, help="Also where you changed our sections by hand.")
+def dashboard(runs: tuple[Path, ...], **request: Any) -> None:
+    """Create or update the view "rwp-dist" of a W&B project: curves by method and seeds.
+
+    With RUN, also a report with their table. Without a W&B login it writes
+    runs/dashboard.json. A later call brings its own sections up to date and keeps all else that
+    you changed in the view. docs/wandb.md shows every panel.
+    """
+    from rwp_dist.dashboard.command import make_dashboard
+
+    signals.say_on_ctrl_c(lambda: "Stopped; start the same command again to go on.")
+    for line in make_dashboard(runs, **request):
+        click.echo(line)
+
+
 @main.command(short_help="How flat the loss is around the weights of runs.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN... [key=value]...")
 @click.option("--checkpoint", type=RUN, help="A checkpoint file; each run's newest, unless given.")

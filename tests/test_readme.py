@@ -35,6 +35,7 @@ FOREIGN = {
     "pip",
     "pre-commit",
     "sky",
+    "wandb",
     "xargs",
 }
 PLACEHOLDERS = {"CONFIG", "RUN", "DIR"}

@@ -20,7 +20,7 @@ from rwp_dist.compare.rows import make_rows
 from rwp_dist.compare.runs import collect
 from rwp_dist.config import Settings, get_setting
 
-__all__ = ["AXES", "STYLES", "Comparison", "Estimate", "compare", "estimate"]
+__all__ = ["AXES", "STYLES", "Comparison", "Estimate", "compare", "comparison_of", "estimate"]
 
 
 def compare(
@@ -56,6 +56,42 @@ def compare(
         RwpError: a path is missing, no finished run is among them, no flatness was measured, or
             ``out`` cannot be written.
     """
+    comparison = comparison_of(paths, by, baseline, columns, flatness, x)
+    from rwp_dist.compare.plot import picture  # matplotlib takes a second to import
+
+    try:
+        write_text(out / "compare.md", comparison.markdown())
+        write_json(out / "compare.json", comparison.as_dict())
+        write_text(out / "compare.csv", comparison.csv())
+        write_text(out / "compare.tex", comparison.latex())
+        write_bytes(out / "compare.png", picture(comparison))
+        if html:
+            from rwp_dist.compare.pictures import pictures_of
+            from rwp_dist.compare.report import report
+
+            flat = pictures_of([run.path for run in comparison.runs], out, "flatness*.png")
+            write_text(out / "compare.html", report(comparison, flat))
+    except OSError as error:
+        raise RwpError(
+            f"{out}: cannot be written ({error})", cure="name another folder with --out"
+        ) from None
+    return comparison.text()
+
+
+def comparison_of(
+    paths: Sequence[Path],
+    by: Sequence[str] = (),
+    baseline: str | None = None,
+    columns: Sequence[str] = (),
+    flatness: bool = False,
+    x: str = "device",
+) -> Comparison:
+    """The comparison that ``compare`` writes, with the same arguments.
+
+    Raises:
+        ConfigError: ``by`` or ``columns`` has an unknown key, or no row is called ``baseline``.
+        RwpError: a path is missing, no finished run is among them, or no flatness was measured.
+    """
     for key in by:
         get_setting(Settings(), key)
     runs, left_out = collect(paths)
@@ -70,23 +106,4 @@ def compare(
     columns = [*columns, *(flatness_keys(rows) if flatness else ())]
     differences = against(rows, baseline) if baseline is not None else None
     notes = make_notes(rows, left_out, by, columns, AXES[x])
-    comparison = Comparison(rows, notes, left_out, AXES[x], columns, differences)
-    from rwp_dist.compare.plot import picture  # matplotlib takes a second to import
-
-    try:
-        write_text(out / "compare.md", comparison.markdown())
-        write_json(out / "compare.json", comparison.as_dict())
-        write_text(out / "compare.csv", comparison.csv())
-        write_text(out / "compare.tex", comparison.latex())
-        write_bytes(out / "compare.png", picture(comparison))
-        if html:
-            from rwp_dist.compare.pictures import pictures_of
-            from rwp_dist.compare.report import report
-
-            flat = pictures_of([run.path for run in runs], out, "flatness*.png")
-            write_text(out / "compare.html", report(comparison, flat))
-    except OSError as error:
-        raise RwpError(
-            f"{out}: cannot be written ({error})", cure="name another folder with --out"
-        ) from None
-    return comparison.text()
+    return Comparison(rows, notes, left_out, AXES[x], columns, differences)
