@@ -5,7 +5,8 @@ from itertools import product
 from pathlib import Path
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.config.load import list_variants, load_settings
+from rwp_dist.config.load import list_variants, load_settings, wandb_group
+from rwp_dist.config.sources import VARIABLES
 from rwp_dist.config.tree import Settings
 from rwp_dist.config.values import dump_settings
 
@@ -49,8 +50,7 @@ def expand(
                 at = "".join(f"-{key.rpartition('.')[2]}={value}" for key, value in told)
                 own = f"{label}{at}-s{seed}".replace("/", "_")
                 place = {"name": own, "dir": str(folder / own)}
-                run = settings.run.model_copy(update=place)
-                runs.setdefault(_identity(settings), settings.model_copy(update={"run": run}))
+                runs.setdefault(_identity(settings), _placed(settings, place, f"{label}{at}"))
     places = [str(settings.run.dir) for settings in runs.values()]
     if shared := next((place for place in places if places.count(place) > 1), None):
         raise ConfigError(
@@ -61,6 +61,26 @@ def expand(
     if not runs:
         raise ConfigError("there is nothing to run", key="--seeds", cure="give 1 or more")
     return list(runs.values())
+
+
+def _placed(settings: Settings, place: dict[str, str], group: str) -> Settings:
+    """A run of the sweep with its name and folder. Seeds of one point share a W&B group.
+
+    Raises:
+        ConfigError: W&B would take all runs for one.
+    """
+    run, tracking = settings.run, settings.tracking
+    for key in ("id", "name"):
+        if value := getattr(tracking, key):
+            raise ConfigError(
+                f"{value!r} is one run in W&B, and this is a sweep",
+                key=f"tracking.{key}",
+                cure=f"leave it out, and {VARIABLES[f'tracking.{key}']} too",
+            )
+    if tracking.group == wandb_group(str(run.label)):  # nobody asked for another
+        tracking = tracking.model_copy(update={"group": wandb_group(group)})
+    run = run.model_copy(update=place)
+    return settings.model_copy(update={"run": run, "tracking": tracking})
 
 
 def _axis(text: str) -> list[tuple[str, str]]:

@@ -1,9 +1,12 @@
 """From a YAML file and ``section.key=value`` arguments to a valid tree of settings.
 
-Precedence: defaults < file < the file's chosen variant < command line. Everything that is wrong is
-reported in one error.
+Precedence: defaults < W&B's variables < file < the file's chosen variant < command line. Everything
+that is wrong is reported in one error.
 """
 
+import hashlib
+import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from rwp_dist.base.errors import ConfigError, SettingsError
+from rwp_dist.base.text import shortened
 from rwp_dist.config.checks import conflicts
 from rwp_dist.config.keys import setting_of, unknown_setting
-from rwp_dist.config.sources import Assignment, flatten, read_file, read_overrides, read_variants
+from rwp_dist.config.sources import (
+    VARIABLES,
+    Assignment,
+    flatten,
+    read_file,
+    read_overrides,
+    read_variables,
+    read_variants,
+)
 from rwp_dist.config.tree import Settings
 
 Tree = dict[str, Any]
@@ -41,13 +53,16 @@ def load_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> Set
         problems.append(_no_variant(name, variants, source))
         in_file, given = _without_variant(in_file), _without_variant(given)
 
-    tree = _build_tree([*in_file, *chosen, *given], problems)
+    variables, stated = read_variables(os.environ), [*in_file, *chosen, *given]
+    tree = _build_tree([*variables, *stated], problems)
     settings = _validate(tree, problems)
     wrong = [problem.key for problem in problems if problem.key]
     for conflict in conflicts(settings):
         if not any(_overlap(key, other) for key in conflict.keys for other in wrong):
             problems.append(ConfigError(conflict.problem, key=conflict.keys[0], cure=conflict.cure))
     if problems:
+        unstated = dict(variables).keys() - dict(stated).keys()
+        problems = [_of_variable(p) if p.key in unstated else p for p in problems]
         raise SettingsError(source, problems)
     return _fill_in_names(settings)
 
@@ -116,6 +131,12 @@ def _not_allowed(path: tuple[Any, ...], value: Any, message: str) -> ConfigError
     return ConfigError(f"{value!r} is not allowed", key=key, cure=f"{rule} ({meaning})")
 
 
+def _of_variable(error: ConfigError) -> ConfigError:
+    """The error of a value that a variable gave."""
+    cure = f"{error.cure}; the value is from {VARIABLES[str(error.key)]}"
+    return ConfigError(error.problem, key=error.key, cure=cure)
+
+
 def _path_of(location: tuple[Any, ...], tree: Tree) -> tuple[Any, ...]:
     """The keys of an error's location, without positions in a list."""
     path: list[Any] = []
@@ -141,11 +162,29 @@ def _overlap(key: str, other: str) -> bool:
 
 
 def _fill_in_names(settings: Settings) -> Settings:
-    """Label, name, folder and W&B group of a run that does not state them."""
+    """Label, name, folder and W&B group of a run that does not state them.
+
+    A run with an identity of its own, as `wandb agent` gives it, gets a folder of its own, and the
+    group of those with the same settings but the seed.
+    """
     run, tracking = settings.run, settings.tracking
     label = run.label or settings.variant or settings.method.name
-    name = run.name or f"{label}-s{run.seed}"
+    own = f"-{tracking.id}" if tracking.id else ""
+    name = run.name or f"{label}-s{run.seed}{own}"
     folder = run.dir or f"runs/{name}"
+    group = tracking.group or wandb_group(f"{label}-{_digest(settings)}" if own else label)
     run = run.model_copy(update={"label": label, "name": name, "dir": folder})
-    tracking = tracking.model_copy(update={"group": tracking.group or label})
+    tracking = tracking.model_copy(update={"group": group})
     return settings.model_copy(update={"run": run, "tracking": tracking})
+
+
+def wandb_group(text: str) -> str:
+    """A text as the name of a W&B group, which has at most 128 characters."""
+    return shortened(text, 128)
+
+
+def _digest(settings: Settings) -> str:
+    """Equal for settings that differ in the seed and in what no result depends on."""
+    values = settings.model_dump(mode="json", exclude={"run", "tracking", "variant"})
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:6]

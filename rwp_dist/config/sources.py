@@ -1,10 +1,10 @@
-"""Where settings come from: a YAML file, its variants and the command line.
+"""Where settings come from: W&B's variables, a YAML file, its variants and the command line.
 
 Each source becomes a list of assignments, ``("method.sigma", 0.1)``, in the order in which they
 apply. What is wrong is added to ``problems``, so that one message can report all of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,24 @@ from rwp_dist.base.errors import ConfigError
 from rwp_dist.config.keys import sections
 
 Assignment = tuple[str, Any]
+
+VARIABLES = {
+    "tracking.project": "WANDB_PROJECT",
+    "tracking.entity": "WANDB_ENTITY",
+    "tracking.name": "WANDB_NAME",
+    "tracking.group": "WANDB_RUN_GROUP",
+    "tracking.tags": "WANDB_TAGS",
+    "tracking.notes": "WANDB_NOTES",
+    "tracking.id": "WANDB_RUN_ID",
+}
+"""Settings, and W&B's variables that are their defaults. A file or a command line wins."""
+
+
+def read_variables(environ: Mapping[str, str]) -> list[Assignment]:
+    """The assignments of W&B's variables; an empty variable assigns nothing."""
+    given = {key: environ[name] for key, name in VARIABLES.items() if environ.get(name)}
+    tags = [tag.strip() for tag in given.pop("tracking.tags", "").split(",") if tag.strip()]
+    return [*given.items(), *([("tracking.tags", tags)] if tags else [])]
 
 
 def read_file(path: str | Path) -> dict[str, Any]:

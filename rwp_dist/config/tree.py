@@ -22,6 +22,9 @@ from rwp_dist.config.types import (
     PositiveFloat,
     Seed,
     Size,
+    WandbName,
+    WandbPath,
+    WandbTag,
     one_of_or_named,
 )
 from rwp_dist.perturb.methods import METHODS
@@ -413,17 +416,28 @@ class Tracking(Section):
     wandb: Annotated[Literal["auto", "online", "offline", "off"], BareOff] = "auto"
     """auto: online if there is a W&B login, otherwise offline."""
 
-    project: str = "rwp-dist"
-    """W&B project."""
+    project: WandbPath = "rwp-dist"
+    """W&B project. WANDB_PROJECT, if set, is the default."""
 
-    entity: str | None = None
-    """W&B entity: user or team. null: the login's own."""
+    entity: WandbPath | None = None
+    """W&B entity: user or team. null: WANDB_ENTITY, or the login's own."""
 
-    group: str | None = None
-    """W&B group; seeds of one experiment share it. null: ``run.label``."""
+    name: WandbName | None = None
+    """Name of the run in W&B. null: WANDB_NAME, or ``run.name``."""
 
-    tags: tuple[str, ...] = ()
-    """W&B tags, beside the method and the model."""
+    group: WandbName | None = None
+    """W&B group; seeds of one experiment share it. null: WANDB_RUN_GROUP, or ``run.label``, in a
+    sweep with the point of its grid."""
+
+    tags: tuple[WandbTag, ...] = ()
+    """W&B tags, beside the method and the model. WANDB_TAGS, if set, is the default."""
+
+    notes: str | None = None
+    """Notes on the run in W&B. null: WANDB_NOTES, or none."""
+
+    id: WandbPath | None = None
+    """Identity of a new run in W&B, and the end of its ``run.name``. null: WANDB_RUN_ID, which
+    `wandb agent` sets, or a random one."""
 
     tensorboard: bool = False
     """Write TensorBoard's files to ``tensorboard/`` in the run directory. Needs

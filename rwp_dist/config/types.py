@@ -50,6 +50,18 @@ def one_of_or_named(*known: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _wandb_text(most: int, forbidden: str = "") -> AfterValidator:
+    """A validator for text within W&B's limits."""
+
+    def check(value: str) -> str:
+        if not 1 <= len(value) <= most or set(value) & set(forbidden):
+            without = f", none of {' '.join(forbidden)}" if forbidden else ""
+            raise ValueError(f"it should have 1 to {most} characters{without}")
+        return value
+
+    return AfterValidator(check)
+
+
 NoBool = BeforeValidator(_refuse_bool)
 BareOff = BeforeValidator(_bare_off)
 
@@ -58,6 +70,9 @@ Count = Annotated[Integer, Field(ge=0)]
 Size = Annotated[Integer, Field(gt=0)]
 Seed = Annotated[Integer, Field(ge=0, lt=2**63)]
 Number = Annotated[float, NoBool]
+WandbName = Annotated[str, _wandb_text(128)]
+WandbTag = Annotated[str, _wandb_text(64)]
+WandbPath = Annotated[str, _wandb_text(128, "/\\#?%:")]
 NonNegativeFloat = Annotated[Number, Field(ge=0.0)]
 PositiveFloat = Annotated[Number, Field(gt=0.0)]
 Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]

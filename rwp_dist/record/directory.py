@@ -212,12 +212,12 @@ class RunDir:
         """The lines of ``attempts.tsv`` by column name."""
         return attempts.read_attempts(self.attempts)
 
-    def wandb_id(self) -> str:
-        """Identity of this run in W&B: drawn at the first call, then always the same."""
+    def wandb_id(self, given: str | None = None) -> str:
+        """Identity of this run in W&B: given or drawn at the first call, then always the same."""
         path = self.path / "wandb_id"
         if path.is_file() and (known := path.read_text(encoding="utf-8").strip()):
             return known
-        fresh = secrets.token_hex(8)
+        fresh = given or secrets.token_hex(8)
         write_text(path, f"{fresh}\n")
         return fresh
 

@@ -15,7 +15,7 @@ INIT_TIMEOUT_S = 20.0
 """How long one attempt to reach W&B may take, in seconds."""
 
 NAME_CHARACTERS, TAG_CHARACTERS = 128, 64
-"""Most characters of a name or a group, and of a tag, in W&B."""
+"""Most characters of a name, and of a tag, in W&B."""
 
 
 class Connection:
@@ -50,12 +50,15 @@ class Connection:
             mode="online",
             project=tracking.project,
             entity=tracking.entity,
-            name=shortened(settings.run.name or run_dir.path.name, NAME_CHARACTERS),
-            group=shortened(tracking.group or "", NAME_CHARACTERS),
+            name=shortened(
+                tracking.name or settings.run.name or run_dir.path.name, NAME_CHARACTERS
+            ),
+            group=tracking.group,
             tags=tags_of(settings),
+            notes=tracking.notes,
             config=config_of(settings, run_dir),
             dir=str(run_dir.path.resolve()),
-            id=run_dir.wandb_id(),
+            id=run_dir.wandb_id(tracking.id),
             resume="allow",
             reinit="create_new",
             settings=wandb.Settings(

@@ -5,12 +5,15 @@ whatever was killed in between, and the training loop never waits. Offline, noth
 W&B: ``rwp-dist sync`` sends the run later, by the same code.
 """
 
+import os
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from rwp_dist.config.sources import VARIABLES, read_variables
 from rwp_dist.config.tree import Settings
+from rwp_dist.config.values import get_setting
 from rwp_dist.tracking.connection import INIT_TIMEOUT_S, Connection, has_login, quiet, reset
 from rwp_dist.tracking.projection import Tail
 from rwp_dist.tracking.sink import RunInfo, Sink, first_line
@@ -36,6 +39,8 @@ class Wandb(Sink):
     def open(cls, run: RunInfo) -> "Wandb | None":
         """Begin to send this run; if W&B is off or offline, a line says how to send it later."""
         mode, why = choose_mode(run.settings)
+        if mode != "off" and (used := variables_used(run.settings)):
+            run.say(f"W&B: {used}")
         if mode == "offline":
             run.say(f"W&B is offline ({why}); send this run later with: {sync_command(run)}")
         return cls(Sender(run)) if mode == "online" else None
@@ -129,6 +134,17 @@ class Sender(threading.Thread):
 def sync_command(run: RunInfo) -> str:
     """What sends this run to W&B later."""
     return f"rwp-dist sync {run.run_dir.path}"
+
+
+def variables_used(settings: Settings) -> str:
+    """Which of W&B's variables name this run, and which do not, because a setting wins."""
+    taken: list[str] = []
+    beaten: list[str] = []
+    for key, value in read_variables(os.environ):
+        (taken if get_setting(settings, key) == value else beaten).append(key)
+    parts = [f"{VARIABLES[key]} is {key}" for key in taken]
+    parts += [f"{VARIABLES[key]} is not used, because {key} is set" for key in beaten]
+    return ", ".join(parts)
 
 
 def choose_mode(settings: Settings) -> tuple[Literal["online", "offline", "off"], str]:
