@@ -17,6 +17,7 @@ LONG = (
     "launcher/test_run.py::test_a_second_ctrl_c",
     "launcher/test_run.py::test_ranks_end_with",
     "launcher/test_run.py::test_ranks_that_wait_for",
+    "tracking/test_agent.py",
     "tracking/test_wandb.py::test_a_server_that_breaks",
     "tracking/test_wandb.py::test_a_service_that_is_killed",
     "tracking/test_wandb.py::test_whatever_is_killed",

@@ -46,11 +46,22 @@ class Recorded:
         return next((u[name] for u in reversed(self.upserts) if u.get(name) is not None), None)
 
 
+@dataclass
+class Sweep:
+    """A sweep of W&B's own, which `wandb agent` asks for its points."""
+
+    config: str
+    """YAML."""
+    program: str
+    points: list[dict[str, Any]]
+
+
 class WandbServer:
     """Runs by identity. ``broken``: an HTTP status that every request gets instead of an answer."""
 
     def __init__(self, port: int = 0) -> None:
         self.runs: dict[str, Recorded] = {}
+        self.sweeps: dict[str, Sweep] = {}
         self.unknown: list[str] = []
         """First lines of queries that it could not answer."""
         self.requests = 0
@@ -179,6 +190,33 @@ class WandbServer:
             if low <= json.loads(run.lines[n])["_step"] < high
         ]
         return {"project": {"run": {"history": rows}}}
+
+    def sweep_with_runs(self, variables: dict[str, Any]) -> dict[str, Any]:
+        sweep = {
+            "id": variables["sweep"],
+            "name": variables["sweep"],
+            "method": "grid",
+            "state": "RUNNING",
+            "config": self.sweeps[variables["sweep"]].config,
+            "runs": {"edges": []},
+        }
+        return {"project": {"sweep": sweep}}
+
+    def create_agent(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"createAgent": {"agent": {"id": variables["sweep"]}}}
+
+    def heartbeat(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """The next run of the sweep when the last one has ended, then the end."""
+        sweep, busy = self.sweeps[variables["id"]], json.loads(variables["runState"])
+        commands: list[dict[str, Any]] = []
+        if not busy and sweep.points:
+            args = {key: {"value": value} for key, value in sweep.points.pop(0).items()}
+            run_id = f"point{len(sweep.points)}"
+            commands = [{"type": "run", "run_id": run_id, "program": sweep.program, "args": args}]
+        elif not busy:
+            commands = [{"type": "exit"}]
+        agent = {"agent": {"id": variables["id"]}, "commands": json.dumps(commands)}
+        return {"agentHeartbeat": agent}
 
     def notify_scriptable_run_alert(self, variables: dict[str, Any]) -> dict[str, Any]:
         self.runs[variables["runName"]].alerts.append(variables)
