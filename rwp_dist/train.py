@@ -9,6 +9,7 @@ for every step:
 """
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timezone
@@ -82,16 +83,20 @@ def train_pass(
 
     def mean_loss() -> Tensor:
         logits = engine.forward_only(images)
-        return task.loss(logits, targets, batch.weights).sum() / max(valid, 1)
+        total = task.loss(logits, targets, batch.weights).sum()
+        progress.add_loss(total, valid, perturbed=False)
+        return total / max(valid, 1)
 
     # The engine averages over passes, so one pass's gradient is that of its loss / num_passes.
     grad_scale = engine.num_passes / (scale * valid) if scale * valid else 0.0
     with parts.perturbed(step, micro_batch, loss=mean_loss, grad_scale=grad_scale):
-        with record_function("forward"):
+        with progress.forward_watch.running("forward"):
             logits = engine.forward(images)
-            loss = task.loss(logits, targets, batch.weights).sum() * scale
+            total = task.loss(logits, targets, batch.weights).sum()
+            loss = total * scale
         with record_function("backward"):
             engine.backward(loss)
+    progress.add_loss(total, valid, perturbed=parts.perturbed.perturbs)
     progress.observe(slot, loss, logits, batch)
 
 
@@ -132,6 +137,8 @@ class Training:
             )
         for trouble in troubles:
             self.tracker.say(f"{trouble}; it is put aside as .bad.")
+        saves = run_dir.read_metrics("checkpoint") if self.is_main else []
+        self._last_save = max((record["step"] for record in saves), default=-1)
         if self.first_step:
             total = parts.timeline.total_steps
             self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
@@ -244,13 +251,23 @@ class Training:
                 record = {"step": self.done, "epoch": epoch} | spent | self.last_eval.result
                 self.tracker.log("eval", record)
             if saving:
-                save_checkpoint(
-                    self.run_dir.checkpoints,
-                    self.parts.engine,
-                    self.stateful,
-                    step=self.done,
-                    keep_last=self.parts.settings.checkpoint.keep_last,
-                )
+                self._save()
+
+    def _save(self) -> None:
+        """Write a checkpoint, and a record of it."""
+        begin = time.perf_counter()
+        num_bytes = save_checkpoint(
+            self.run_dir.checkpoints,
+            self.parts.engine,
+            self.stateful,
+            step=self.done,
+            keep_last=self.parts.settings.checkpoint.keep_last,
+        )
+        # A stop right after a checkpoint, or a resume from it, writes it again.
+        if self.done != self._last_save:
+            record = {"step": self.done, "save_s": time.perf_counter() - begin, "bytes": num_bytes}
+            self.tracker.log("checkpoint", record)
+            self._last_save = self.done
 
 
 def train(

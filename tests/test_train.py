@@ -85,7 +85,18 @@ def test_a_run_leaves_a_complete_directory_and_is_not_trained_twice(digits, tmp_
     assert [r["step"] for r in run_dir.read_metrics("eval")] == [4, 8, 12]
     for record in run_dir.read_metrics():
         columns = {column.key for column in COLUMNS[record["kind"]]}
-        assert record.keys() - {"kind", "time", "step", "total_steps"} <= columns
+        assert record.keys() - {"kind", "time", "step", "total_steps"} == columns
+    for record in run_dir.read_metrics("train"):
+        left_out = {"cache_hits", "mfu"}  # they have no cache, and no peak
+        assert {key for key, value in record.items() if value is None} <= left_out | {
+            "noise_hidden"
+        }
+        gap = record["perturbed_loss"] - record["clean_loss"]
+        assert record["loss_gap"] == gap and 0 <= record["step_spread"] < 1
+    for record, epoch in zip(run_dir.read_metrics("checkpoint"), (1, 2, 3), strict=True):
+        path = run_dir.checkpoints / f"step-{4 * epoch:08d}.pt"
+        assert record["step"] == 4 * epoch and record["bytes"] == path.stat().st_size
+        assert 0 < record["save_s"] < summary["wall_s"]
     *_, last = evaluations = run_dir.read_metrics("eval")
     for key in ("samples", "train_s", "device_seconds"):
         assert 0 < evaluations[0][key] < evaluations[1][key] < last[key] == summary[key]
@@ -116,10 +127,10 @@ def test_a_directory_with_other_settings_is_refused_by_their_keys(digits, tmp_pa
 
 
 def interrupted(settings, at_step):
-    """Rank 1 is sent a signal during one step."""
+    """The last rank is sent a signal during one step."""
 
     def with_a_signal(parts, step, *args):
-        if step == at_step and dist.get_rank() == 1:
+        if step == at_step and dist.get_rank() == dist.get_world_size() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return train_step(parts, step, *args)
 
@@ -153,6 +164,8 @@ def test_a_signal_to_one_rank_stops_all_and_the_resumed_run_ends_as_if_undisturb
     assert [a["state"] for a in run_dir.read_attempts()] == ["interrupted", "finished"]
     assert [a["first_step"] for a in run_dir.read_attempts()] == ["0", "5"]
     assert [r["step"] for r in run_dir.read_metrics("train")] == [2, 4, 6, 8, 10, 12]
+    assert run_dir.read_metrics("train")[-1]["samples"] == 3000
+    assert [r["step"] for r in run_dir.read_metrics("checkpoint")] == [5, STEPS]
     evaluations = run_dir.read_metrics("eval")
     assert [r["samples"] for r in evaluations] == [1000, 2000, 3000]
     for key in ("train_s", "device_seconds", "wall_s"):  # they go on, and do not begin anew
@@ -170,6 +183,34 @@ def test_a_signal_to_one_rank_stops_all_and_the_resumed_run_ends_as_if_undisturb
     assert moves[0] and same_bits(*moves)
     for name, state in ends[0]["optimizer"].items():
         assert same_bits(state, ends[1]["optimizer"][name]), name
+
+
+def interrupted_at_once(settings):
+    """A signal comes before the first step of an attempt."""
+
+    def with_a_signal(progress):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with patch.object(train_module.Progress, "start", with_a_signal), pytest.raises(Interrupted):
+        train(load_settings(None, settings))
+
+
+def test_every_checkpoint_has_one_record_however_often_a_run_stops_there(digits, tmp_path):
+    settings = overrides(digits, tmp_path, "schedule.steps=8", "evaluation.every_epochs=0")
+
+    def steps():
+        return [record["step"] for record in RunDir(tmp_path).read_metrics("checkpoint")]
+
+    run_ranks(interrupted, 1, settings, 3)  # in the step before a checkpoint
+    assert steps() == [4]
+    run_ranks(interrupted_at_once, 1, settings)
+    assert steps() == [4]
+    # Killed between a checkpoint and its record: the next attempt that saves there writes it.
+    RunDir(tmp_path).metrics.write_text("")
+    run_ranks(interrupted_at_once, 1, settings)
+    assert steps() == [4]
+    run_ranks(run, 1, settings)
+    assert steps() == [4, 8]
 
 
 def with_a_changed_weight(settings):

@@ -71,6 +71,8 @@ class Engine:
         else:
             self.weights = RestoredByStep(self.ds.optimizer, split.world_size)
         self._passes = 0
+        self._norm: Tensor | None = None
+        """Norm of the last update's gradient, at stage 0."""
         self.skipped_steps = 0
         self.num_parameters = sum(math.prod(self.shapes[name]) for name in self.trained)
 
@@ -124,7 +126,19 @@ class Engine:
     def _gradient_is_finite(self) -> bool:
         """Stage 0 in fp32 would apply any gradient. All ranks hold the same, and so agree."""
         grads = [p.grad for p in self.trained.values() if p.grad is not None]
-        return bool(torch.stack(torch._foreach_norm(grads)).norm().isfinite())
+        self._norm = torch.stack(torch._foreach_norm(grads)).norm()
+        return bool(self._norm.isfinite())
+
+    def grad_norm(self) -> float | None:
+        """Norm of the last update's gradient, averaged over passes and ranks, before clipping.
+
+        The one that was computed for the update anyway. Not finite if that was skipped; None if
+        there was none yet, or DeepSpeed was told not to compute it (``compute_grad_norm``).
+
+        It waits for the device: at log steps only.
+        """
+        norm = self._norm if self._stage == 0 else self.ds.get_global_grad_norm()
+        return None if norm is None else float(norm)
 
     def optimizer_state(self, *, keep: bool) -> OptimizerState:
         """Whole optimizer state in fp32 on the CPU. A collective; ``keep``: on this rank too."""

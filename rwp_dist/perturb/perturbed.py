@@ -162,6 +162,8 @@ class Perturbed:
         self.weight = 0.0
         """Factor of the mean loss of the present pass. Losses of all passes are added up: do not
         divide by the number of micro-batches."""
+        self.perturbs = False
+        """Whether the present pass, or the one before, is at perturbed weights."""
         self.watch = Stopwatch(device)
         """Time of perturbing and restoring."""
         self._statistics = RunningStatistics(model)
@@ -337,6 +339,7 @@ class Perturbed:
             refuse_one_slot(self.method, self.slots)
         self._turns.begin(micro_batch)
         self._step, slot = step, self.my_slots[micro_batch]
+        self.perturbs = False
         self.weight = mean_loss_weight(slot, self.slots)
         if self.scaler is not None and grad_scale is None and micro_batch == 0:
             self._scale = float(self.scaler.get_scale())
@@ -373,6 +376,7 @@ class Perturbed:
                 self.counts.passes_at_strength_0 += strength == 0
                 if strength > 0:
                     self.counts.perturbed_passes += 1
+                    self.perturbs = self.move.ready
                     self.move.perturb(slot, step, strength, self._ascent_loss(loss))
                     forget_casts()
             # A pass at the weights of sam's ascent has had its clean pass. One of rwp has no other

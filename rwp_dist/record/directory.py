@@ -5,7 +5,7 @@
     <run>/
         config.yaml        resolved settings; ``rwp-dist train`` takes it as it is
         environment.json   versions, commit, machine and command line of the latest attempt
-        metrics.jsonl      one record a line: {"kind": "train" | "eval", "time", "step", ...}
+        metrics.jsonl      one record a line: {"kind": "train" | "eval" | "checkpoint", "step", ...}
         status.json        state and step of the latest attempt; the launcher goes by it
         summary.json       final numbers, written when a run is finished
         bad_samples/       samples that could not be read: rank-<rank>.tsv, evaluation.tsv

@@ -20,6 +20,7 @@ from rwp_dist.perturb.normals import Backend, choose_backend
 from rwp_dist.perturb.slots import Slot
 from rwp_dist.process.group import choose_device, gathered, same_on_all_ranks
 from rwp_dist.process.stages import stage
+from rwp_dist.run.flops import count_flops
 from rwp_dist.run.models import build_model
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.parts import EXTRAS, Parts
@@ -49,6 +50,8 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     with stage("building the network"), same_on_all_ranks():
         model = build_model(settings).to(device)
         optimizer = build_optimizer(model, settings)
+        # Before DeepSpeed adds hooks, or empties the parameters.
+        flops = count_flops(model, settings.data.channels, settings.data.image_size)
     with stage("opening the shards"), same_on_all_ranks():
         train, val = streams or (
             open_train(settings, split, rank, pin=pin),
@@ -83,6 +86,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         engine=engine,
         perturbed=perturbed,
         extras={name: extra for name, extra in extras.items() if extra is not None},
+        flops_per_image=flops,
     )
 
 

@@ -39,7 +39,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def save_checkpoint(
     folder: Path, engine: Engine, parts: Mapping[str, Stateful], *, step: int, keep_last: int
-) -> None:
+) -> int:
     """Write the state after ``step`` updates; every rank calls it, rank 0 writes.
 
     Args:
@@ -48,6 +48,9 @@ def save_checkpoint(
         parts: every part with a state, by name.
         step: updates done.
         keep_last: how many checkpoints stay.
+
+    Returns:
+        Size of the file in bytes; 0 on the ranks that do not write.
 
     Raises:
         CheckpointWriteError: it could not be written, on a full disk for example; on all ranks.
@@ -62,9 +65,13 @@ def save_checkpoint(
         "optimizer_groups": engine.optimizer_groups(),
         "parts": {name: part.state_dict() for name, part in parts.items()},
     }
+    num_bytes = 0
     with same_on_all_ranks():
         if is_main:
-            _write(folder, folder / f"step-{step:08d}.pt", state, keep_last)
+            path = folder / f"step-{step:08d}.pt"
+            _write(folder, path, state, keep_last)
+            num_bytes = path.stat().st_size
+    return num_bytes
 
 
 def _write(folder: Path, path: Path, state: dict[str, Any], keep_last: int) -> None:

@@ -92,6 +92,8 @@ class Parts:
     engine: Engine
     perturbed: Perturbed
     extras: dict[str, Extra]
+    flops_per_image: float | None
+    """Operations of one forward and backward pass (``flops.count_flops``)."""
 
     def close(self) -> None:
         """Release threads, hooks and buffers, so that a process can build other parts."""

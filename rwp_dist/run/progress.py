@@ -16,7 +16,9 @@ from torch import Tensor
 from rwp_dist.data.batch import Batch, Step
 from rwp_dist.data.remote import CacheStats
 from rwp_dist.perturb.slots import Slot
+from rwp_dist.perturb.stopwatch import Stopwatch
 from rwp_dist.process.consensus import Agreed
+from rwp_dist.run.flops import peak_tflops
 from rwp_dist.run.parts import Parts
 
 
@@ -29,8 +31,11 @@ class Progress:
         self.train_s = self.device_seconds = 0.0
         self._wall_before_s = 0.0
         self._skipped_before = 0
-        # Loss, correct and counted samples since the last log step.
-        self._sums = torch.zeros(3, device=parts.device)
+        # Loss, correct and counted samples since the last log step; then summed losses of samples
+        # at clean and at perturbed weights.
+        self._sums = torch.zeros(5, device=parts.device)
+        self.forward_watch = Stopwatch(parts.device)
+        """Time of forward passes, in which no rank waits for another."""
         self._shown = {"loss": float("nan"), parts.task.headline: float("nan")}
         self._before_s: float | None = None
         """What an earlier attempt measured, in case this one has no step left to take."""
@@ -48,6 +53,7 @@ class Progress:
     def _start_interval(self) -> None:
         self._interval_s = self._wait_s = 0.0
         self._interval_steps = self._interval_samples = self._interval_bytes = 0
+        self._passed = [0, 0]  # samples at clean and at perturbed weights, of this rank
         self._cache = CacheStats()
 
     def state_dict(self) -> dict[str, Any]:
@@ -102,11 +108,23 @@ class Progress:
     def observe(self, slot: Slot, loss: Tensor, logits: Tensor, batch: Batch) -> None:
         """Add a pass: its part of the update's loss, and its hits if its role counts for top-1."""
         with torch.no_grad():
-            self._sums[0] += loss.detach() / self._parts.split.slots
+            self._sums[0].add_(loss.detach() / self._parts.split.slots)
             if not (slot.perturbed and self._parts.method.mixed):
                 hits = self._parts.task.hits(logits, batch.labels, batch.weights)
-                self._sums[1] += hits[0].sum()
-                self._sums[2] += batch.weights.sum()
+                self._sums[1].add_(hits[0].sum())
+                self._sums[2].add_(batch.weights.sum())
+
+    def add_loss(self, total: Tensor, samples: int, *, perturbed: bool) -> None:
+        """Add a forward pass and the backward pass of its own.
+
+        Args:
+            total: loss, summed over the samples that count.
+            samples: how many these are.
+            perturbed: whether the weights were perturbed.
+        """
+        with torch.no_grad():
+            self._sums[3 + perturbed].add_(total.detach())
+        self._passed[perturbed] += samples
 
     def step_done(self, data: Step, agreed: Agreed) -> None:
         """Count one update of all ranks."""
@@ -134,47 +152,51 @@ class Progress:
         move = parts.perturbed.move
         adaptation = move.adaptation()
         perturb_s = parts.perturbed.watch.take() / steps
+        own_s = perturb_s + self.forward_watch.take() / steps
         _, drawn_s, waited_s = move.take_times()
         dist.all_reduce(self._sums)
-        read = torch.tensor(
-            [self._interval_bytes, drawn_s, waited_s, *astuple(self._cache)],
-            dtype=torch.float64,
-            device=parts.device,
+        loss, hits, counted, *losses = self._sums.tolist()
+        slowest = [
+            self._interval_s / steps,
+            self._wait_s / steps,
+            perturb_s,
+            drawn_s / steps,
+            move.num_bytes,
+            memory_bytes(parts.device),
+            own_s,
+            -own_s,  # the most of these is the least of those
+        ]
+        sums = [self._interval_bytes, drawn_s, waited_s, *self._passed, *astuple(self._cache)]
+        step_s, wait_s, perturb_s, noise_s, noise_bytes, memory, most_s, minus_least_s = (
+            self._over_ranks(slowest, dist.ReduceOp.MAX)
         )
-        dist.all_reduce(read)
-        slowest = torch.tensor(
-            [
-                self._interval_s / steps,
-                self._wait_s / steps,
-                perturb_s,
-                drawn_s / steps,
-                move.num_bytes,
-                memory_bytes(parts.device),
-            ],
-            dtype=torch.float64,
-            device=parts.device,
+        num_bytes, drawn_s, waited_s, clean, perturbed, *counts = self._over_ranks(
+            sums, dist.ReduceOp.SUM
         )
-        dist.all_reduce(slowest, dist.ReduceOp.MAX)
-        loss, hits, counted = self._sums.tolist()
-        num_bytes, drawn_s, waited_s, *counts = read.tolist()
         cache = CacheStats(*map(int, counts))
         opened = cache.hits + cache.misses
-        step_s, wait_s, perturb_s, noise_s, noise_bytes, memory = slowest.tolist()
         self._perturb_share = perturb_s / step_s
         headline = 100.0 * hits / max(counted, 1.0)
         self._shown = {"loss": loss / steps, parts.task.headline: headline}
         step, total = done - 1, parts.timeline.total_steps
         strength = parts.timeline.strength(step)
+        # Forward passes of stage 3 gather weights, and so wait for the other ranks.
+        compares = parts.split.world_size > 1 and parts.engine.weights.whole
         record = {
             "step": done,
             "total_steps": total,
             "epoch": done / parts.timeline.steps_per_epoch,
+            "samples": self.samples,
             **self._shown,
             "lr": parts.timeline.lr(step),
+            "grad_norm": parts.engine.grad_norm(),
             "sigma": strength if parts.method.strength == "sigma" else 0.0,
             "rho": strength if parts.method.strength == "rho" else 0.0,
+            **_losses(losses, [clean, perturbed]),
             "step_s": step_s,
+            "step_spread": (most_s + minus_least_s) / step_s if compares else None,
             "images_per_s": self._interval_samples / steps / step_s,
+            **self._work((clean + perturbed) / steps / step_s),
             "data_wait_s": wait_s,
             "data_wait_share": wait_s / step_s,
             "bytes_per_s": num_bytes / steps / step_s,
@@ -196,6 +218,24 @@ class Progress:
         self._sums.zero_()
         self._start_interval()
         return record
+
+    def _over_ranks(self, numbers: list[float], how: dist.ReduceOp.RedOpType) -> list[float]:
+        """Sums or maxima over ranks of numbers of the host. A collective."""
+        shared = torch.tensor(numbers, dtype=torch.float64, device=self._parts.device)
+        dist.all_reduce(shared, how)
+        return shared.tolist()
+
+    def _work(self, passed_per_s: float) -> dict[str, float | None]:
+        """``tflops`` and ``mfu`` from the images that all ranks passed forward and backward per s.
+
+        An image of an update of sam passes twice.
+        """
+        parts, tflops, mfu = self._parts, None, None
+        if parts.flops_per_image is not None:
+            tflops = parts.flops_per_image * passed_per_s / parts.split.world_size / 1e12
+            peak = peak_tflops(parts.device, parts.settings.precision)
+            mfu = tflops / peak if peak else None
+        return {"tflops": tflops, "mfu": mfu}
 
     def _median_step_s(self) -> float | None:
         """Of this attempt's steps; an earlier one's if this has taken none."""
@@ -232,6 +272,13 @@ class Progress:
             "skipped_steps": self.skipped_steps,
             "method_settings": s.method.model_dump(by_alias=True, mode="json"),
         }
+
+
+def _losses(sums: list[float], samples: list[float]) -> dict[str, float | None]:
+    """Mean losses at clean and at perturbed weights, from sums over samples, and the gap."""
+    clean, perturbed = (s / n if n else None for s, n in zip(sums, samples, strict=True))
+    gap = None if clean is None or perturbed is None else perturbed - clean
+    return {"clean_loss": clean, "perturbed_loss": perturbed, "loss_gap": gap}
 
 
 def memory_bytes(device: torch.device) -> int:

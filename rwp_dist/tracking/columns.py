@@ -54,25 +54,33 @@ TRAIN = (
         "grad_norm",
         "train/grad_norm",
         "",
-        "Norm of the gradient of the last update, before clipping. None where the optimizer does "
-        "not compute it.",
+        "Norm of the gradient of the last update, averaged over passes and ranks, before clipping. "
+        "None where DeepSpeed was told not to compute it.",
     ),
     Column("step_s", "train/step_s", "s", "Time of one update, on the slowest rank."),
     Column(
         "step_spread",
         "train/step_spread",
         "share",
-        "How much longer the slowest rank computes than the fastest, as a share of an update. None "
-        "on one rank.",
+        "How much longer the slowest rank takes for its forward passes and perturbing than the "
+        "fastest, as a share of an update: backward passes are left out, because ranks wait for "
+        "each other there. None on one rank, and at ZeRO stage 3, where they always do.",
     ),
     Column("images_per_s", "train/images_per_s", "images/s", "Training images, over all ranks."),
-    Column("tflops", "train/tflops", "TFLOP/s", "Work of the model on one rank, in 10¹² per s."),
+    Column(
+        "tflops",
+        "train/tflops",
+        "TFLOP/s",
+        "Matrix products, convolutions and attention of all forward and backward passes, sam's "
+        "first ones too, in 10¹² operations per s; mean over ranks. None for a network in which "
+        "they cannot be counted.",
+    ),
     Column(
         "mfu",
         "train/mfu",
         "share",
-        "`tflops` over the peak of the device in this precision. None for a device without a known "
-        "peak.",
+        "`train/tflops` over the peak of the device in bf16. None in fp32, and for a device whose "
+        "peak is not known.",
     ),
     Column(
         "memory_bytes",
@@ -143,20 +151,22 @@ TRAIN = (
         "clean_loss",
         "perturb/clean_loss",
         "nats",
-        "Training loss of the passes at clean weights. None if there were none.",
+        "Mean training loss of a sample in the passes at clean weights, such as the first ones of "
+        "sam and those without perturbation. None if there were none.",
     ),
     Column(
         "perturbed_loss",
         "perturb/perturbed_loss",
         "nats",
-        "Training loss of the passes at perturbed weights. None if there were none.",
+        "Mean training loss of a sample in the passes at perturbed weights. None if there were "
+        "none.",
     ),
     Column(
         "loss_gap",
         "perturb/loss_gap",
         "nats",
-        "Perturbed loss less clean loss: the smaller, the flatter the minimum. None unless the "
-        "method takes both passes.",
+        "`perturb/perturbed_loss` less `perturb/clean_loss`: the smaller, the flatter the minimum. "
+        "In sam of the same samples, in m-rwp of halves of a batch. None without both.",
     ),
     Column(
         "perturb_s",
@@ -239,8 +249,13 @@ EVAL = (
 """What an evaluation on the whole evaluation set gave, beside ``step``."""
 
 CHECKPOINT = (
-    Column("save_s", "checkpoint/save_s", "s", "Time that training stood still for a checkpoint."),
-    Column("bytes", "checkpoint/bytes", "bytes", "Size of the checkpoint."),
+    Column(
+        "save_s",
+        "checkpoint/save_s",
+        "s",
+        "Time of gathering and writing the checkpoint, in which training stands still.",
+    ),
+    Column("bytes", "checkpoint/bytes", "bytes", "Size of its file."),
 )
 """What saving a checkpoint took, beside ``step``."""
 

@@ -62,9 +62,11 @@ class Console(Sink):
         )
 
     def log(self, kind: str, record: Mapping[str, Any]) -> None:
-        """Print a line; but a train record goes beside the bar, if there is one."""
-        if kind != "train":
+        """Print a line of an evaluation, and of training; that goes beside the bar, if any."""
+        if kind == "eval":
             self.say(eval_line(record))
+        elif kind != "train":
+            return
         elif self._bar is None:
             self.say(train_line(record))
         else:

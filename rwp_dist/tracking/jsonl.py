@@ -14,7 +14,7 @@ from rwp_dist.tracking.sink import RunInfo, Sink
 
 
 class JsonLines(Sink):
-    """Appends ``{"kind": "train" | "eval", "time": seconds since 1970, **record}``.
+    """Appends ``{"kind": a key of COLUMNS, "time": seconds since 1970, **record}``.
 
     A record is on disk when ``log`` returns. JSON has no nan: nan and infinities become null.
     """

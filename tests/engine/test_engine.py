@@ -1,5 +1,7 @@
 """Forward, backward and step of the engine, the same at every ZeRO stage."""
 
+import math
+
 import pytest
 import torch
 from support.ranks import run_ranks
@@ -63,6 +65,77 @@ def mean_gradient():
 def test_an_update_takes_the_mean_over_ranks_and_micro_batches_with_the_given_rate():
     for changes in run_ranks(mean_gradient, 2):
         assert changes == pytest.approx(dict.fromkeys(range(4), 1111 / 4), rel=1e-5)
+
+
+def norms_of_the_gradient(clip):
+    """Of an engine at every stage after an update of two losses on each of two ranks."""
+    norms, rank = {}, torch.distributed.get_rank()
+    for stage in (0, 1, 2, 3):
+        model = net_of_two_groups()
+        settings = small_settings(
+            "method.name=sgd", f"optimizer.clip_norm={clip}", f"deepspeed.zero_stage={stage}"
+        )
+        optimizer = build_optimizer(model, settings)
+        engine = Engine(model, optimizer, settings, Split(2, 2, 3), CPU, num_perturbed=0)
+        assert stage > 0 or engine.grad_norm() is None
+        for micro_batch in range(2):
+            engine.backward(loss_of(engine.forward, 2 * rank + micro_batch))
+        assert engine.step(lr=0.5)
+        norms[stage] = engine.grad_norm()
+        engine.close()
+    return norms
+
+
+def net_of_two_groups():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+
+
+def loss_of(forward, number):
+    logits = forward(torch.randn(3, 3, generator=torch.Generator().manual_seed(number)))
+    return (logits * torch.arange(12.0).reshape(3, 4)).sum()
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.25])
+def test_the_norm_is_that_of_the_whole_gradient_before_clipping(clip):
+    net = net_of_two_groups().double()
+    losses = [loss_of(lambda images: net(images.double()), number) for number in range(4)]
+    gradient = torch.autograd.grad(sum(losses) / 4, list(net.parameters()))
+    norm = float(torch.cat([g.flatten() for g in gradient]).norm())
+    assert norm > 1
+    for norms in run_ranks(norms_of_the_gradient, 2, clip):
+        assert norms == pytest.approx(dict.fromkeys(range(4), norm), rel=1e-5)
+
+
+def norms_of_skipped_steps():
+    norms = []
+    for stage in (0, 1):
+        more = (f"deepspeed.zero_stage={stage}", "batch.global=3")
+        settings = small_settings("method.name=sgd", *more)
+        model = torch.nn.Linear(1, 1)
+        optimizer = build_optimizer(model, settings)
+        engine = Engine(model, optimizer, settings, Split(1, 1, 3), CPU, num_perturbed=0)
+        engine.backward(engine.forward(torch.full((3, 1), float("inf"))).mean())
+        assert not engine.step(lr=0.5)
+        norms.append(engine.grad_norm())
+        engine.close()
+    return norms
+
+
+def test_the_norm_of_a_skipped_update_is_not_finite():
+    (norms,) = run_ranks(norms_of_skipped_steps, 1)
+    assert not any(map(math.isfinite, norms))
+
+
+def norm_that_deepspeed_does_not_compute():
+    extra = "deepspeed.extra={zero_optimization: {compute_grad_norm: false}}"
+    with small_parts(small_settings("method.name=sgd", "deepspeed.zero_stage=1", extra)) as parts:
+        run_all(parts, 0, 2)
+        return parts.engine.grad_norm()
+
+
+def test_there_is_no_norm_where_deepspeed_was_told_to_compute_none():
+    assert run_ranks(norm_that_deepspeed_does_not_compute, 1) == [None]
 
 
 def states_of_all_stages(optimizer):

@@ -38,7 +38,7 @@ PRIVATE = {
 }
 PUBLIC = {
     *("module", "optimizer", "step", "backward", "destroy"),  # the engine, documented
-    *("was_step_applied", "set_gradient_accumulation_boundary"),
+    *("was_step_applied", "set_gradient_accumulation_boundary", "get_global_grad_norm"),
     *("state", "param_groups", "zero_grad", "device"),  # torch.optim.Optimizer's, or ZeRO's same
 }
 DEEPSPEEDS = {"ds", "optimizer", "_optimizer", "mapping", "parameter_offload", "ops", "param"}

@@ -9,13 +9,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 from support.ranks import run_ranks
+from support.reads import Reads
 from support.small import same_bits
 from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.perturb import METHODS, Perturbed, Slot, reference
@@ -544,18 +544,6 @@ def test_micro_batches_without_sync_equal_one_big_batch_in_float64():
         weights = {name: w - 0.1 * gradient[name] for name, w in weights.items()}
     for name, w in weights.items():
         torch.testing.assert_close(first[name].double(), w, rtol=1e-5, atol=1e-6)
-
-
-class Reads(TorchDispatchMode):
-    """Counts how often a tensor's value is read on the host, for which a GPU would be waited."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("method", CASES)

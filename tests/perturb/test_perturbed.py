@@ -429,3 +429,20 @@ def test_what_is_no_network_is_refused_with_a_sentence():
     with pytest.raises(ConfigError, match="a generator is no network") as refused:
         Perturbed(small_net().parameters(), "rwp")
     assert refused.value.key == "model"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_says_of_a_pass_whether_its_weights_are_perturbed(method):
+    net, name = small_net(), METHODS[method].strength
+    strengths = {name: lambda step: 0.0 if step == 1 else 0.1} if name else {}
+    noisy = Perturbed(net, method, micro_batches=2, **strengths)
+    said, seen = [], []
+    for step, (x, y) in enumerate(batches(5)):
+        clean = parameters(net)
+        for micro_batch in range(2):
+            with noisy(step, micro_batch, loss=lambda x=x, y=y: F.cross_entropy(net(x), y)):
+                (noisy.weight * F.cross_entropy(net(x), y)).backward()
+                seen.append(not same_bits(parameters(net), clean))
+            said.append(noisy.perturbs)
+        noisy.end_step()
+    assert said == seen and any(seen) == bool(name)

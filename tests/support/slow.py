@@ -67,6 +67,9 @@ SLOW = (
     "perturb/test_statistics.py",
     "record/test_open.py",
     "run/test_checkpoint.py",
+    "run/test_progress.py::test_losses_at_clean",
+    "run/test_progress.py::test_passes_wait",
+    "run/test_progress.py::test_there_is_no_spread",
     "run/test_extras.py",
     "run/test_optimizers.py::test_a_run_with_two_groups",
     "run/test_optimizers.py::test_an_optimizer_of_your_own_resumes",
@@ -107,6 +110,7 @@ SLOW = (
     "test_cli.py::test_an_err",
     "test_readme.py::test_the_commands",
     "test_train.py::test_a_signal",
+    "test_train.py::test_every_checkpoint_has",
     # Many processes or epochs of data.
     "data/image/test_fuzz.py::test_mutants",
     "data/image/test_transforms.py::test_equal_in_another",

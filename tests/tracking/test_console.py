@@ -37,6 +37,7 @@ def test_without_a_terminal_there_are_lines_and_no_bar(capsys: pytest.CaptureFix
     console.advance(49)
     console.log("train", TRAIN)
     console.log("eval", EVAL)
+    console.log("checkpoint", {"step": 50, "save_s": 0.5, "bytes": 1000})
     console.close("finished")
     out, err = capsys.readouterr()
     assert out == f"{train_line(TRAIN)}\n{eval_line(EVAL)}\n"

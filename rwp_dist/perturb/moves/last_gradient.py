@@ -26,11 +26,15 @@ class LastGradient(Move):
         self._direction: list[Tensor] = []
         """``g / |g|``, one tensor per parameter; empty before the first update."""
 
+    @property
+    def ready(self) -> bool:
+        return bool(self._direction)
+
     @torch.no_grad()
     def perturb(
         self, slot: Slot, step: int, strength: float, loss: Callable[[], Tensor] | None
     ) -> None:
-        if not self._direction:
+        if not self.ready:
             return
         with self.network.weights.perturbing(self._params) as targets:
             for target, param, unit in zip(targets, self._params, self._direction, strict=True):

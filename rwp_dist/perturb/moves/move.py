@@ -79,6 +79,11 @@ class Move:
             loss: mean loss of the slot's samples at the present weights, for moves that ascend.
         """
 
+    @property
+    def ready(self) -> bool:
+        """Whether ``perturb`` would move the weights now."""
+        return True
+
     def observe(self, scale: float | None) -> None:
         """Look at the gradients of the backward passes that follow; None: stop looking.
 
