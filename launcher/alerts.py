@@ -24,7 +24,9 @@ def gave_up(run: RunDir, *why: str, kinds: Collection[str] | None = None) -> Non
     message = str(status.get("message") or "") if status.get("state") == "failed" else ""
     known = "\n".join(why)
     lines = [known[-1500:], *([message] if message and message not in known else [])]
-    text = "\n".join([*lines, f"Saved up to step {run.saved_step():,}. Directory: {run.path}"])
+    if run.exists():  # no sweep
+        lines.append(f"Saved up to step {run.saved_step():,}.")
+    text = "\n".join([*lines, f"Directory: {run.path}"])
     _post(run, Alert("gave_up", "Given up", text, "ERROR"), kinds)
 
 

@@ -434,6 +434,10 @@ class Tracking(Section):
     """Write TensorBoard's files to ``tensorboard/`` in the run directory. Needs
     ``rwp-dist[tensorboard]``."""
 
+    trackio: bool = False
+    """Log to trackio's database in ``trackio/`` beside the run directory: a dashboard on this
+    machine, without an account. Needs ``rwp-dist[trackio]``."""
+
     log_every: Size = 50
     """Steps between two log lines."""
 

@@ -26,6 +26,10 @@ DOES: Final = (
 )
 
 
+PATIENCE_AT_END_S = 5.0
+"""How long the end waits for the thread, which a dead disk may hold, in seconds."""
+
+
 class Silence:
     """Watches one rank, from ``__enter__`` to ``__exit__``. ``at`` is cheap enough for each step.
 
@@ -72,8 +76,7 @@ class Silence:
     def __exit__(self, *exc: object) -> None:
         self._left.set()
         if self._thread.ident is not None:
-            # A thread that a dead disk holds is left alone.
-            self._thread.join(self._patience_s)
+            self._thread.join(PATIENCE_AT_END_S)
 
     def _watch(self) -> None:
         told = False

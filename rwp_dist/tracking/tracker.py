@@ -16,19 +16,21 @@ from rwp_dist.tracking.console import Console
 from rwp_dist.tracking.jsonl import JsonLines
 from rwp_dist.tracking.sink import RunInfo, Sink, first_line
 from rwp_dist.tracking.tensorboard import TensorBoard
+from rwp_dist.tracking.trackio import Trackio
 from rwp_dist.tracking.wandb import Wandb
 from rwp_dist.tracking.webhook import WebhookSink
 
-SINKS: tuple[type[Sink], ...] = (Console, JsonLines, Wandb, TensorBoard, WebhookSink)
+SINKS: tuple[type[Sink], ...] = (Console, JsonLines, Wandb, TensorBoard, Trackio, WebhookSink)
 """Every sink there is, in the order in which they are opened. Each decides by the settings whether
-it takes part. The console comes first, because the others say their lines on it."""
+it takes part. The console comes first, because the others say their lines on it; trackio reads
+what metrics.jsonl has."""
 
 
 class Tracker:
     """Sends records to sinks.
 
-    An optional sink (W&B, TensorBoard, the webhook) that raises is dropped with one line for the
-    user, and training goes on.
+    An optional sink (such as W&B) that raises is dropped with one line for the user, and training
+    goes on.
     """
 
     def __init__(self, sinks: Sequence[Sink] = (), alerts: Collection[str] = ()) -> None:

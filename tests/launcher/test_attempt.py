@@ -263,7 +263,7 @@ def test_a_run_that_is_given_up_is_told_once_with_the_reason(job: Job, site: Rec
     assert site.posted[0]["run"] == "run" and site.posted[0]["level"] == "ERROR"
     text = site.posted[0]["text"]
     assert text.startswith("run: Given up. Job 17.1: given up, because two attempts saved nothing")
-    assert "KeyError: 'a'" in text and text.endswith(f"step 0. Directory: {job.run.path}")
+    assert "KeyError: 'a'" in text and text.endswith(f"\nDirectory: {job.run.path}")
     assert TOKEN not in ended.output + text
 
 

@@ -82,6 +82,7 @@ def test_one_rank_tells_once_who_is_back_and_all_traces_go(tmp_path: Path) -> No
         group.ranks[1].at(6, READS)
         group.ranks[2].at(7, AGREES)
         until(lambda: group.told, "the sentence", timeout_s=20)
+        time.sleep(PATIENCE_S)  # nothing tells that nothing more comes
         # It goes on, and again stands still.
         for rank in group.ranks:
             rank.at(7, COMPUTES)
