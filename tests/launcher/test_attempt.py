@@ -290,11 +290,11 @@ def test_updates_that_die_with_an_attempt_are_told_once(job: Job, site: Receiver
         "run: A checkpoint is missing. Job 17.0 was killed at step 34 or later, without a "
         "checkpoint: 24 updates since step 10 are lost."
     )
-    job.fail(1)
     job.save(40)
-    job.run.write_status("interrupted", 40, 100)
-    job.end(1)
+    job.run.write_status("failed", 44, 100, message="KeyError: 'a'")  # it could say why
     job.begin(2)
+    job.run.write_status("running", 40, 100)  # nothing is lost
+    job.begin(3)
     assert site.kinds == ["missed_checkpoint"]
 
 

@@ -18,6 +18,8 @@ LONG = (
     "launcher/test_run.py::test_a_second_ctrl_c",
     "launcher/test_run.py::test_ranks_end_with",
     "launcher/test_run.py::test_ranks_that_wait_for",
+    # A package is downloaded.
+    "tracking/test_sinks.py::test_the_real_trackio",
     # The engine with kernels in Triton's interpreter.
     "perturb/test_oracle.py::test_noise_and_energy_of_the_kernels",
     "perturb/normals/test_kernels.py::test_a_replay_is_bit_equal",

@@ -84,6 +84,7 @@ def read_trackio(run: Path, out: str) -> Shown:
         r"^trackio: TRACKIO_DIR=(\S+) trackio show --project rwp-dist$", out, re.M
     )
     assert Path(folder).resolve() == run.parent / "trackio"
+    assert [record["name"] for record in SQLiteStorage.get_run_records("rwp-dist")] == [run.name]
     rows = SQLiteStorage.get_logs("rwp-dist", run.name)
     losses = [(key, row["step"], value) for row in rows for key, value in row.items()]
     return [(k.partition("/")[0], n, value) for k, n, value in losses if k.endswith("/loss")]
@@ -123,10 +124,13 @@ def test_every_record_is_shown(kind: type[Sink], two_attempts: tuple[Path, str])
     assert sorted(read(*two_attempts)) == sorted(expected)
 
 
-def test_a_sink_that_is_off_leaves_no_files(tmp_path: Path) -> None:
+def test_a_sink_that_is_off_leaves_no_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with start(tmp_path, 0, "tracking.wandb=off") as tracker:
         log(tracker, FIRST)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert "trackio" not in capsys.readouterr().out  # its files are elsewhere
 
 
 DIES = """
@@ -203,6 +207,36 @@ def test_trackio_asks_nobody_and_keeps_the_runs_of_a_folder_together(tmp_path: P
     assert done.stdout.count("trackio: TRACKIO_DIR=") == 1 and "*" not in done.stdout
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"one", "two", "trackio"}
     assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+TRACKIO = ("trackio==0.43.0", "brotli==1.2.1", "gradio_client==2.7.2", "orjson==3.13.0")
+SERVER = ("starlette==1.10.0", "uvicorn==0.54.0", "python-multipart==0.0.34")
+
+
+@pytest.mark.skipif(HAS_TRACKIO, reason="trackio is installed, and tested above")
+def test_the_real_trackio_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    """It wants an older Pillow, which it does not use here, so it cannot be among the others."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    installed = subprocess.run([*pip, tmp_path / "packages", *TRACKIO, *SERVER], check=False)
+    if installed.returncode:
+        pytest.skip("the packages of trackio cannot be downloaded")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "tests/tracking/test_sinks.py",
+            "-k",
+            "trackio or Trackio",
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}/packages:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "\n..." in f"\n{done.stdout}"  # shown once, without its package, asks nobody
 
 
 @pytest.mark.parametrize("call", ["log", "advance", "summarize", "close"])
