@@ -7,10 +7,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
+# What `demo` adds where trackio is installed: `.venv/bin/pip install trackio`.
+HAS_TRACKIO = import importlib.util as i, sys; sys.exit(not i.find_spec("trackio"))
+TRACKIO = $(shell $(BIN)/python -c '$(HAS_TRACKIO)' && echo tracking.trackio=true)
+
 demo: .venv/installed
 	$(BIN)/rwp-dist shards mnist --out data/mnist
-	$(BIN)/rwp-launch sweep configs/mnist.yaml --nproc 2 --seeds 5 --dir runs/demo
+	$(BIN)/rwp-launch sweep configs/mnist.yaml $(TRACKIO) --nproc 2 --seeds 5 --dir runs/demo
 	$(BIN)/rwp-dist compare runs/demo --against sam --out runs/demo
+	@$(if $(TRACKIO),echo "Curves: TRACKIO_DIR=runs/demo/trackio $(BIN)/trackio show --project rwp-dist",:)
 
 demo-noise: .venv/installed
 	$(BIN)/rwp-dist shards digits --out data/digits

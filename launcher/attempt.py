@@ -26,6 +26,7 @@ from pathlib import Path
 
 import click
 
+from launcher import alerts
 from launcher.diagnosis import explain, first_failure
 from rwp_dist.base.errors import CheckpointError, ConfigError, Interrupted
 from rwp_dist.config import load_settings, split_batch
@@ -107,16 +108,22 @@ class Attempt:
         self._record(self.logs / "begin.tsv")
         _say(f"job {self.id}: {outcome}; saved up to step {self.run.saved_step()}.", *why)
 
+    def give_up(self, outcome: str, *why: str) -> None:
+        """The same if no other attempt follows, although the run is not finished; alerts."""
+        self.over(outcome, *why)
+        alerts.gave_up(self.run, f"Job {self.id}: {outcome}.", *why)
+
     def _record(self, begin: Path) -> None:
         """Add an attempt's line to ``attempts.tsv``, unless its rank 0 has done so."""
         known = [attempt["job"] for attempt in self.run.read_attempts()]
         if begin.is_file() and begin.parent.name not in known:
             self.run.append_to_attempts(begin.read_text())
+            alerts.died_unsaved(self.run, f"Job {begin.parent.name}")
 
     def again(self, *why: str) -> int:
         """Ask for another attempt, if one is allowed; returns the exit code."""
         if self.last:
-            self.over(f"given up after {self.number + 1} attempts", *why)
+            self.give_up(f"given up after {self.number + 1} attempts", *why)
             return STOP
         self.over("requeued", *why)
         return AGAIN
@@ -190,7 +197,7 @@ def nodes(run: Path, names: tuple[str, ...]) -> int:
     every = len(sick) == len(names)
     (attempt.logs / "sick").write_text("\n".join(findings))
     if every and (attempt.previous.logs / "sick").exists():  # then it is not the nodes
-        attempt.over("given up, because of sick nodes", why)
+        attempt.give_up("given up, because of sick nodes", why)
         return GIVE_UP
     if not every or len(names) == 1:
         click.echo(",".join(sick))
@@ -208,13 +215,13 @@ def end(run: Path) -> int:
         return 0
     why, code = explain(first_failure(read_exits(attempt.logs)), attempt.logs)
     if code in (ConfigError.exit_code, GIVE_UP):
-        attempt.over("given up, because it would fail again", why)
+        attempt.give_up("given up, because it would fail again", why)
         return code
     if code == STOP and status.get("reason") == "wandb":
         attempt.over("stopped in W&B", why)
         return STOP
     if attempt.in_vain():
-        attempt.over("given up, because two attempts saved nothing new", why)
+        attempt.give_up("given up, because two attempts saved nothing new", why)
         return GIVE_UP
     return attempt.again(why)
 

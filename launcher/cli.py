@@ -19,6 +19,7 @@ from launcher.options import asks_for_resources
 from rwp_dist import __version__
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, expand, load_settings, split_batch
+from rwp_dist.config.tree import Tracking
 from rwp_dist.process.commands import Commands
 
 CONFIG = click.Path(path_type=Path)
@@ -51,7 +52,8 @@ def run(config: Path, overrides: tuple[str, ...], nproc: int, attempts: int) -> 
         raise ConfigError(f"{attempts} train nothing", key="--attempts", cure="give 1 or more")
     settings = load_settings(config, overrides)
     split_batch(settings, nproc)
-    _start_ranks(nproc, ["train", str(config), *overrides], Path(str(settings.run.dir)), attempts)
+    place = Path(str(settings.run.dir))
+    _start_ranks(nproc, ["train", str(config), *overrides], place, settings.tracking, attempts)
 
 
 @main.command(short_help="Queue one run on a cluster.")
@@ -128,7 +130,7 @@ def sweep(
         chosen = ["--variants", variants] if variants else []
         axes = [f"--grid={axis}" for axis in grid]
         command = ["sweep", str(config), *overrides, *chosen, *axes, f"--seeds={seeds}"]
-        _start_ranks(nproc, [*command, f"--dir={folder}"], folder)
+        _start_ranks(nproc, [*command, f"--dir={folder}"], folder, runs[0].tracking)
     from launcher.submit import plan, refusals
 
     source = (str(config), *overrides)
@@ -202,16 +204,26 @@ def _check_nproc(nproc: int) -> None:
         raise ConfigError(f"{nproc} ranks cannot train", key="--nproc", cure="give 1 or more")
 
 
-def _start_ranks(nproc: int, command: list[str], place: Path, attempts: int = 1) -> NoReturn:
+def _start_ranks(
+    nproc: int, command: list[str], place: Path, tracking: Tracking, attempts: int = 1
+) -> NoReturn:
     """Run the ranks, again if they crash; exits with their code."""
     if click.get_current_context().find_root().params.get("debug"):
         command = ["--debug", *command]
     sys.stdout.flush()
-    from launcher.ranks import FINAL, run_ranks
+    from launcher import alerts
+    from launcher.ranks import FINAL, STOPPED_CODES, run_ranks
+    from rwp_dist.record.directory import RunDir
 
+    run = RunDir(place)
     for attempt in range(1, attempts + 1):
         code = run_ranks(nproc, command, place)
+        if code not in (0, *STOPPED_CODES):
+            alerts.died_unsaved(run, f"Attempt {attempt}", tracking.alerts)
         if code in FINAL or attempt == attempts:
             break
         click.echo(f"Attempt {attempt} of {attempts} has failed; the next one begins.", err=True)
+    if code not in (0, *STOPPED_CODES):
+        outcome = f"Given up after {attempt} attempt{'s' if attempt > 1 else ''}"
+        alerts.gave_up(run, f"{outcome}, with exit code {code}.", kinds=tracking.alerts)
     sys.exit(code)

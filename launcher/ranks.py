@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import psutil  # type: ignore[import-untyped]
 
 from launcher.diagnosis import TOLD_TO_STOP, explain, first_failure, tail
+from rwp_dist.base.errors import Interrupted
 from rwp_dist.process import signals
 from rwp_dist.process.exits import STOPPED, read_exits
 from rwp_dist.process.rank import LOGS, end_with_parent
@@ -25,7 +26,10 @@ would give them 30 s."""
 
 HINT_AFTER_S = 3.0
 
-FINAL = (0, 2, 65, 75, STOPPED)
+STOPPED_CODES = (Interrupted.exit_code, STOPPED)
+"""Exit codes of ranks that somebody has stopped."""
+
+FINAL = (0, 2, 65, *STOPPED_CODES)
 """Exit codes after which the same command is not tried again: it is done, would fail in the same
 words, or was told to stop. Any other code is a crash, or something that may be better next time."""
 

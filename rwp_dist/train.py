@@ -8,7 +8,6 @@ for every step:
     log, evaluate, save when due
 """
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.profiler import record_function
 
-from rwp_dist.base.errors import Interrupted
+from rwp_dist.base.errors import CheckpointWriteError, Interrupted
 from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import Batch, Step
@@ -30,7 +29,9 @@ from rwp_dist.process.group import any_rank, from_main, same_on_all_ranks
 from rwp_dist.process.heartbeat import Heartbeat
 from rwp_dist.process.replicas import check_replicas
 from rwp_dist.process.signals import StopSignals
+from rwp_dist.process.silence import AGREES, BETWEEN, COMPUTES, ENDS, READS, Silence
 from rwp_dist.process.stages import stage
+from rwp_dist.process.webhook import Alert, post_alone
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.open import open_run
 from rwp_dist.run.bad_samples import BadSamples, list_evaluation
@@ -40,7 +41,7 @@ from rwp_dist.run.evaluate import LastEvaluation, clean_network, evaluate_parts
 from rwp_dist.run.parts import DataCheck, Parts, Stateful
 from rwp_dist.run.profiling import Profile
 from rwp_dist.run.progress import Progress
-from rwp_dist.tracking import open_tracker
+from rwp_dist.tracking import alerts, open_tracker
 
 
 def train_step(parts: Parts, step: int, data: Step, agreed: Agreed, progress: Progress) -> None:
@@ -109,7 +110,9 @@ class Training:
         """Load the newest checkpoint, if there is one."""
         self.parts, self.run_dir = parts, run_dir
         self.is_main = dist.get_rank() == 0
-        self.finished = self._warned = False
+        self.finished = False
+        self._said: set[str] = set()
+        """Kinds of alerts so far."""
         self.bad = BadSamples(run_dir.path, parts.settings.data.max_bad_samples)
         self.progress = Progress(parts)
         self.last_eval = LastEvaluation()
@@ -143,6 +146,17 @@ class Training:
             total = parts.timeline.total_steps
             self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
         self._say_who_draws()
+        self._divergence = alerts.Divergence(
+            parts.settings.model.num_classes, self.first_step, self.progress.skipped_steps
+        )
+        watched = "silent_rank" in parts.settings.tracking.alerts
+        self._silence = Silence(
+            run_dir.logs / "silent",
+            dist.get_rank(),
+            dist.get_world_size(),
+            parts.settings.tracking.silent_s if watched else float("inf"),
+            self._tell_of_silence,
+        )
 
     def _say_who_draws(self) -> None:
         """If the noise is slow, or not what a run that was never interrupted would get."""
@@ -159,7 +173,7 @@ class Training:
 
     def run(self, signals: StopSignals, session: str) -> dict[str, Any]:
         """Steps until the run is finished, or asked to stop; returns the summary so far."""
-        with self.tracker, Heartbeat() as heartbeat:
+        with self.tracker, Heartbeat() as heartbeat, self._silence:
             with Profile(self.run_dir, self.parts.settings.profile) as profile:
                 self.finished = self._loop(signals, heartbeat, profile)
             if profile.outcome:
@@ -168,6 +182,7 @@ class Training:
             if self.finished and self.is_main:
                 self.run_dir.write_summary(summary)
                 self.tracker.summarize(summary)
+                self.tracker.alert(alerts.finished(summary))
             if not self.finished:
                 self.tracker.close("interrupted")
         return summary
@@ -178,24 +193,32 @@ class Training:
         data = parts.train.steps(self.first_step, total)
         consensus = Consensus()
         self.progress.start()
+        at = self._silence.at
+        at(self.first_step - 1, READS)
         coming = self._fetch(data, consensus, signals)
         for step in range(self.first_step, total):
+            at(step, AGREES)
             batches, agreed = coming, consensus.take()
             if agreed.stop:
+                at(step - 1, BETWEEN)
                 self._take_stock(evaluating=False, saving=True)
                 return False
             self.bad.count(batches.bad, agreed)
+            at(step, COMPUTES)
             train_step(parts, step, batches, agreed, self.progress)
             # While a GPU still computes, the next step's samples are fetched and agreed upon.
+            at(step, READS)
             if step + 1 < total:
                 coming = self._fetch(data, consensus, signals)
+            at(step, ENDS)
             self.progress.step_done(batches, agreed)
             profile.step_done()
             self.done = step + 1
             self.tracker.advance(self.done)
             heartbeat.beat()
+            at(step, BETWEEN)
             with self.progress.paused():
-                self._between_steps()
+                self._between_steps(agreed.bad > 0)
         consensus.close()
         return True
 
@@ -212,16 +235,18 @@ class Training:
         )
         return step
 
-    def _between_steps(self) -> None:
-        """Check, log, evaluate and save, each when it is due."""
+    def _between_steps(self, more_bad: bool) -> None:
+        """Check, log, evaluate and save, each when it is due; ``more_bad``: more bad samples."""
         parts, settings, done = self.parts, self.parts.settings, self.done
         every = settings.run.check_replicas_every
         if every and done % every == 0 and parts.engine.weights.whole:  # else no replicas
             check_replicas(parts.engine.module, done)
+        if more_bad:
+            self._alert(alerts.bad_samples(self.bad.total, settings.data.max_bad_samples))
         if done % settings.tracking.log_every == 0 or done == parts.timeline.total_steps:
             record = self.progress.train_record(done, self.bad.total)
             self.tracker.log("train", record)
-            self._warn_of_divergence(record["loss"])
+            self._alert(self._divergence.look(record))
             if self.is_main:
                 self.run_dir.write_status("running", done, parts.timeline.total_steps)
         evaluating = parts.timeline.is_due(settings.evaluation.every_epochs, done)
@@ -229,15 +254,20 @@ class Training:
         if evaluating or saving:
             self._take_stock(evaluating, saving)
 
-    def _warn_of_divergence(self, loss: float) -> None:
-        """Say so, once, when the loss is far above that of guessing."""
-        limit = 10 * math.log(self.parts.settings.model.num_classes)
-        if not loss < limit and not self._warned:
-            self._warned = True
-            self.tracker.say(
-                f"The loss is {loss:.3g}, far above guessing: this run diverges; lower "
-                "method.sigma, method.rho or optimizer.lr."
-            )
+    def _alert(self, alert: Alert | None) -> None:
+        """Say it, and tell a person who is elsewhere; each kind once."""
+        if alert is not None and alert.kind not in self._said:
+            self._said.add(alert.kind)
+            self.tracker.say(f"{alert.title}: {alert.text}")
+            self.tracker.alert(alert)
+
+    def _tell_of_silence(self, sentence: str) -> None:
+        settings = self.parts.settings
+        alert = alerts.silent_rank(sentence, settings.tracking.silent_s)
+        if self.is_main:
+            self._alert(alert)
+        else:  # rank 0 itself is silent
+            post_alone(alert, str(settings.run.name), self.done, print)
 
     def _take_stock(self, evaluating: bool, saving: bool) -> None:
         """Evaluate and save the clean network."""
@@ -256,13 +286,18 @@ class Training:
     def _save(self) -> None:
         """Write a checkpoint, and a record of it."""
         begin = time.perf_counter()
-        num_bytes = save_checkpoint(
-            self.run_dir.checkpoints,
-            self.parts.engine,
-            self.stateful,
-            step=self.done,
-            keep_last=self.parts.settings.checkpoint.keep_last,
-        )
+        try:
+            num_bytes = save_checkpoint(
+                self.run_dir.checkpoints,
+                self.parts.engine,
+                self.stateful,
+                step=self.done,
+                keep_last=self.parts.settings.checkpoint.keep_last,
+            )
+        except CheckpointWriteError as error:
+            saved = self.run_dir.saved_step()
+            self.tracker.alert(alerts.missed_checkpoint(str(error), self.done, saved))
+            raise
         # A stop right after a checkpoint, or a resume from it, writes it again.
         if self.done != self._last_save:
             record = {"step": self.done, "save_s": time.perf_counter() - begin, "bytes": num_bytes}

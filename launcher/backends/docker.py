@@ -49,7 +49,7 @@ class Docker:
             ["--workdir", str(job.run_dir)],
             ["--env", f"PYTHONPATH={job.code}"],
             # By name alone: their values are in nobody's list of processes.
-            ["--env", "WANDB_API_KEY", "--env", "WANDB_MODE"],
+            ["--env", "WANDB_API_KEY", "--env", "WANDB_MODE", "--env", "RWP_WEBHOOK"],
         ]
         if wants.gpus:
             run.append(["--gpus", str(wants.gpus)])

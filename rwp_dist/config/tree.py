@@ -410,6 +410,11 @@ class Checkpoint(Section):
     """Number of checkpoints that stay on disk."""
 
 
+AlertKind = Literal[
+    "diverged", "gave_up", "missed_checkpoint", "silent_rank", "bad_samples", "finished"
+]
+
+
 class Tracking(Section):
     """Where records go while a run trains. ``metrics.jsonl`` and the console get them always."""
 
@@ -443,8 +448,25 @@ class Tracking(Section):
     """Write TensorBoard's files to ``tensorboard/`` in the run directory. Needs
     ``rwp-dist[tensorboard]``."""
 
+    trackio: bool = False
+    """Log to trackio's database in ``trackio/`` beside the run directory: a dashboard on this
+    machine, without an account. Needs ``rwp-dist[trackio]``."""
+
     log_every: Size = 50
     """Steps between two log lines."""
+
+    alerts: tuple[AlertKind, ...] = (
+        "diverged",
+        "gave_up",
+        "missed_checkpoint",
+        "silent_rank",
+        "bad_samples",
+    )
+    """What W&B and the webhook in the environment variable RWP_WEBHOOK tell a person at once. All
+    but finished, unless said: a sweep has many runs. []: nothing."""
+
+    silent_s: PositiveFloat = 300.0
+    """Seconds in which a rank does not go on with its step until it is called silent."""
 
 
 class Settings(Section):

@@ -1,7 +1,7 @@
 """What a run reports while it trains: one record goes to every sink.
 
-Sinks are ``metrics.jsonl``, the console, W&B and TensorBoard, a file each. ``columns`` documents
-what a record holds.
+Sinks are ``metrics.jsonl``, the console, W&B, TensorBoard, trackio and a webhook, a file each.
+``columns`` documents what a record holds, ``alerts`` what a person is told at once.
 """
 
 from rwp_dist.tracking.sink import RunInfo, Sink

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 STEP = "global_step"
-"""What W&B and trackio call the number of updates done. Their own step counts rows."""
+"""What W&B's rows call the number of updates done. Its own step counts rows."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rwp_dist.base.text import shortened
 from rwp_dist.config.tree import Settings
+from rwp_dist.process.webhook import Alert
 from rwp_dist.record.directory import RunDir
 from rwp_dist.tracking.columns import STEP
 from rwp_dist.tracking.projection import Key, key_of, keys_of_rows, row_of
@@ -92,6 +93,10 @@ class Connection:
     def summarize(self, summary: Mapping[str, Any]) -> None:
         """Put the numbers of ``summary.json`` into the run's summary."""
         self._run.summary.update(summary)
+
+    def alert(self, alert: Alert) -> None:
+        """Have W&B tell a person, by email or Slack, as their settings there say."""
+        self._run.alert(alert.title, alert.text, level=alert.level)
 
     def history(self) -> set[Key]:
         """What W&B's server has of the run by now."""

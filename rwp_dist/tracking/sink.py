@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rwp_dist.config.tree import Settings
+from rwp_dist.process.webhook import Alert
 from rwp_dist.record.directory import RunDir
 
 
@@ -71,6 +72,9 @@ class Sink:
 
     def say(self, text: str) -> None:
         """Print a line for the user."""
+
+    def alert(self, alert: Alert) -> None:
+        """Tell a person who is elsewhere. It may come from another thread, and must not wait."""
 
     def summarize(self, summary: Mapping[str, Any]) -> None:
         """Write the final numbers, the contents of ``summary.json``."""

@@ -3,35 +3,41 @@
 Only rank 0 has sinks. The trackers of other ranks have the same methods, which do nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from rwp_dist.base.errors import Interrupted, RwpError
 from rwp_dist.config.tree import Settings
 from rwp_dist.process import torchrun
+from rwp_dist.process.webhook import Alert
 from rwp_dist.record.directory import RunDir
 from rwp_dist.tracking.console import Console
 from rwp_dist.tracking.jsonl import JsonLines
 from rwp_dist.tracking.sink import RunInfo, Sink, first_line
 from rwp_dist.tracking.tensorboard import TensorBoard
+from rwp_dist.tracking.trackio import Trackio
 from rwp_dist.tracking.wandb import Wandb
+from rwp_dist.tracking.webhook import WebhookSink
 
-SINKS: tuple[type[Sink], ...] = (Console, JsonLines, Wandb, TensorBoard)
+SINKS: tuple[type[Sink], ...] = (Console, JsonLines, Wandb, TensorBoard, Trackio, WebhookSink)
 """Every sink there is, in the order in which they are opened. Each decides by the settings whether
-it takes part. The console comes first, because the others say their lines on it."""
+it takes part. The console comes first, because the others say their lines on it; trackio reads
+what metrics.jsonl has."""
 
 
 class Tracker:
     """Sends records to sinks.
 
-    An optional sink (W&B, TensorBoard) that raises is dropped with one line for the user, and
-    training goes on.
+    An optional sink (such as W&B) that raises is dropped with one line for the user, and training
+    goes on.
     """
 
-    def __init__(self, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(self, sinks: Sequence[Sink] = (), alerts: Collection[str] = ()) -> None:
+        """``alerts``: kinds of alerts that sinks get."""
         self._opened = list(sinks)
         self._active = list(sinks)
+        self._alerts = set(alerts)
 
     def open(self, kind: type[Sink], run: RunInfo) -> None:
         """Add a sink, if the settings ask for it.
@@ -66,6 +72,12 @@ class Tracker:
     def say(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
         self._each(lambda sink: sink.say(text))
+
+    def alert(self, alert: Alert) -> None:
+        """Tell a person who is elsewhere, if ``tracking.alerts`` asks for it; once of each kind."""
+        if alert.kind in self._alerts:
+            self._alerts.remove(alert.kind)
+            self._each(lambda sink: sink.alert(alert))
 
     def summarize(self, summary: Mapping[str, Any]) -> None:
         """Write the final numbers, the contents of ``summary.json``."""
@@ -131,7 +143,7 @@ def open_tracker(
     """
     import torch.distributed as dist  # here, so that importing a sink imports no torch
 
-    tracker = Tracker()
+    tracker = Tracker(alerts=settings.tracking.alerts)
     rank = dist.get_rank() if dist.is_initialized() else torchrun.rank()
     if rank == 0:
         run_dir.path.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,13 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from queue import SimpleQueue
 from typing import Any, Literal
 
 from rwp_dist.config.sources import VARIABLES, read_variables
 from rwp_dist.config.tree import Settings
 from rwp_dist.config.values import get_setting
+from rwp_dist.process.webhook import Alert
 from rwp_dist.tracking.connection import INIT_TIMEOUT_S, Connection, has_login, quiet, reset
 from rwp_dist.tracking.projection import Tail
 from rwp_dist.tracking.sink import RunInfo, Sink, first_line
@@ -54,6 +56,10 @@ class Wandb(Sink):
         """Have the thread read ``metrics.jsonl``, which has the record by now."""
         self._sender.woken.set()
 
+    def alert(self, alert: Alert) -> None:
+        self._sender.alerts.put(alert)
+        self._sender.woken.set()
+
     def summarize(self, summary: Mapping[str, Any]) -> None:
         self._sender.summary = summary
 
@@ -68,6 +74,7 @@ class Sender(threading.Thread):
     def __init__(self, run: RunInfo) -> None:
         super().__init__(name="W&B", daemon=True)
         self.woken, self.stop = threading.Event(), threading.Event()
+        self.alerts: SimpleQueue[Alert] = SimpleQueue()
         self.summary: Mapping[str, Any] | None = None
         self._run = run
         self._state: str | None = None
@@ -106,6 +113,8 @@ class Sender(threading.Thread):
             while True:
                 state = self._state  # before the last records are read
                 connection.send(tail.read())
+                while not self.alerts.empty():
+                    connection.alert(self.alerts.get())
                 if state is not None:
                     break
                 self.woken.wait()

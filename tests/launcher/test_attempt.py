@@ -3,12 +3,15 @@
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from support.receiver import TOKEN, Receiver
 
 from launcher.attempt import AGAIN, main
+from rwp_dist.config import dump_settings, load_settings
 from rwp_dist.record.directory import RunDir
 
 CONFIG = """
@@ -236,3 +239,83 @@ def test_sick_nodes_are_no_fault_of_the_run(job: Job) -> None:
 def test_one_node_alone_is_left_out(job: Job) -> None:
     job.begin(0)
     assert job.nodes(0, "n1: problem: a GPU\n", "n1").stdout == "n1\n"
+
+
+# --- alerts ---
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        monkeypatch.setenv("RWP_WEBHOOK", receiver.url)
+        yield receiver
+
+
+def test_a_run_that_is_given_up_is_told_once_with_the_reason(job: Job, site: Receiver) -> None:
+    job.begin(0)
+    job.fail(0)
+    assert job.end(0).exit_code == AGAIN and site.posted == []
+    job.begin(1)
+    job.fail(1)
+    ended = job.end(1)
+    assert ended.exit_code == 65
+    assert site.kinds == ["gave_up"]
+    assert site.posted[0]["run"] == "run" and site.posted[0]["level"] == "ERROR"
+    text = site.posted[0]["text"]
+    assert text.startswith("run: Given up. Job 17.1: given up, because two attempts saved nothing")
+    assert "KeyError: 'a'" in text and text.endswith(f"\nDirectory: {job.run.path}")
+    assert TOKEN not in ended.output + text
+
+
+def test_a_run_that_a_person_stopped_or_that_is_finished_is_not_given_up(
+    job: Job, site: Receiver
+) -> None:
+    job.begin(0)
+    job.fail(0, 75, "Stopped after step 3.")
+    job.run.write_status("interrupted", 3, 10, reason="wandb")
+    assert job.end(0).exit_code == 75
+    job.run.write_status("finished", 10, 10)
+    assert job.end(0).exit_code == 0
+    assert site.posted == []
+
+
+def test_updates_that_die_with_an_attempt_are_told_once(job: Job, site: Receiver) -> None:
+    """A time limit, a lost node, an empty memory: rank 0 says nothing any more."""
+    job.begin(0)
+    job.save(10)
+    job.run.write_status("running", 34, 100)
+    job.begin(1)  # the job itself was killed, so nobody has asked for an end
+    assert site.kinds == ["missed_checkpoint"]
+    assert site.posted[0]["text"] == (
+        "run: A checkpoint is missing. Job 17.0 was killed at step 34 or later, without a "
+        "checkpoint: 24 updates since step 10 are lost."
+    )
+    job.save(40)
+    job.run.write_status("failed", 44, 100, message="KeyError: 'a'")  # it could say why
+    job.begin(2)
+    job.run.write_status("running", 40, 100)  # nothing is lost
+    job.begin(3)
+    assert site.kinds == ["missed_checkpoint"]
+
+
+def test_only_alerts_that_the_settings_ask_for_are_told(job: Job, site: Receiver) -> None:
+    settings = load_settings(job.run.path.parent / "my.yaml", ["tracking.alerts=[finished]"])
+    job.run.path.mkdir()
+    job.run.write_config(dump_settings(settings))
+    job.begin(1)
+    job.fail(1, 65)
+    assert job.end(1).exit_code == 65
+    assert site.posted == []
+
+
+def test_a_webhook_that_is_dead_or_wrong_changes_no_decision(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rwp_dist.process.webhook.PAUSES_S", (0.01, 0.01))
+    for number, url in enumerate((f"http://127.0.0.1:9/{TOKEN}", TOKEN)):
+        monkeypatch.setenv("RWP_WEBHOOK", url)
+        job.begin(number)
+        job.fail(number, 65)
+        ended = job.end(number)
+        assert ended.exit_code == 65
+        assert "RWP_WEBHOOK" in ended.stderr and TOKEN not in ended.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.gate import Gate
+from support.receiver import TOKEN, Receiver
 from support.until import until, until_line
 
 from rwp_dist.shards.digits import write_digits
@@ -344,6 +345,39 @@ def test_a_crash_is_tried_again_and_what_would_repeat_itself_is_not(
     assert len((tmp_path / "run" / "tried").read_text()) == tries
     assert errors.count("has failed; the next one begins.") == tries - 1
     assert "Rank 0 was ended by SIGKILL" in errors
+
+
+@pytest.mark.parametrize(
+    ("ends", "kinds"),
+    [
+        ("pass", ["missed_checkpoint"]),
+        ("raise CheckpointError('torn.')", ["missed_checkpoint", "gave_up"]),
+    ],
+)
+def test_a_killed_attempt_and_a_run_that_is_given_up_are_told(
+    ends: str, kinds: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = CRASHES_THEN_ENDS.replace("ENDS", ends)
+    status = "RunDir(runs[0].run.dir).write_status('STATE', 7, 10); "
+    code = code.replace("os.kill(", status.replace("STATE", "running") + "os.kill(")
+    code = code.replace(
+        "    if tried", "    from rwp_dist.record.directory import RunDir\n    if tried"
+    )
+    code = code.replace(f"    {ends}", f"    {status.replace('STATE', 'failed')}{ends}")
+    with Receiver() as site:
+        monkeypatch.setenv("RWP_WEBHOOK", site.url)
+        process = agent(code, tmp_path, "--attempts=3")
+        _, errors = process.communicate(timeout=90)
+        assert site.kinds == kinds, errors
+    assert site.posted[0]["text"] == (
+        "run: A checkpoint is missing. Attempt 1 was killed at step 7 or later, without a "
+        "checkpoint: 7 updates since step 0 are lost."
+    )
+    if "gave_up" in kinds:
+        assert "Given up after 2 attempts, with exit code 65." in site.posted[1]["text"]
+    assert TOKEN not in errors
+    planted = subprocess.run(["grep", "-rl", TOKEN, str(tmp_path)], capture_output=True, text=True)
+    assert planted.stdout == ""
 
 
 def test_ctrl_c_is_obeyed_in_a_later_attempt_and_is_the_end(tmp_path: Path) -> None:

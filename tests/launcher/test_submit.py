@@ -63,6 +63,7 @@ def test_a_run_from_submission_to_cancel_and_resume(
     tmp_path: Path, digits: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    monkeypatch.setenv("RWP_WEBHOOK", f"http://127.0.0.1:9/{SECRET}")
     run = tmp_path / "run"
     arguments = ("variant=sgd", "schedule.steps=100000", "tracking.log_every=10", *digits)
     script = submit(run, *arguments, "--dry-run").stdout

@@ -20,7 +20,7 @@ SCHEDULE = f"schedule.epochs={EPOCHS}"
 def jobs(cluster: Cluster, work: Path) -> Iterator[tuple[Job, Job, list[str], bool]]:
     """Two jobs at once on the same nodes, one with a key, and the process list meanwhile."""
     secrets = work.parent / "secrets"
-    secrets.write_text(f"WANDB_API_KEY={KEY}\n")
+    secrets.write_text(f"WANDB_API_KEY={KEY}\nRWP_WEBHOOK=http://127.0.0.1:9/{KEY}\n")
     secrets.chmod(0o600)
     plain = Job(cluster, work, "plain", SCHEDULE)
     keyed = Job(cluster, work, "keyed", SCHEDULE, "tracking.wandb=offline", SECRETS=str(secrets))

@@ -13,6 +13,7 @@ LONG = (
     "data/test_stream.py::test_a_worker_that_never_begins",
     "data/test_stream.py::test_workers_that_never_begin",
     "launcher/test_run.py::test_a_crash_is_tried_again",
+    "launcher/test_run.py::test_a_killed_attempt",
     "launcher/test_run.py::test_a_killed_rank",
     "launcher/test_run.py::test_a_second_ctrl_c",
     "launcher/test_run.py::test_ranks_end_with",
@@ -21,6 +22,8 @@ LONG = (
     "tracking/test_wandb.py::test_a_server_that_breaks",
     "tracking/test_wandb.py::test_a_service_that_is_killed",
     "tracking/test_wandb.py::test_whatever_is_killed",
+    # A package is downloaded.
+    "tracking/test_sinks.py::test_the_real_trackio",
     # The engine with kernels in Triton's interpreter.
     "perturb/test_oracle.py::test_noise_and_energy_of_the_kernels",
     "perturb/normals/test_kernels.py::test_a_replay_is_bit_equal",
@@ -44,6 +47,9 @@ SLOW = (
     "test_cli.py::test_ctrl_c_while_",
     "test_streaming_run.py",
     "test_train.py::test_a_run_l",
+    "tracking/test_alerts.py::test_a_",
+    "tracking/test_alerts.py::test_many_bad",
+    "tracking/test_alerts.py::test_rank_1",
     "tracking/test_sinks.py",
     "tracking/test_wandb.py",
     "examples/",

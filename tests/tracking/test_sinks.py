@@ -1,8 +1,10 @@
 """The same records through every sink: each shows all of them, and resumes as it promises."""
 
 import contextlib
+import importlib.util
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,9 +22,12 @@ from rwp_dist.tracking.console import Console
 from rwp_dist.tracking.jsonl import JsonLines
 from rwp_dist.tracking.tensorboard import TensorBoard
 from rwp_dist.tracking.tracker import SINKS
+from rwp_dist.tracking.trackio import Trackio
 from rwp_dist.tracking.wandb import Wandb
+from rwp_dist.tracking.webhook import WebhookSink
 
 ROOT = Path(__file__).parents[2]
+HAS_TRACKIO = importlib.util.find_spec("trackio") is not None  # not in dev, see pyproject.toml
 
 Shown = list[tuple[str, int, float]]
 """Kind, step and loss of every record, as a sink shows them."""
@@ -34,7 +39,8 @@ SECOND: Shown = [("train", 30, 1.5), ("eval", 30, 1.25)]
 
 
 def start(run: Path, first_step: int, *overrides: str) -> Tracker:
-    settings = load_settings(None, ["tracking.wandb=offline", *overrides])
+    name = f"run.name={run.name}"
+    settings = load_settings(None, ["tracking.wandb=offline", name, *overrides])
     return open_tracker(settings, RunDir(run), total_steps=30, first_step=first_step)
 
 
@@ -67,12 +73,26 @@ def read_tensorboard(run: Path, out: str) -> Shown:
     return [(k, e.step, e.value) for k in ("train", "eval") for e in events.Scalars(f"{k}/loss")]
 
 
+def read_trackio(run: Path, out: str) -> Shown:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    (folder,) = re.findall(
+        r"^trackio: TRACKIO_DIR=(\S+) trackio show --project rwp-dist$", out, re.M
+    )
+    assert Path(folder).resolve() == run.parent / "trackio"
+    assert [record["name"] for record in SQLiteStorage.get_run_records("rwp-dist")] == [run.name]
+    rows = SQLiteStorage.get_logs("rwp-dist", run.name)
+    losses = [(key, row["step"], value) for row in rows for key, value in row.items()]
+    return [(k.partition("/")[0], n, value) for k, n, value in losses if k.endswith("/loss")]
+
+
 ONCE, TWICE = FIRST[:3] + SECOND, FIRST + SECOND
 EXPECTED: dict[type[Sink], tuple[Callable[[Path, str], Shown], Shown]] = {
     Console: (read_console, TWICE),
     JsonLines: (read_jsonl, ONCE),
     Wandb: (read_wandb, [FIRST[3], *ONCE[:-2], SECOND[1]]),
     TensorBoard: (read_tensorboard, ONCE),
+    Trackio: (read_trackio, ONCE),
 }
 """How to read what a sink shows, and what that is after an attempt and a second one from step 20:
 each step once, or those after the checkpoint twice. W&B keeps a step's first record."""
@@ -91,8 +111,9 @@ def two_attempts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         for name, value in server.environment().items():
             patch.setenv(name, value)
         for first_step, records in ((0, FIRST), (20, SECOND)):
+            more = ("tracking.trackio=true",) if HAS_TRACKIO else ()
             both = ("tracking.wandb=online", "tracking.tensorboard=true")
-            with start(run, first_step, *both) as tracker:
+            with start(run, first_step, *both, *more) as tracker:
                 log(tracker, records)
                 tracker.summarize({"top1": 71.0})
         (recorded,) = server.runs.values()
@@ -100,16 +121,21 @@ def two_attempts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return run, out.getvalue()
 
 
-@pytest.mark.parametrize("kind", SINKS)
+@pytest.mark.parametrize("kind", [kind for kind in SINKS if kind is not WebhookSink])  # no records
 def test_every_record_is_shown(kind: type[Sink], two_attempts: tuple[Path, str]) -> None:
+    if kind is Trackio and not HAS_TRACKIO:
+        pytest.skip("trackio is not installed")
     read, expected = EXPECTED[kind]
     assert sorted(read(*two_attempts)) == sorted(expected)
 
 
-def test_a_sink_that_is_off_leaves_no_files(tmp_path: Path) -> None:
+def test_a_sink_that_is_off_leaves_no_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with start(tmp_path, 0, "tracking.wandb=off") as tracker:
         log(tracker, FIRST)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert "trackio" not in capsys.readouterr().out  # its files are elsewhere
 
 
 DIES = """
@@ -134,6 +160,88 @@ def test_tensorboard_without_its_package(tmp_path: Path, monkeypatch: pytest.Mon
         start(tmp_path, 0, "tracking.wandb=off", "tracking.tensorboard=true")
     assert error.value.key == "tracking.tensorboard"
     assert "pip install 'rwp-dist[tensorboard]'" in str(error.value.cure)
+
+
+def test_trackio_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(ConfigError, match="trackio is not installed") as error:
+        start(tmp_path, 0, "tracking.wandb=off", "tracking.trackio=true")
+    assert error.value.key == "tracking.trackio"
+    assert "pip install 'rwp-dist[trackio]'" in str(error.value.cure)
+
+
+NO_NETWORK = """
+import os, socket, sys
+from pathlib import Path
+sys.path += ["tests"]
+asked = []
+def refuse(*address, **_):
+    asked.append(address)
+    raise OSError("there is no network")
+socket.getaddrinfo = socket.socket.connect = socket.socket.bind = refuse
+from rwp_dist.tracking.trackio import Trackio, show_command
+from tracking.test_sinks import FIRST, log, start
+for name in ("one", "two", "one"):
+    more = ("tracking.wandb=off", "tracking.trackio=true", "tracking.group=night", "run.seed=3")
+    with start(Path(sys.argv[1]) / name, 0, *more) as tracker:
+        log(tracker, FIRST[:2])
+import trackio
+found = [(run.name, run.config) for run in trackio.Api().runs("rwp-dist")]
+runs = [(name, config["_Group"], config["run"]["seed"]) for name, config in found]
+assert sorted(runs) == [("one", "night", 3), ("two", "night", 3)], runs
+assert not asked, asked
+"""
+
+
+@pytest.mark.skipif(not HAS_TRACKIO, reason="trackio is not installed")
+def test_trackio_asks_nobody_and_keeps_the_runs_of_a_folder_together(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    more = {"HOME": str(home), "HF_TOKEN": "hf_" + 34 * "a", "TRACKIO_SPACE_ID": "me/space"}
+    env = {key: value for key, value in os.environ.items() if key != "TRACKIO_DIR"} | more
+    done = subprocess.run(
+        [sys.executable, "-c", NO_NETWORK, str(tmp_path / "runs")],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trackio: TRACKIO_DIR=") == 1 and "*" not in done.stdout
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"one", "two", "trackio"}
+    assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+TRACKIO = ("trackio==0.43.0", "brotli==1.2.1", "gradio_client==2.7.2", "orjson==3.13.0")
+SERVER = ("starlette==1.10.0", "uvicorn==0.54.0", "python-multipart==0.0.34")
+
+
+@pytest.mark.skipif(HAS_TRACKIO, reason="trackio is installed, and tested above")
+def test_the_real_trackio_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    """It wants an older Pillow, which it does not use here, so it cannot be among the others."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    installed = subprocess.run([*pip, tmp_path / "packages", *TRACKIO, *SERVER], check=False)
+    if installed.returncode:
+        pytest.skip("the packages of trackio cannot be downloaded")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "tests/tracking/test_sinks.py",
+            "-k",
+            "trackio or Trackio",
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}/packages:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "\n..." in f"\n{done.stdout}"  # shown once, without its package, asks nobody
 
 
 @pytest.mark.parametrize("call", ["log", "advance", "summarize", "close"])

@@ -15,6 +15,7 @@ from support.until import until
 from support.wandb_server import KEY, WandbServer, wandb_server
 
 from rwp_dist.base.errors import RwpError
+from rwp_dist.process.webhook import Alert
 from rwp_dist.record.directory import RunDir
 from rwp_dist.tracking import connection, open_tracker
 from rwp_dist.tracking import wandb as sink
@@ -249,9 +250,19 @@ def test_wandb_that_cannot_be_imported_is_left_out(tmp_path, monkeypatch, capsys
     assert len(RunDir(tmp_path).read_metrics()) == 1
 
 
+def test_an_alert_reaches_wandb(tmp_path, server):
+    run = RunDir(tmp_path)
+    tracker = start(run)
+    log(tracker, 10)
+    tracker.alert(Alert("diverged", "The run diverges", "The loss is 99.", "ERROR"))
+    tracker.close("failed")
+    (alert,) = server.runs[run.wandb_id()].alerts
+    assert (alert["title"], alert["severity"]) == ("The run diverges", "ERROR")
+
+
 def test_the_stop_button_is_seen_even_after_the_end(tmp_path, server):
     tracker = start(RunDir(tmp_path))
-    (_, _, wandb) = tracker._opened
+    (wandb,) = [sink for sink in tracker._opened if sink.name == "W&B"]
     assert not tracker.stop_requested
     wandb._sender.stop.set()
     tracker.close("interrupted")

@@ -9,7 +9,7 @@ exec docker run --detach --init \
     --volume /data/val:/data/val:ro \
     --workdir /runs/boxed \
     --env PYTHONPATH=/runs/boxed/code/DIGEST \
-    --env WANDB_API_KEY --env WANDB_MODE \
+    --env WANDB_API_KEY --env WANDB_MODE --env RWP_WEBHOOK \
     --gpus 8 \
     --memory=64g \
     rwp:1.0 \
