@@ -31,6 +31,19 @@ def engine_step(
     micro_batches: int = 1,
 ) -> tuple[Parts, Callable[[int], None]]:
     """One step of a method with ``batch`` images of ``size`` pixels in every pass of a rank."""
+    parts, _, step = observed_step(method, model, size, batch, overrides, micro_batches)
+    return parts, step
+
+
+def observed_step(
+    method: str,
+    model: str,
+    size: int,
+    batch: int,
+    overrides: Sequence[str] = (),
+    micro_batches: int = 1,
+) -> tuple[Parts, Progress, Callable[[int], None]]:
+    """As ``engine_step``, and what it measures about itself."""
     world_size = dist.get_world_size()
     settings = load_settings(
         None,
@@ -49,7 +62,12 @@ def engine_step(
     share = batch * micro_batches * world_size / (2 if parts.method.mixed else 1)
     agreed = Agreed(clean=share, perturbed=share, bad=0, stop=False)
     progress = Progress(parts)
-    return parts, lambda step: train_step(parts, step, same.step, agreed, progress)
+
+    def step(number: int) -> None:
+        train_step(parts, number, same.step, agreed, progress)
+        progress.step_done(same.step, agreed)
+
+    return parts, progress, step
 
 
 class SameStep:

@@ -84,6 +84,8 @@ class Silence:
             stuck_s = time.monotonic() - self._changed - self._patience_s
             with suppress(OSError):
                 if stuck_s < 0.0:
+                    if not self._folder.exists():  # one look, because there may be many ranks
+                        continue
                     self._stuck.unlink(missing_ok=True)
                     self._answer() if any(self._folder.glob("stuck-*")) else self._forget()
                     continue

@@ -291,3 +291,9 @@ def wandb_server() -> Iterator[WandbServer]:
         server.broken, server.delay_s = None, 0.0
         server.released.set()
         server.stop()
+
+
+if __name__ == "__main__":  # for benchmarks: a server until it is killed
+    for name, value in WandbServer().environment().items():
+        print(f"{name}={value}", flush=True)
+    threading.Event().wait()

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,10 @@ def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     yield
+    for thread in threading.enumerate():
+        if isinstance(thread, sink.Sender):  # one that is late would disturb the next test
+            thread.end("failed")
+            thread.join(60)
     if "wandb" in sys.modules:
         import wandb
 

@@ -1,0 +1,141 @@
+"""What tracking costs: blocks of steps with and without it, in turns, on two ranks.
+
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/tracking.py
+
+With tracking, every block makes one record, which goes to metrics.jsonl, the console and W&B: its
+client, its service, and a server on this machine, which shares the cores that W&B's own does not.
+Without, W&B's service and the server are stopped (SIGSTOP). A record every 10 steps is five times
+as often as ``tracking.log_every`` has it.
+"""
+
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from io import StringIO
+from pathlib import Path
+
+import click
+import psutil  # type: ignore[import-untyped]
+import torch
+import torch.distributed as dist
+from engines import observed_step
+
+from rwp_dist.process import choose_device, process_group
+from rwp_dist.record.directory import RunDir
+from rwp_dist.tracking import Tracker, open_tracker
+
+SERVER = Path(__file__).parents[1] / "tests" / "support" / "wandb_server.py"
+
+
+@contextmanager
+def server() -> Iterator[psutil.Process]:
+    """A W&B server on this machine, and the variables that lead to it."""
+    process = subprocess.Popen([sys.executable, str(SERVER)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        name, _, value = line.strip().partition("=")
+        os.environ[name] = value
+        if name == "WANDB_API_KEY":
+            break
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def blocks(
+    step: Callable[[int], None],
+    record: Callable[[int], None],
+    switch: Callable[[bool], None],
+    rounds: int,
+    steps: int,
+) -> dict[bool, list[float]]:
+    """Seconds of blocks of steps, with and without tracking, in turns of both.
+
+    Args:
+        step: takes one step.
+        record: makes a record and sends it to all sinks.
+        switch: lets W&B's processes run, or stops them.
+        rounds: turns.
+        steps: of a block; the record is made in the middle, so that it is sent within.
+    """
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(-1, rounds):  # one to warm up
+        for tracked in random.Random(number).sample([True, False], 2):
+            switch(tracked)
+            dist.barrier()
+            begin = time.perf_counter()
+            for index in range(steps):
+                step(index)
+                if tracked and index == steps // 2:
+                    record(steps * (number + 2))
+            dist.barrier()
+            if number >= 0:
+                seconds[tracked].append(time.perf_counter() - begin)
+    switch(True)
+    return seconds
+
+
+def median_interval(values: list[float]) -> tuple[float, float, float]:
+    """Median, and the ends of its 95 % interval, from 2,000 samples with replacement."""
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2000))
+    return statistics.median(values), medians[49], medians[1949]
+
+
+@click.command()
+@click.option("--model", default="resnet18", show_default=True)
+@click.option("--size", default=64, show_default=True, help="Height and width of the images.")
+@click.option("--batch", default=8, show_default=True, help="Images of one rank.")
+@click.option("--rounds", default=60, show_default=True, help="Blocks of each kind.")
+@click.option("--steps", default=10, show_default=True, help="Steps of a block.")
+def main(model: str, size: int, batch: int, rounds: int, steps: int) -> None:
+    """Print the ratio."""
+    torch.set_num_threads(1)
+    with process_group(choose_device("auto")), tempfile.TemporaryDirectory() as folder:
+        parts, progress, step = observed_step("m-rwp", model, size, batch)
+        others: list[psutil.Process] = []
+
+        def switch(on: bool) -> None:
+            for process in others:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGCONT if on else signal.SIGSTOP)
+
+        def record(done: int) -> None:
+            made = progress.train_record(done, 0)
+            with redirect_stdout(StringIO()):
+                tracker.log("train", made)
+
+        if dist.get_rank() == 0:
+            with server() as process, redirect_stdout(StringIO()) as said:
+                tracker = open_tracker(
+                    parts.settings, RunDir(folder), total_steps=100_000, first_step=0
+                )
+                while "W&B: http" not in said.getvalue():
+                    time.sleep(0.1)
+                children = psutil.Process().children(recursive=True)
+                others += [process, *(c for c in children if "wandb-core" in c.name())]
+                seconds = blocks(step, record, switch, rounds, steps)
+                tracker.close("finished")
+        else:
+            tracker = Tracker()
+            seconds = blocks(step, record, switch, rounds, steps)
+        parts.close()
+        if dist.get_rank() == 0:
+            ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
+            middle, low, high = median_interval(ratios)
+            step_s = statistics.median(seconds[False]) / steps
+            print(f"step without tracking  {step_s * 1e3:8.1f} ms")
+            print(f"with tracking          {middle:8.4f} x  (95 %: {low:.4f} to {high:.4f})")
+
+
+if __name__ == "__main__":
+    main()
