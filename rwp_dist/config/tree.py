@@ -444,6 +444,10 @@ class Tracking(Section):
     """Identity of a new run in W&B, and the end of its ``run.name``. null: WANDB_RUN_ID, which
     `wandb agent` sets, or a random one."""
 
+    artifacts: tuple[Literal["settings", "checkpoint", "weights"], ...] = ("settings",)
+    """Files that W&B gets: the settings; of a finished run also its newest checkpoint, or its
+    weights alone, for ``load_state_dict``. Its end waits for these two, for an hour at most."""
+
     tensorboard: bool = False
     """Write TensorBoard's files to ``tensorboard/`` in the run directory. Needs
     ``rwp-dist[tensorboard]``."""

@@ -9,11 +9,15 @@ from rwp_dist.base.text import shortened
 from rwp_dist.config.tree import Settings
 from rwp_dist.process.webhook import Alert
 from rwp_dist.record.directory import RunDir
+from rwp_dist.tracking.artifacts import artifact_files
 from rwp_dist.tracking.columns import STEP
 from rwp_dist.tracking.projection import Key, key_of, keys_of_rows, row_of
 
 INIT_TIMEOUT_S = 20.0
 """How long one attempt to reach W&B may take, in seconds."""
+
+UPLOAD_TIMEOUT_S = 3600.0
+"""How long the upload of one run, or of its large files, may take, in seconds."""
 
 NAME_CHARACTERS, TAG_CHARACTERS = 128, 64
 """Most characters of a name, and of a tag, in W&B."""
@@ -89,6 +93,23 @@ class Connection:
                 self.known.add(key)
                 sent += 1
         return sent
+
+    def add_artifacts(self, run_dir: RunDir, kinds: Iterable[str]) -> None:
+        """Upload files as artifacts; W&B makes a new version only if they have changed.
+
+        They must stay as they are until ``close``.
+        """
+        import wandb
+
+        for kind in kinds:
+            artifact = wandb.Artifact(f"{kind}-{self._run.id}", type=kind)
+            with artifact_files(kind, run_dir) as files:
+                for path in files:
+                    # A copy is made of what is about to be removed.
+                    kept = path.parent in (run_dir.path, run_dir.checkpoints)
+                    policy = "immutable" if kept else "mutable"
+                    artifact.add_file(str(path), path.name, policy=policy, skip_cache=True)
+                self._run.log_artifact(artifact)
 
     def summarize(self, summary: Mapping[str, Any]) -> None:
         """Put the numbers of ``summary.json`` into the run's summary."""

@@ -11,12 +11,10 @@ from rwp_dist.base.errors import RwpError
 from rwp_dist.base.text import plural
 from rwp_dist.config.load import load_settings
 from rwp_dist.record.directory import RunDir, run_directories
-from rwp_dist.tracking.connection import Connection, has_login, quiet, reset
+from rwp_dist.tracking.artifacts import AT_THE_END
+from rwp_dist.tracking.connection import UPLOAD_TIMEOUT_S, Connection, has_login, quiet, reset
 from rwp_dist.tracking.projection import Tail, key_of
 from rwp_dist.tracking.sink import first_line
-
-UPLOAD_TIMEOUT_S = 3600.0
-"""How long the upload of one run may take, in seconds."""
 
 SETTLE_S = 30.0
 """How long W&B's server may take to show what it was sent, in seconds."""
@@ -91,8 +89,12 @@ def sync(run_dir: RunDir) -> Synced:
             connection = Connection.connect(settings, run_dir, UPLOAD_TIMEOUT_S, threading.Event())
             known = len(records.keys() & connection.known)
             sent = connection.send(records.values())
-            if summary is not None:
+            asked = set(settings.tracking.artifacts)
+            if summary is None:
+                asked -= AT_THE_END
+            else:
                 connection.summarize(summary)
+            connection.add_artifacts(run_dir, asked)
             connection.close(state)
             missing = records.keys() - connection.history()
             until = time.monotonic() + SETTLE_S

@@ -16,7 +16,15 @@ from rwp_dist.config.sources import VARIABLES, read_variables
 from rwp_dist.config.tree import Settings
 from rwp_dist.config.values import get_setting
 from rwp_dist.process.webhook import Alert
-from rwp_dist.tracking.connection import INIT_TIMEOUT_S, Connection, has_login, quiet, reset
+from rwp_dist.tracking.artifacts import AT_THE_END
+from rwp_dist.tracking.connection import (
+    INIT_TIMEOUT_S,
+    UPLOAD_TIMEOUT_S,
+    Connection,
+    has_login,
+    quiet,
+    reset,
+)
 from rwp_dist.tracking.projection import Tail
 from rwp_dist.tracking.sink import RunInfo, Sink, first_line
 
@@ -77,6 +85,8 @@ class Sender(threading.Thread):
         self.alerts: SimpleQueue[Alert] = SimpleQueue()
         self.summary: Mapping[str, Any] | None = None
         self._run = run
+        large = AT_THE_END & set(run.settings.tracking.artifacts)
+        self._finish_timeout_s = UPLOAD_TIMEOUT_S if large else FINISH_TIMEOUT_S
         self._state: str | None = None
         """How the run ended; None as long as it goes on."""
         self._troubled = self._done = False
@@ -87,7 +97,7 @@ class Sender(threading.Thread):
             return
         self._state = state
         self.woken.set()
-        self.join(INIT_TIMEOUT_S + FINISH_TIMEOUT_S)
+        self.join(INIT_TIMEOUT_S + self._finish_timeout_s)
         if not self._done:
             self._run.say(f"W&B lacks the end of this run; send it with: {sync_command(self._run)}")
 
@@ -107,8 +117,12 @@ class Sender(threading.Thread):
         """Connect, send records as they come, then the summary and the end."""
         run = self._run
         with run.run_dir.sending():  # a `rwp-dist sync` of this run may be at work
-            connection = Connection.connect(run.settings, run.run_dir, FINISH_TIMEOUT_S, self.stop)
+            asked = set(run.settings.tracking.artifacts)
+            connection = Connection.connect(
+                run.settings, run.run_dir, self._finish_timeout_s, self.stop
+            )
             run.say(f"W&B: {connection.url}")
+            connection.add_artifacts(run.run_dir, asked - AT_THE_END)
             tail = Tail(run.run_dir.metrics)
             while True:
                 state = self._state  # before the last records are read
@@ -121,6 +135,7 @@ class Sender(threading.Thread):
                 self.woken.clear()
             if self.summary is not None:
                 connection.summarize(self.summary)
+                connection.add_artifacts(run.run_dir, asked & AT_THE_END)
             connection.close(state)
             self._done = True
 

@@ -13,6 +13,16 @@ KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass
+class Artifact:
+    """Files of a run, in one version."""
+
+    type: str
+    digest: str
+    files: list[str] = field(default_factory=list)
+    committed: bool = False
+
+
+@dataclass
 class Recorded:
     """What the server knows of a run."""
 
@@ -25,6 +35,7 @@ class Recorded:
     summary: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     alerts: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
     exit_code: int | None = None
     preempting: bool = False
 
@@ -190,6 +201,51 @@ class WandbServer:
             if low <= json.loads(run.lines[n])["_step"] < high
         ]
         return {"project": {"run": {"history": rows}}}
+
+    def server_features_query(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"serverInfo": {"features": []}}
+
+    def artifact_type(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"artifact": None}}
+
+    def create_artifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        asked = variables["input"]
+        name = asked.get("artifactCollectionName") or asked["artifactCollectionNames"][0]
+        run = self.runs[asked["runName"]]
+        known = run.artifacts.get(name)
+        same = known is not None and known.digest == asked["digest"]
+        if not same:
+            run.artifacts[name] = Artifact(asked["artifactTypeName"], asked["digest"])
+        sequence = {"id": "s", "name": name, "latestArtifact": {"id": "l", "versionIndex": 0}}
+        state = "COMMITTED" if same else "PENDING"
+        artifact = {"id": f"{run.id}/{name}", "state": state, "artifactSequence": sequence}
+        return {"createArtifact": {"artifact": artifact}}
+
+    def create_artifact_manifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        file = {"id": "f", "uploadUrl": f"{self.url}/upload/manifest", "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": file}}}
+
+    def create_artifact_files(self, variables: dict[str, Any]) -> dict[str, Any]:
+        edges = []
+        for spec in variables["input"]["artifactFiles"]:
+            run, name = spec["artifactID"].split("/", 1)
+            self.runs[run].artifacts[name].files.append(spec["name"])
+            node = {
+                "storagePath": "x",
+                "uploadUrl": f"{self.url}/upload/{spec['name']}",
+                "uploadHeaders": [],
+                "uploadMultipartUrls": None,
+                "artifact": {"id": spec["artifactID"]},
+            }
+            edges.append({"node": node})
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def commit_artifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run, name = variables["artifactID"].split("/", 1)
+        artifact = self.runs[run].artifacts[name]
+        artifact.committed = True
+        committed = {"id": variables["artifactID"], "digest": artifact.digest}
+        return {"commitArtifact": {"artifact": committed}}
 
     def sweep_with_runs(self, variables: dict[str, Any]) -> dict[str, Any]:
         sweep = {

@@ -4,16 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.tracked import finish, log, settings, start
 from support.until import until
-from support.wandb_server import KEY, WandbServer, wandb_server
+from support.wandb_server import KEY, WandbServer
 
 from rwp_dist.base.errors import RwpError
 from rwp_dist.process.webhook import Alert
@@ -24,38 +22,7 @@ from rwp_dist.tracking.projection import row_of
 from rwp_dist.tracking.sync import sync, sync_all
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing of the account that runs the tests, and a server that refuses connections."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    yield
-    for thread in threading.enumerate():
-        if isinstance(thread, sink.Sender):  # one that is late would disturb the next test
-            thread.end("failed")
-            thread.join(60)
-    if "wandb" in sys.modules:
-        import wandb
-
-        wandb.teardown()
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    with wandb_server() as running:
-        monkeypatch.setenv("WANDB_BASE_URL", running.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        # Seconds between two tries of an upload.
-        monkeypatch.setenv("WANDB__FILE_STREAM_RETRY_WAIT_MIN_SECONDS", "0.1")
-        monkeypatch.setenv("WANDB__FILE_STREAM_RETRY_WAIT_MAX_SECONDS", "0.5")
-        yield running
-    assert not [name for name in running.unknown if "CoreWeave" not in name]
+pytestmark = pytest.mark.usefixtures("no_account")
 
 
 def assert_equal(server: WandbServer, run: RunDir) -> None:
@@ -147,7 +114,7 @@ def test_a_server_that_was_away_gets_all_of_it(tmp_path, server, monkeypatch, ca
     assert "W&B is away" not in capsys.readouterr().out  # said once
 
 
-@pytest.mark.parametrize("trouble", ["refuses", "500", "hangs"])
+@pytest.mark.parametrize("trouble", ["refuses", "500", "507", "hangs"])  # 507: it is full
 def test_a_server_in_trouble_costs_no_time_and_sync_sends_all_later(
     trouble, tmp_path, server, monkeypatch, capsys
 ):
@@ -155,8 +122,8 @@ def test_a_server_in_trouble_costs_no_time_and_sync_sends_all_later(
     monkeypatch.setattr(sink, "FINISH_TIMEOUT_S", 1.0)
     if trouble == "refuses":
         server.stop()
-    elif trouble == "500":
-        server.broken = 500
+    elif trouble.isdigit():
+        server.broken = int(trouble)
     else:
         server.delay_s = 60
     run = RunDir(tmp_path)
