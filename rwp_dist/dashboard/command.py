@@ -77,7 +77,8 @@ def tracking_of(runs: Sequence[Path], entity: str | None, project: str | None) -
             f"these runs are in {len(places)} W&B projects",
             cure="name one with --project and --entity",
         )
-    [(entity, name)] = places or {(entity, project or Tracking().project)}
+    default = load_settings(None).tracking
+    [(entity, name)] = places or {(entity or default.entity, project or default.project)}
     return Tracking(entity=entity, project=name)
 
 

@@ -1,6 +1,7 @@
 """The command as a user has it: without a login, and with a server that keeps views."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -23,8 +24,8 @@ def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing of the account that runs the tests, and a server that refuses connections."""
     import wandb
 
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_ENTITY"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -85,6 +86,14 @@ def test_with_out_a_login_is_not_used(server: ViewsServer) -> None:
     written = json.loads(Path("d.json").read_text())
     assert (written["entity"], written["project"]) == ("team", "vision")
     assert server.views == {}
+
+
+def test_variables_name_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "vision")
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    done("--out", "d.json")
+    written = json.loads(Path("d.json").read_text())
+    assert (written["entity"], written["project"]) == ("team", "vision")
 
 
 def test_offline_mode_is_named(monkeypatch: pytest.MonkeyPatch, server: ViewsServer) -> None:
