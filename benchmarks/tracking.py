@@ -28,7 +28,7 @@ import torch.distributed as dist
 from engines import observed_step
 
 from rwp_dist.process import choose_device, process_group
-from rwp_dist.record.directory import RunDir
+from rwp_dist.record import RunDir
 from rwp_dist.tracking import Tracker, open_tracker
 
 SERVER = Path(__file__).parents[1] / "tests" / "support" / "wandb_server.py"

@@ -29,9 +29,8 @@ from rwp_dist.process.group import any_rank, from_main, same_on_all_ranks
 from rwp_dist.process.heartbeat import Heartbeat
 from rwp_dist.process.replicas import check_replicas
 from rwp_dist.process.signals import StopSignals
-from rwp_dist.process.silence import AGREES, BETWEEN, COMPUTES, ENDS, READS, Silence
+from rwp_dist.process.silence import AGREES, BETWEEN, COMPUTES, READS
 from rwp_dist.process.stages import stage
-from rwp_dist.process.webhook import Alert, post_alone
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.open import open_run
 from rwp_dist.run.bad_samples import BadSamples, list_evaluation
@@ -41,6 +40,7 @@ from rwp_dist.run.evaluate import LastEvaluation, clean_network, evaluate_parts
 from rwp_dist.run.parts import DataCheck, Parts, Stateful
 from rwp_dist.run.profiling import Profile
 from rwp_dist.run.progress import Progress
+from rwp_dist.run.watch import Watch
 from rwp_dist.tracking import alerts, open_tracker
 
 
@@ -111,8 +111,6 @@ class Training:
         self.parts, self.run_dir = parts, run_dir
         self.is_main = dist.get_rank() == 0
         self.finished = False
-        self._said: set[str] = set()
-        """Kinds of alerts so far."""
         self.bad = BadSamples(run_dir.path, parts.settings.data.max_bad_samples)
         self.progress = Progress(parts)
         self.last_eval = LastEvaluation()
@@ -146,17 +144,8 @@ class Training:
             total = parts.timeline.total_steps
             self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
         self._say_who_draws()
-        self._divergence = alerts.Divergence(
-            parts.settings.model.num_classes, self.first_step, self.progress.skipped_steps
-        )
-        watched = "silent_rank" in parts.settings.tracking.alerts
-        self._silence = Silence(
-            run_dir.logs / "silent",
-            dist.get_rank(),
-            dist.get_world_size(),
-            parts.settings.tracking.silent_s if watched else float("inf"),
-            self._tell_of_silence,
-        )
+        skipped = self.progress.skipped_steps
+        self.watch = Watch(parts.settings, run_dir, self.tracker, self.first_step, skipped)
 
     def _say_who_draws(self) -> None:
         """If the noise is slow, or not what a run that was never interrupted would get."""
@@ -173,7 +162,7 @@ class Training:
 
     def run(self, signals: StopSignals, session: str) -> dict[str, Any]:
         """Steps until the run is finished, or asked to stop; returns the summary so far."""
-        with self.tracker, Heartbeat() as heartbeat, self._silence:
+        with self.tracker, Heartbeat() as heartbeat, self.watch:
             with Profile(self.run_dir, self.parts.settings.profile) as profile:
                 self.finished = self._loop(signals, heartbeat, profile)
             if profile.outcome:
@@ -193,30 +182,28 @@ class Training:
         data = parts.train.steps(self.first_step, total)
         consensus = Consensus()
         self.progress.start()
-        at = self._silence.at
-        at(self.first_step - 1, READS)
+        self.watch.at(self.first_step - 1, READS)
         coming = self._fetch(data, consensus, signals)
         for step in range(self.first_step, total):
-            at(step, AGREES)
+            self.watch.at(step, AGREES)
             batches, agreed = coming, consensus.take()
             if agreed.stop:
-                at(step - 1, BETWEEN)
+                self.watch.at(step - 1, BETWEEN)
                 self._take_stock(evaluating=False, saving=True)
                 return False
             self.bad.count(batches.bad, agreed)
-            at(step, COMPUTES)
+            self.watch.at(step, COMPUTES)
             train_step(parts, step, batches, agreed, self.progress)
             # While a GPU still computes, the next step's samples are fetched and agreed upon.
-            at(step, READS)
+            self.watch.at(step, READS)
             if step + 1 < total:
                 coming = self._fetch(data, consensus, signals)
-            at(step, ENDS)
+            self.watch.at(step, BETWEEN)
             self.progress.step_done(batches, agreed)
             profile.step_done()
             self.done = step + 1
             self.tracker.advance(self.done)
             heartbeat.beat()
-            at(step, BETWEEN)
             with self.progress.paused():
                 self._between_steps(agreed.bad > 0)
         consensus.close()
@@ -242,32 +229,17 @@ class Training:
         if every and done % every == 0 and parts.engine.weights.whole:  # else no replicas
             check_replicas(parts.engine.module, done)
         if more_bad:
-            self._alert(alerts.bad_samples(self.bad.total, settings.data.max_bad_samples))
+            self.watch.bad_samples(self.bad.total)
         if done % settings.tracking.log_every == 0 or done == parts.timeline.total_steps:
             record = self.progress.train_record(done, self.bad.total)
             self.tracker.log("train", record)
-            self._alert(self._divergence.look(record))
+            self.watch.look(record)
             if self.is_main:
                 self.run_dir.write_status("running", done, parts.timeline.total_steps)
         evaluating = parts.timeline.is_due(settings.evaluation.every_epochs, done)
         saving = parts.timeline.is_due(settings.checkpoint.every_epochs, done)
         if evaluating or saving:
             self._take_stock(evaluating, saving)
-
-    def _alert(self, alert: Alert | None) -> None:
-        """Say it, and tell a person who is elsewhere; each kind once."""
-        if alert is not None and alert.kind not in self._said:
-            self._said.add(alert.kind)
-            self.tracker.say(f"{alert.title}: {alert.text}")
-            self.tracker.alert(alert)
-
-    def _tell_of_silence(self, sentence: str) -> None:
-        settings = self.parts.settings
-        alert = alerts.silent_rank(sentence, settings.tracking.silent_s)
-        if self.is_main:
-            self._alert(alert)
-        else:  # rank 0 itself is silent
-            post_alone(alert, str(settings.run.name), self.done, print)
 
     def _take_stock(self, evaluating: bool, saving: bool) -> None:
         """Evaluate and save the clean network."""
@@ -295,8 +267,7 @@ class Training:
                 keep_last=self.parts.settings.checkpoint.keep_last,
             )
         except CheckpointWriteError as error:
-            saved = self.run_dir.saved_step()
-            self.tracker.alert(alerts.missed_checkpoint(str(error), self.done, saved))
+            self.watch.missed_checkpoint(error, self.done)
             raise
         # A stop right after a checkpoint, or a resume from it, writes it again.
         if self.done != self._last_save:

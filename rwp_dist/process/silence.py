@@ -14,14 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-AGREES, COMPUTES, READS, ENDS, BETWEEN = range(5)
+AGREES, COMPUTES, READS, BETWEEN = range(4)
 """What a rank is at, in the order of a step of the loop (``train.py``)."""
 
 DOES: Final = (
     "waits for the other ranks before update {next}",
     "computes update {next}",
     "reads the samples of the update after {next}",
-    "ends update {next}",
     "evaluates, saves or reports after update {next}",
 )
 

@@ -2,3 +2,7 @@
 
 ``directory.RunDir`` names its files; ``open.open_run`` opens it for training, or refuses to.
 """
+
+from rwp_dist.record.directory import RunDir
+
+__all__ = ["RunDir"]

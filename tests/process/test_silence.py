@@ -14,7 +14,6 @@ from rwp_dist.process.silence import (
     AGREES,
     BETWEEN,
     COMPUTES,
-    ENDS,
     READS,
     Silence,
     sentence,
@@ -31,7 +30,7 @@ PATIENCE_S = 0.4
             [],
             "Rank 2 reads the samples of the update after 4. The others wait.",
         ),
-        ({0: (4, COMPUTES), 1: (4, ENDS)}, [], "Rank 0 computes update 5. The others wait."),
+        ({0: (4, COMPUTES), 1: (4, READS)}, [], "Rank 0 computes update 5. The others wait."),
         (
             {0: (4, COMPUTES), 1: (4, COMPUTES)},
             [],
