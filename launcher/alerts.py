@@ -1,15 +1,20 @@
-"""What the launcher tells a person, by the webhook alone: the run's own process is dead by then.
+"""What the launcher tells a person: the run's own process is dead by then.
 
 ``rwp_dist/tracking/alerts.py`` has what a run tells itself.
 """
 
+import subprocess
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 
 from rwp_dist.base.errors import RwpError
 from rwp_dist.config import load_settings
 from rwp_dist.process.webhook import Alert, post_alone
 from rwp_dist.record.directory import RunDir
+
+WANDB_TIMEOUT_S = 60.0
+"""How long the alert in W&B may take, in seconds."""
 
 
 def gave_up(run: RunDir, *why: str, kinds: Collection[str] | None = None) -> None:
@@ -62,3 +67,18 @@ def _post(run: RunDir, alert: Alert, kinds: Collection[str] | None) -> None:
     if alert.kind in kinds:
         step = (run.read_status() or {}).get("step")
         post_alone(alert, name, step, lambda text: print(text, file=sys.stderr))
+        if run.is_in_wandb():
+            _tell_wandb(run, alert)
+
+
+def _tell_wandb(run: RunDir, alert: Alert) -> None:
+    """In a process of its own, because the launcher imports no W&B."""
+    told = [str(run.path), alert.kind, alert.title, alert.text, alert.level]
+    with suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(
+            [sys.executable, "-m", "rwp_dist.tracking.tell", *told],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=WANDB_TIMEOUT_S,
+            check=False,
+        )

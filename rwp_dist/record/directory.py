@@ -212,6 +212,10 @@ class RunDir:
         """The lines of ``attempts.tsv`` by column name."""
         return attempts.read_attempts(self.attempts)
 
+    def is_in_wandb(self) -> bool:
+        """Whether the run has been sent there, or was about to be."""
+        return (self.path / "wandb_id").is_file()
+
     def wandb_id(self, given: str | None = None) -> str:
         """Identity of this run in W&B: given or drawn at the first call, then always the same."""
         path = self.path / "wandb_id"

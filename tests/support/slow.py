@@ -52,6 +52,7 @@ SLOW = (
     "tracking/test_alerts.py::test_rank_1",
     "tracking/test_sinks.py",
     "tracking/test_artifacts.py",
+    "tracking/test_tell.py",
     "tracking/test_wandb.py",
     "examples/",
     # Groups of ranks, once for each of many cases.
