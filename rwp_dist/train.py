@@ -162,7 +162,7 @@ class Training:
 
     def run(self, signals: StopSignals, session: str) -> dict[str, Any]:
         """Steps until the run is finished, or asked to stop; returns the summary so far."""
-        with self.tracker, Heartbeat() as heartbeat, self.watch:
+        with Heartbeat() as heartbeat, self.watch:
             with Profile(self.run_dir, self.parts.settings.profile) as profile:
                 self.finished = self._loop(signals, heartbeat, profile)
             if profile.outcome:
@@ -172,8 +172,6 @@ class Training:
                 self.run_dir.write_summary(summary)
                 self.tracker.summarize(summary)
                 self.tracker.alert(alerts.finished(summary))
-            if not self.finished:
-                self.tracker.close("interrupted")
         return summary
 
     def _loop(self, signals: StopSignals, heartbeat: Heartbeat, profile: Profile) -> bool:
@@ -326,8 +324,12 @@ def _attempt(
             _write_end(run_dir, training, started, state, None)
             # The first rank to leave would have the others killed.
             asked = any_rank(signals.asked)
+            training.tracker.close(state)  # the last, because uploads may take long
     except BaseException as error:
         _write_end(run_dir, training, started, "failed", error)
+        if training:
+            stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+            training.tracker.close("interrupted" if stopped else "failed")
         raise
     parts.close()
     more_to_come = position is not None and position[0] < position[1]

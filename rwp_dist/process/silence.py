@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from shutil import rmtree
 from typing import Final
 
 AGREES, COMPUTES, READS, BETWEEN = range(4)
@@ -68,7 +69,8 @@ class Silence:
     def __enter__(self) -> "Silence":
         self._changed = time.monotonic()
         if self._patience_s < float("inf"):
-            self._forget()  # of an attempt that was killed
+            if self._rank == 0:  # what an attempt that was killed left, perhaps of more ranks
+                rmtree(self._folder, ignore_errors=True)
             self._thread.start()
         return self
 
@@ -78,11 +80,17 @@ class Silence:
             self._thread.join(PATIENCE_AT_END_S)
 
     def _watch(self) -> None:
-        told = False
-        while not self._left.wait(self._patience_s / 20):
-            stuck_s = time.monotonic() - self._changed - self._patience_s
+        told, tick_s = False, self._patience_s / 20
+        stuck_since: float | None = None
+        seen = time.monotonic()
+        while not self._left.wait(tick_s):
+            now = time.monotonic()
+            if now - seen > 4 * tick_s:  # this process stood still: its clock tells nothing
+                self._changed = now
+            seen = now
             with suppress(OSError):
-                if stuck_s < 0.0:
+                if now - self._changed < self._patience_s:
+                    stuck_since = None
                     if not self._folder.exists():  # one look, because there may be many ranks
                         continue
                     self._stuck.unlink(missing_ok=True)
@@ -91,8 +99,9 @@ class Silence:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._stuck.touch()
                 self._answer()
+                stuck_since = stuck_since or now
                 # The others look for that now and then, and a shared disk shows files late.
-                if stuck_s > self._patience_s / 5 and not told:
+                if now - stuck_since > self._patience_s / 5 and not told:
                     told = self._tell_if_mine()
         self._forget()
 
@@ -115,14 +124,14 @@ class Silence:
 
     def _tell_if_mine(self) -> bool:
         """Tell who is silent, if this is the lowest rank that can; whether it did."""
+        if any((self._folder / f"rank-{rank}").exists() for rank in range(self._rank)):
+            return False  # a lower rank tells, and one look is enough to know that
         known: dict[int, tuple[int, int]] = {}
         for rank in range(self._world_size):
             with suppress(OSError, ValueError):
                 step, what = (self._folder / f"rank-{rank}").read_text("utf-8").split()
                 known[rank] = int(step), int(what)
         mute = [rank for rank in range(self._world_size) if rank not in known]
-        if min(known, default=-1) != self._rank:
-            return False
         if not mute and all(what == BETWEEN for _, what in known.values()):
             return False
         self._tell(sentence(known, mute))

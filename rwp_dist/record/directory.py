@@ -121,7 +121,8 @@ class RunDir:
         Raises:
             RunDirError: a living process trains here, or the place cannot be written to.
         """
-        return lock.locked(self.lock)
+        cure = "stop that, or choose another run.dir"
+        return lock.locked(self.lock, "trained", cure, key="run.dir")
 
     def sending(self) -> AbstractContextManager[None]:
         """Keep other processes from sending this run to W&B inside a ``with`` block.
@@ -129,7 +130,8 @@ class RunDir:
         Raises:
             RunDirError: a living process sends it, or the place cannot be written to.
         """
-        return lock.locked(self.path / "wandb_lock", "sent to W&B")
+        cure = "that process sends all of it"
+        return lock.locked(self.path / "wandb_lock", "sent to W&B", cure)
 
     def write_status(self, state: str, step: int, total_steps: int, **more: Any) -> None:
         """Replace ``status.json``.

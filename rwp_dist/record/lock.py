@@ -12,6 +12,9 @@ from typing import IO
 
 from rwp_dist.base.errors import RunDirError
 
+_held: set[IO[str]] = set()
+"""Files that this process has locked."""
+
 WAIT_S = 0.5
 """How long to wait for a lock: others hold it for a moment to look, or to submit a job."""
 
@@ -42,12 +45,14 @@ def holder(path: Path) -> str | None:
 
 
 @contextmanager
-def locked(path: Path, doing: str = "trained") -> Iterator[None]:
+def locked(path: Path, doing: str, cure: str, key: str | None = None) -> Iterator[None]:
     """Hold a lock file, made with its folder if missing. Without effect where flock is not there.
 
     Args:
         path: the file.
         doing: what the holder does with the run, for the message.
+        cure: what else to do, for the message.
+        key: the setting that the message is about.
 
     Raises:
         RunDirError: a living process holds it, or the folder cannot be written to.
@@ -67,15 +72,28 @@ def locked(path: Path, doing: str = "trained") -> Iterator[None]:
             file.seek(0)
             raise RunDirError(
                 f"{path.parent} is being {doing} already ({file.read().strip()})",
-                key="run.dir" if doing == "trained" else None,
-                cure="stop that, or choose another run.dir"
-                if doing == "trained"
-                else "wait for that",
+                key=key,
+                cure=cure,
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
+            fcntl.flock(file, fcntl.LOCK_UN)  # also for children that were forked meanwhile
+
+
+def _close_in_child() -> None:
+    # A forked worker would keep what its parent held, should the parent be killed.
+    for file in _held:
+        os.close(file.fileno())
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 def _lock(file: IO[str]) -> None:

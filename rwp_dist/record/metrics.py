@@ -10,8 +10,7 @@ from rwp_dist.base.files import write_text
 
 def read_metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """The records in their order, of one ``kind`` or of all; torn lines are left out."""
-    records = [record for _, record in _lines(path)]
-    return [record for record in records if kind is None or record.get("kind") == kind]
+    return [record for _, record in _lines(path, kind)]
 
 
 def cut_metrics(path: Path, last_step: int) -> int:
@@ -39,16 +38,17 @@ def cut_metrics(path: Path, last_step: int) -> int:
     return len([line for line in before.splitlines() if line.strip()]) - len(kept)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each whole line with its record."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+def _lines(path: Path, kind: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each whole line with its record, of one ``kind`` or of all."""
+    if not path.is_file():
         return
-    for line in text.split("\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            yield line, record
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            if kind is not None and f'"{kind}"' not in line:
+                continue  # most lines are of another kind, and parsing takes long
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and kind in (None, record.get("kind")):
+                yield line.removesuffix("\n"), record

@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 
 from rwp_dist.record.directory import RunDir
 
-AT_THE_END = frozenset({"checkpoint", "weights"})
-"""Artifacts of a finished run; the settings are known from the start."""
+OF_A_FINISHED_RUN = frozenset({"checkpoint", "weights"})
+"""The other artifact, the settings, is known from the start."""
 
 
 @contextmanager

@@ -1,23 +1,31 @@
 """One connection of a run to W&B: what it has already, what it lacks, and how the run ended."""
 
+import os
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from rwp_dist.base.text import shortened
+from rwp_dist.config.sources import VARIABLES
 from rwp_dist.config.tree import Settings
 from rwp_dist.process.webhook import Alert
 from rwp_dist.record.directory import RunDir
-from rwp_dist.tracking.artifacts import artifact_files
+from rwp_dist.tracking.artifacts import OF_A_FINISHED_RUN, artifact_files
 from rwp_dist.tracking.columns import STEP
-from rwp_dist.tracking.projection import Key, key_of, keys_of_rows, row_of
+from rwp_dist.tracking.projection import Key, losses_of_rows, row_of
 
 INIT_TIMEOUT_S = 20.0
 """How long one attempt to reach W&B may take, in seconds."""
 
-UPLOAD_TIMEOUT_S = 3600.0
-"""How long the upload of one run, or of its large files, may take, in seconds."""
+API_TIMEOUT_S = 30
+"""How long W&B's server may take to answer a question, in seconds."""
+
+ARTIFACT_TIMEOUT_S = 300
+"""How long the upload of a checkpoint may take, in seconds. Other ranks may wait for it inside a
+collective, which ends after ten minutes with NCCL."""
 
 NAME_CHARACTERS, TAG_CHARACTERS = 128, 64
 """Most characters of a name, and of a tag, in W&B."""
@@ -26,11 +34,18 @@ NAME_CHARACTERS, TAG_CHARACTERS = 128, 64
 class Connection:
     """A run that is open in W&B. Nothing is sent twice."""
 
-    def __init__(self, run: Any, known: Iterable[Key] = ()) -> None:
-        """``run``: what ``wandb.init`` returned. ``known``: what its history has already."""
+    def __init__(self, run: Any) -> None:
+        """``run``: what ``wandb.init`` returned."""
         self._run = run
-        self.known = set(known)
-        """What W&B has, or was sent."""
+        history = history_of(run, run.step) if run.resumed else History({}, -1)
+        self._losses = history.losses
+        self._last_row = history.last_row
+        self.sent: set[Key] = set()
+        """Records that W&B lacked, and got."""
+        self.there: set[Key] = set()
+        """Records that it had already."""
+        self.differing = 0
+        """Those of ``there`` whose loss is another one: of updates that a resume took back."""
 
     @classmethod
     def connect(
@@ -49,6 +64,7 @@ class Connection:
         """
         import wandb
 
+        quiet()
         tracking = settings.tracking
         (run_dir.path / "wandb").mkdir(parents=True, exist_ok=True)  # else it takes /tmp
         run = wandb.init(
@@ -76,28 +92,49 @@ class Connection:
             ),
         )
         run.define_metric("*", step_metric=STEP)
-        return cls(run, history_of(run) if run.resumed else ())
+        return cls(run)
 
     @property
     def url(self) -> str:
         """The page of the run."""
         return str(self._run.url)
 
-    def send(self, records: Iterable[Mapping[str, Any]]) -> int:
-        """Send the records that W&B lacks; returns how many."""
-        sent = 0
+    def send(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Send the records that W&B lacks."""
         for record in records:
-            key = key_of(record)
-            if key is not None and key not in self.known:
+            key = record["kind"], record["step"]
+            if key not in self._losses:
                 self._run.log(row_of(record))
-                self.known.add(key)
-                sent += 1
-        return sent
+                self._last_row += 1
+                self._losses[key] = record.get("loss")
+                self.sent.add(key)
+            elif key not in self.sent:
+                self.there.add(key)
+                self.differing += self._losses[key] != record.get("loss")
+
+    def lacks_rows(self, until: int | None = None) -> bool:
+        """Whether W&B's server does not show all rows yet that it was sent, by their number.
+
+        Args:
+            until: only rows up to this one count (``last_row``).
+        """
+        import wandb
+
+        run = wandb.Api(timeout=API_TIMEOUT_S).run(path_of(self._run))
+        return int(run.lastHistoryStep) < (self._last_row if until is None else until)
+
+    @property
+    def last_row(self) -> int:
+        """Number of the last row that was sent, from 0; -1 before the first."""
+        return self._last_row
 
     def add_artifacts(self, run_dir: RunDir, kinds: Iterable[str]) -> None:
         """Upload files as artifacts; W&B makes a new version only if they have changed.
 
-        They must stay as they are until ``close``.
+        Those of a finished run are waited for.
+
+        Raises:
+            Exception: W&B refuses, or takes too long.
         """
         import wandb
 
@@ -105,11 +142,10 @@ class Connection:
             artifact = wandb.Artifact(f"{kind}-{self._run.id}", type=kind)
             with artifact_files(kind, run_dir) as files:
                 for path in files:
-                    # A copy is made of what is about to be removed.
-                    kept = path.parent in (run_dir.path, run_dir.checkpoints)
-                    policy = "immutable" if kept else "mutable"
-                    artifact.add_file(str(path), path.name, policy=policy, skip_cache=True)
-                self._run.log_artifact(artifact)
+                    artifact.add_file(str(path), path.name, policy="immutable", skip_cache=True)
+                logged = self._run.log_artifact(artifact)
+                if kind in OF_A_FINISHED_RUN:
+                    logged.wait(ARTIFACT_TIMEOUT_S)
 
     def summarize(self, summary: Mapping[str, Any]) -> None:
         """Put the numbers of ``summary.json`` into the run's summary."""
@@ -119,9 +155,10 @@ class Connection:
         """Have W&B tell a person, by email or Slack, as their settings there say."""
         self._run.alert(alert.title, alert.text, level=alert.level)
 
-    def history(self) -> set[Key]:
-        """What W&B's server has of the run by now."""
-        return history_of(self._run)
+    def missing(self) -> set[Key]:
+        """Records that W&B's server does not show although they were sent."""
+        history = history_of(self._run, self._last_row + 1)
+        return (self.sent | self.there) - history.losses.keys()
 
     def close(self, state: str) -> None:
         """Upload what is left, and say how the run ended.
@@ -137,17 +174,53 @@ class Connection:
         self._run.finish(exit_code=0 if state == "finished" else 1)
 
 
-def history_of(run: Any) -> set[Key]:
-    """Kind and step of every row that W&B's server has of a run."""
+@dataclass(frozen=True)
+class History:
+    """The rows that W&B's server shows of a run."""
+
+    losses: dict[Key, Any]
+    """The loss of each, by kind and step."""
+
+    last_row: int
+    """Number of the last one, from 0; -1: there is none."""
+
+
+def history_of(run: Any, num_rows: int) -> History:
+    """What W&B's server has of a run.
+
+    It may show rows some seconds after it has taken them, so half a minute is waited for them.
+
+    Args:
+        run: what ``wandb.init`` returned.
+        num_rows: how many rows there should be.
+    """
     import wandb
 
-    found = wandb.Api().run(f"{run.entity}/{run.project}/{run.id}")
-    return keys_of_rows(found.scan_history(use_cache=False))
+    for pause_s in (1, 2, 4, 8, 15, 0):
+        found = wandb.Api(timeout=API_TIMEOUT_S).run(path_of(run))
+        rows = list(found.scan_history(use_cache=False))
+        last_row = max((int(row["_step"]) for row in rows), default=-1)
+        if last_row + 1 >= num_rows:
+            break
+        time.sleep(pause_s)
+    return History(losses_of_rows(rows), last_row)
+
+
+def path_of(run: Any) -> str:
+    """What W&B's programming interface calls a run."""
+    return f"{run.entity}/{run.project}/{run.id}"
 
 
 def quiet() -> Any:
-    """W&B's settings of this process; it prints nothing from here on."""
+    """W&B's settings of this process; it prints nothing from here on.
+
+    Our settings have taken what W&B's variables say. A variable of another shell must not change
+    where a run goes that began without it.
+    """
     import wandb
+
+    for variable in VARIABLES.values():
+        os.environ.pop(variable, None)
 
     return wandb.setup(settings=wandb.Settings(silent=True))
 

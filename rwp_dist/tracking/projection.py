@@ -5,7 +5,7 @@ with exactly its records, whatever was killed or away in between.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,19 @@ class Tail:
     def __init__(self, path: Path) -> None:
         self._path, self._offset = path, 0
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> Iterator[dict[str, Any]]:
         """The records since the last call. A line without its end waits for the next call."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return [record for line in whole.splitlines() if (record := _record_of(line))]
+        if not self._path.is_file():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                record = _record_of(line)
+                if record is None and not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                if record is not None:
+                    yield record
 
 
 def _record_of(line: bytes) -> dict[str, Any] | None:
@@ -56,14 +58,17 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return row | ({"_timestamp": record["time"]} if "time" in record else {})
 
 
-def keys_of_rows(rows: Iterable[Mapping[str, Any]]) -> set[Key]:
-    """Kind and step of the rows of a history, also of those that an earlier version sent."""
-    keys = set()
+def losses_of_rows(rows: Iterable[Mapping[str, Any]]) -> dict[Key, Any]:
+    """The loss by kind and step of the rows of a history; None for a row without one.
+
+    Also of those that an earlier version sent.
+    """
+    losses: dict[Key, Any] = {}
     for row in rows:
         step, kinds = row.get(STEP), {_kind_of(name) for name in row if "/" in name}
         if step is not None:
-            keys |= {(kind, int(step)) for kind in kinds}
-    return keys
+            losses |= {(kind, int(step)): row.get(f"{kind}/loss") for kind in kinds}
+    return losses
 
 
 def _kind_of(name: str) -> str:

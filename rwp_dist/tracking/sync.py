@@ -1,7 +1,6 @@
 """Send runs to W&B: what ``metrics.jsonl`` has and W&B lacks, of any number of attempts."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,13 @@ from rwp_dist.base.errors import RwpError
 from rwp_dist.base.text import plural
 from rwp_dist.config.load import load_settings
 from rwp_dist.record.directory import RunDir, run_directories
-from rwp_dist.tracking.artifacts import AT_THE_END
-from rwp_dist.tracking.connection import UPLOAD_TIMEOUT_S, Connection, has_login, quiet, reset
-from rwp_dist.tracking.projection import Tail, key_of
+from rwp_dist.tracking.artifacts import OF_A_FINISHED_RUN
+from rwp_dist.tracking.connection import Connection, has_login, quiet, reset
+from rwp_dist.tracking.projection import Tail
 from rwp_dist.tracking.sink import first_line
 
-SETTLE_S = 30.0
-"""How long W&B's server may take to show what it was sent, in seconds."""
+UPLOAD_TIMEOUT_S = 3600.0
+"""How long the upload of one run may take, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,11 @@ class Synced:
     """What became of the records of a run."""
 
     sent: int
-    known: int
+    there: int
     """Were in W&B already."""
+
+    differing: int
+    """Those of them that W&B has with another loss: of updates that a resume took back."""
 
     missing: int
     """Are not in W&B, although they were sent."""
@@ -34,9 +36,10 @@ class Synced:
     url: str
 
     def __str__(self) -> str:
-        text = (
-            f"{self.sent:,} sent, {self.known:,} already there, {self.sent + self.known:,} in total"
-        )
+        total = self.sent + self.there
+        text = f"{self.sent:,} sent, {self.there:,} already there, {total:,} in total"
+        if self.differing:
+            text += f"; W&B keeps other numbers of {self.differing:,}, from before a resume"
         if self.missing:
             text += f"; W&B does not show {self.missing:,} of them yet"
         return f"{text}: {self.url}"
@@ -81,29 +84,24 @@ def sync(run_dir: RunDir) -> Synced:
     if not run_dir.config.is_file():
         raise RwpError(f"{run_dir.path} holds no run that has begun", cure="name a run directory")
     settings = load_settings(run_dir.config)
-    records = {key: record for record in Tail(run_dir.metrics).read() if (key := key_of(record))}
     summary: dict[str, Any] | None = run_dir.read_summary()
     state = str((run_dir.read_status() or {}).get("state"))
     with run_dir.sending():
         try:
             connection = Connection.connect(settings, run_dir, UPLOAD_TIMEOUT_S, threading.Event())
-            known = len(records.keys() & connection.known)
-            sent = connection.send(records.values())
+            connection.send(Tail(run_dir.metrics).read())
             asked = set(settings.tracking.artifacts)
             if summary is None:
-                asked -= AT_THE_END
+                asked -= OF_A_FINISHED_RUN
             else:
                 connection.summarize(summary)
             connection.add_artifacts(run_dir, asked)
             connection.close(state)
-            missing = records.keys() - connection.history()
-            until = time.monotonic() + SETTLE_S
-            while missing and time.monotonic() < until:
-                time.sleep(1)
-                missing = records.keys() - connection.history()
+            missing = connection.missing()
         except Exception as error:
             reset()
             raise RwpError(
                 f"{run_dir.path}: W&B did not take all of it ({first_line(error)})"
             ) from None
-    return Synced(sent, known, len(missing), connection.url)
+    counts = len(connection.sent), len(connection.there), connection.differing, len(missing)
+    return Synced(*counts, connection.url)

@@ -20,10 +20,10 @@ from rwp_dist.tracking.trackio import Trackio
 from rwp_dist.tracking.wandb import Wandb
 from rwp_dist.tracking.webhook import WebhookSink
 
-SINKS: tuple[type[Sink], ...] = (Console, JsonLines, Wandb, TensorBoard, Trackio, WebhookSink)
+SINKS: tuple[type[Sink], ...] = (Console, JsonLines, TensorBoard, Trackio, Wandb, WebhookSink)
 """Every sink there is, in the order in which they are opened. Each decides by the settings whether
-it takes part. The console comes first, because the others say their lines on it; trackio reads
-what metrics.jsonl has."""
+it takes part. The console comes first, because the others say their lines on it; trackio and W&B
+read what metrics.jsonl has, and W&B's thread prints when trackio has stopped to hold that back."""
 
 
 class Tracker:

@@ -119,7 +119,7 @@ def _offline() -> Iterator[None]:
     """Keep trackio from printing, and from asking Hugging Face for the user's name."""
     from huggingface_hub import constants
 
-    for variable in ELSEWHERE:
+    for variable in ELSEWHERE:  # for good: trackio may read them at any time
         os.environ.pop(f"TRACKIO_{variable}", None)
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True

@@ -8,18 +8,19 @@ W&B: ``rwp-dist sync`` sends the run later, by the same code.
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
-from queue import SimpleQueue
 from typing import Any, Literal
 
+from rwp_dist.base.errors import RunDirError
 from rwp_dist.config.sources import VARIABLES, read_variables
 from rwp_dist.config.tree import Settings
 from rwp_dist.config.values import get_setting
 from rwp_dist.process.webhook import Alert
-from rwp_dist.tracking.artifacts import AT_THE_END
+from rwp_dist.tracking.artifacts import OF_A_FINISHED_RUN
 from rwp_dist.tracking.connection import (
+    ARTIFACT_TIMEOUT_S,
     INIT_TIMEOUT_S,
-    UPLOAD_TIMEOUT_S,
     Connection,
     has_login,
     quiet,
@@ -31,12 +32,15 @@ from rwp_dist.tracking.sink import RunInfo, Sink, first_line
 RETRY_S = 60.0
 """Time between two attempts to reach W&B, in seconds."""
 
+CHECK_S = 600.0
+"""Time between two looks at whether W&B shows what it was sent, in seconds."""
+
 FINISH_TIMEOUT_S = 30.0
 """How long a run waits at its end for the rest to be uploaded, in seconds."""
 
 
 class Wandb(Sink):
-    """Has a thread send the records: methods return at once, ``close`` after a bounded time."""
+    """A thread sends the records, so methods return at once, and ``close`` after a bounded time."""
 
     name = "W&B"
     optional = True
@@ -48,8 +52,9 @@ class Wandb(Sink):
     @classmethod
     def open(cls, run: RunInfo) -> "Wandb | None":
         """Begin to send this run; if W&B is off or offline, a line says how to send it later."""
+        used = variables_used(run.settings)
         mode, why = choose_mode(run.settings)
-        if mode != "off" and (used := variables_used(run.settings)):
+        if used and mode != "off":
             run.say(f"W&B: {used}")
         if mode == "offline":
             run.say(f"W&B is offline ({why}); send this run later with: {sync_command(run)}")
@@ -65,31 +70,32 @@ class Wandb(Sink):
         self._sender.woken.set()
 
     def alert(self, alert: Alert) -> None:
-        self._sender.alerts.put(alert)
+        self._sender.alerts.append(alert)
         self._sender.woken.set()
 
     def summarize(self, summary: Mapping[str, Any]) -> None:
         self._sender.summary = summary
 
     def close(self, state: str) -> None:
-        """Send what is left, for ``FINISH_TIMEOUT_S`` at most, and end the run."""
+        """Send what is left, for a bounded time, and end the run in W&B."""
         self._sender.end(state)
 
 
 class Sender(threading.Thread):
     """Connects, however often that takes, and sends records until the run ends."""
 
+    _unreachable = threading.Event()
+    """Whether the last attempt of this process failed: then a sweep's next runs do not wait."""
+
     def __init__(self, run: RunInfo) -> None:
         super().__init__(name="W&B", daemon=True)
         self.woken, self.stop = threading.Event(), threading.Event()
-        self.alerts: SimpleQueue[Alert] = SimpleQueue()
+        self.alerts: deque[Alert] = deque()
         self.summary: Mapping[str, Any] | None = None
         self._run = run
-        large = AT_THE_END & set(run.settings.tracking.artifacts)
-        self._finish_timeout_s = UPLOAD_TIMEOUT_S if large else FINISH_TIMEOUT_S
         self._state: str | None = None
         """How the run ended; None as long as it goes on."""
-        self._troubled = self._done = False
+        self._troubled = self._connected = self._done = False
 
     def end(self, state: str) -> None:
         """The run has ended; waits for the rest to be sent."""
@@ -97,47 +103,83 @@ class Sender(threading.Thread):
             return
         self._state = state
         self.woken.set()
-        self.join(INIT_TIMEOUT_S + self._finish_timeout_s)
+        wait_s = INIT_TIMEOUT_S + FINISH_TIMEOUT_S
+        if self._unreachable.is_set() and not self._connected and not self._troubled:
+            wait_s = 1.0
+        elif self.summary is not None and self._large_files():
+            wait_s += ARTIFACT_TIMEOUT_S
+        self.join(wait_s)
         if not self._done:
             self._run.say(f"W&B lacks the end of this run; send it with: {sync_command(self._run)}")
 
     def run(self) -> None:
         """The thread: connects again after every trouble, which is said once."""
-        while not self._done:
+        while True:
             try:
-                self._send_all()
+                self._done = self._send_all()
+                return
             except Exception as error:
-                reset()
+                if not isinstance(error, RunDirError):  # that says that a sync is at work
+                    self._unreachable.set()
+                    reset()
+                self._connected = False
                 if self._state is not None:
                     return
                 self._say_trouble(error)
                 self._wait_to_retry()
 
-    def _send_all(self) -> None:
-        """Connect, send records as they come, then the summary and the end."""
+    def _send_all(self) -> bool:
+        """Connect, send records as they come, then the summary and the end.
+
+        Returns:
+            Whether W&B shows all of it.
+        """
         run = self._run
-        with run.run_dir.sending():  # a `rwp-dist sync` of this run may be at work
-            asked = set(run.settings.tracking.artifacts)
-            connection = Connection.connect(
-                run.settings, run.run_dir, self._finish_timeout_s, self.stop
-            )
+        with run.run_dir.sending():
+            connection = Connection.connect(run.settings, run.run_dir, FINISH_TIMEOUT_S, self.stop)
+            self._connected = True
+            self._unreachable.clear()
             run.say(f"W&B: {connection.url}")
-            connection.add_artifacts(run.run_dir, asked - AT_THE_END)
-            tail = Tail(run.run_dir.metrics)
-            while True:
-                state = self._state  # before the last records are read
-                connection.send(tail.read())
-                while not self.alerts.empty():
-                    connection.alert(self.alerts.get())
-                if state is not None:
-                    break
-                self.woken.wait()
-                self.woken.clear()
+            connection.add_artifacts(run.run_dir, self._asked() - OF_A_FINISHED_RUN)
+            state = self._send_records(connection)
             if self.summary is not None:
                 connection.summarize(self.summary)
-                connection.add_artifacts(run.run_dir, asked & AT_THE_END)
+                connection.add_artifacts(run.run_dir, self._large_files())
             connection.close(state)
-            self._done = True
+            for pause_s in (0, 1, 2, 4, 8):  # the server may show rows late
+                time.sleep(pause_s)
+                if not connection.lacks_rows():
+                    return True
+        return False
+
+    def _send_records(self, connection: Connection) -> str:
+        """Send records and alerts until the run has ended; returns how.
+
+        Raises:
+            Exception: W&B has lost what it was sent. Its client says nothing when it gives up.
+        """
+        tail = Tail(self._run.run_dir.metrics)
+        checked, next_check = connection.last_row, time.monotonic() + CHECK_S
+        while True:
+            state = self._state  # before the last records are read
+            connection.send(tail.read())
+            while self.alerts:
+                connection.alert(self.alerts[0])
+                self.alerts.popleft()
+            if state is not None:
+                return state
+            if time.monotonic() > next_check:
+                if connection.lacks_rows(until=checked):
+                    raise ConnectionError("W&B does not show what it was sent")
+                checked, next_check = connection.last_row, time.monotonic() + CHECK_S
+            self.woken.wait()
+            self.woken.clear()
+
+    def _asked(self) -> set[str]:
+        return set(self._run.settings.tracking.artifacts)
+
+    def _large_files(self) -> set[str]:
+        return self._asked() & OF_A_FINISHED_RUN
 
     def _wait_to_retry(self) -> None:
         """Until some time has passed, or the run has ended: then there is one more attempt."""

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class Recorded:
     """Variables of every UpsertBucket: name, group, tags, notes, config, ..."""
     lines: dict[int, str] = field(default_factory=dict)
     """Rows of the history by offset, as W&B stores them."""
+    came: dict[int, float] = field(default_factory=dict)
+    """When each row came, in seconds."""
     summary: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     alerts: list[dict[str, Any]] = field(default_factory=list)
@@ -42,6 +45,11 @@ class Recorded:
     @property
     def rows(self) -> list[dict[str, Any]]:
         return [json.loads(self.lines[n]) for n in sorted(self.lines)]
+
+    def shown(self, lag_s: float) -> list[str]:
+        """Rows that the server shows by now, in their order."""
+        until = time.monotonic() - lag_s
+        return [self.lines[n] for n in sorted(self.lines) if self.came[n] <= until]
 
     def seen(self) -> list[tuple[str, int]]:
         """Kind and ``global_step`` of each row: perturb/... and data/... belong to train."""
@@ -78,6 +86,8 @@ class WandbServer:
         self.requests = 0
         self.broken: int | None = None
         self.delay_s = 0.0
+        self.lag_s = 0.0
+        """How late rows are shown, in seconds."""
         self.released = threading.Event()
         """Ends all delays."""
         self._lock = threading.Lock()
@@ -177,7 +187,7 @@ class WandbServer:
             "readOnly": False, "createdAt": "2026-01-01T00:00:00", "heartbeatAt": None,
             "description": None, "notes": None, "systemMetrics": "{}",
             "summaryMetrics": json.dumps(run.summary), "historyLineCount": len(run.lines),
-            "historyKeys": {"lastStep": len(run.lines) - 1},
+            "historyKeys": {"lastStep": len(run.shown(self.lag_s)) - 1},
             "user": {"id": "u", "username": "user", "name": "user"},
         }  # fmt: skip
         return {"project": {"internalId": "1", "run": fragment}}
@@ -189,17 +199,14 @@ class WandbServer:
 
     def run_parquet_history(self, variables: dict[str, Any]) -> dict[str, Any]:
         run = self.runs[variables.get("runName") or variables.get("name")]
-        history = {"parquetUrls": [], "liveData": run.rows}
+        rows = [json.loads(line) for line in run.shown(self.lag_s)]
+        history = {"parquetUrls": [], "liveData": rows}
         return {"project": {"run": {"parquetHistory": history}}}
 
     def history_page(self, variables: dict[str, Any]) -> dict[str, Any]:
         run = self.runs[variables["run"]]
         low, high = variables.get("minStep", 0), variables.get("maxStep", 1 << 60)
-        rows = [
-            run.lines[n]
-            for n in sorted(run.lines)
-            if low <= json.loads(run.lines[n])["_step"] < high
-        ]
+        rows = [line for line in run.shown(self.lag_s) if low <= json.loads(line)["_step"] < high]
         return {"project": {"run": {"history": rows}}}
 
     def server_features_query(self, variables: dict[str, Any]) -> dict[str, Any]:
@@ -247,6 +254,23 @@ class WandbServer:
         committed = {"id": variables["artifactID"], "digest": artifact.digest}
         return {"commitArtifact": {"artifact": committed}}
 
+    def artifact_by_i_d(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run, name = variables["id"].split("/", 1)
+        artifact = self.runs[run].artifacts[name]
+        entity = {"id": "e", "name": "team"}
+        project = {"id": "p", "internalId": "1", "name": self.runs[run].project, "entity": entity}
+        sequence = {"__typename": "ArtifactSequence", "name": name, "project": project}
+        known = {
+            "__typename": "Artifact", "id": variables["id"], "versionIndex": 0,
+            "artifactSequence": sequence,
+            "artifactType": {"name": artifact.type}, "description": None, "metadata": "{}",
+            "ttlDurationSeconds": -2, "ttlIsInherited": True, "tags": [], "historyStep": None,
+            "state": "COMMITTED" if artifact.committed else "PENDING", "size": 1,
+            "digest": artifact.digest, "commitHash": "c", "fileCount": 1,
+            "createdAt": "2026-01-01T00:00:00", "updatedAt": None, "aliases": [],
+        }  # fmt: skip
+        return {"artifact": known}
+
     def sweep_with_runs(self, variables: dict[str, Any]) -> dict[str, Any]:
         sweep = {
             "id": variables["sweep"],
@@ -286,6 +310,7 @@ class WandbServer:
                 if name == "wandb-history.jsonl":
                     for number, line in enumerate(part["content"], part["offset"]):
                         run.lines[number] = line
+                        run.came.setdefault(number, time.monotonic())
                 elif name == "wandb-summary.json":
                     for text in part["content"]:
                         run.summary = json.loads(text)
