@@ -126,6 +126,7 @@ def _not_allowed(path: tuple[Any, ...], value: Any, message: str) -> ConfigError
     """The error of a value, from pydantic's message about it."""
     key = ".".join(map(str, path))  # a key in data.mix may be a number
     rule = message.removeprefix("Value error, ").replace("Input should", "it should")
+    rule = rule.replace("a valid tuple", "a list, such as [a,b]")
     setting = setting_of(key)
     meaning = setting.meaning.partition(". ")[0].rstrip(".").replace("``", "`") if setting else ""
     return ConfigError(f"{value!r} is not allowed", key=key, cure=f"{rule} ({meaning})")

@@ -22,6 +22,7 @@ from rwp_dist.config.types import (
     PositiveFloat,
     Seed,
     Size,
+    WandbId,
     WandbName,
     WandbPath,
     WandbTag,
@@ -419,7 +420,9 @@ class Tracking(Section):
     """Where records go while a run trains. ``metrics.jsonl`` and the console get them always."""
 
     wandb: Annotated[Literal["auto", "online", "offline", "off"], BareOff] = "auto"
-    """auto: online if there is a W&B login, otherwise offline."""
+    """auto: online if there is a W&B login, otherwise offline. online: even where WANDB_MODE says
+    otherwise. offline: nothing is sent before `rwp-dist sync`. off: neither then, unless you name
+    the run."""
 
     project: WandbPath = "rwp-dist"
     """W&B project. WANDB_PROJECT, if set, is the default."""
@@ -440,7 +443,7 @@ class Tracking(Section):
     notes: str | None = None
     """Notes on the run in W&B. null: WANDB_NOTES, or none."""
 
-    id: WandbPath | None = None
+    id: WandbId | None = None
     """Identity of a new run in W&B, and the end of its ``run.name``. null: WANDB_RUN_ID, which
     `wandb agent` sets, or a random one."""
 

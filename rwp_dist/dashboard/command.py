@@ -5,6 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.base.files import write_json
 from rwp_dist.config import Settings, load_settings
@@ -79,7 +81,15 @@ def tracking_of(runs: Sequence[Path], entity: str | None, project: str | None) -
         )
     default = load_settings(None).tracking
     [(entity, name)] = places or {(entity or default.entity, project or default.project)}
-    return Tracking(entity=entity, project=name)
+    try:
+        return Tracking(entity=entity, project=name)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ConfigError(
+            f"{wrong['input']!r} is not allowed",
+            key=f"--{wrong['loc'][0]}",
+            cure=wrong["msg"].removeprefix("Value error, "),
+        ) from None
 
 
 def write(

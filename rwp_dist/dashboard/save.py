@@ -178,7 +178,9 @@ def _load(answer: dict[str, Any], project: Project, kind: Kind) -> dict[str, Any
     try:
         return dict(json.loads(answer["view"]["spec"]))
     except (KeyError, TypeError, ValueError):
-        raise RwpError(f"{project}: W&B does not give what is saved of the {kind.noun}.") from None
+        raise RwpError(
+            f"{project}: W&B does not give what is saved of the {kind.noun}", cure="try again later"
+        ) from None
 
 
 def _upsert(project: Project, kind: Kind, view: dict[str, Any], spec: dict[str, Any]) -> str:

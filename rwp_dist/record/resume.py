@@ -1,19 +1,45 @@
 """Whether a run directory can go on with the settings that are given now."""
 
+import os
+
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Affects, Settings, affects, differences, load_settings
+from rwp_dist.config.sources import read_variables
+from rwp_dist.config.tree import Tracking
 from rwp_dist.record.directory import RunDir
 
 
 def continued_settings(run_dir: RunDir, settings: Settings) -> Settings:
-    """``settings`` of a run that goes on: null for ``optimizer.no_decay`` is what it began with.
+    """``settings`` of a run that goes on.
+
+    Null for ``optimizer.no_decay`` is what it began with, and so is its page in W&B, unless a file
+    or the command line names another.
 
     Raises:
         ConfigError: the settings in the directory cannot be read.
     """
-    if settings.optimizer.no_decay is not None or not _has_begun(run_dir):
+    if not _has_begun(run_dir):
         return settings
-    return _with_no_decay(settings, _begun_settings(run_dir).optimizer.no_decay)
+    begun = _begun_settings(run_dir)
+    settings = settings.model_copy(update={"tracking": _same_page(begun, settings)})
+    if settings.optimizer.no_decay is not None:
+        return settings
+    return _with_no_decay(settings, begun.optimizer.no_decay)
+
+
+def _same_page(begun: Settings, settings: Settings) -> Tracking:
+    """``tracking`` with project, entity and name of the run's first attempt.
+
+    A value that a variable of this shell gives, or that is the default, was not asked for.
+    """
+    variables = dict(read_variables(os.environ))
+    kept = {}
+    for name in ("project", "entity", "name"):
+        value = getattr(settings.tracking, name)
+        unasked = (variables.get(f"tracking.{name}"), Tracking.model_fields[name].default)
+        if value in unasked:
+            kept[name] = getattr(begun.tracking, name)
+    return settings.tracking.model_copy(update=kept)
 
 
 def changed_settings(run_dir: RunDir, settings: Settings, ranks: int) -> list[str]:

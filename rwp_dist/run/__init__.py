@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from rwp_dist.run.models import build_model
     from rwp_dist.run.parts import Parts
     from rwp_dist.run.progress import Progress, memory_bytes
+    from rwp_dist.run.watch import Watch
 else:
     __getattr__ = lazy_names(
         __name__,
         Parts="parts",
         Progress="progress",
+        Watch="watch",
         build_model="models",
         build_parts="build",
         memory_bytes="progress",
     )
 
-__all__ = ["Parts", "Progress", "build_model", "build_parts", "memory_bytes"]
+__all__ = ["Parts", "Progress", "Watch", "build_model", "build_parts", "memory_bytes"]

@@ -1,5 +1,6 @@
 """One connection of a run to W&B: what it has already, what it lacks, and how the run ended."""
 
+import logging
 import os
 import threading
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwp_dist.base.text import shortened
+from rwp_dist.base.urls import shown
 from rwp_dist.config.sources import VARIABLES
 from rwp_dist.config.tree import Settings
 from rwp_dist.process.webhook import Alert
@@ -16,9 +18,12 @@ from rwp_dist.record.directory import RunDir
 from rwp_dist.tracking.artifacts import OF_A_FINISHED_RUN, artifact_files
 from rwp_dist.tracking.columns import STEP
 from rwp_dist.tracking.projection import Key, losses_of_rows, row_of
+from rwp_dist.tracking.sink import first_line
 
 INIT_TIMEOUT_S = 20.0
 """How long one attempt to reach W&B may take, in seconds."""
+
+LOGIN_CURE = "run `wandb login`, or set WANDB_API_KEY to a key of W&B's, and start it again"
 
 API_TIMEOUT_S = 30
 """How long W&B's server may take to answer a question, in seconds."""
@@ -37,7 +42,7 @@ class Connection:
     def __init__(self, run: Any) -> None:
         """``run``: what ``wandb.init`` returned."""
         self._run = run
-        history = history_of(run, run.step) if run.resumed else History({}, -1)
+        history = history_of(run, run.starting_step) if run.resumed else History({}, -1)
         self._losses = history.losses
         self._last_row = history.last_row
         self.sent: set[Key] = set()
@@ -219,8 +224,11 @@ def quiet() -> Any:
     """
     import wandb
 
-    for variable in VARIABLES.values():
-        os.environ.pop(variable, None)
+    if "WANDB_SWEEP_ID" not in os.environ:  # a run of W&B's agent is what its variables say
+        for variable in VARIABLES.values():
+            os.environ.pop(variable, None)
+    # W&B's telemetry of itself; what it says of "metrics" is not about the run's.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
     return wandb.setup(settings=wandb.Settings(silent=True))
 
@@ -232,6 +240,19 @@ def reset() -> None:
     for call in (wandb.teardown, quiet):
         with suppress(Exception):  # of a service that is dead; the next connection tells
             call()
+
+
+def why_of(error: Exception) -> str:
+    """What is wrong with W&B, in a few words; with the cure, if the login is what it refuses."""
+    import wandb
+
+    text = str(error)
+    server = shown(wandb.setup().settings.base_url)
+    if any(f"error {code}" in text for code in (401, 403)):
+        return f"{server} refuses this login; `wandb login --relogin`, or see tracking.entity"
+    if any(words in text for words in ("deadline exceeded", "connection refused", "Timed out")):
+        return f"{server} does not answer"
+    return first_line(error)
 
 
 def has_login() -> bool:

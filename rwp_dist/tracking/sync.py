@@ -1,7 +1,9 @@
 """Send runs to W&B: what ``metrics.jsonl`` has and W&B lacks, of any number of attempts."""
 
+import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,15 @@ from rwp_dist.base.text import plural
 from rwp_dist.config.load import load_settings
 from rwp_dist.record.directory import RunDir, run_directories
 from rwp_dist.tracking.artifacts import OF_A_FINISHED_RUN
-from rwp_dist.tracking.connection import Connection, has_login, quiet, reset
+from rwp_dist.tracking.connection import (
+    LOGIN_CURE,
+    Connection,
+    has_login,
+    quiet,
+    reset,
+    why_of,
+)
 from rwp_dist.tracking.projection import Tail
-from rwp_dist.tracking.sink import first_line
 
 UPLOAD_TIMEOUT_S = 3600.0
 """How long the upload of one run may take, in seconds."""
@@ -51,13 +59,11 @@ def sync_all(paths: Sequence[Path], say: Callable[[str], None]) -> None:
     Raises:
         RwpError: there is no login, or no run, or W&B does not have all of them now.
     """
-    runs = [RunDir(folder) for path in paths for folder in run_directories(path)]
-    if not runs:
-        named = ", ".join(map(str, paths))
-        raise RwpError(f"There is no run in {named}", cure="name run directories")
+    os.environ.pop("WANDB_MODE", None)  # offline is for runs that train
     quiet()
+    runs = find_runs(paths, say)
     if not has_login():
-        raise RwpError("There is no W&B login", cure="run `wandb login`, then this command again")
+        raise RwpError("There is no W&B login", cure=LOGIN_CURE)
     incomplete = 0
     for run_dir in runs:
         try:
@@ -66,13 +72,46 @@ def sync_all(paths: Sequence[Path], say: Callable[[str], None]) -> None:
             say(str(error))
             incomplete += 1
         else:
-            say(f"{run_dir.path}: {synced}")
+            living = "; it still trains: sync again when it has ended" if run_dir.holder() else ""
+            say(f"{run_dir.path}: {synced}{living}")
             incomplete += synced.missing > 0
     if incomplete:
         raise RwpError(
             f"W&B lacks something of {plural(incomplete, 'run')} of {len(runs):,}",
-            cure="start the same command again; it goes on where this one stopped",
+            cure="start the same command again when what is said above is mended",
         )
+
+
+def find_runs(paths: Sequence[Path], say: Callable[[str], None]) -> list[RunDir]:
+    """The runs in these folders, each once. What is left out of a folder is said.
+
+    Raises:
+        RwpError: a folder is missing, or there is no run in it.
+    """
+    found: dict[Path, RunDir] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise RwpError(f"{path}: there is no such folder", cure="name run directories")
+        folders = list(run_directories(path))
+        if not folders:
+            raise RwpError(f"{path}: there is no run in it", cure="name run directories")
+        for folder in folders:
+            run = RunDir(folder)
+            if folder != path and (why := reason_to_leave_out(run)):
+                say(f"{folder}: left out, because {why}")
+            else:
+                found.setdefault(folder.resolve(), run)
+    return list(found.values())
+
+
+def reason_to_leave_out(run_dir: RunDir) -> str:
+    """Why a run that nobody has named is not sent; empty if it is."""
+    if next(Tail(run_dir.metrics).read(), None) is None:
+        return "it has no record yet"
+    with suppress(RwpError):
+        if load_settings(run_dir.config).tracking.wandb == "off":
+            return "tracking.wandb is off; name it itself to send it"
+    return ""
 
 
 def sync(run_dir: RunDir) -> Synced:
@@ -101,7 +140,8 @@ def sync(run_dir: RunDir) -> Synced:
         except Exception as error:
             reset()
             raise RwpError(
-                f"{run_dir.path}: W&B did not take all of it ({first_line(error)})"
+                f"{run_dir.path}: W&B did not take all of it ({why_of(error)})",
+                cure="start the same command again; it goes on where this one stopped",
             ) from None
     counts = len(connection.sent), len(connection.there), connection.differing, len(missing)
     return Synced(*counts, connection.url)

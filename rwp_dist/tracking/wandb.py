@@ -6,6 +6,7 @@ W&B: ``rwp-dist sync`` sends the run later, by the same code.
 """
 
 import os
+import shlex
 import threading
 import time
 from collections import deque
@@ -25,14 +26,15 @@ from rwp_dist.tracking.connection import (
     has_login,
     quiet,
     reset,
+    why_of,
 )
 from rwp_dist.tracking.projection import Tail
-from rwp_dist.tracking.sink import RunInfo, Sink, first_line
+from rwp_dist.tracking.sink import RunInfo, Sink
 
 RETRY_S = 60.0
 """Time between two attempts to reach W&B, in seconds."""
 
-CHECK_S = 600.0
+CHECK_S = 300.0
 """Time between two looks at whether W&B shows what it was sent, in seconds."""
 
 FINISH_TIMEOUT_S = 30.0
@@ -108,9 +110,13 @@ class Sender(threading.Thread):
             wait_s = 1.0
         elif self.summary is not None and self._large_files():
             wait_s += ARTIFACT_TIMEOUT_S
-        self.join(wait_s)
+        self.join(min(wait_s, 3.0))
+        if self.is_alive() and wait_s > 3.0:
+            self._run.say(f"waiting for W&B, {wait_s - 3.0:.0f} s at most")
+            self.join(wait_s - 3.0)
         if not self._done:
-            self._run.say(f"W&B lacks the end of this run; send it with: {sync_command(self._run)}")
+            command = sync_command(self._run)
+            self._run.say(f"W&B lacks records of this run; send them with: {command}")
 
     def run(self) -> None:
         """The thread: connects again after every trouble, which is said once."""
@@ -192,14 +198,14 @@ class Sender(threading.Thread):
         if not self._troubled:
             self._troubled = True
             self._run.say(
-                f"W&B is away ({first_line(error)}); metrics.jsonl has every number, and W&B gets "
+                f"W&B is away ({why_of(error)}); metrics.jsonl has every number, and W&B gets "
                 f"what it lacks when it answers, or with: {sync_command(self._run)}"
             )
 
 
 def sync_command(run: RunInfo) -> str:
     """What sends this run to W&B later."""
-    return f"rwp-dist sync {run.run_dir.path}"
+    return f"rwp-dist sync {shlex.quote(str(run.run_dir.path))}"
 
 
 def variables_used(settings: Settings) -> str:
@@ -208,9 +214,15 @@ def variables_used(settings: Settings) -> str:
     beaten: list[str] = []
     for key, value in read_variables(os.environ):
         (taken if get_setting(settings, key) == value else beaten).append(key)
-    parts = [f"{VARIABLES[key]} is {key}" for key in taken]
+    parts = [f"{key}={shown_value(settings, key)} from {VARIABLES[key]}" for key in taken]
     parts += [f"{VARIABLES[key]} is not used, because {key} is set" for key in beaten]
     return ", ".join(parts)
+
+
+def shown_value(settings: Settings, key: str) -> str:
+    """A value as one writes it on the command line."""
+    value = get_setting(settings, key)
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def choose_mode(settings: Settings) -> tuple[Literal["online", "offline", "off"], str]:
@@ -219,12 +231,21 @@ def choose_mode(settings: Settings) -> tuple[Literal["online", "offline", "off"]
     if mode == "off":
         return "off", "as set by tracking.wandb"
     site = quiet().settings.mode
-    if mode != "auto":
+    if mode == "offline":
         return mode, "as set by tracking.wandb"
+    if mode == "online":
+        return ("online", "") if has_login() else ("offline", no_login())
     if site == "disabled":
         return "off", "WANDB_MODE is disabled"
     if site not in ("online", "run", "shared"):
         return "offline", f"WANDB_MODE is {site}"
     if has_login():
         return "online", ""
-    return "offline", "no login found"
+    return "offline", no_login()
+
+
+def no_login() -> str:
+    """Why W&B finds no login."""
+    if os.environ.get("WANDB_API_KEY"):
+        return "WANDB_API_KEY is no key of W&B's"
+    return "no login found"

@@ -48,7 +48,7 @@ def test_a_setting_wins_over_a_variable_and_that_is_said(variables, tmp_path):
     assert (tracking.project, tracking.group, tracking.tags) == ("mine", "other", ())
     said = variables_used(settings)
     assert "WANDB_PROJECT is not used, because tracking.project is set" in said
-    assert "WANDB_ENTITY is tracking.entity" in said
+    assert "tracking.entity=team from WANDB_ENTITY" in said
 
 
 def test_an_empty_variable_says_nothing(monkeypatch):

@@ -96,6 +96,12 @@ def test_variables_name_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (written["entity"], written["project"]) == ("team", "vision")
 
 
+def test_a_name_that_wandb_does_not_take_is_said() -> None:
+    result = run("--project", "a/b")
+    assert result.exit_code == 2
+    assert "--project: 'a/b' is not allowed; it should have 1 to 128 characters" in result.stderr
+
+
 def test_offline_mode_is_named(monkeypatch: pytest.MonkeyPatch, server: ViewsServer) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert "(W&B is offline: WANDB_MODE is offline)" in done()

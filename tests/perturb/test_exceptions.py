@@ -1,6 +1,7 @@
 """Property 6: whatever happens inside a perturbed pass, clean weights are what it leaves behind."""
 
 import pytest
+import torch
 import torch.distributed as dist
 from support.ranks import run_ranks
 from support.small import (
@@ -13,6 +14,7 @@ from support.small import (
     weights_of,
 )
 
+from rwp_dist.perturb.stopwatch import Stopwatch
 from rwp_dist.process.consensus import Consensus
 from rwp_dist.train import train_step
 
@@ -45,7 +47,12 @@ def fail_in_a_train_step(cases, error):
 
 
 class FakeProgress:
+    forward_watch = Stopwatch(torch.device("cpu"))
+
     def observe(self, *args):
+        pass
+
+    def add_loss(self, *args, **more):
         pass
 
 

@@ -148,3 +148,22 @@ def test_who_has_no_patience_to_lose_has_no_thread(tmp_path: Path) -> None:
     silence = Silence(tmp_path, 0, 1, float("inf"), print)
     with silence:
         assert silence._thread.ident is None
+
+
+def test_of_many_ranks_only_the_lowest_reads_what_the_others_are_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank in range(60):
+        (tmp_path / f"rank-{rank}").write_text("4 0" if rank != 7 else "3 2")
+    reads: list[Path] = []
+    read_text = Path.read_text
+
+    def counted(self: Path, *args: str) -> str:
+        reads.append(self)
+        return read_text(self, *args)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    told: list[str] = []
+    ranks = [Silence(tmp_path, rank, 60, 300.0, told.append) for rank in range(60)]
+    assert [rank._tell_if_mine() for rank in ranks] == [True] + 59 * [False]
+    assert len(reads) == 60 and told[0].startswith("Rank 7 reads")

@@ -86,3 +86,16 @@ def test_a_place_that_takes_no_files_is_an_error_about_run_dir(tmp_path: Path) -
         attempt(tmp_path / "file" / "run")
     assert caught.value.key == "run.dir"
     assert caught.value.cure == "set run.dir to a folder of yours"
+
+
+def test_a_run_that_goes_on_stays_on_its_page_in_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    attempt(tmp_path, "tracking.project=mine", "tracking.name=first")
+    monkeypatch.setenv("WANDB_PROJECT", "other")
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    for override, project in (("run.threads=1", "mine"), ("tracking.project=asked", "asked")):
+        tracking = load_settings(attempt(tmp_path, override).config).tracking
+        assert (tracking.project, tracking.entity, tracking.name) == (project, None, "first")

@@ -21,6 +21,8 @@ LONG = (
     "tracking/test_agent.py",
     "tracking/test_wandb.py::test_a_server_that_breaks",
     "tracking/test_wandb.py::test_a_service_that_is_killed",
+    "tracking/test_wandb.py::test_rows_that_are_lost",
+    "tracking/test_wandb.py::test_rows_that_wandb_gives_up_on",
     "tracking/test_wandb.py::test_whatever_is_killed",
     # A package is downloaded.
     "tracking/test_sinks.py::test_the_real_trackio",

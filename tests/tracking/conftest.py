@@ -21,15 +21,22 @@ def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    end_wandb()
     yield
     for thread in threading.enumerate():
         if isinstance(thread, sink.Sender):  # one that is late would disturb the next test
             thread.end("failed")
             thread.join(60)
+    end_wandb()
+
+
+def end_wandb() -> None:
+    """Forget what another test has set up in this process."""
     if "wandb" in sys.modules:
         import wandb
 
         wandb.teardown()
+    sink.Sender._unreachable.clear()
 
 
 @pytest.fixture

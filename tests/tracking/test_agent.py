@@ -48,6 +48,7 @@ def test_an_agent_trains_each_point_of_its_sweep_in_a_folder_of_its_own(tmp_path
     sigmas = {}
     for folder in (tmp_path / "runs").iterdir():
         run = RunDir(folder)
+        assert run.wandb_id() in server.runs, done.stdout + done.stderr
         recorded = server.runs[run.wandb_id()]
         sigmas[folder.name] = load_settings(run.config).method.sigma
         assert recorded.config["method"]["value"]["sigma"] == sigmas[folder.name]

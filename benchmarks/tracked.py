@@ -1,6 +1,6 @@
 """What tracking costs: blocks of steps with and without it, in turns, on two ranks.
 
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/tracking.py
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/tracked.py
 
 With tracking, every block makes one record, which goes to metrics.jsonl, the console and W&B: its
 client, its service, and a server on this machine, which shares the cores that W&B's own does not.
@@ -29,6 +29,7 @@ from engines import observed_step
 
 from rwp_dist.process import choose_device, process_group
 from rwp_dist.record import RunDir
+from rwp_dist.run import Watch
 from rwp_dist.tracking import Tracker, open_tracker
 
 SERVER = Path(__file__).parents[1] / "tests" / "support" / "wandb_server.py"
@@ -53,6 +54,7 @@ def server() -> Iterator[psutil.Process]:
 
 def blocks(
     step: Callable[[int], None],
+    each: Callable[[int], None],
     record: Callable[[int], None],
     switch: Callable[[bool], None],
     rounds: int,
@@ -62,6 +64,7 @@ def blocks(
 
     Args:
         step: takes one step.
+        each: what tracking does at every step.
         record: makes a record and sends it to all sinks.
         switch: lets W&B's processes run, or stops them.
         rounds: turns.
@@ -75,6 +78,8 @@ def blocks(
             begin = time.perf_counter()
             for index in range(steps):
                 step(index)
+                if tracked:
+                    each(index)
                 if tracked and index == steps // 2:
                     record(steps * (number + 2))
             dist.barrier()
@@ -109,6 +114,10 @@ def main(model: str, size: int, batch: int, rounds: int, steps: int) -> None:
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(signal.SIGCONT if on else signal.SIGSTOP)
 
+        def each(done: int) -> None:
+            watch.at(done, 0)
+            tracker.advance(done)
+
         def record(done: int) -> None:
             made = progress.train_record(done, 0)
             with redirect_stdout(StringIO()):
@@ -119,15 +128,17 @@ def main(model: str, size: int, batch: int, rounds: int, steps: int) -> None:
                 tracker = open_tracker(
                     parts.settings, RunDir(folder), total_steps=100_000, first_step=0
                 )
+                watch = Watch(parts.settings, RunDir(folder), tracker, 0, 0)
                 while "W&B: http" not in said.getvalue():
                     time.sleep(0.1)
                 children = psutil.Process().children(recursive=True)
                 others += [process, *(c for c in children if "wandb-core" in c.name())]
-                seconds = blocks(step, record, switch, rounds, steps)
+                seconds = blocks(step, each, record, switch, rounds, steps)
                 tracker.close("finished")
         else:
             tracker = Tracker()
-            seconds = blocks(step, record, switch, rounds, steps)
+            watch = Watch(parts.settings, RunDir(folder), tracker, 0, 0)
+            seconds = blocks(step, each, record, switch, rounds, steps)
         parts.close()
         if dist.get_rank() == 0:
             ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
