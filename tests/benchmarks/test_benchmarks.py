@@ -35,6 +35,15 @@ def test_step_compares_all_methods_and_the_authors_scheme():
     assert [name for name in rows(table) if name in wanted] == wanted, table
 
 
+def test_tracked_compares_steps_with_and_without_tracking():
+    small = ("--model=small_cnn", "--size=8", "--batch=4", "--rounds=2", "--steps=2")
+    table = run(
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *(BENCHMARKS / "tracked.py", *small),
+    )
+    assert {"step without tracking", "with tracking"} == set(rows(table)), table
+
+
 def test_memory_compares_peaks_with_and_without_noise_drawn_ahead():
     table = run(BENCHMARKS / "memory.py", "--model=small_cnn", "--repeats=1")
     assert "parameters:" in table
