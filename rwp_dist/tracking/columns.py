@@ -72,8 +72,9 @@ TRAIN = (
         "train/tflops",
         "TFLOP/s",
         "Matrix products, convolutions and attention of all forward and backward passes, sam's "
-        "first ones too, in 10¹² operations per s; mean over ranks. What a network computes again in "
-        "its backward pass counts again. None for a network in which they cannot be counted.",
+        "first ones too, in 10¹² operations per s; mean over ranks. What a network computes "
+        "again in its backward pass counts again. None for a network in which they cannot be "
+        "counted.",
     ),
     Column(
         "mfu",
