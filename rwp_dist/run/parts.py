@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rwp_dist.base.errors import CheckpointError
+from rwp_dist.base.errors import CheckpointError, DataError
 from rwp_dist.config import Settings, Split
 from rwp_dist.data.classes import Classes, Note
 from rwp_dist.data.image import Mixer, Normalise
@@ -86,9 +86,15 @@ class ClassCheck:
         """Compare.
 
         Raises:
-            DataError: a label meant another class before.
+            CheckpointError: a label meant another class before.
         """
-        Classes.from_state(state).joined(self._classes)
+        try:
+            Classes.from_state(state).joined(self._classes)
+        except DataError as error:
+            raise CheckpointError(
+                f"{error.problem}, and the checkpoint was trained on the first",
+                cure="restore these shards, or choose another run.dir",
+            ) from None
 
 
 @dataclass(frozen=True)
