@@ -37,7 +37,7 @@ from rwp_dist.run.bad_samples import BadSamples, list_evaluation
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.checkpoint import load_checkpoint, save_checkpoint
 from rwp_dist.run.evaluate import LastEvaluation, clean_network, evaluate_parts
-from rwp_dist.run.parts import DataCheck, Parts, Stateful
+from rwp_dist.run.parts import ClassCheck, DataCheck, Parts, Stateful
 from rwp_dist.run.profiling import Profile
 from rwp_dist.run.progress import Progress
 from rwp_dist.run.watch import Watch
@@ -115,6 +115,7 @@ class Training:
         self.progress = Progress(parts)
         self.last_eval = LastEvaluation()
         self.stateful: dict[str, Stateful] = {
+            **({"classes": ClassCheck(parts.classes)} if parts.classes else {}),
             "perturbed": parts.perturbed,
             "data": DataCheck(parts.train),
             "bad_samples": self.bad,
@@ -143,6 +144,8 @@ class Training:
         if self.first_step:
             total = parts.timeline.total_steps
             self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
+        for note in parts.notes:
+            self.tracker.say(str(note))
         self._say_who_draws()
         skipped = self.progress.skipped_steps
         self.watch = Watch(parts.settings, run_dir, self.tracker, self.first_step, skipped)

@@ -23,6 +23,7 @@ from support.stream_sets import (
     flip_bit,
     load,
     read_source,
+    rename_classes,
     served,
     write_set,
 )
@@ -31,12 +32,15 @@ from rwp_dist import train as train_module
 from rwp_dist.base.errors import CheckpointError, DataError, Interrupted
 from rwp_dist.config import load_settings
 from rwp_dist.data.batch import Batch, Step
+from rwp_dist.data.classes import Classes
 from rwp_dist.data.remote import Patience
 from rwp_dist.data.remote.download import receive
 from rwp_dist.record.directory import RunDir
+from rwp_dist.run.checkpoint import read_checkpoint
 from rwp_dist.run.evaluate import evaluate
 from rwp_dist.run.task import Classification
 from rwp_dist.shards.sources import Source
+from rwp_dist.tracking import Tracker
 from rwp_dist.train import train, train_step
 
 EPOCHS = 2
@@ -174,6 +178,31 @@ def test_a_shard_that_never_comes_stops_all_ranks_at_one_step_with_one_message(
     assert (kind, code) == ("DataError", 1)
     assert lost in message and "\n" not in message and message.endswith(".")
     assert RunDir(tmp_path / "run").read_status()["state"] == "failed"
+
+
+# --- classes ---
+
+
+def run_and_what_it_says(settings):
+    said = []
+    with patch.object(Tracker, "say", lambda self, text: said.append(text)):
+        (summary, _) = run(settings)
+    return summary, said
+
+
+def test_a_checkpoint_keeps_the_classes_and_a_run_with_others_does_not_go_on(folder, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "train"))
+    settings = overrides(copy, tmp_path, f"model.num_classes={CLASSES + 1}")
+    ((summary, said),) = run_ranks(run_and_what_it_says, 1, settings)
+    assert summary["state"] == "finished"
+    assert f"{CLASSES + 1} outputs for the {CLASSES} classes" in said[0]
+    checkpoint = read_checkpoint(RunDir(tmp_path / "run").newest_checkpoint())
+    names = tuple(f"class-{i}" for i in range(CLASSES))
+    assert Classes.from_state(checkpoint["parts"]["classes"]).names == names
+    (tmp_path / "run" / "summary.json").unlink()
+    rename_classes(copy, "class-1", "class-0", *names[2:])
+    with pytest.raises(CheckpointError, match=r"0 is 'class-0' in .*'class-1' in .*; restore"):
+        run_ranks(run, 1, settings)
 
 
 # --- bad samples ---

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.urls import local_path
+from rwp_dist.data.classes import Classes
 from rwp_dist.data.format.index import Index, load_index, read_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, cure_of_missing
 from rwp_dist.data.reader import open_local
@@ -37,6 +38,8 @@ class Dataset:
     """One record for each sample."""
     id: str
     """Changes with any byte of any shard."""
+    classes: Classes
+    """What the labels mean."""
 
     @property
     def num_samples(self) -> int:
@@ -83,8 +86,10 @@ def load_dataset(
         cache: keeps the index files of remote shards; needed if there are such.
 
     Raises:
-        DataError: something is missing, does not fit together, or a label is out of range.
+        DataError: something is missing, does not fit together, or a label is out of range or
+            means different classes.
     """
+    classes = Classes.of(manifests)
     shards = [
         Shard(manifest.shard_location(entry), entry.num_bytes, entry.sha256)
         for manifest in manifests
@@ -98,6 +103,7 @@ def load_dataset(
         np.repeat(np.arange(len(manifests)), [len(manifest.shards) for manifest in manifests]),
         np.concatenate(indexes),
         hashlib.sha256(ids.encode()).hexdigest(),
+        classes,
     )
     _check_labels(dataset, num_classes)
     return dataset

@@ -8,7 +8,9 @@ from typing import Literal, Protocol
 from rwp_dist.base.keyed import numpy_generator
 from rwp_dist.config import Settings, Split
 from rwp_dist.data.batch import Step
+from rwp_dist.data.classes import Classes
 from rwp_dist.data.dataset import Dataset, is_local, load_dataset, load_manifest
+from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.data.image import Decoder, EvalTransform, TrainTransform
 from rwp_dist.data.plan import Plan
 from rwp_dist.data.remote import NodeCache, Patience
@@ -151,15 +153,30 @@ def open_dataset(settings: Settings, key: Key) -> tuple[NodeCache | None, Datase
     """
     d = settings.data
     patience = Patience(d.retries, stall_s=d.stall_s)
-    named = "data.mix" if key == "data.train" and d.mix else key
-    manifests = [
-        load_manifest(source, patience, d.opener, key=named) for source in sources_of(settings, key)
-    ]
+    manifests = _manifests(settings, key, patience)
     cache = None
     if not all(is_local(manifest) for manifest in manifests):
         limit = None if d.cache_gb is None else int(d.cache_gb * 1e9)
         cache = NodeCache(Path(d.cache_dir).expanduser(), limit, patience, d.opener)
     return cache, load_dataset(manifests, settings.model.num_classes, cache)
+
+
+def classes_of(settings: Settings, key: Key) -> Classes:
+    """The classes of the data sets of ``key``, from their manifests alone.
+
+    Raises:
+        DataError: a manifest is missing, or labels of a mixture do not mean the same.
+    """
+    d = settings.data
+    return Classes.of(_manifests(settings, key, Patience(d.retries, stall_s=d.stall_s)))
+
+
+def _manifests(settings: Settings, key: Key, patience: Patience) -> list[Manifest]:
+    d = settings.data
+    named = "data.mix" if key == "data.train" and d.mix else key
+    return [
+        load_manifest(source, patience, d.opener, key=named) for source in sources_of(settings, key)
+    ]
 
 
 def _plain_transform(settings: Settings) -> EvalTransform:

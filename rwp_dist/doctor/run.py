@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from rwp_dist.base.errors import ConfigError, DataError
+from rwp_dist.base.errors import ConfigError, DataError, RwpError
 from rwp_dist.base.text import count, plural, size
 from rwp_dist.base.urls import local_path, shown
 from rwp_dist.config import Settings, split_batch
-from rwp_dist.data.open import Key, open_dataset, sources_of
+from rwp_dist.data.classes import notes
+from rwp_dist.data.open import Key, classes_of, open_dataset, sources_of
 from rwp_dist.data.reader import BadSample, ShardFiles
 from rwp_dist.doctor import disks
 from rwp_dist.doctor.finding import Check, Finding, from_error, ok, problem, warning
@@ -132,9 +133,18 @@ def training(machine: Machine) -> Iterator[Finding]:
 
 
 def evaluation(machine: Machine) -> Iterator[Finding]:
-    """The evaluation data can be read."""
+    """The evaluation data can be read, and their labels mean what those of training do."""
     settings = _impatient(machine)
     yield from _readable("evaluation", settings, "data.val")
+    try:
+        train = classes_of(settings, "data.train")
+        split = split_batch(settings, machine.world_size)
+    except RwpError:
+        return  # other checks say so
+    val = classes_of(settings, "data.val")
+    train.joined(val)
+    for note in notes(settings, split, train, val):
+        yield warning(note.key, note.problem, note.cure)
 
 
 def _readable(name: str, settings: Settings, key: Key) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import BadRecord, Step
+from rwp_dist.data.classes import Classes
 from rwp_dist.data.image import Normalise
 from rwp_dist.data.image.pixels import Pixels
 from rwp_dist.data.open import open_eval
@@ -18,6 +19,7 @@ from rwp_dist.evaluation.asked import Asked
 from rwp_dist.evaluation.corruptions import STRENGTHS, corrupt
 from rwp_dist.evaluation.weights import ChangedWeights
 from rwp_dist.process.group import same_on_all_ranks
+from rwp_dist.run.checkpoint import read_checkpoint
 from rwp_dist.run.evaluate import evaluate, evaluating_mode, load_network
 from rwp_dist.run.task import Classification
 
@@ -33,13 +35,17 @@ class Measurement:
 
     Raises:
         CheckpointError: the file is not a checkpoint, or not one of this network.
-        DataError: the evaluation shards cannot be read.
+        DataError: the evaluation shards cannot be read, or their labels do not mean what the
+            network was trained on.
     """
 
     def __init__(self, settings: Settings, path: Path, device: torch.device) -> None:
         with same_on_all_ranks():
             self._model = load_network(settings, path, device)
             self._val = open_eval(settings, dist.get_rank(), dist.get_world_size())
+            kept = read_checkpoint(path)["parts"].get("classes")
+            if kept is not None:  # checkpoints of earlier versions have none
+                Classes.from_state(kept).joined(self._val.dataset.classes)
         self._device = device
         self._normalise = Normalise(settings.data.mean, settings.data.std)
         self._bf16 = settings.precision == "bf16"

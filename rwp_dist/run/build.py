@@ -9,9 +9,11 @@ import torch.distributed as dist
 from torch import nn
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.config import Settings, split_batch
+from rwp_dist.config import Settings, Split, split_batch
+from rwp_dist.data.classes import Note, notes
 from rwp_dist.data.image import Mixer, Normalise
 from rwp_dist.data.open import Eval, Train, open_eval, open_train
+from rwp_dist.data.stream import EvalStream, TrainStream
 from rwp_dist.engine.deepspeed import check_energy_buckets
 from rwp_dist.engine.engine import Engine
 from rwp_dist.perturb import METHODS, Perturbed
@@ -40,8 +42,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         ConfigError: settings do not fit the number of ranks or the machine.
         DataError: shards are not what the settings say.
     """
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    split = split_batch(settings, world_size)
+    split = split_batch(settings, dist.get_world_size())
     device = choose_device(settings.run.device)
     torch.set_num_threads(settings.run.threads)
     method = METHODS[settings.method.name]
@@ -53,10 +54,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         # Before DeepSpeed adds hooks, or empties the parameters.
         flops = count_flops(model, settings.data.channels, settings.data.image_size)
     with stage("opening the shards"), same_on_all_ranks():
-        train, val = streams or (
-            open_train(settings, split, rank, pin=pin),
-            open_eval(settings, rank, world_size, pin=pin),
-        )
+        train, val = streams or _open_streams(settings, split, pin)
         timeline = Timeline.of(settings, train.steps_per_epoch)
         with keys_of_settings():
             backend = choose_backend(settings.noise.backend, device)
@@ -87,7 +85,28 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         perturbed=perturbed,
         extras={name: extra for name, extra in extras.items() if extra is not None},
         flops_per_image=flops,
+        classes=train.dataset.classes if isinstance(train, TrainStream) else None,
+        notes=tuple(_notes(settings, split, train, val)),
     )
+
+
+def _open_streams(settings: Settings, split: Split, pin: bool) -> tuple[TrainStream, EvalStream]:
+    """The settings' shards, whose labels mean the same.
+
+    Raises:
+        DataError: they are not what the settings say.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    train = open_train(settings, split, rank, pin=pin)
+    val = open_eval(settings, rank, world_size, pin=pin)
+    train.dataset.classes.joined(val.dataset.classes)
+    return train, val
+
+
+def _notes(settings: Settings, split: Split, train: Train, val: Eval) -> list[Note]:
+    if not (isinstance(train, TrainStream) and isinstance(val, EvalStream)):
+        return []
+    return notes(settings, split, train.dataset.classes, val.dataset.classes)
 
 
 def _perturb(

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rwp_dist.base.errors import CheckpointError
+from rwp_dist.base.errors import CheckpointError, DataError
 from rwp_dist.config import Settings, Split
+from rwp_dist.data.classes import Classes, Note
 from rwp_dist.data.image import Mixer, Normalise
 from rwp_dist.data.open import Eval, Train
 from rwp_dist.engine.engine import Engine
@@ -72,6 +73,30 @@ class DataCheck:
                 )
 
 
+class ClassCheck:
+    """Keeps what the labels mean, and refuses to go on where they mean something else."""
+
+    def __init__(self, classes: Classes) -> None:
+        self._classes = classes
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._classes.state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Compare.
+
+        Raises:
+            CheckpointError: a label meant another class before.
+        """
+        try:
+            Classes.from_state(state).joined(self._classes)
+        except DataError as error:
+            raise CheckpointError(
+                f"{error.problem}, and the checkpoint was trained on the first",
+                cure="restore these shards, or choose another run.dir",
+            ) from None
+
+
 @dataclass(frozen=True)
 class Parts:
     """Everything that the loop works with."""
@@ -94,6 +119,10 @@ class Parts:
     extras: dict[str, Extra]
     flops_per_image: float | None
     """Operations of one forward and backward pass (``flops.count_flops``)."""
+    classes: Classes | None = None
+    """Of the training shards; None: the streams are not of shards."""
+    notes: tuple[Note, ...] = ()
+    """What to tell before the first step."""
 
     def close(self) -> None:
         """Release threads, hooks and buffers, so that a process can build other parts."""

@@ -3,6 +3,7 @@
 Commands import what they do only when they run, so that ``--help`` is fast.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.base.text import plural
+from rwp_dist.base.urls import shown
 from rwp_dist.process.progress import progress_bar
 from rwp_dist.shards.options import (
     FOLDER,
@@ -54,6 +56,12 @@ def shards() -> None:
     "--quality", type=click.IntRange(1, 100), help="JPEG quality of shrunk images; 90 by default."
 )
 @LABEL_KEY
+@click.option(
+    "--classes-of",
+    metavar="DIR",
+    help="Take classes and labels of these shards, such as those of training for a validation "
+    "folder that may lack some.",
+)
 @PART
 def write_command(
     source: str,
@@ -65,14 +73,16 @@ def write_command(
     short_side: int | None,
     quality: int | None,
     label_key: str | None,
+    classes_of: str | None,
     part: tuple[int, int],
 ) -> None:
     """Write SOURCE as shards, shuffled over all of it.
 
-    SOURCE is a folder with a folder of images per class (sorted names are labels 0, 1, ...), a
-    list file (lines of path<TAB>label, paths relative to the file), or tars to shuffle anew (a
-    folder of them, or a pattern such as in-{000000..000099}.tar; only images and labels are
-    copied).
+    SOURCE is a folder with a folder of images per class (sorted names are labels 0, 1, ...; numbers
+    are sorted as numbers, and hidden folders and leftovers of file servers such as @eaDir are no
+    classes), a list file (lines of path<TAB>label, paths relative to the file), or tars to shuffle
+    anew (a folder of them, or a pattern such as in-{000000..000099}.tar; only images and labels
+    are copied).
 
     If it is killed or stopped, start it again: finished shards are kept. The same arguments give
     the same bytes with any number of workers and tasks. In a Slurm job, run it under srun: each
@@ -87,12 +97,23 @@ def write_command(
             "images are only re-encoded with --short-side", key="--quality", cure="give both"
         )
     from rwp_dist.shards.pack import Shrink
-    from rwp_dist.shards.sources import list_source
+    from rwp_dist.shards.sources import list_source, with_classes
 
     listing = list_source(source, label_key, workers)
+    if classes_of is not None:
+        listing = with_classes(listing, _class_names(classes_of), shown(classes_of))
     if listing.num_skipped:
         left_out = plural(listing.num_skipped, "file")
         click.echo(f"{source}: {left_out} left out (names without an image's ending).")
+    if listing.skipped_folders:
+        left_out = plural(len(listing.skipped_folders), "folder")
+        click.echo(
+            f"{source}: {left_out} left out (hidden, or of a file server or system): "
+            f"{_some(listing.skipped_folders)}."
+        )
+    numbers = [(name, label) for label, name in enumerate(listing.classes or ()) if name.isdigit()]
+    if other := [f"{name[:40]} has label {label}" for name, label in numbers if name != str(label)]:
+        click.echo(f"{source}: names of classes are numbers but not their labels: {_some(other)}.")
     _write(
         listing,
         out,
@@ -312,6 +333,25 @@ def _write(
         )
     else:
         _report(out, report.num_samples, report.num_shards)
+
+
+def _class_names(folder: str) -> tuple[str, ...]:
+    """Names of the classes of other shards."""
+    from rwp_dist.data.dataset import load_manifest
+
+    names = load_manifest(folder, key="--classes-of").classes
+    if names is None:
+        raise DataError(
+            f"{shown(folder)}: these shards have no names of their classes",
+            key="--classes-of",
+            cure="index them again with `rwp-dist shards index --classes FILE`",
+        )
+    return names
+
+
+def _some(words: Sequence[str]) -> str:
+    """The first words of a list."""
+    return ", ".join(words[:3]) + (", ..." if len(words) > 3 else "")
 
 
 def _report(folder: Path, num_samples: int, num_shards: int) -> None:

@@ -2,8 +2,8 @@
 
 import io
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,12 @@ from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest
 from rwp_dist.data.format.sample import IMAGE_TYPES, label_type, read_samples
 from rwp_dist.shards.location import expand_shards, open_shard
 from rwp_dist.shards.parallel import run_jobs
+
+_LEFTOVERS = {
+    *("@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information"),
+    *("__MACOSX", "__pycache__", "lost+found"),
+}
+"""Folders of file servers, archives and systems; hidden ones are left out as well."""
 
 _SPLITS = {"train", "val", "valid", "validation", "test", "training"}
 
@@ -47,6 +53,8 @@ class Listing:
     """Returns the content of a sample's image file. Worker processes import it."""
     num_skipped: int = 0
     """Files that are no images."""
+    skipped_folders: tuple[str, ...] = ()
+    """Folders that are no classes, relative to the source."""
 
 
 def list_source(source: str, label_key: str | None = None, workers: int = 1) -> Listing:
@@ -75,8 +83,13 @@ def list_source(source: str, label_key: str | None = None, workers: int = 1) -> 
 
 
 def list_folders(root: Path) -> Listing:
-    """List a folder per class, as torchvision's ImageFolder: sorted names are labels 0, 1, ..."""
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    """List a folder per class, as torchvision's ImageFolder: sorted names are labels 0, 1, ...
+
+    If all names are numbers, they are sorted as numbers, so that 2 comes before 10.
+    """
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    classes = in_order([name for name in names if not _is_leftover(name)])
+    skipped = [name for name in names if _is_leftover(name)]
     if not classes:
         raise DataError(
             f"{root}: there is neither a folder per class nor a .tar file here",
@@ -91,7 +104,12 @@ def list_folders(root: Path) -> Listing:
     for label, name in enumerate(classes):
         before = len(samples)
         for folder, folders, files in os.walk(root / name, onerror=_raise, followlinks=True):
-            folders.sort()
+            skipped += [
+                os.path.relpath(Path(folder, inner), root)
+                for inner in sorted(folders)
+                if _is_leftover(inner)
+            ]
+            folders[:] = sorted(inner for inner in folders if not _is_leftover(inner))
             for file in sorted(files):
                 if kind := _image_type(file):
                     path = str(Path(folder, file))
@@ -102,7 +120,50 @@ def list_folders(root: Path) -> Listing:
             raise DataError(
                 f"{root / name}: this class has no images", cure="fill or remove the folder"
             )
-    return Listing(samples, tuple(classes), read_image, num_skipped)
+    return Listing(samples, tuple(classes), read_image, num_skipped, tuple(skipped))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of classes in the order of their labels: as numbers if all are, else as text."""
+    names = sorted(names)
+    if all(name.isascii() and name.isdigit() for name in names):
+        # By length and digits: a number of thousands of digits is none for ``int``.
+        names.sort(key=lambda name: (len(name.lstrip("0")), name.lstrip("0")))
+    return names
+
+
+def with_classes(listing: Listing, classes: Sequence[str], place: str) -> Listing:
+    """The same samples with the classes and labels of another data set.
+
+    Args:
+        listing: labels stand for its class names; if it has none, they are those of ``classes``.
+        classes: names of label 0, 1, ...
+        place: of the other data set, for messages.
+
+    Raises:
+        DataError: the other data set lacks a class or a label.
+    """
+    if listing.classes is None:
+        highest = max(sample.label for sample in listing.samples)
+        if highest >= len(classes):
+            raise DataError(
+                f"{place}: has the labels 0..{len(classes) - 1}, and here is a label {highest}",
+                key="--classes-of",
+                cure="name a data set with all classes",
+            )
+        return replace(listing, classes=tuple(classes))
+    unknown = [name for name in listing.classes if name not in set(classes)]
+    if unknown:
+        raise DataError(
+            f"{place}: has no class {unknown[0]!r}"
+            + (f" ({len(unknown)} such classes in all)" if len(unknown) > 1 else ""),
+            key="--classes-of",
+            cure="name a data set with all classes, or remove what is none here",
+        )
+    label_of = {name: label for label, name in enumerate(classes)}
+    label = [label_of[name] for name in listing.classes]
+    samples = [sample._replace(label=label[sample.label]) for sample in listing.samples]
+    return replace(listing, samples=samples, classes=tuple(classes))
 
 
 def list_lines(path: Path) -> Listing:
@@ -129,7 +190,7 @@ def list_lines(path: Path) -> Listing:
     if not names:
         raise DataError(f"{path}: this list is empty", cure="write lines `path<TAB>label`")
     numeric = all(label.isascii() and label.isdigit() for label in labels)
-    classes = None if numeric else tuple(sorted(set(labels)))
+    classes = None if numeric else tuple(in_order(set(labels)))
     number_of = {name: number for number, name in enumerate(classes or ())}
     samples = [
         Source(
@@ -202,6 +263,11 @@ def _image_type(name: str) -> str:
     """The extension, lower case, of an image that is not hidden; empty for other files."""
     kind = Path(name).suffix[1:].lower()
     return kind if kind in IMAGE_TYPES and not Path(name).name.startswith(".") else ""
+
+
+def _is_leftover(folder: str) -> bool:
+    """Whether a folder's name is that of no class: hidden, or made by a file server or system."""
+    return folder.startswith(".") or folder in _LEFTOVERS
 
 
 def _raise(error: OSError) -> None:

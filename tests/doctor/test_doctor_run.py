@@ -4,6 +4,7 @@ from importlib import metadata
 
 import pytest
 from support.examining import look, machine
+from support.stream_sets import rename_classes, write_set
 
 from rwp_dist.doctor import run, software
 from rwp_dist.doctor.machine import Machine
@@ -72,6 +73,21 @@ def test_images_that_cannot_be_read_and_a_slow_decoder_are_warnings(tmp_path, mo
     assert found["decoder"].state == "warning" and "libjpeg-dev" in found["decoder"].cure
     told = machine(f"data.train={tmp_path}/train", "data.decoder=pil")
     assert {f.name: f.state for f in look(run.training, told)}["decoder"] == "ok"
+
+
+def test_other_classes_are_a_problem_and_doubtful_settings_warnings(tmp_path) -> None:
+    train, val = (write_set(tmp_path / name, num=8) for name in ("train", "val"))
+    shards = (f"data.train={train}", f"data.val={val}", "batch.global=4", "batch.per_rank=1")
+    [found] = look(run.evaluation, machine(*shards, "model.num_classes=5"))
+    assert found.state == "ok"
+    found, outputs, mixing = look(run.evaluation, machine(*shards, "augment.cutmix=1"))
+    assert (found.state, outputs.state, mixing.state) == ("ok", "warning", "warning")
+    assert "10 outputs for the 5 classes" in outputs.seen and outputs.cure.startswith("set it to 5")
+    assert (outputs.name, mixing.name) == ("model.num_classes", "augment.cutmix")
+    rename_classes(val, "class-0", "class-1", "class-2", "class-4", "class-3")
+    [_, other] = look(run.evaluation, machine(*shards, "model.num_classes=5"))
+    assert other.state == "problem" and "3 is 'class-3' in" in other.seen
+    assert f"--classes-of {train}" in other.cure
 
 
 # --- noise ---

@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 from support.evaluations import evaluated, untrained_run, write_checkpoint
 from support.ranks import run_ranks
-from support.stream_sets import write_set
+from support.stream_sets import rename_classes, write_set
 from torch.nn import functional as F
 
 from rwp_dist.base.errors import ConfigError
@@ -224,3 +224,16 @@ def test_settings_alone_are_no_run():
         2,
         "there is no run to evaluate; name a run's directory.\n",
     )
+
+
+def test_evaluation_samples_whose_labels_mean_other_classes_are_refused(val, tmp_path):
+    run = untrained_run(tmp_path / "run", val)
+    classes = {"num": 5, "names": tuple(f"class-{i}" for i in range(5)), "place": "shards/train"}
+    write_checkpoint(run, load_settings(run.config), step=2, parts={"classes": classes})
+    command(run.path)
+    other = rename_classes(
+        write_set(tmp_path / "other", num=9), "class-0", "class-1", "class-3", "class-2", "class-4"
+    )
+    result = CliRunner().invoke(main, ["evaluate", str(run.path), f"data.val={other}"])
+    assert result.exit_code == 1
+    assert f"2 is 'class-2' in shards/train and 'class-3' in {other}; write" in result.output

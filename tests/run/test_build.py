@@ -6,6 +6,7 @@ import pytest
 import torch.distributed as dist
 from support.ranks import run_ranks
 from support.small import small_parts, small_settings
+from support.stream_sets import CLASSES, SIZE, rename_classes, write_set
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.config import load_settings
@@ -39,3 +40,33 @@ def test_shards_that_are_missing_on_one_node_end_all_ranks_at_once(tmp_path):
     write_digits(tmp_path)
     with pytest.raises(DataError, match="nowhere"):
         run_ranks(without_shards_on_rank_1, 2, tmp_path, timeout_s=30)
+
+
+def opened(train, val, *overrides):
+    shards = [f"data.train={train}", f"data.val={val}", "data.lanes=1", "data.workers=0"]
+    images = [f"data.image_size={SIZE}", "data.channels=3", "batch.global=4", "run.device=cpu"]
+    with same_on_all_ranks():
+        parts = build_parts(load_settings(None, [*shards, *images, *overrides]))
+    try:
+        return parts.classes, [str(note) for note in parts.notes]
+    finally:
+        parts.close()
+
+
+def test_validation_with_other_classes_is_refused_on_all_ranks(tmp_path):
+    train, val = (write_set(tmp_path / name, num=12) for name in ("train", "val"))
+    rename_classes(val, "class-0", "class-2", "class-1", "class-3", "class-4")
+    words = r"1 is 'class-1' in \S+/train and 'class-2' in \S+/val; .* --classes-of \S+/train"
+    with pytest.raises(DataError, match=words):
+        run_ranks(opened, 2, train, val, timeout_s=60)
+
+
+def test_what_is_doubtful_about_classes_and_mixing_is_known_before_the_first_step(tmp_path):
+    folder = write_set(tmp_path / "train", num=12)
+    ((classes, said),) = run_ranks(
+        opened, 1, folder, folder, "augment.mixup=1", "batch.per_rank=1", "model.num_classes=9"
+    )
+    assert classes.names == tuple(f"class-{i}" for i in range(CLASSES))
+    outputs, mixing = said
+    assert outputs.startswith("model.num_classes: 9 outputs for the 5 classes of")
+    assert mixing.startswith("augment.mixup: micro-batches of one image mix nothing")

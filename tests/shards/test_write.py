@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -299,3 +300,84 @@ def processes_of(session):
         ["ps", "-o", "pid=,stat=", "-s", str(session)], capture_output=True, text=True
     ).stdout
     return [line for line in listed.splitlines() if line.split()[1][0] != "Z"]
+
+
+def labels_by_class(folder):
+    """{class in a sample's key: its labels in the shards}."""
+    found = {}
+    for key, _, label in samples_of(folder):
+        found.setdefault(key.split("_")[1], set()).add(label)
+    return found
+
+
+def test_a_folder_that_lacks_a_class_gets_the_labels_of_other_shards(tmp_path, source):
+    run("write", source[0], "--out", tmp_path / "train")
+    image_folder(tmp_path / "v", classes=("ant", "cow"), per_class=2)
+    run("write", tmp_path / "v", "--out", tmp_path / "val", "--classes-of", tmp_path / "train")
+    assert sorted(label for _, _, label in samples_of(tmp_path / "val")) == [0, 0, 2, 2]
+    manifest = Manifest.load(tmp_path / "val")
+    assert (manifest.classes, manifest.num_classes) == (("ant", "bee", "cow"), 3)
+    # So do a list of names, a list of labels and shards with the labels of their own.
+    (tmp_path / "names.tsv").write_text("v/cow/cow_0.JPEG\tcow\n")
+    (tmp_path / "labels.tsv").write_text("v/cow/cow_0.JPEG\t2\n")
+    run("write", tmp_path / "v", "--out", tmp_path / "own")
+    for name, labels in (("names.tsv", [2]), ("labels.tsv", [2]), ("own", [0, 0, 2, 2])):
+        out = tmp_path / f"from-{name.removesuffix('.tsv')}"
+        run("write", tmp_path / name, "--out", out, "--classes-of", tmp_path / "train")
+        assert sorted(label for _, _, label in samples_of(out)) == labels
+        assert Manifest.load(out).classes == ("ant", "bee", "cow")
+
+
+def test_classes_and_labels_that_the_other_shards_lack_are_refused(tmp_path, source):
+    image_folder(tmp_path / "two", classes=("ant", "bee"), per_class=2)
+    run("write", tmp_path / "two", "--out", tmp_path / "other")
+    (tmp_path / "labels.tsv").write_text("two/ant/ant_0.JPEG\t2\n")
+    tar_file(tmp_path / "nameless" / "a.tar", sample_members(3))
+    run("index", tmp_path / "nameless")
+    for what, of, words in (
+        (source[0], "other", "other: has no class 'cow'"),
+        (tmp_path / "labels.tsv", "other", "has the labels 0..1, and here is a label 2"),
+        (source[0], "nameless", "no names of their classes; index them again"),
+        (source[0], "none", "there are no shards here"),
+    ):
+        with pytest.raises(DataError, match=re.escape(words)) as caught:
+            run("write", what, "--out", tmp_path / "out", "--classes-of", tmp_path / of)
+        assert str(caught.value).startswith("--classes-of: ")
+    assert not (tmp_path / "out").exists()
+
+
+LEFTOVERS = ["@eaDir", ".thumbnails", ".ipynb_checkpoints", "#recycle", "__MACOSX", "ant/@eaDir"]
+
+
+def test_leftovers_of_file_servers_and_notebooks_are_no_classes_and_no_images(tmp_path, source):
+    folder, labels = source
+    for number, name in enumerate(LEFTOVERS):
+        (folder / name / "x").mkdir(parents=True)
+        (folder / name / "x" / "thumb.jpg").write_bytes(jpeg(5000 + number))
+    for name in ("Thumbs.db", ".DS_Store", "._ant_0.jpg"):
+        (folder / "ant" / name).write_bytes(b"left over")
+    (folder / ".DS_Store").write_bytes(b"left over")
+    said = run("write", folder, "--out", tmp_path / "t")
+    assert {image: label for _, image, label in samples_of(tmp_path / "t")} == labels
+    assert Manifest.load(tmp_path / "t").classes == ("ant", "bee", "cow")
+    assert "3 files left out" in said
+    assert "6 folders left out (hidden, or of a file server or system): #recycle, " in said
+
+
+def test_class_names_that_are_numbers_sort_as_numbers(tmp_path):
+    names = [str(i) for i in range(12)]
+    image_folder(tmp_path / "in", classes=names, per_class=1)
+    said = run("write", tmp_path / "in", "--out", tmp_path / "t")
+    assert labels_by_class(tmp_path / "t") == {name: {int(name)} for name in names}
+    assert Manifest.load(tmp_path / "t").classes == tuple(names)
+    assert "numbers" not in said
+
+
+def test_class_names_that_are_other_numbers_than_their_labels_are_said(tmp_path):
+    image_folder(tmp_path / "in", classes=("1", "2", "10"), per_class=1)
+    said = run("write", tmp_path / "in", "--out", tmp_path / "t")
+    assert Manifest.load(tmp_path / "t").classes == ("1", "2", "10")
+    assert (
+        "names of classes are numbers but not their labels: 1 has label 0, 2 has label 1, 10 has "
+        "label 2." in said
+    )

@@ -34,12 +34,13 @@ def untrained_run(folder, val, *overrides, seed=0):
     return run_dir
 
 
-def write_checkpoint(run_dir, settings, step=1):
+def write_checkpoint(run_dir, settings, step=1, parts=None):
     """A checkpoint of the weights that a run begins with."""
     model = build_model(settings)
     with torch.no_grad():  # logits that differ
         model.linear.weight.mul_(10)
-    state = {"format": 2, "step": step, "optimizer": {}, "optimizer_groups": None, "parts": {}}
+    state = {"format": 2, "step": step, "optimizer": {}, "optimizer_groups": None}
+    state["parts"] = parts or {}
     state["weights"] = {name: p.detach() for name, p in model.named_parameters()}
     state["buffers"] = dict(model.named_buffers())
     torch.save(state, run_dir.checkpoints / f"step-{step:08d}.pt")

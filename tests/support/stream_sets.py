@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from rwp_dist.data.dataset import load_dataset, load_manifest
+from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.data.image import EvalTransform, TrainTransform
 from rwp_dist.data.plan import Plan
 from rwp_dist.data.selection import Everything
@@ -37,6 +38,12 @@ def write_set(out, *, num=NUM, per_shard=15, first=0, undecodable=(), labels=Non
     reader = partial(read_source, undecodable=undecodable)
     write_shards(Listing(samples, classes, reader), out, samples_per_shard=per_shard)
     return out
+
+
+def rename_classes(folder, *names):
+    """The labels of shards that are there get other names, as written from other folders."""
+    Manifest(len(names), names, Manifest.load(folder).shards).save(folder)
+    return folder
 
 
 def load(*folders, num_classes=CLASSES, cache=None):
