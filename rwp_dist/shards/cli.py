@@ -10,6 +10,7 @@ import click
 
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.base.text import plural
+from rwp_dist.base.urls import shown
 from rwp_dist.process.progress import progress_bar
 from rwp_dist.shards.options import (
     FOLDER,
@@ -124,6 +125,7 @@ def index_command(
 
     URLS are folders, files, addresses that training can read (http://, https://, s3://, gs://),
     or patterns of them such as in-{000000..000099}.tar.
+    User, password and signature of an address are used, and not written into the manifest.
     Labels come from .cls files, or from a field of .json files with --label-key. Tars that are
     damaged or cut short are refused. If it is killed or stopped, start it again: finished shards
     are kept.
@@ -140,6 +142,11 @@ def index_command(
             classes=names,
             workers=workers,
             progress=progress,
+        )
+    if any(shown(url) != url for url in urls):
+        click.echo(
+            "The manifest does not keep user, password or signature: upload it beside the shards "
+            "and train from that address with them, or put the password into ~/.netrc."
         )
     _report(Path(manifest.location), manifest.num_samples, len(manifest.shards))
 
@@ -179,7 +186,7 @@ def verify_command(
             progress(done, total)
     faults.sort()
     for fault in faults:
-        place = fault.shard if fault.sample < 0 else f"{fault.shard} sample {fault.sample}"
+        place = shown(fault.shard) + (f" sample {fault.sample}" if fault.sample >= 0 else "")
         click.echo(f"{place}: {fault.what}")
     if report is not None:
         write_report(faults, report)

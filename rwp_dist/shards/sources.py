@@ -11,6 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import read_lines
 from rwp_dist.base.urls import local_path
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest
 from rwp_dist.data.format.sample import IMAGE_TYPES, label_type, read_samples
@@ -109,7 +110,7 @@ def list_lines(path: Path) -> Listing:
     """List the lines of a file: a path relative to the file, a tab, and a label or class name."""
     names, labels = [], []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: this is no list of lines `path<TAB>label`",
@@ -136,7 +137,7 @@ def list_lines(path: Path) -> Listing:
             name,
             _image_type(name),
             int(label) if numeric else number_of[label],
-            str(path.parent / name),
+            str(_beside(path.parent, name)),
         )
         for name, label in zip(names, labels, strict=True)
     ]
@@ -191,6 +192,14 @@ def _list_tar(shard: str, label_key: str | None) -> tuple[str, list[Source]]:
             name = f"{Path(shard).name}/{sample.key}"
             samples.append(Source(name, kind, label, shard, image.offset, image.size))
     return shard, samples
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """The file that a list in ``folder`` names, perhaps with the separators of Windows."""
+    path = folder / name
+    if "\\" in name and not path.exists():
+        return folder / name.replace("\\", "/")
+    return path
 
 
 def _classes_beside(shard: Path) -> tuple[str, ...] | None:

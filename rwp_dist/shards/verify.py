@@ -13,6 +13,7 @@ from PIL import Image
 from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import write_text
+from rwp_dist.base.urls import shown
 from rwp_dist.data.format.index import Index, load_index, read_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from rwp_dist.data.format.tar import BLOCK_BYTES, Stream
@@ -168,5 +169,7 @@ def _undecodable(image: bytes) -> str:
 def write_report(faults: Sequence[Fault], path: Path) -> None:
     """Write faults as tab-separated lines with a heading."""
     lines = ["shard\tsample\tlabel\tfault"]
-    lines += [f"{f.shard}\t{f.sample}\t{f.label}\t{' '.join(f.what.split())}" for f in faults]
+    lines += [
+        f"{shown(f.shard)}\t{f.sample}\t{f.label}\t{' '.join(f.what.split())}" for f in faults
+    ]
     write_text(path, "\n".join(lines) + "\n")

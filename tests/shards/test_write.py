@@ -169,6 +169,17 @@ def test_a_list_file_gives_numbers_or_names_as_labels(tmp_path, source):
     assert Manifest.load(tmp_path / "b").classes == ("A", "B")
 
 
+def test_a_list_of_windows_is_read_as_its_editor_shows_it(tmp_path, source):
+    lines = "images\\bee\\bee_0.JPEG\tzébu\r\n\r\nimages/ant/ant_0.JPEG\tant\r\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "list.txt").write_bytes(lines.encode(encoding))
+        run("write", tmp_path / "list.txt", "--out", tmp_path / encoding)
+        found = {label: image for _, image, label in samples_of(tmp_path / encoding)}
+        names = {1: "bee/bee_0.JPEG", 0: "ant/ant_0.JPEG"}
+        assert found == {label: (source[0] / name).read_bytes() for label, name in names.items()}
+        assert Manifest.load(tmp_path / encoding).classes == ("ant", "zébu")
+
+
 def test_tars_are_shuffled_anew_over_all_of_them(tmp_path):
     for i in range(3):
         tar_file(tmp_path / "in" / f"{i}.tar", sample_members(8, first=8 * i))
