@@ -54,6 +54,13 @@ def shards() -> None:
 @click.option(
     "--quality", type=click.IntRange(1, 100), help="JPEG quality of shrunk images; 90 by default."
 )
+@click.option(
+    "--max-bad",
+    type=click.IntRange(0),
+    default=0,
+    help="Leave out up to this many images that cannot be decoded, and list them in "
+    "OUT/bad_samples.tsv; every image is decoded to find them. By default none.",
+)
 @LABEL_KEY
 @PART
 def write_command(
@@ -65,6 +72,7 @@ def write_command(
     seed: int,
     short_side: int | None,
     quality: int | None,
+    max_bad: int,
     label_key: str | None,
     part: tuple[int, int],
 ) -> None:
@@ -75,9 +83,10 @@ def write_command(
     folder of them, or a pattern such as in-{000000..000099}.tar; only images and labels are
     copied).
 
-    If it is killed or stopped, start it again: finished shards are kept. The same arguments give
-    the same bytes with any number of workers and tasks. In a Slurm job, run it under srun: each
-    task writes its share, and the last one writes the manifest.
+    If it is killed or stopped, start it again: finished shards are kept, and those whose images
+    have changed since are made anew. The same arguments give the same bytes with any number of
+    workers and tasks. In a Slurm job, run it under srun: each task looks after its share of the
+    shards, and the last one writes the manifest.
     """
     if samples_per_shard and shard_bytes:
         raise ConfigError(
@@ -101,6 +110,7 @@ def write_command(
         shard_bytes=shard_bytes,
         seed=seed,
         shrink=Shrink(short_side, quality or 90) if short_side else None,
+        max_bad=max_bad,
         part=part,
         workers=workers,
     )
@@ -307,11 +317,18 @@ def _write(
     listing: "Listing", out: Path, *, part: tuple[int, int] = (0, 1), **options: Any
 ) -> None:
     """Call ``write_shards`` with a progress bar, and say what is there now."""
-    from rwp_dist.shards.write import write_shards
+    from rwp_dist.shards.write import BAD_NAME, write_shards
 
     title = f"part {part[0]}/{part[1]}" if part[1] > 1 else None
     with progress_bar("img", title) as progress:
         report = write_shards(listing, out, part=part, progress=progress, **options)
+    if report.num_kept or report.num_stale:
+        kept = f"{out}: {plural(report.num_kept, 'shard')} kept"
+        anew = f", {report.num_stale:,} made anew (their images have changed, or were unchecked)"
+        click.echo(f"{kept}{anew if report.num_stale else ''}.")
+    if report.num_bad:
+        left_out = plural(report.num_bad, "image")
+        click.echo(f"{out}: {left_out} left out (not readable); {out / BAD_NAME} lists them.")
     if report.num_missing:
         click.echo(
             f"{out}: this part is finished; {report.num_missing:,} of {report.num_shards:,} shards "
