@@ -12,7 +12,7 @@ from launcher.job import Job, Resources, new_jobs, read_job
 from launcher.snapshot import Snapshot, own_code_of, take
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.files import write_text
-from rwp_dist.base.urls import scheme_of
+from rwp_dist.base.urls import scheme_of, shown
 from rwp_dist.config import Settings, dump_settings, split_batch
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.resume import changed_settings
@@ -87,6 +87,8 @@ def submit(jobs: Sequence[Job], settings: Sequence[Settings], code: Snapshot) ->
         ConfigError: a run directory is in use, finished, or holds a run with other settings.
         LaunchError: the backend refused.
     """
+    for own in settings:
+        _refuse_secrets(own)
     jobs = new_jobs(jobs)
     script = backend(jobs[0].backend).render(jobs)
     with ExitStack() as locks:
@@ -182,6 +184,22 @@ def _absolute(settings: Settings) -> Settings:
     }
     run = settings.run.model_copy(update={"dir": _full(str(settings.run.dir))})
     return settings.model_copy(update={"run": run, "data": data.model_copy(update=paths)})
+
+
+def _refuse_secrets(settings: Settings) -> None:
+    """A job's settings are a file, which keeps no secrets.
+
+    Raises:
+        ConfigError: the address of data has a user, a password or a signature.
+    """
+    for address in _data(settings):
+        if shown(address) != address:
+            raise ConfigError(
+                f"{address}: its user, password or signature would be in the job's files",
+                key="data",
+                cure="put the password into ~/.netrc of the nodes, or name a function in "
+                "data.opener that adds the signature",
+            )
 
 
 def _full(path: str) -> str:

@@ -11,11 +11,13 @@ a person has to act first, 75 stopped with a checkpoint on disk.
 from collections.abc import Sequence
 from typing import Any
 
+from rwp_dist.base.urls import shown_text
+
 
 class RwpError(Exception):
     """A run that failed for a reason its user can act on.
 
-    Its text is ``key: problem; cure.``, or the problem alone.
+    Its text is ``key: problem; cure.``, or the problem alone. URLs in it lose their secrets.
     """
 
     exit_code = 1
@@ -30,6 +32,7 @@ class RwpError(Exception):
             cure: what to do, as an imperative in lower case without a full stop; or a question,
                 such as ``did you mean method.sigma?``.
         """
+        problem, cure = shown_text(problem), shown_text(cure) if cure else cure
         self.problem, self.key, self.cure = problem, key, cure
         text = f"{key}: {problem}" if key else problem
         end = "" if cure and cure.endswith("?") else "."

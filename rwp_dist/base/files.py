@@ -4,6 +4,7 @@ The content goes to a temporary file ``.NAME.HOST-PID.tmp`` in the same folder, 
 disk and then renamed. All functions raise ``OSError`` with the name of the final file.
 """
 
+import codecs
 import json
 import math
 import os
@@ -44,6 +45,23 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content, as UTF-8."""
     write_bytes(path, text.encode())
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that a person or a tool has made, without their ends.
+
+    Byte order marks and ends of lines are those of any system. The text is UTF-8 whatever the
+    locale, or UTF-16 if its mark says so, as Windows writes it.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is no text.
+    """
+    data = path.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if wide else "utf-8-sig")
+    # Not str.splitlines: it also ends a line at characters that names may hold.
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
 
 
 def write_json(path: Path, value: Any) -> None:

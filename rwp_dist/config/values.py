@@ -5,13 +5,14 @@ from typing import Any
 
 import yaml
 
+from rwp_dist.base.urls import shown_tree
 from rwp_dist.config.keys import sections, unknown_setting
 from rwp_dist.config.tree import Settings
 
 
 def dump_settings(settings: Settings) -> str:
-    """The settings as YAML that ``load_settings`` reads back unchanged."""
-    tree = settings.model_dump(by_alias=True, mode="json", exclude={"variant"})
+    """The settings as YAML that ``load_settings`` reads back unchanged, but for secrets in URLs."""
+    tree = shown_tree(settings.model_dump(by_alias=True, mode="json", exclude={"variant"}))
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
@@ -53,9 +54,10 @@ class Difference:
 def differences(old: Settings, new: Settings) -> list[Difference]:
     """Every setting whose value differs, by key.
 
-    ``variant`` is left out: it only names values that other settings have.
+    ``variant`` is left out: it only names values that other settings have. Secrets in URLs, which
+    no file keeps, do not count.
     """
-    before, after = values_by_key(old), values_by_key(new)
+    before, after = (shown_tree(values_by_key(settings)) for settings in (old, new))
     return [
         Difference(key, before[key], after[key])
         for key in sorted(before.keys() - {"variant"})

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.urls import local_path
+from rwp_dist.base.urls import joined, local_path, parent, shown
 from rwp_dist.data.classes import Classes
 from rwp_dist.data.format.index import Index, load_index, read_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, cure_of_missing
@@ -72,7 +72,7 @@ class Dataset:
 
     def name(self, shard: int, row: int) -> str:
         """What messages call a sample."""
-        return f"{posixpath.basename(self.shards[shard].url)}, sample {row}"
+        return f"{posixpath.basename(shown(self.shards[shard].url))}, sample {row}"
 
 
 def load_dataset(
@@ -125,7 +125,7 @@ def load_manifest(
     """
     path = local_path(source)
     if path is None:
-        url = source if source.endswith(".json") else posixpath.join(source, MANIFEST_NAME)
+        url = source if shown(source).endswith(".json") else joined(source, MANIFEST_NAME)
         return _fetch_manifest(url, Attempts(url, patience or Patience()), opener)
     try:
         if path.is_file() or (path / MANIFEST_NAME).exists():
@@ -155,7 +155,7 @@ def _fetch_manifest(url: str, attempts: Attempts, opener: str | None) -> Manifes
     while True:
         data = read_url(url, attempts=attempts, opener=opener)
         try:
-            return Manifest.from_json(data.decode(errors="replace"), posixpath.dirname(url))
+            return Manifest.from_json(data.decode(errors="replace"), parent(url))
         except DataError as error:
             if data == before:
                 raise

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rwp_dist.base.urls import shown_tree
 from rwp_dist.record.git import git_state
 
 PACKAGES = ("torch", "deepspeed", "torchvision", "webdataset", "wandb")
@@ -20,7 +21,7 @@ def environment(*, world_size: int, gpus: Sequence[str] = ()) -> dict[str, Any]:
     """The content of ``environment.json``; ``gpus`` are the names of this machine's GPUs."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "argv": list(sys.argv),
+        "argv": shown_tree(sys.argv),
         "hostname": socket.gethostname(),
         "platform": platform.platform(),
         "num_cpus": os.cpu_count(),

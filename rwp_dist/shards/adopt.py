@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import read_lines
+from rwp_dist.base.urls import shown
 from rwp_dist.data.format.index import index_tar
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, check_names
 from rwp_dist.shards.location import expand_shards, is_remote, open_shard, shard_size
@@ -88,17 +90,20 @@ def index_shards(
 
 
 def load_class_names(path: Path) -> list[str]:
-    """The names of label 0, 1, ... from the lines of a file.
+    """The names of label 0, 1, ... from the lines of a file; empty lines are no names.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or has no names.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        names = [name for line in read_lines(path) if (name := line.strip())]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: this is no text file of class names", cure="give another"
         ) from error
+    if not names:
+        raise DataError(f"{path}: there are no class names here", cure="write one on each line")
+    return names
 
 
 def _folder(locations: Sequence[str], out: Path | None) -> Path:
@@ -118,9 +123,9 @@ def _folder(locations: Sequence[str], out: Path | None) -> Path:
 
 
 def _name(location: str, folder: Path) -> str:
-    """The shard's name in the manifest: relative if it lies beside it."""
+    """The shard's name in the manifest: relative if it lies beside it, and without secrets."""
     if is_remote(location):
-        return location
+        return shown(location)
     path = Path(location)
     return path.name if path.parent.resolve() == folder.resolve() else str(path.resolve())
 

@@ -55,6 +55,13 @@ def shards() -> None:
 @click.option(
     "--quality", type=click.IntRange(1, 100), help="JPEG quality of shrunk images; 90 by default."
 )
+@click.option(
+    "--max-bad",
+    type=click.IntRange(0),
+    default=0,
+    help="Leave out up to this many images that cannot be decoded, and list them in "
+    "OUT/bad_samples.tsv; every image is decoded to find them. By default none.",
+)
 @LABEL_KEY
 @click.option(
     "--classes-of",
@@ -72,6 +79,7 @@ def write_command(
     seed: int,
     short_side: int | None,
     quality: int | None,
+    max_bad: int,
     label_key: str | None,
     classes_of: str | None,
     part: tuple[int, int],
@@ -84,9 +92,10 @@ def write_command(
     anew (a folder of them, or a pattern such as in-{000000..000099}.tar; only images and labels
     are copied).
 
-    If it is killed or stopped, start it again: finished shards are kept. The same arguments give
-    the same bytes with any number of workers and tasks. In a Slurm job, run it under srun: each
-    task writes its share, and the last one writes the manifest.
+    If it is killed or stopped, start it again: finished shards are kept, and those whose images
+    have changed since are made anew. The same arguments give the same bytes with any number of
+    workers and tasks. In a Slurm job, run it under srun: each task looks after its share of the
+    shards, and the last one writes the manifest.
     """
     if samples_per_shard and shard_bytes:
         raise ConfigError(
@@ -121,6 +130,7 @@ def write_command(
         shard_bytes=shard_bytes,
         seed=seed,
         shrink=Shrink(short_side, quality or 90) if short_side else None,
+        max_bad=max_bad,
         part=part,
         workers=workers,
     )
@@ -145,6 +155,7 @@ def index_command(
 
     URLS are folders, files, addresses that training can read (http://, https://, s3://, gs://),
     or patterns of them such as in-{000000..000099}.tar.
+    User, password and signature of an address are used, and not written into the manifest.
     Labels come from .cls files, or from a field of .json files with --label-key. Tars that are
     damaged or cut short are refused. If it is killed or stopped, start it again: finished shards
     are kept.
@@ -161,6 +172,11 @@ def index_command(
             classes=names,
             workers=workers,
             progress=progress,
+        )
+    if any(shown(url) != url for url in urls):
+        click.echo(
+            "The manifest does not keep user, password or signature: upload it beside the shards "
+            "and train from that address with them, or put the password into ~/.netrc."
         )
     _report(Path(manifest.location), manifest.num_samples, len(manifest.shards))
 
@@ -200,7 +216,7 @@ def verify_command(
             progress(done, total)
     faults.sort()
     for fault in faults:
-        place = fault.shard if fault.sample < 0 else f"{fault.shard} sample {fault.sample}"
+        place = shown(fault.shard) + (f" sample {fault.sample}" if fault.sample >= 0 else "")
         click.echo(f"{place}: {fault.what}")
     if report is not None:
         write_report(faults, report)
@@ -321,11 +337,18 @@ def _write(
     listing: "Listing", out: Path, *, part: tuple[int, int] = (0, 1), **options: Any
 ) -> None:
     """Call ``write_shards`` with a progress bar, and say what is there now."""
-    from rwp_dist.shards.write import write_shards
+    from rwp_dist.shards.write import BAD_NAME, write_shards
 
     title = f"part {part[0]}/{part[1]}" if part[1] > 1 else None
     with progress_bar("img", title) as progress:
         report = write_shards(listing, out, part=part, progress=progress, **options)
+    if report.num_kept or report.num_stale:
+        kept = f"{out}: {plural(report.num_kept, 'shard')} kept"
+        anew = f", {report.num_stale:,} made anew (their images have changed, or were unchecked)"
+        click.echo(f"{kept}{anew if report.num_stale else ''}.")
+    if report.num_bad:
+        left_out = plural(report.num_bad, "image")
+        click.echo(f"{out}: {left_out} left out (not readable); {out / BAD_NAME} lists them.")
     if report.num_missing:
         click.echo(
             f"{out}: this part is finished; {report.num_missing:,} of {report.num_shards:,} shards "

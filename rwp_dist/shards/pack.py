@@ -1,8 +1,11 @@
 """One shard, made by one process: samples are read, shrunk if asked for, and put into a tar."""
 
+import hashlib
 import io
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +15,8 @@ from PIL import Image
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import atomic_file, remove_leftovers
 from rwp_dist.data.format.index import IndexedShard, index_tar
-from rwp_dist.data.format.manifest import ShardEntry
-from rwp_dist.shards.records import Records
-from rwp_dist.shards.sources import Source, encode
+from rwp_dist.shards.records import FinishedShard, MadeFrom, Records
+from rwp_dist.shards.sources import Source, encode, undecodable
 
 _KEY_LENGTH = 90  # names in a plain tar header end at 100 bytes
 
@@ -81,18 +83,104 @@ class ShardJob:
     samples: Sequence[Source]
     read: Callable[[Source], bytes]
     shrink: Shrink | None
+    max_bad: int = 0
+    """Most images to leave out; with 1 or more, every image is decoded."""
 
 
-def pack_shard(job: ShardJob) -> ShardEntry:
+def pack_shard(job: ShardJob) -> FinishedShard:
     """Write, index and record one shard.
 
     Raises:
-        DataError: a sample cannot be read or decoded.
+        DataError: more samples than ``max_bad`` cannot be read or decoded, or all of them.
     """
-    rows = zip(job.rows, job.samples, strict=True)
-    path = job.records.folder / job.name
-    indexed = write_tar(path, (_pack(job, row, sample) for row, sample in rows))
-    return job.records.save(job.name, indexed)
+    stat, sha256, bad = _stat(job), hashlib.sha256(), list[tuple[str, str]]()
+
+    def pack() -> Iterator[Packed]:
+        for row, sample in zip(job.rows, job.samples, strict=True):
+            try:
+                data = job.read(sample)
+                sha256.update(_digest(data))
+                packed = _pack(job, row, sample, data)
+            except DataError as error:
+                bad.append((sample.name, error.problem))
+                if len(bad) > job.max_bad:
+                    raise too_many(job.max_bad, error.problem, len(bad)) from error
+                continue
+            yield packed
+        if len(bad) == len(job.rows):
+            raise DataError(
+                f"{job.name}: none of its {len(bad)} images can be read, the last one is "
+                f"{bad[-1][1]}",
+                cure="replace them, or take them out of the source",
+            )
+
+    indexed = write_tar(job.records.folder / job.name, pack())
+    made_from = MadeFrom(stat, sha256.hexdigest(), bool(job.max_bad), bad)
+    job.records.save(job.name, indexed, made_from)
+    finished = job.records.finished_here(job.name)
+    assert finished is not None, f"{job.name} was just written"
+    return finished
+
+
+def too_many(max_bad: int, problem: str, found: int) -> DataError:
+    """The error for more unreadable images than ``--max-bad`` allows; ``problem`` is of one."""
+    if not max_bad:
+        return DataError(
+            problem, cure="replace it, or write without it and up to N others by --max-bad N"
+        )
+    return DataError(
+        f"{found:,} images cannot be read, more than --max-bad {max_bad}; the last is {problem}",
+        cure="replace them, or raise --max-bad",
+    )
+
+
+def is_stale(job: ShardJob) -> bool:
+    """Whether the images of a finished shard have changed since, or have to be checked.
+
+    Files that only look new, as copies do, are read and compared.
+    """
+    finished = job.records.finished_here(job.name)
+    if finished is None:
+        return False
+    made_from = finished.made_from
+    if made_from is None:  # version 0.1 did not say: the record's time has to do
+        written_ns = job.records.path(job.name).stat().st_mtime_ns
+        return bool(job.max_bad) or any(
+            max(stat.st_mtime_ns, stat.st_ctime_ns) > written_ns for stat in _stats(job)
+        )
+    if job.max_bad and not made_from.checked:
+        return True
+    stat = _stat(job)
+    if stat == made_from.stat:
+        return False
+    sha256 = hashlib.sha256()
+    for sample in job.samples:
+        with suppress(DataError):
+            sha256.update(_digest(job.read(sample)))
+    if sha256.hexdigest() != made_from.sha256:
+        return True
+    job.records.now_made_from(job.name, made_from._replace(stat=stat))
+    return False
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _stat(job: ShardJob) -> str:
+    """See ``MadeFrom``. The time of change cannot be set back, as the one of modification can."""
+    kept = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in _stats(job)]
+    return hashlib.sha256(repr(kept).encode()).hexdigest()
+
+
+def _stats(job: ShardJob) -> list[os.stat_result]:
+    """Of the files that hold the samples, those that are there."""
+    paths = dict.fromkeys(sample.path for sample in job.samples if sample.path)
+    found = []
+    for path in paths:
+        with suppress(OSError):
+            found.append(Path(path).stat())
+    return found
 
 
 def write_tar(path: Path, samples: Iterable[Packed]) -> IndexedShard:
@@ -112,8 +200,10 @@ def write_tar(path: Path, samples: Iterable[Packed]) -> IndexedShard:
             return index_tar(written, str(path))
 
 
-def _pack(job: ShardJob, row: int, sample: Source) -> Packed:
-    image, kind = job.read(sample), sample.kind
+def _pack(job: ShardJob, row: int, sample: Source, image: bytes) -> Packed:
+    kind = sample.kind
+    if job.max_bad and (cause := undecodable(image)):
+        raise DataError(f"{sample.name}: this is no readable image ({cause})")
     if job.shrink is not None:
         image, kind = job.shrink(image, sample.name), "jpg"
     return Packed(_key(row, sample.name), kind, image, sample.label)

@@ -2,7 +2,8 @@
 
 ::
 
-    FOLDER/.written/train-000000.tar.json    {"recipe": "...", "num_classes": 3, "entry": {...}}
+    FOLDER/.written/train-000000.tar.json    {"recipe": "...", "num_classes": 3, "entry": {...},
+                                              "made_from": {...}}    of ``write``: see ``MadeFrom``
 
 A shard is finished if it has a record, its tar has the recorded size and its index the recorded
 sha256. The tasks of a Slurm job learn from the records what the others have finished: the task that
@@ -29,12 +30,27 @@ from rwp_dist.data.format.manifest import (
 )
 
 
+class MadeFrom(NamedTuple):
+    """What a shard was written from, so that a change of its source is noticed."""
+
+    stat: str
+    """Sha256 over sizes, times and numbers of the files; while it is the same, nothing changed."""
+    sha256: str
+    """Over the contents of the images' files."""
+    checked: bool = False
+    """Whether every image was decoded."""
+    bad: Sequence[Sequence[str]] = ()
+    """Name of each image that was left out, and why."""
+
+
 class FinishedShard(NamedTuple):
     """What the manifest needs to know of a shard."""
 
     entry: ShardEntry
     num_classes: int
     """One more than its largest label."""
+    made_from: MadeFrom | None = None
+    """None: it was indexed, or written by version 0.1."""
 
 
 def recipe_id(**settings: Any) -> str:
@@ -92,7 +108,9 @@ class Records:
         path = self.path(name)
         return path.exists() and self._read(path)["recipe"] != self.recipe
 
-    def save(self, name: str, indexed: IndexedShard) -> ShardEntry:
+    def save(
+        self, name: str, indexed: IndexedShard, made_from: MadeFrom | None = None
+    ) -> ShardEntry:
         """Record a shard whose tar is complete, then write its index."""
         entry = describe(name, indexed)
         record = {
@@ -100,6 +118,8 @@ class Records:
             "num_classes": indexed.num_classes,
             "entry": asdict(entry),
         }
+        if made_from is not None:
+            record["made_from"] = made_from._asdict()
         write_text(self.path(name), json.dumps(record))
         write_bytes(self.folder / index_name(entry.basename), index_bytes(indexed.index))
         return entry
@@ -119,7 +139,14 @@ class Records:
             return None
         if hashlib.sha256(index).hexdigest() != entry.index_sha256:
             return None
-        return FinishedShard(entry, int(record["num_classes"]))
+        known = record.get("made_from")
+        made_from = None if known is None else MadeFrom(**known)
+        return FinishedShard(entry, int(record["num_classes"]), made_from)
+
+    def now_made_from(self, name: str, made_from: MadeFrom) -> None:
+        """Note that a finished shard's source is new files with the same content."""
+        record = self._read(self.path(name)) | {"made_from": made_from._asdict()}
+        write_text(self.path(name), json.dumps(record))
 
     def finished_here(self, name: str) -> FinishedShard | None:
         """A shard whose tar lies in this folder, if it is finished."""
@@ -127,6 +154,11 @@ class Records:
             return self.finished(name, (self.folder / name).stat().st_size)
         except FileNotFoundError:
             return None
+
+    def forget(self, name: str) -> None:
+        """Let a shard, and the manifest that names it, be made anew."""
+        (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
+        self.path(name).unlink(missing_ok=True)
 
     def write_manifest(
         self, shards: Sequence[FinishedShard], classes: Sequence[str] | None

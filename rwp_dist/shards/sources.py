@@ -11,6 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import read_lines
 from rwp_dist.base.urls import local_path
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest
 from rwp_dist.data.format.sample import IMAGE_TYPES, label_type, read_samples
@@ -170,7 +171,7 @@ def list_lines(path: Path) -> Listing:
     """List the lines of a file: a path relative to the file, a tab, and a label or class name."""
     names, labels = [], []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: this is no list of lines `path<TAB>label`",
@@ -197,7 +198,7 @@ def list_lines(path: Path) -> Listing:
             name,
             _image_type(name),
             int(label) if numeric else number_of[label],
-            str(path.parent / name),
+            str(_beside(path.parent, name)),
         )
         for name, label in zip(names, labels, strict=True)
     ]
@@ -236,6 +237,16 @@ def read_image(sample: Source) -> bytes:
     return data
 
 
+def undecodable(image: bytes) -> str:
+    """Why an image cannot be decoded; empty if it can."""
+    try:
+        Image.open(io.BytesIO(image)).convert("RGB")
+    except Exception as error:  # decoders raise a dozen kinds on damaged files
+        # Pillow's message ends with the address of the buffer.
+        return str(error).partition(" <_io")[0] or type(error).__name__
+    return ""
+
+
 def encode(image: Image.Image, kind: str, **options: int) -> bytes:
     """The content of an image's file, of a format that Pillow names, with its options."""
     buffer = io.BytesIO()
@@ -252,6 +263,14 @@ def _list_tar(shard: str, label_key: str | None) -> tuple[str, list[Source]]:
             name = f"{Path(shard).name}/{sample.key}"
             samples.append(Source(name, kind, label, shard, image.offset, image.size))
     return shard, samples
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """The file that a list in ``folder`` names, perhaps with the separators of Windows."""
+    path = folder / name
+    if "\\" in name and not path.exists():
+        return folder / name.replace("\\", "/")
+    return path
 
 
 def _classes_beside(shard: Path) -> tuple[str, ...] | None:

@@ -2,19 +2,22 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rwp_dist.shards.pack import ShardJob, Shrink, pack_shard
+from rwp_dist.base.files import write_text
+from rwp_dist.shards.pack import ShardJob, Shrink, is_stale, pack_shard, too_many
 from rwp_dist.shards.parallel import run_jobs
-from rwp_dist.shards.records import Records, recipe_id
+from rwp_dist.shards.records import FinishedShard, Records, recipe_id
 from rwp_dist.shards.sources import Listing
 
 SAMPLES_PER_SHARD = 1000
+BAD_NAME = "bad_samples.tsv"
+"""Beside the shards: name of each image that was left out, a tab, and why."""
 
 Progress = Callable[[int, int], None]
 """Called with the numbers of samples that are finished and of all samples of this part."""
@@ -29,6 +32,12 @@ class WriteReport:
     num_shards: int
     num_missing: int
     """Shards of other parts that are not finished yet. 0: the manifest is written."""
+    num_kept: int = 0
+    """Shards of this part that were finished already."""
+    num_stale: int = 0
+    """Shards of this part that were made anew, because their images had changed."""
+    num_bad: int = 0
+    """Images left out of the shards that are finished, listed in ``BAD_NAME``."""
 
 
 def write_shards(
@@ -39,6 +48,7 @@ def write_shards(
     shard_bytes: int | None = None,
     seed: int = 0,
     shrink: Shrink | None = None,
+    max_bad: int = 0,
     part: tuple[int, int] = (0, 1),
     workers: int = 1,
     progress: Progress = lambda done, total: None,
@@ -49,7 +59,8 @@ def write_shards(
     whose lengths differ by at most one. The bytes depend only on the source, the seed and the
     sizes, not on workers and parts (with ``shrink``, also on the version of Pillow).
 
-    Finished shards are kept, so a call that was killed is repeated to continue.
+    Finished shards are kept, so a call that was killed is repeated to continue. Those of this part
+    whose images have changed are made anew.
 
     Args:
         listing: the source.
@@ -58,13 +69,15 @@ def write_shards(
         shard_bytes: about this many bytes of source files per shard, before shrinking.
         seed: of the order.
         shrink: how to make images smaller.
+        max_bad: most images to leave out because they cannot be read. With 1 or more, every image
+            is decoded to find out.
         part: (k, n) writes the shards whose number modulo n is k. The part that finds all shards
             finished writes the manifest.
         workers: number of processes.
         progress: see ``Progress``.
 
     Raises:
-        DataError: the folder holds other shards, or a sample cannot be read.
+        DataError: the folder holds other shards, or more samples than ``max_bad`` cannot be read.
     """
     cuts = _cut(listing, seed, samples_per_shard, shard_bytes)
     records = Records(out, _recipe(listing, seed, len(cuts), shrink))
@@ -76,6 +89,7 @@ def write_shards(
             samples=[listing.samples[row] for row in rows],
             read=listing.read,
             shrink=shrink,
+            max_bad=max_bad,
         )
         for name, rows in zip(_names(out, len(cuts)), cuts, strict=True)
     ]
@@ -84,18 +98,54 @@ def write_shards(
     records.make_folder()
 
     own = jobs[part[0] :: part[1]]
+    stale = [name for name in run_jobs(_stale_name, own, workers) if name]
+    for name in stale:
+        records.forget(name)
+    bad = _bad(filter(None, map(records.finished_here, names)), max_bad)
     todo = [job for job in own if records.finished_here(job.name) is None]
     total = sum(len(job.rows) for job in own)
     done = total - sum(len(job.rows) for job in todo)
     progress(done, total)
-    for entry in run_jobs(pack_shard, todo, workers, preload=("webdataset",)):
-        done += entry.num_samples
+    for packed in run_jobs(pack_shard, todo, workers, preload=("webdataset",)):
+        left_out = _bad([packed], max_bad, len(bad))
+        bad += left_out
+        done += packed.entry.num_samples + len(left_out)
         progress(done, total)
 
     finished = [shard for name in names if (shard := records.finished_here(name))]
+    bad = _bad(finished, max_bad)
+    if bad:
+        lines = [f"{name}\t{' '.join(why.split())}\n" for name, why in bad]
+        write_text(out / BAD_NAME, "".join(lines))
+    else:
+        (out / BAD_NAME).unlink(missing_ok=True)
     if len(finished) == len(names):
         records.write_manifest(finished, listing.classes)
-    return WriteReport(len(listing.samples), len(names), len(names) - len(finished))
+    return WriteReport(
+        num_samples=len(listing.samples) - len(bad),
+        num_shards=len(names),
+        num_missing=len(names) - len(finished),
+        num_kept=len(own) - len(todo),
+        num_stale=len(stale),
+        num_bad=len(bad),
+    )
+
+
+def _stale_name(job: ShardJob) -> str:
+    """The name of a finished shard whose images have changed; empty for others."""
+    return job.name if is_stale(job) else ""
+
+
+def _bad(shards: Iterable[FinishedShard], max_bad: int, before: int = 0) -> list[Sequence[str]]:
+    """The images that shards leave out, after ``before`` others.
+
+    Raises:
+        DataError: they are more than ``max_bad``.
+    """
+    bad = [pair for shard in shards if shard.made_from for pair in shard.made_from.bad]
+    if bad and before + len(bad) > max_bad:
+        raise too_many(max_bad, bad[-1][1], before + len(bad))
+    return bad
 
 
 def _cut(

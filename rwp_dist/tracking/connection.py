@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwp_dist.base.text import shortened
-from rwp_dist.base.urls import shown
+from rwp_dist.base.urls import shown, shown_tree
 from rwp_dist.config.sources import VARIABLES
 from rwp_dist.config.tree import Settings
 from rwp_dist.process.webhook import Alert
@@ -267,7 +267,7 @@ def has_login() -> bool:
 
 def config_of(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
     """The resolved settings, the commit and the number of ranks, for W&B's page of the run."""
-    config = settings.model_dump(by_alias=True, mode="json")
+    config = shown_tree(settings.model_dump(by_alias=True, mode="json"))
     known = run_dir.read_environment() or {}
     git = known.get("git") or {}
     return config | {

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from rwp_dist.base.files import atomic_file, remove_leftovers, write_bytes, write_json, write_text
+from rwp_dist.base.files import (
+    atomic_file,
+    read_lines,
+    remove_leftovers,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -92,3 +99,22 @@ def test_json_is_strict(tmp_path: Path) -> None:
     text = (tmp_path / "file").read_text()
     assert json.loads(text) == {"a": [None, 1.5], "b": [None, "é"]}
     assert "é" in text and text.endswith("}\n")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbfant\r\nb\xc3\xa9e\r\n",
+        "ant\r\nbée\r\n".encode("utf-16"),
+        "\ufeffant\nbée".encode("utf-16-be"),
+        "ant\rbée\r".encode(),
+    ],
+)
+def test_lines_are_those_that_an_editor_shows(tmp_path, data):
+    (tmp_path / "list").write_bytes(data)
+    assert read_lines(tmp_path / "list") == ["ant", "bée"]
+
+
+def test_only_ends_of_lines_end_lines(tmp_path):
+    (tmp_path / "list").write_bytes("a\u2028b\x85\x0cc\n\nd\n".encode())
+    assert read_lines(tmp_path / "list") == ["a\u2028b\x85\x0cc", "", "d"]

@@ -212,6 +212,13 @@ def test_secrets_that_others_may_read_are_refused(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "chmod 600" in done.stderr
 
 
+def test_addresses_with_secrets_are_refused_as_a_file_would_keep_them(tmp_path: Path) -> None:
+    for address in (f"http://me:{SECRET}@h/t", f"http://h/t?sig={SECRET}"):
+        result = submit(tmp_path / "run", f"data.train={address}")
+        assert result.exit_code == 2 and "~/.netrc" in result.output
+        assert SECRET not in result.output and not (tmp_path / "run").exists()
+
+
 def test_a_job_of_another_version_is_not_resumed_and_says_why(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
     (tmp_path / "code" / "launcher").mkdir(parents=True)

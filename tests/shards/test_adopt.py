@@ -182,6 +182,12 @@ def test_names_of_classes_are_kept_or_given(tmp_path):
     assert Manifest.load(tmp_path / "in").classes == ("ant", "bee", "cow")
     run("index", tmp_path / "in")
     assert Manifest.load(tmp_path / "in").classes == ("ant", "bee", "cow")
+    names.write_bytes(b"\xef\xbb\xbfant\r\n\r\nb\xc3\xa9e\r\ncow\r\n\r\n")
+    run("index", tmp_path / "in", "--classes", names)
+    assert Manifest.load(tmp_path / "in").classes == ("ant", "bée", "cow")
+    names.write_text("\n")
+    with pytest.raises(DataError, match="no class names here; write one on each line"):
+        run("index", tmp_path / "in", "--classes", names)
     names.write_text("ant\nbee\n")
     with pytest.raises(DataError, match="labels go up to 2, but there are only 2 class names"):
         run("index", tmp_path / "in", "--classes", names)

@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import re
 import signal
@@ -170,6 +171,17 @@ def test_a_list_file_gives_numbers_or_names_as_labels(tmp_path, source):
     assert Manifest.load(tmp_path / "b").classes == ("A", "B")
 
 
+def test_a_list_of_windows_is_read_as_its_editor_shows_it(tmp_path, source):
+    lines = "images\\bee\\bee_0.JPEG\tzébu\r\n\r\nimages/ant/ant_0.JPEG\tant\r\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "list.txt").write_bytes(lines.encode(encoding))
+        run("write", tmp_path / "list.txt", "--out", tmp_path / encoding)
+        found = {label: image for _, image, label in samples_of(tmp_path / encoding)}
+        names = {1: "bee/bee_0.JPEG", 0: "ant/ant_0.JPEG"}
+        assert found == {label: (source[0] / name).read_bytes() for label, name in names.items()}
+        assert Manifest.load(tmp_path / encoding).classes == ("ant", "zébu")
+
+
 def test_tars_are_shuffled_anew_over_all_of_them(tmp_path):
     for i in range(3):
         tar_file(tmp_path / "in" / f"{i}.tar", sample_members(8, first=8 * i))
@@ -283,6 +295,91 @@ def test_a_bad_image_stops_a_shrinking_write_by_its_name(tmp_path, source):
     (source[0] / "bee" / "bee_3.JPEG").write_bytes(jpeg(7))
     run("write", source[0], "--out", tmp_path / "t", "--short-side", 8)
     assert Manifest.load(tmp_path / "t").num_samples == 30
+
+
+def test_up_to_so_many_unreadable_images_are_left_out_counted_and_listed(tmp_path, source):
+    folder, labels = source
+    whole = [image for image in labels if image != (folder / "ant" / "ant_1.JPEG").read_bytes()]
+    whole.remove((folder / "bee" / "bee_3.JPEG").read_bytes())
+    cut = (folder / "ant" / "ant_1.JPEG").read_bytes()
+    (folder / "ant" / "ant_1.JPEG").write_bytes(cut[: len(cut) // 2])
+    (folder / "bee" / "bee_3.JPEG").write_bytes(b"")
+    out = tmp_path / "t"
+    with pytest.raises(DataError, match=r"bee_3\.JPEG is empty .* without it .* by --max-bad N"):
+        run("write", folder, "--out", out, *FLAGS)
+    with pytest.raises(
+        DataError, match=r"2 images cannot be read, more than --max-bad 1; .* raise"
+    ):
+        run("write", folder, "--out", out, *FLAGS, "--max-bad", 1)
+    assert not (out / "manifest.json").exists()
+    said = run("write", folder, "--out", out, *FLAGS, "--max-bad", 2)
+    assert "2 images left out" in said and "28 samples in 5 shards" in said
+    assert {image for _, image, _ in samples_of(out)} == set(whole)
+    assert Manifest.load(out).num_samples == 28
+    lines = (out / "bad_samples.tsv").read_text().splitlines()
+    assert {line.split("\t")[0] for line in lines} == {"ant/ant_1.JPEG", "bee/bee_3.JPEG"}
+    assert not [c.faults for c in verify_shards(out, "decode") if c.faults]
+    # The same with several processes; and a lower limit does not take what a higher one wrote.
+    run("write", folder, "--out", tmp_path / "u" / "t", *FLAGS, "--max-bad", 9, "--workers", 2)
+    assert files(tmp_path / "u" / "t") == files(out)
+    with pytest.raises(DataError, match="--max-bad N"):
+        run("write", folder, "--out", out, *FLAGS)
+    # Mended, they are written, and the list goes.
+    (folder / "ant" / "ant_1.JPEG").write_bytes(cut)
+    (folder / "bee" / "bee_3.JPEG").write_bytes(jpeg(99))
+    run("write", folder, "--out", out, *FLAGS, "--max-bad", 2)
+    assert Manifest.load(out).num_samples == 30 and not (out / "bad_samples.tsv").exists()
+
+
+@pytest.mark.parametrize("tars", [False, True])
+def test_images_replaced_under_their_names_sizes_and_dates_are_written_anew(tmp_path, tars):
+    place, out = tmp_path / "in" / "a", tmp_path / "t"
+    place.mkdir(parents=True)
+    for i in range(4):
+        (place / f"{i}.jpg").write_bytes(jpeg(i))
+    source = tar_file(tmp_path / "s" / "0.tar", sample_members(4)) if tars else place / "2.jpg"
+    given = ("write", source.parent if tars else tmp_path / "in", "--out", out)
+    run(*given, "--samples-per-shard", 2)
+    before, known = files(out), source.stat()
+    data = bytearray(source.read_bytes())
+    at = data.index(jpeg(2)) + len(jpeg(2)) - 3  # of the compressed pixels
+    data[at] ^= 1
+    source.write_bytes(data)
+    os.utime(source, ns=(known.st_atime_ns, known.st_mtime_ns))
+    said = run(*given, "--samples-per-shard", 2)
+    assert "1 shard kept, 1 made anew" in said
+    after = files(out)
+    assert sum(after[name] != before[name] for name in before if name.endswith(".tar")) == 1
+    new = bytearray(jpeg(2))
+    new[-3] ^= 1
+    assert {image for _, image, _ in samples_of(out)} == {jpeg(0), jpeg(1), bytes(new), jpeg(3)}
+    assert not [c.faults for c in verify_shards(out) if c.faults]
+
+
+def test_a_source_that_was_copied_is_compared_and_its_shards_are_kept(tmp_path, source):
+    run("write", source[0], "--out", tmp_path / "t", *FLAGS)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "t").iterdir()}
+    for path in source[0].rglob("*.JPEG"):
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data)
+    said = run("write", source[0], "--out", tmp_path / "t", *FLAGS)
+    assert "5 shards kept." in said
+    kept = {path: path.stat().st_mtime_ns for path in times if path.is_file()}
+    assert kept == {path: stamp for path, stamp in times.items() if path.is_file()}
+
+
+def test_records_of_version_0_1_go_by_their_time(tmp_path, source):
+    run("write", source[0], "--out", tmp_path / "t")
+    (path,) = (tmp_path / "t" / ".written").iterdir()
+    record = json.loads(path.read_text())
+    del record["made_from"]
+    path.write_text(json.dumps(record))
+    assert "1 shard kept." in run("write", source[0], "--out", tmp_path / "t")
+    os.utime(path, ns=(0, 0))
+    (source[0] / "ant" / "ant_0.JPEG").write_bytes(jpeg(99))
+    assert "1 made anew" in run("write", source[0], "--out", tmp_path / "t")
+    assert jpeg(99) in {image for _, image, _ in samples_of(tmp_path / "t")}
 
 
 def test_synthetic_images_weigh_what_photographs_do(tmp_path):

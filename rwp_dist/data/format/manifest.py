@@ -23,7 +23,7 @@ from typing import Any
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import write_text
-from rwp_dist.base.urls import scheme_of
+from rwp_dist.base.urls import joined, scheme_of, with_login_of
 from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name
 
 MANIFEST_NAME = "manifest.json"
@@ -108,12 +108,14 @@ class Manifest:
 
     def shard_location(self, shard: ShardEntry) -> str:
         """Path or URL of a shard."""
-        return shard.name if is_absolute(shard.name) else posixpath.join(self.location, shard.name)
+        if is_absolute(shard.name):
+            return with_login_of(shard.name, self.location)
+        return joined(self.location, shard.name)
 
     def index_location(self, shard: ShardEntry) -> str:
         """Path or URL of an index: beside a relative shard, else beside the manifest."""
         name = shard.basename if is_absolute(shard.name) else shard.name
-        return posixpath.join(self.location, index_name(name))
+        return joined(self.location, index_name(name))
 
     def to_json(self) -> str:
         """The content of the file."""
@@ -152,7 +154,7 @@ class Manifest:
         Raises:
             DataError: it is no JSON, has another format, or its id does not fit its content.
         """
-        path = posixpath.join(location, MANIFEST_NAME)
+        path = joined(location, MANIFEST_NAME)
         try:
             content = json.loads(text)
             if content["format"] != FORMAT:
@@ -179,7 +181,7 @@ class Manifest:
 
     @property
     def _path(self) -> str:
-        return posixpath.join(self.location, MANIFEST_NAME)
+        return joined(self.location, MANIFEST_NAME)
 
     def _content(self) -> dict[str, Any]:
         return {

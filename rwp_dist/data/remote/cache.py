@@ -278,10 +278,14 @@ def _touch(file: FileIO) -> None:
 
 
 def _file_name(shard: Shard) -> str:
-    """Readable, and different for any two URLs, or two contents of one."""
+    """Readable, and different for any two URLs, or two contents of one.
+
+    The same when an address is signed anew, if the manifest tells its contents apart.
+    """
     base = urlsplit(shard.url).path.rpartition("/")[2] or "shard"
     readable = re.sub(r"[^A-Za-z0-9._-]", "_", base)[-60:]
-    key = f"{shard.url}\n{shard.num_bytes}\n{shard.sha256}"
+    url = shown(shard.url) if shard.sha256 else shard.url
+    key = f"{url}\n{shard.num_bytes}\n{shard.sha256}"
     return f"{hashlib.sha256(key.encode()).hexdigest()[:20]}-{readable}"
 
 

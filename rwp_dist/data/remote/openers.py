@@ -6,10 +6,13 @@ again (see ``retry``) or verifies what comes (see ``cache``).
 """
 
 import ssl
+from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from netrc import NetrcParseError, netrc
 from typing import Any
 from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from rwp_dist.base.errors import DataError, RwpError
@@ -71,8 +74,25 @@ def _open(url: str, stall_s: float, opener: str | None) -> Any:
         return load_named(opener, key="data.opener")(url)
     if scheme_of(url) in {"http", "https"}:
         # The watchdog gives up first. This ends the thread that it leaves behind.
-        return urlopen(Request(url, headers={"User-Agent": "rwp-dist"}), timeout=1.5 * stall_s)
+        return urlopen(_request(url), timeout=1.5 * stall_s)
     return _open_by_fsspec(url)
+
+
+def _request(url: str) -> Request:
+    """User and password as HTTP wants them: those of the URL, or those of ``~/.netrc``."""
+    parts = urlsplit(url)
+    address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    request = Request(address, headers={"User-Agent": "rwp-dist"})
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if not user and not password:
+        with suppress(OSError, NetrcParseError):
+            if login := netrc().authenticators(parts.hostname or ""):
+                user, password = login[0], login[2] or ""
+    if user or password:
+        known = b64encode(f"{user}:{password}".encode()).decode()
+        # Whoever the server sends us on to does not get it.
+        request.add_unredirected_header("Authorization", f"Basic {known}")
+    return request
 
 
 def _open_by_fsspec(url: str) -> Any:
@@ -125,5 +145,8 @@ def _http_failure(url: str, error: HTTPError) -> Exception:
         return TransientError(status, float(wait_s) if wait_s.isdigit() else 0.0)
     cure = "check the address and that the shard was uploaded"
     if error.code in {401, 403}:
-        cure = "check the credentials, or whether a signed URL has expired"
+        cure = (
+            "check the credentials, in the address or in ~/.netrc, or whether a signed URL has "
+            "expired; no file of a run keeps them, so give data.train and data.val again"
+        )
     return DataError(f"{shown(url)}: {status}", cure=cure)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.urls import shown
+from rwp_dist.base.urls import shown, shown_text
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class Attempts:
         Raises:
             DataError: no attempt is left.
         """
-        cause = " ".join(cause.split())
+        cause = shown_text(" ".join(cause.split()))
         self.failures += 1
         left = self.patience.retries - self.failures + 1
         if left < 1:
