@@ -116,6 +116,7 @@ def _pack(job: ShardJob, row: int, sample: Source) -> Packed:
     image, kind = job.read(sample), sample.kind
     if job.shrink is not None:
         image, kind = job.shrink(image, sample.name), "jpg"
+    kind = "jpg" if kind == "jpeg" else kind  # other readers ask for jpg alone
     return Packed(_key(row, sample.name), kind, image, sample.label)
 
 

@@ -2,7 +2,8 @@
 
 ::
 
-    FOLDER/.written/train-000000.tar.json    {"recipe": "...", "num_classes": 3, "entry": {...}}
+    FOLDER/.written/train-000000.tar.json    {"recipe": "...", "num_classes": 3, "entry": {...},
+                                            "left_out": {".txt of no sample": 1}}
 
 A shard is finished if it has a record, its tar has the recorded size and its index the recorded
 sha256. The tasks of a Slurm job learn from the records what the others have finished: the task that
@@ -12,7 +13,7 @@ finds all shards finished writes the manifest. Two tasks may write it; they writ
 import hashlib
 import json
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from rwp_dist.data.format.manifest import (
     ShardEntry,
     describe,
 )
+from rwp_dist.shards.location import tars_in
 
 
 class FinishedShard(NamedTuple):
@@ -35,6 +37,8 @@ class FinishedShard(NamedTuple):
     entry: ShardEntry
     num_classes: int
     """One more than its largest label."""
+    left_out: Mapping[str, int] | None
+    """How many files of the tar are in no sample, by kind; None: an earlier version indexed it."""
 
 
 def recipe_id(**settings: Any) -> str:
@@ -69,7 +73,7 @@ class Records:
         Raises:
             DataError: there are shards of another recipe, other shards, or shards without records.
         """
-        for tar in sorted(self.folder.glob("*.tar")):  # whoever reads *.tar would read them too
+        for tar in tars_in(self.folder):  # whoever reads *.tar would read them too
             if tar.name not in names:
                 raise DataError(
                     f"{self.folder}: there are other shards here (such as {tar.name})", cure=cure
@@ -99,6 +103,7 @@ class Records:
             "recipe": self.recipe,
             "num_classes": indexed.num_classes,
             "entry": asdict(entry),
+            "left_out": dict(indexed.left_out),
         }
         write_text(self.path(name), json.dumps(record))
         write_bytes(self.folder / index_name(entry.basename), index_bytes(indexed.index))
@@ -119,7 +124,7 @@ class Records:
             return None
         if hashlib.sha256(index).hexdigest() != entry.index_sha256:
             return None
-        return FinishedShard(entry, int(record["num_classes"]))
+        return FinishedShard(entry, int(record["num_classes"]), record.get("left_out"))
 
     def finished_here(self, name: str) -> FinishedShard | None:
         """A shard whose tar lies in this folder, if it is finished."""

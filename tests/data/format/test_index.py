@@ -10,12 +10,13 @@ from support.shard_files import jpeg, sample_members, tar_file
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.data.format.index import INDEX_DTYPE, index_bytes, index_tar, load_index
+from rwp_dist.data.format.sample import Fields
 from rwp_dist.data.format.tar import BLOCK_BYTES
 
 
 def index_of(path, **keywords):
     with path.open("rb") as file:
-        return index_tar(file, str(path), **keywords)
+        return index_tar(file, str(path), Fields(**keywords))
 
 
 def check_against_bytes(path, expected):
