@@ -131,6 +131,12 @@ def list_lines(path: Path) -> Listing:
     if not names:
         raise DataError(f"{path}: this list is empty", cure="write lines `path<TAB>label`")
     numeric = all(label.isascii() and label.isdigit() for label in labels)
+    for label in labels if numeric else ():
+        if len(label) > 10 or int(label) >= 2**31:
+            raise DataError(
+                f"{path}: the label {label[:40]} is too large",
+                cure="number the classes from 0, below 2^31",
+            )
     classes = None if numeric else tuple(sorted(set(labels)))
     number_of = {name: number for number, name in enumerate(classes or ())}
     samples = [

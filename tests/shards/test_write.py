@@ -272,6 +272,9 @@ def test_sources_that_cannot_be_used_are_named(tmp_path, source):
     for line in ("a.jpg 1", "a.jpg\t", "a.txt\t1"):
         (tmp_path / "list").write_text(f"b.jpg\t1\n{line}\n")
         refused(tmp_path / "list", "line 2", "tab")
+    for label in ("2147483648", "1" * 5000):
+        (tmp_path / "list").write_text(f"b.jpg\t1\na.jpg\t{label}\n")
+        refused(tmp_path / "list", f"the label {label[:40]} is too large", "2^31")
     (tmp_path / "list").write_text("gone.jpg\t1\n")
     refused(tmp_path / "list", tmp_path / "gone.jpg", "No such file")
     cut = tar_file(tmp_path / "cut" / "a.tar", sample_members(2))
