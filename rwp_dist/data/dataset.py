@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.urls import joined, local_path, parent, shown
 from rwp_dist.data.classes import Classes
-from rwp_dist.data.format.index import Index, load_index, read_index
+from rwp_dist.data.format.index import Index, check_places, load_index, read_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, cure_of_missing
 from rwp_dist.data.reader import open_local
 from rwp_dist.data.remote import Attempts, NodeCache, Patience, Shard, read_url
@@ -205,6 +205,8 @@ def _parse(manifest: Manifest, entry: ShardEntry, data: bytes) -> Index:
             f"{location}: has {len(index)} samples and the manifest says {entry.num_samples}",
             cure=_MAKE_BOTH_AGAIN,
         )
+    if len(check_places(index, entry.num_bytes)):
+        raise DataError(f"{location}: leads beyond the end of the shard", cure=_MAKE_BOTH_AGAIN)
     if not len(index):
         raise DataError(
             f"{manifest.shard_location(entry)}: this shard holds 0 samples",

@@ -1,5 +1,6 @@
 """Index and manifest for tars that exist; the tars stay as and where they are."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,14 @@ from rwp_dist.base.files import read_lines
 from rwp_dist.base.urls import shown
 from rwp_dist.data.format.index import index_tar
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, check_names
-from rwp_dist.shards.location import expand_shards, is_remote, open_shard, shard_size
+from rwp_dist.data.format.sample import Fields
+from rwp_dist.shards.location import (
+    count_left_out,
+    expand_shards,
+    is_remote,
+    open_shard,
+    shard_size,
+)
 from rwp_dist.shards.parallel import run_jobs
 from rwp_dist.shards.records import FinishedShard, Records, recipe_id
 
@@ -22,17 +30,19 @@ class _Adoption:
     name: str
     """In the manifest."""
     location: str
-    label_key: str | None
+    fields: Fields
     opener: str | None
 
     def run(self) -> ShardEntry:
         with open_shard(self.location, self.opener) as stream:
-            return self.records.save(self.name, index_tar(stream, self.location, self.label_key))
+            return self.records.save(self.name, index_tar(stream, self.location, self.fields))
 
     def finished(self) -> FinishedShard | None:
         if not self.records.path(self.name).exists():
             return None  # and nobody asks a server for its size
-        return self.records.finished(self.name, shard_size(self.location, self.opener))
+        shard = self.records.finished(self.name, shard_size(self.location, self.opener))
+        # An earlier version took another image of a sample with several.
+        return None if shard is None or shard.left_out is None else shard
 
 
 def index_shards(
@@ -40,10 +50,12 @@ def index_shards(
     out: Path | None = None,
     *,
     label_key: str | None = None,
+    image_key: str | None = None,
     opener: str | None = None,
     classes: Sequence[str] | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    left_out: Counter[str] | None = None,
 ) -> Manifest:
     """Read each shard once, and write an index for each and one manifest.
 
@@ -53,10 +65,13 @@ def index_shards(
         patterns: folders, files, URLs that training can read, or brace patterns of them.
         out: folder for the indexes and the manifest; None: beside the shards.
         label_key: the field of each ``.json`` that holds the label; None: labels are in ``.cls``.
+        image_key: extensions of the image, the preferred one first, such as ``png``; None: as
+            webdataset's usual pipelines, ``jpg`` before ``png``.
         opener: ``module:function`` that opens remote shards, as ``data.opener``.
         classes: names of the labels; None: those of a manifest that is already there.
         workers: number of processes.
         progress: called with the numbers of finished shards and of all shards.
+        left_out: gets the number of files that are in no sample, by kind.
 
     Raises:
         DataError: a shard is damaged, cut short or no tar; a sample has no label; the shards lie in
@@ -66,11 +81,12 @@ def index_shards(
     folder = _folder(locations, out)
     names = [_name(location, folder) for location in locations]
     check_names(names)
+    fields = Fields(label_key, image_key)
     # Each shard has a recipe of its own, because it does not depend on the others.
     all_jobs = [
         _Adoption(
-            Records(folder, recipe_id(location=name, label_key=label_key)),
-            *(name, location, label_key, opener),
+            Records(folder, _recipe(name, fields)),
+            *(name, location, fields, opener),
         )
         for name, location in zip(names, locations, strict=True)
     ]
@@ -86,6 +102,10 @@ def index_shards(
         progress(done, len(all_jobs))
     shards = [shard for job in all_jobs if (shard := job.records.finished(job.name, None))]
     assert len(shards) == len(all_jobs), "every shard was indexed"
+    if left_out is not None:
+        left_out.update(count_left_out(patterns))
+        for shard in shards:
+            left_out.update(shard.left_out or {})
     return records.write_manifest(shards, _classes(classes, folder, shards))
 
 
@@ -130,6 +150,11 @@ def _name(location: str, folder: Path) -> str:
     return path.name if path.parent.resolve() == folder.resolve() else str(path.resolve())
 
 
+def _recipe(name: str, fields: Fields) -> str:
+    more = {} if fields.image_key is None else {"image_key": fields.image_key}
+    return recipe_id(location=name, label_key=fields.label_key, **more)
+
+
 def _refuse_unfinished(job: _Adoption) -> None:
     """Refuse shards of an interrupted command: their manifest would present a part as the whole."""
     places = {job.records.folder: job.name}
@@ -138,7 +163,7 @@ def _refuse_unfinished(job: _Adoption) -> None:
     for folder, name in places.items():
         if (folder / MANIFEST_NAME).exists():
             continue
-        records = Records(folder, recipe_id(location=name, label_key=job.label_key))
+        records = Records(folder, _recipe(name, job.fields))
         if records.has_other(name):
             raise DataError(
                 f"{folder}: the command that was making these shards has not finished",

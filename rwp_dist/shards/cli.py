@@ -3,7 +3,8 @@
 Commands import what they do only when they run, so that ``--help`` is fast.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from rwp_dist.base.urls import shown
 from rwp_dist.process.progress import progress_bar
 from rwp_dist.shards.options import (
     FOLDER,
+    IMAGE_KEY,
     LABEL_KEY,
     OPENER,
     PART,
@@ -69,6 +71,7 @@ def shards() -> None:
     help="Take classes and labels of these shards, such as those of training for a validation "
     "folder that may lack some.",
 )
+@IMAGE_KEY
 @PART
 def write_command(
     source: str,
@@ -82,6 +85,7 @@ def write_command(
     max_bad: int,
     label_key: str | None,
     classes_of: str | None,
+    image_key: str | None,
     part: tuple[int, int],
 ) -> None:
     """Write SOURCE as shards, shuffled over all of it.
@@ -105,15 +109,14 @@ def write_command(
         raise ConfigError(
             "images are only re-encoded with --short-side", key="--quality", cure="give both"
         )
+    from rwp_dist.data.format.sample import Fields
     from rwp_dist.shards.pack import Shrink
     from rwp_dist.shards.sources import list_source, with_classes
 
-    listing = list_source(source, label_key, workers)
+    listing = list_source(source, Fields(label_key, image_key), workers)
     if classes_of is not None:
         listing = with_classes(listing, _class_names(classes_of), shown(classes_of))
-    if listing.num_skipped:
-        left_out = plural(listing.num_skipped, "file")
-        click.echo(f"{source}: {left_out} left out (names without an image's ending).")
+    _report_left_out(source, listing.left_out)
     if listing.skipped_folders:
         left_out = plural(len(listing.skipped_folders), "folder")
         click.echo(
@@ -140,6 +143,7 @@ def write_command(
 @click.argument("urls", nargs=-1, required=True, metavar="URLS...")
 @click.option("--out", type=FOLDER, help="Folder for the indexes; by default that of the shards.")
 @LABEL_KEY
+@IMAGE_KEY
 @OPENER
 @click.option("--classes", type=FOLDER, help="File with the name of label 0, 1, ... on each line.")
 @WORKERS
@@ -147,6 +151,7 @@ def index_command(
     urls: tuple[str, ...],
     out: Path | None,
     label_key: str | None,
+    image_key: str | None,
     opener: str | None,
     classes: Path | None,
     workers: int,
@@ -157,21 +162,24 @@ def index_command(
     or patterns of them such as in-{000000..000099}.tar.
     User, password and signature of an address are used, and not written into the manifest.
     Labels come from .cls files, or from a field of .json files with --label-key. Tars that are
-    damaged or cut short are refused. If it is killed or stopped, start it again: finished shards
-    are kept.
+    damaged or cut short are refused. What is left out is counted by kind. If it is killed or
+    stopped, start it again: finished shards are kept.
     """
     from rwp_dist.shards.adopt import index_shards, load_class_names
 
     names = None if classes is None else load_class_names(classes)
+    left_out = Counter[str]()
     with progress_bar("shard") as progress:
         manifest = index_shards(
             urls,
             out,
             label_key=label_key,
+            image_key=image_key,
             opener=opener,
             classes=names,
             workers=workers,
             progress=progress,
+            left_out=left_out,
         )
     if any(shown(url) != url for url in urls):
         click.echo(
@@ -179,6 +187,7 @@ def index_command(
             "and train from that address with them, or put the password into ~/.netrc."
         )
     _report(Path(manifest.location), manifest.num_samples, len(manifest.shards))
+    _report_left_out(manifest.location, left_out)
 
 
 @shards.command("verify", short_help="Check shards against their manifest; list every fault.")
@@ -380,3 +389,15 @@ def _some(words: Sequence[str]) -> str:
 def _report(folder: Path, num_samples: int, num_shards: int) -> None:
     samples, shards = plural(num_samples, "sample"), plural(num_shards, "shard")
     click.echo(f"{folder}: {samples} in {shards}, with a manifest")
+
+
+def _report_left_out(source: str, left_out: Mapping[str, int]) -> None:
+    """Say how many files of a source are in no sample, and why."""
+    if not left_out:
+        return
+    total = plural(sum(left_out.values()), "file")
+    kinds = ", ".join(
+        f"{count:,} x {kind}"
+        for kind, count in sorted(left_out.items(), key=lambda c: (-c[1], c[0]))
+    )
+    click.echo(f"{source}: {total} left out ({kinds}).")

@@ -1,6 +1,8 @@
 """Where shards are: local paths and URLs, expanded from patterns and opened for one read."""
 
+import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,18 @@ from rwp_dist.data.remote import download, size_of
 def is_remote(location: str) -> bool:
     """Whether a location is no local path."""
     return local_path(location) is None
+
+
+def tars_in(folder: Path) -> list[Path]:
+    """The ``.tar`` files of a folder, sorted; not the hidden ones, such as a Mac's ``._x.tar``."""
+    return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+
+
+def count_left_out(patterns: Sequence[str]) -> Counter[str]:
+    """How many files of the folders among ``patterns`` ``expand_shards`` leaves out, by kind."""
+    folders = {path for pattern in patterns if (path := local_path(pattern)) and path.is_dir()}
+    hidden = [path for folder in folders for path in folder.glob(".*.tar")]
+    return Counter("hidden file beside shards" for _ in hidden)
 
 
 def expand_shards(patterns: Sequence[str]) -> list[str]:
@@ -36,7 +50,7 @@ def _expand(pattern: str) -> list[str]:
     if local is not None:
         pattern = str(local)  # a file: URL becomes a path
         if local.is_dir():
-            tars = sorted(str(path) for path in local.glob("*.tar"))
+            tars = [str(path) for path in tars_in(local)]
             if not tars:
                 raise DataError(
                     f"{pattern}: there are no .tar files here", cure="name another folder"
@@ -76,6 +90,9 @@ def open_shard(location: str, opener: str | None = None) -> Iterator[Stream]:
             yield file
         return
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for
+            raise DataError(f"{location}: this is no file", cure="write it to a file first")
         with path.open("rb") as file:
             yield file
     except OSError as error:

@@ -79,6 +79,12 @@ SEED = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random choices."
 )
 LABEL_KEY = click.option("--label-key", help="Field of each .json that holds the label.")
+IMAGE_KEY = click.option(
+    "--image-key",
+    metavar="ENDINGS",
+    help="What follows the first dot in an image's name, the preferred one first, such as "
+    "'png;jpg'. Unless given: jpg;jpeg;png;webp.",
+)
 OPENER = click.option(
     "--opener", metavar="MODULE:FUNCTION", help="Opens remote shards, as data.opener does."
 )

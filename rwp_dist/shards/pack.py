@@ -206,6 +206,7 @@ def _pack(job: ShardJob, row: int, sample: Source, image: bytes) -> Packed:
         raise DataError(f"{sample.name}: this is no readable image ({cause})")
     if job.shrink is not None:
         image, kind = job.shrink(image, sample.name), "jpg"
+    kind = "jpg" if kind == "jpeg" else kind  # other readers ask for jpg alone
     return Packed(_key(row, sample.name), kind, image, sample.label)
 
 

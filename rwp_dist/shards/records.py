@@ -3,6 +3,7 @@
 ::
 
     FOLDER/.written/train-000000.tar.json    {"recipe": "...", "num_classes": 3, "entry": {...},
+                                              "left_out": {".txt of no sample": 1},
                                               "made_from": {...}}    of ``write``: see ``MadeFrom``
 
 A shard is finished if it has a record, its tar has the recorded size and its index the recorded
@@ -13,7 +14,7 @@ finds all shards finished writes the manifest. Two tasks may write it; they writ
 import hashlib
 import json
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from rwp_dist.data.format.manifest import (
     ShardEntry,
     describe,
 )
+from rwp_dist.shards.location import tars_in
 
 
 class MadeFrom(NamedTuple):
@@ -49,6 +51,8 @@ class FinishedShard(NamedTuple):
     entry: ShardEntry
     num_classes: int
     """One more than its largest label."""
+    left_out: Mapping[str, int] | None
+    """How many files of the tar are in no sample, by kind; None: an earlier version indexed it."""
     made_from: MadeFrom | None = None
     """None: it was indexed, or written by version 0.1."""
 
@@ -85,7 +89,7 @@ class Records:
         Raises:
             DataError: there are shards of another recipe, other shards, or shards without records.
         """
-        for tar in sorted(self.folder.glob("*.tar")):  # whoever reads *.tar would read them too
+        for tar in tars_in(self.folder):  # whoever reads *.tar would read them too
             if tar.name not in names:
                 raise DataError(
                     f"{self.folder}: there are other shards here (such as {tar.name})", cure=cure
@@ -117,6 +121,7 @@ class Records:
             "recipe": self.recipe,
             "num_classes": indexed.num_classes,
             "entry": asdict(entry),
+            "left_out": dict(indexed.left_out),
         }
         if made_from is not None:
             record["made_from"] = made_from._asdict()
@@ -141,7 +146,7 @@ class Records:
             return None
         known = record.get("made_from")
         made_from = None if known is None else MadeFrom(**known)
-        return FinishedShard(entry, int(record["num_classes"]), made_from)
+        return FinishedShard(entry, int(record["num_classes"]), record.get("left_out"), made_from)
 
     def now_made_from(self, name: str, made_from: MadeFrom) -> None:
         """Note that a finished shard's source is new files with the same content."""

@@ -2,8 +2,9 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +15,8 @@ from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import read_lines
 from rwp_dist.base.urls import local_path
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest
-from rwp_dist.data.format.sample import IMAGE_TYPES, label_type, read_samples
-from rwp_dist.shards.location import expand_shards, open_shard
+from rwp_dist.data.format.sample import IMAGE_TYPES, Fields, read_samples
+from rwp_dist.shards.location import count_left_out, expand_shards, open_shard, tars_in
 from rwp_dist.shards.parallel import run_jobs
 
 _LEFTOVERS = {
@@ -52,19 +53,18 @@ class Listing:
     """Names of the labels; None: not known."""
     read: Callable[[Source], bytes]
     """Returns the content of a sample's image file. Worker processes import it."""
-    num_skipped: int = 0
-    """Files that are no images."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many files of the source are in no sample, by kind."""
     skipped_folders: tuple[str, ...] = ()
     """Folders that are no classes, relative to the source."""
 
 
-def list_source(source: str, label_key: str | None = None, workers: int = 1) -> Listing:
+def list_source(source: str, fields: Fields | None = None, workers: int = 1) -> Listing:
     """List a folder with a folder per class, a list file, or tars.
 
     Args:
         source: a folder, a file, or a brace pattern of tars.
-        label_key: the field of each ``.json`` in the tars that holds the label; None: labels are
-            in ``.cls``.
+        fields: which files of a sample in the tars are its image and its label.
         workers: processes that read tars.
 
     Raises:
@@ -76,11 +76,12 @@ def list_source(source: str, label_key: str | None = None, workers: int = 1) -> 
             f"{source}: shards are made from local files",
             cure="copy it first, or leave the tars where they are and use `rwp-dist shards index`",
         )
-    if path.is_dir() and not any(path.glob("*.tar")):
+    if path.is_dir() and not tars_in(path):
         return list_folders(path)
     if path.is_file() and path.suffix != ".tar":
         return list_lines(path)
-    return list_tars(expand_shards([source]), label_key, workers)
+    listing = list_tars(expand_shards([source]), fields or Fields(), workers)
+    return replace(listing, left_out=count_left_out([source]) + Counter(listing.left_out))
 
 
 def list_folders(root: Path) -> Listing:
@@ -121,7 +122,8 @@ def list_folders(root: Path) -> Listing:
             raise DataError(
                 f"{root / name}: this class has no images", cure="fill or remove the folder"
             )
-    return Listing(samples, tuple(classes), read_image, num_skipped, tuple(skipped))
+    left_out = {"name without an image's ending": num_skipped} if num_skipped else {}
+    return Listing(samples, tuple(classes), read_image, left_out, tuple(skipped))
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -191,6 +193,12 @@ def list_lines(path: Path) -> Listing:
     if not names:
         raise DataError(f"{path}: this list is empty", cure="write lines `path<TAB>label`")
     numeric = all(label.isascii() and label.isdigit() for label in labels)
+    for label in labels if numeric else ():
+        if len(label) > 10 or int(label) >= 2**31:
+            raise DataError(
+                f"{path}: the label {label[:40]} is too large",
+                cure="number the classes from 0, below 2^31",
+            )
     classes = None if numeric else tuple(in_order(set(labels)))
     number_of = {name: number for number, name in enumerate(classes or ())}
     samples = [
@@ -205,15 +213,18 @@ def list_lines(path: Path) -> Listing:
     return Listing(samples, classes, read_image)
 
 
-def list_tars(shards: Sequence[str], label_key: str | None, workers: int) -> Listing:
+def list_tars(shards: Sequence[str], fields: Fields, workers: int) -> Listing:
     """List the samples of tars; only their images and labels are used."""
-    found = dict(run_jobs(partial(_list_tar, label_key=label_key), shards, workers))
+    found, left_out = dict[str, list[Source]](), Counter[str]()
+    for shard, listed, unused in run_jobs(partial(_list_tar, fields=fields), shards, workers):
+        found[shard] = listed
+        left_out.update(unused)
     samples = [sample for shard in shards for sample in found[shard]]
     if not samples:
         raise DataError(
             f"{shards[0]}: there are no samples in this source", cure="name another one"
         )
-    return Listing(samples, _classes_beside(Path(shards[0])), read_image)
+    return Listing(samples, _classes_beside(Path(shards[0])), read_image, left_out)
 
 
 def read_image(sample: Source) -> bytes:
@@ -254,15 +265,16 @@ def encode(image: Image.Image, kind: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _list_tar(shard: str, label_key: str | None) -> tuple[str, list[Source]]:
-    samples = []
+def _list_tar(shard: str, fields: Fields) -> tuple[str, list[Source], Counter[str]]:
+    samples, left_out = [], Counter[str]()
     with open_shard(shard) as file:
-        for sample in read_samples(file, shard, keep=(label_type(label_key),)):
+        for sample in read_samples(file, shard, fields, left_out, images=False):
             kind, image = sample.image()
-            label = sample.label(label_key)
+            label = sample.label()
             name = f"{Path(shard).name}/{sample.key}"
+            kind = kind.rpartition(".")[2]
             samples.append(Source(name, kind, label, shard, image.offset, image.size))
-    return shard, samples
+    return shard, samples, left_out
 
 
 def _beside(folder: Path, name: str) -> Path:

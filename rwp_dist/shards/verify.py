@@ -11,10 +11,10 @@ from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import write_text
 from rwp_dist.base.urls import shown
-from rwp_dist.data.format.index import Index, load_index, read_index
+from rwp_dist.data.format.index import Index, check_places, load_index, read_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from rwp_dist.data.format.tar import BLOCK_BYTES, Stream
-from rwp_dist.shards.location import open_shard, shard_size
+from rwp_dist.shards.location import open_shard, shard_size, tars_in
 from rwp_dist.shards.parallel import run_jobs
 from rwp_dist.shards.sources import undecodable
 
@@ -76,7 +76,7 @@ def verify_shards(
 def _unlisted(manifest: Manifest) -> Iterator[ShardCheck]:
     """Tars beside the manifest that it does not name."""
     known = {shard.name for shard in manifest.shards}
-    for path in sorted(Path(manifest.location).glob("*.tar")):
+    for path in tars_in(Path(manifest.location)):
         if path.name not in known and str(path.resolve()) not in known:
             check = ShardCheck(path.name)
             check.add(f"it is not in {MANIFEST_NAME}, but other readers would read it")
@@ -116,7 +116,10 @@ def _check_index(manifest: Manifest, shard: ShardEntry, check: ShardCheck) -> In
     for row in (index["label"] >= manifest.num_classes).nonzero()[0]:
         label = int(index["label"][row])
         check.add(f"the label is not one of 0..{manifest.num_classes - 1}", int(row), label)
-    return index
+    outside = check_places(index, shard.num_bytes)
+    for row in outside:
+        check.add("the image's place is beyond the end of the tar", int(row))
+    return None if len(outside) else index
 
 
 def _check_bytes(
@@ -135,10 +138,13 @@ def _check_bytes(
             pieces.append(piece)
         return b"".join(pieces)
 
-    for row, record in enumerate([] if index is None else index.tolist()):
-        offset, size, crc32, label = record
-        header = take(offset - check.num_bytes)[-BLOCK_BYTES:]
-        image = take(size)
+    rows = [] if index is None else index["offset"].argsort(kind="stable").tolist()
+    known, header, image = -1, b"", b""
+    for row in rows:
+        offset, size, crc32, label = index[row].tolist()  # type: ignore[index]
+        if offset != known:  # else a hard link to the file before
+            header = take(offset - check.num_bytes)[-BLOCK_BYTES:]
+            known, image = offset, take(size)
         if len(image) < size:
             check.add("the image is missing or cut short", row, label)
         elif checksum.crc32(image) != crc32:

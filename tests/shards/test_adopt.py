@@ -1,16 +1,21 @@
+import dataclasses
+import hashlib
 import http.server
 import json
+import os
 import shutil
 import subprocess
+import tarfile
 import threading
 
 import pytest
 import webdataset as wds
 from support.faulty_server import FaultyServer
-from support.shard_files import files, jpeg, run, sample_members, tar_file
+from support.shard_files import files, jpeg, run, sample_members, tar_contents, tar_file
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.data.format.index import load_index
+from rwp_dist.data.dataset import load_dataset
+from rwp_dist.data.format.index import index_bytes, load_index
 from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.data.remote import Patience
 from rwp_dist.shards.verify import verify_shards
@@ -237,3 +242,93 @@ def test_an_opener_of_the_users_choice_indexes_and_verifies_what_it_opens(tmp_pa
     shard.write_bytes(shard.read_bytes()[:-5000])
     with pytest.raises(DataError, match="faults in 1 shard"):
         run("verify", out, *opener)
+
+
+def linked(path):
+    """A tar of two samples and a third that is hard links to the first."""
+    tar_file(path, sample_members(2))
+    with tarfile.open(path, "a") as tar:
+        for kind in ("jpg", "cls"):
+            info = tarfile.TarInfo(f"copy.{kind}")
+            info.type, info.linkname = tarfile.LNKTYPE, f"0000.{kind}"
+            tar.addfile(info)
+    return path
+
+
+def test_hard_links_are_indexed_verified_and_written(tmp_path):
+    linked(tmp_path / "in" / "a.tar")
+    assert "3 samples in 1 shard" in run("index", tmp_path / "in")
+    assert not faults(tmp_path / "in")
+    run("write", tmp_path / "in", "--out", tmp_path / "out")
+    found = sorted(
+        (image, label) for _, image, label in tar_contents(next(tmp_path.glob("out/*.tar")))
+    )
+    assert found == sorted([(jpeg(0), 0), (jpeg(0), 0), (jpeg(1), 1)])
+
+
+def test_what_is_left_out_is_said_by_kind_also_by_a_second_call(tmp_path):
+    folder = tmp_path / "in"
+    strays = [("README.md", b"x"), ("dataset_info.json", b"{}"), ("._0000.jpg", b"double")]
+    for name in ("a.tar", "b.tar"):
+        tar_file(folder / name, [*strays, *sample_members(2)])
+    (folder / "._a.tar").write_bytes(b"\0\5\x16\7" + bytes(4092))
+    (folder / ".b.tar").symlink_to("b.tar")
+    kinds = "2 x .json of no sample, 2 x .md of no sample, 2 x Apple double (._*)"
+    said = f"8 files left out ({kinds}, 2 x hidden file beside shards)."
+    for _ in range(2):
+        found = run("index", folder)
+        assert "4 samples in 2 shards" in found and said in found
+    assert not faults(folder)
+    assert said in run("write", folder, "--out", tmp_path / "out")
+    assert Manifest.load(tmp_path / "out").num_samples == 4
+    assert "left out" not in run("index", tmp_path / "out", "--out", tmp_path / "clean")
+
+
+def test_another_image_key_indexes_anew(tmp_path):
+    members = [("a.jpg", jpeg(0)), ("a.png", b"mask"), ("a.cls", b"1")]
+    path = tar_file(tmp_path / "a.tar", members)
+    sizes = {"jpg": len(jpeg(0)), "png": 4}
+    for more, kind in (((), "jpg"), (("--image-key", "png"), "png"), ((), "jpg")):
+        said = run("index", path, *more)
+        assert f"1 x further .{'png' if kind == 'jpg' else 'jpg'} image of a sample" in said
+        assert load_index(tmp_path / "a.tar.index.npy")["size"].tolist() == [sizes[kind]]
+
+
+def test_what_an_earlier_version_indexed_is_read_again(tmp_path):
+    """It took the png before the jpg; its records do not say what is left out."""
+    members = [("a.jpg", jpeg(0)), ("a.png", b"mask"), ("a.cls", b"1")]
+    path = tar_file(tmp_path / "a.tar", members)
+    run("index", path)
+    record = tmp_path / ".written" / "a.tar.json"
+    content = json.loads(record.read_text())
+    del content["left_out"]
+    record.write_text(json.dumps(content))
+    assert "1 x further .png image" in run("index", path)
+    assert "left_out" in json.loads(record.read_text())
+
+
+@pytest.mark.parametrize("command", ["index", "write"])
+def test_a_pipe_is_not_waited_for(tmp_path, command):
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(DataError, match=r"a\.tar: this is no file"):
+        run(command, tmp_path / "a.tar", "--out", tmp_path / "out")
+
+
+def test_an_index_that_leads_beyond_its_shard_is_a_fault_and_refused(tmp_path):
+    run("index", tar_file(tmp_path / "a.tar", sample_members(3)))
+    path = tmp_path / "a.tar.index.npy"
+    for field, value in (("offset", 2**64 - 1), ("offset", 10**12), ("size", 2**32 - 1)):
+        index = load_index(path)
+        index[field][1] = value
+        manifest = Manifest.load(tmp_path)
+        entry = dataclasses.replace(
+            manifest.shards[0], index_sha256=hashlib.sha256(index_bytes(index)).hexdigest()
+        )
+        wrong = dataclasses.replace(manifest, shards=(entry,), location=str(tmp_path / "wrong"))
+        tar = tar_file(tmp_path / "wrong" / "a.tar", sample_members(3))
+        tar.with_name(path.name).write_bytes(index_bytes(index))
+        wrong.save(tmp_path / "wrong")
+        said = [(fault.sample, fault.what) for fault in faults(tmp_path / "wrong")]
+        assert (1, "the image's place is beyond the end of the tar") in said
+        with pytest.raises(DataError, match="leads beyond the end of the shard"):
+            load_dataset([wrong], 3, None)

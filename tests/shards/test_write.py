@@ -5,9 +5,11 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
+import webdataset as wds
 from PIL import Image
 from support.shard_files import (
     files,
@@ -67,6 +69,22 @@ def test_every_image_is_in_the_shards_once_shuffled_and_under_its_label(tmp_path
     assert not [c.faults for c in verify_shards(tmp_path / "train", "decode") if c.faults]
     index = load_index(tmp_path / "train" / index_name("train-000000.tar"))
     assert index["label"].tolist() == order[:6]
+
+
+def test_the_usual_pipeline_of_webdataset_reads_what_is_written(tmp_path, source):
+    for number, ending in enumerate(("JPEG", "jpeg", "JPG", "jpg", "PNG")):
+        kind = "png" if ending == "PNG" else "jpeg"
+        picture = Image.open(io.BytesIO(jpeg(number)))
+        picture.save(source[0] / "ant" / f"more{number}.{ending}", format=kind)
+    run("write", source[0], "--out", tmp_path / "t")
+    tar = str(tmp_path / "t" / "t-000000.tar")
+    usual = wds.WebDataset(tar, shardshuffle=False).decode("pil").to_tuple("jpg;png", "cls")
+    found = [(image.size, label) for image, label in usual]
+    assert len(found) == 35 and {size for size, _ in found} == {(24, 16)}
+    assert sorted(label for _, label in found) == [0] * 15 + [1] * 10 + [2] * 10
+    with tarfile.open(tar) as written:
+        endings = [name.rpartition(".")[2] for name in written.getnames()]
+    assert (endings.count("jpg"), endings.count("png"), endings.count("cls")) == (34, 1, 35)
 
 
 def test_workers_and_parts_change_no_byte_but_the_seed_does(tmp_path, source):
@@ -267,6 +285,9 @@ def test_sources_that_cannot_be_used_are_named(tmp_path, source):
     for line in ("a.jpg 1", "a.jpg\t", "a.txt\t1"):
         (tmp_path / "list").write_text(f"b.jpg\t1\n{line}\n")
         refused(tmp_path / "list", "line 2", "tab")
+    for label in ("2147483648", "1" * 5000):
+        (tmp_path / "list").write_text(f"b.jpg\t1\na.jpg\t{label}\n")
+        refused(tmp_path / "list", f"the label {label[:40]} is too large", "2^31")
     (tmp_path / "list").write_text("gone.jpg\t1\n")
     refused(tmp_path / "list", tmp_path / "gone.jpg", "No such file")
     cut = tar_file(tmp_path / "cut" / "a.tar", sample_members(2))

@@ -10,7 +10,9 @@ One record of 20 bytes for each sample, in the order of the tar::
 
 import hashlib
 import io
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
-from rwp_dist.data.format.sample import IMAGE_TYPES, label_type, read_samples
+from rwp_dist.data.format.sample import Fields, read_samples
 from rwp_dist.data.format.tar import Stream
 
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4"), ("label", "<i4")])
@@ -35,6 +37,8 @@ class IndexedShard:
     num_bytes: int
     sha256: str
     """Hexadecimal."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many files of the tar are in no sample, by kind."""
 
     @property
     def num_classes(self) -> int:
@@ -82,35 +86,49 @@ def load_index(source: str | Path | bytes, name: str = "index") -> Index:
     wrong = DataError(
         f"{name}: this is no index of a shard", cure="make it again with `rwp-dist shards index`"
     )
+    buffer = io.BytesIO(source)
     try:
-        index = np.load(io.BytesIO(source), allow_pickle=False)
+        version = np.lib.format.read_magic(buffer)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
     except (ValueError, EOFError, OSError) as error:
         raise wrong from error
-    if not isinstance(index, np.ndarray) or index.dtype != INDEX_DTYPE or index.ndim != 1:
+    # The header may claim any length, so it is compared before anything is allocated for it.
+    rest = len(source) - buffer.tell()
+    if version != (1, 0) or dtype != INDEX_DTYPE or rest % INDEX_DTYPE.itemsize:
         raise wrong
-    return index
+    if shape != (rest // INDEX_DTYPE.itemsize,):
+        raise wrong
+    return np.frombuffer(source, INDEX_DTYPE, offset=buffer.tell()).copy()
 
 
-def index_tar(stream: Stream, tar: str, label_key: str | None = None) -> IndexedShard:
+def check_places(index: Index, num_bytes: int) -> NDArray[np.int64]:
+    """The rows whose image does not lie within a tar of ``num_bytes``."""
+    offset, size = index["offset"], index["size"].astype(np.uint64)
+    most = np.uint64(num_bytes)
+    return np.flatnonzero((offset > most) | (size > most - np.minimum(offset, most)))
+
+
+def index_tar(stream: Stream, tar: str, fields: Fields | None = None) -> IndexedShard:
     """Index a shard by reading it once from start to end.
 
     Args:
         stream: the shard; errors call it ``tar``.
-        label_key: the field of each ``.json`` that holds the label; None: labels are in ``.cls``.
+        fields: which files of a sample are its image and its label.
 
     Raises:
         DataError: the shard is cut short, damaged or empty, or a sample has no image or label.
     """
     hashing = _HashingStream(stream)
     records = []
-    for sample in read_samples(hashing, tar, keep=(*IMAGE_TYPES, label_type(label_key))):
+    left_out = Counter[str]()
+    for sample in read_samples(hashing, tar, fields or Fields(), left_out):
         _, image = sample.image()
-        label = sample.label(label_key)
+        label = sample.label()
         records.append((image.offset, image.size, checksum.crc32(image.data), label))
     if not records:
         raise DataError(f"{tar}: this shard holds 0 samples", cure="write it again or remove it")
     index = np.array(records, dtype=INDEX_DTYPE)
-    return IndexedShard(index, hashing.num_bytes, hashing.sha256.hexdigest())
+    return IndexedShard(index, hashing.num_bytes, hashing.sha256.hexdigest(), left_out)
 
 
 class _HashingStream:
@@ -126,3 +144,8 @@ class _HashingStream:
         self.sha256.update(data)
         self.num_bytes += len(data)
         return data
+
+    @property
+    def again(self) -> Stream:
+        """What bytes that were hashed before are read from a second time."""
+        return self._stream

@@ -8,22 +8,32 @@
     end       two blocks of 512 zeros, then perhaps more zeros
 
 Python's ``tarfile``, and webdataset with it, stops silently at a damaged header or at a cut between
-two files, and all samples after it are lost. Here both are errors.
+two files, and all samples after it are lost. Here both are errors. A size is checked before
+anything is read, skipped or allocated for it.
 """
 
+import io
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from rwp_dist.base.errors import DataError
 
 BLOCK_BYTES = 512
 
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-_WITHOUT_CONTENT = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE)
+_LINKS = (tarfile.LNKTYPE, tarfile.SYMTYPE)
+_DEVICES = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
+_LONG = {tarfile.GNUTYPE_LONGNAME: b"path", tarfile.GNUTYPE_LONGLINK: b"linkpath"}
+_EXTENDED = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
+_GNU_MAGIC = b"ustar  "
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 _CHUNK_BYTES = 1 << 20
+_MOST_EXTENDED_BYTES = 1 << 20
+"""Of a header that holds a long name or other additions; real ones have some hundred bytes."""
 
 
 class Stream(Protocol):
@@ -36,53 +46,67 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar."""
+    """A file in a tar, or a hard link to one."""
 
     name: str
     offset: int
-    """Of its content, from the start of the tar, in bytes."""
+    """Of its content, from the start of the tar, in bytes. Of a hard link: its target's."""
     size: int
     """Of its content, in bytes."""
     read: Callable[[], bytes]
     """Returns the content. Works until the next member is asked for."""
+    unusable: DataError | None = None
+    """Why its content cannot be had; ``read`` raises it."""
 
 
-def read_members(stream: Stream, tar: str) -> Iterator[Member]:
-    """Yield the regular files of a stream that errors call ``tar``; check it up to its last byte.
+def read_members(
+    stream: Stream, tar: str, left_out: Counter[str] | None = None
+) -> Iterator[Member]:
+    """Yield the files of a stream that errors call ``tar``; check it up to its last byte.
 
-    Content that nobody reads is skipped by seeking, if the stream can seek.
+    Content that nobody reads is skipped by seeking, if the stream can seek. A hard link has the
+    content of its target, which lies before it. Symbolic links and sparse files are yielded as
+    unusable. What holds no file's content, directories apart, is counted in ``left_out`` by kind.
 
     Raises:
         DataError: it is cut short (also between two files), a header is damaged, or it is no tar.
     """
     reader = _Reader(stream, tar)
-    long_name: str | None = None
+    left_out = Counter() if left_out is None else left_out
+    more: dict[bytes, bytes] = {}  # what extended headers say of the next member
+    places: dict[str, tuple[int, int]] = {}
     while True:
         block = reader.take(BLOCK_BYTES)
         if not block.strip(b"\0"):
             break
-        try:
-            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except tarfile.HeaderError as error:
-            header = reader.offset - BLOCK_BYTES
-            raise reader.broken(f"the header at byte {header} is damaged") from error
-        if info.type in _FILES and not info.name.endswith("/"):
-            begin = reader.offset
-            read = partial(reader.take, info.size)
-            yield Member(long_name or info.name, begin, info.size, read)
-            reader.skip_to(begin + _padded(info.size))
-            long_name = None
+        info = _header(block, reader, more)
+        if info.type in _LONG or info.type in _EXTENDED:
+            if info.size > _MOST_EXTENDED_BYTES:
+                raise reader.broken(f"{reader.last_header} has a name of {info.size:,} bytes")
+            content = reader.take(_padded(info.size))[: info.size]
+            if info.type in _LONG:
+                more[_LONG[info.type]] = content.split(b"\0")[0]
+            elif info.type != tarfile.XGLTYPE:
+                more |= _pax(content, reader)
             continue
-        has_content = info.type not in _WITHOUT_CONTENT
-        content = reader.take(_padded(info.size))[: info.size] if has_content else b""
-        if info.type == tarfile.GNUTYPE_LONGNAME:
-            long_name = content.rstrip(b"\0").decode("utf-8", "surrogateescape")
-        elif info.type == tarfile.XHDTYPE:
-            long_name = _pax_path(content, reader) or long_name
+        begin = reader.offset
+        if info.type in _LINKS:
+            yield _link(info, reader, places)
+        elif info.type in _FILES and b"sparse" in more:
+            unusable = _unusable(tar, info.name, "a sparse file", "pack it without --sparse")
+            yield Member(info.name, begin, info.size, partial(_refuse, unusable), unusable)
+        elif info.type in _FILES:
+            places[_plain(info.name)] = begin, info.size
+            yield Member(info.name, begin, info.size, partial(reader.take, info.size))
         elif info.type == tarfile.GNUTYPE_SPARSE:
-            raise DataError(f"{tar}: {info.name} is a sparse file", cure="pack it without --sparse")
-        elif info.type != tarfile.XGLTYPE:
-            long_name = None
+            raise _unusable(tar, info.name, "a sparse file", "pack it without --sparse")
+        elif info.type in _DEVICES:
+            left_out["device or pipe"] += 1
+        elif info.type != tarfile.DIRTYPE:
+            left_out["member of an unknown type"] += 1
+        if info.type not in (*_LINKS, *_DEVICES, tarfile.DIRTYPE):
+            reader.skip_to(begin + _padded(info.size))
+        more = {}
     reader.check_end()
 
 
@@ -95,11 +119,20 @@ class _Reader:
         self._stream = stream
         seekable = getattr(stream, "seekable", None)
         self._seek = getattr(stream, "seek", None) if seekable and seekable() else None
+        self._end = None
+        if self._seek is not None:
+            self._end = self._seek(0, io.SEEK_END)
+            self._seek(0)
+
+    @property
+    def last_header(self) -> str:
+        """The header that was just read, in words."""
+        return f"the header at byte {self.offset - BLOCK_BYTES}"
 
     def take(self, size: int) -> bytes:
         pieces = []
         while size:
-            piece = self._stream.read(size)
+            piece = self._stream.read(min(size, _CHUNK_BYTES))  # memory for what is there alone
             if not piece:
                 raise self.broken(f"it is cut short at byte {self.offset}")
             pieces.append(piece)
@@ -107,9 +140,24 @@ class _Reader:
             self.offset += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def take_again(self, offset: int, size: int) -> bytes:
+        """Bytes that lie before the position, which stays."""
+        stream = getattr(self._stream, "again", self._stream)
+        if not hasattr(stream, "seek"):
+            raise DataError(
+                f"{self.tar}: it has hard links and comes from where nothing is read twice",
+                cure="copy it to a disk, or pack it with `tar --hard-dereference`",
+            )
+        stream.seek(offset)
+        data: bytes = stream.read(size)
+        stream.seek(self.offset)
+        return data
+
     def skip_to(self, offset: int) -> None:
-        if self._seek is not None:
-            self._seek(offset)  # the next read finds a cut, because blocks of zeros end a tar
+        if self._seek is not None and self._end is not None:
+            if offset > self._end:
+                raise self.broken(f"it is cut short at byte {self._end}")
+            self._seek(offset)
             self.offset = offset
         while self.offset < offset:
             self.take(min(offset - self.offset, _CHUNK_BYTES))
@@ -119,14 +167,16 @@ class _Reader:
         rest = self.take(BLOCK_BYTES)
         while rest:
             if rest.strip(b"\0"):
-                raise self.broken(f"something follows its end at byte {self.offset - len(rest)}")
+                raise self.broken(
+                    f"something follows its end at byte {self.offset - len(rest)}",
+                    "if tars were joined by cat, index each by itself; else fetch it again",
+                )
             rest = self._stream.read(_CHUNK_BYTES)
             self.offset += len(rest)
 
-    def broken(self, cause: str) -> DataError:
+    def broken(self, cause: str, cure: str = "fetch or write it again") -> DataError:
         return DataError(
-            f"{self.tar}: this is no complete, uncompressed tar file ({cause})",
-            cure="fetch or write it again",
+            f"{self.tar}: this is no complete, uncompressed tar file ({cause})", cure=cure
         )
 
 
@@ -134,19 +184,86 @@ def _padded(size: int) -> int:
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
-def _pax_path(content: bytes, reader: _Reader) -> str | None:
-    """The name in a pax header, which is a sequence of ``LENGTH KEY=VALUE`` lines."""
-    path = None
-    while content:
-        length, _, _ = content.partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(content):
+def _header(block: bytes, reader: _Reader, more: dict[bytes, bytes]) -> tarfile.TarInfo:
+    """A member's header, with what extended headers say of it.
+
+    The name in the header of a file with a long name is only the beginning of it, and may end with
+    the slash that makes a directory of a file.
+    """
+    for magic, name in _COMPRESSED.items():
+        if reader.offset == BLOCK_BYTES and block.startswith(magic):
+            raise reader.broken(f"it is compressed by {name}", f"unpack it with {name} -d")
+    try:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise reader.broken(f"{reader.last_header} is damaged") from error
+    size = more.get(b"size")
+    if size is not None:
+        if not size.isdigit() or len(size) > 20:
             raise reader.broken("an extended header is damaged")
-        record, content = content[len(length) + 1 : int(length)], content[int(length) :]
-        key, _, value = record.rstrip(b"\n").partition(b"=")
-        if key == b"path":
-            path = value.decode("utf-8", "surrogateescape")
-        if key == b"size":
-            raise DataError(
-                f"{reader.tar}: files of 8 GiB and more are no samples", cure="leave them out"
-            )
-    return path
+        info.size = int(size)
+    if info.size < 0:
+        raise reader.broken(f"{reader.last_header} is damaged: a size of {info.size} bytes")
+    if b"path" in more:
+        info.type = block[156:157]
+        info.name = more[b"path"].decode("utf-8", "surrogateescape")
+    elif block[257:264] == _GNU_MAGIC:
+        # GNU tar keeps dates where others keep the first part of a long name.
+        info.name = block[:100].split(b"\0")[0].decode("utf-8", "surrogateescape")
+    if info.type in _FILES and info.name.endswith("/") and not info.size:
+        info.type = tarfile.DIRTYPE
+    if b"linkpath" in more:
+        info.linkname = more[b"linkpath"].decode("utf-8", "surrogateescape")
+    return info
+
+
+def _link(info: tarfile.TarInfo, reader: _Reader, places: dict[str, tuple[int, int]]) -> Member:
+    """A link as the file that it leads to; ``places`` has (offset, size) of the files before it."""
+    place = places.get(_plain(info.linkname)) if info.type == tarfile.LNKTYPE else None
+    if place is not None:
+        places[_plain(info.name)] = place
+        return Member(info.name, *place, partial(reader.take_again, *place))
+    what, cure = f"a symbolic link to {info.linkname}", "pack the file itself: tar --dereference"
+    if info.type == tarfile.LNKTYPE:
+        what = f"a hard link to {info.linkname}, which is not before it in this tar"
+        cure = "pack the file itself: tar --hard-dereference"
+    unusable = _unusable(reader.tar, info.name, what, cure)
+    return Member(info.name, reader.offset, 0, partial(_refuse, unusable), unusable)
+
+
+def _unusable(tar: str, name: str, what: str, cure: str) -> DataError:
+    return DataError(f"{tar}: {name} is {what}", cure=cure)
+
+
+def _refuse(error: DataError) -> NoReturn:
+    raise error
+
+
+def _plain(name: str) -> str:
+    """A name as links and files have it in common."""
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return name
+
+
+def _pax(content: bytes, reader: _Reader) -> dict[bytes, bytes]:
+    """What a pax header says, a sequence of ``LENGTH KEY=VALUE`` lines: path, linkpath and size.
+
+    The key ``sparse`` stands for all that speak of a sparse file.
+    """
+    found, begin = {}, 0
+    while begin < len(content) and content[begin]:
+        digits = content[begin : begin + 10].partition(b" ")[0]
+        end = begin + int(digits) if digits.isdigit() else begin
+        line = content[begin + len(digits) + 1 : end]
+        key, equals, value = line.removesuffix(b"\n").partition(b"=")
+        if end > len(content) or not equals:
+            raise reader.broken("an extended header is damaged")
+        if key in (b"path", b"linkpath", b"size"):
+            found[key] = value.split(b"\0")[0]
+        elif key.startswith(b"GNU.sparse."):
+            found[b"sparse"] = value if key.endswith(b".name") else found.get(b"sparse", b"")
+        begin = end
+    if found.get(b"sparse"):  # its path is a made-up one
+        found[b"path"] = found[b"sparse"]
+    return found

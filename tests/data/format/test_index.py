@@ -10,12 +10,13 @@ from support.shard_files import jpeg, sample_members, tar_file
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.data.format.index import INDEX_DTYPE, index_bytes, index_tar, load_index
+from rwp_dist.data.format.sample import Fields
 from rwp_dist.data.format.tar import BLOCK_BYTES
 
 
 def index_of(path, **keywords):
     with path.open("rb") as file:
-        return index_tar(file, str(path), **keywords)
+        return index_tar(file, str(path), Fields(**keywords))
 
 
 def check_against_bytes(path, expected):
@@ -63,6 +64,63 @@ def test_labels_come_from_a_json_field(tmp_path):
         index_of(path)
 
 
+def test_a_json_that_is_too_deep_is_no_label(tmp_path):
+    path = tar_file(tmp_path / "a.tar", [("a.jpg", b"1"), ("a.json", b"[" * 200_000)])
+    with pytest.raises(DataError, match=r"sample a has no field 'label' in its \.json"):
+        index_of(path, label_key="label")
+
+
+@pytest.mark.parametrize(
+    ("image_key", "kind"),
+    [(None, "jpg"), ("png", "png"), ("webp;PNG", "png"), (".mask.png", "mask.png")],
+)
+def test_of_several_images_the_one_is_taken_that_webdataset_takes_or_that_is_chosen(
+    tmp_path, image_key, kind
+):
+    images = {"png": b"png", "mask.png": b"mask", "jpg": b"jpg", "jpeg": b"jpeg"}
+    members = [(f"a.{name}", content) for name, content in images.items()]
+    path = tar_file(tmp_path / "a.tar", [*members, ("a.txt", b"x"), ("a.cls", b"1")])
+    (record,) = index_of(path, image_key=image_key).index
+    assert path.read_bytes()[record["offset"] :][: record["size"]] == images[kind]
+    others = {f"further .{name} image of a sample": 1 for name in images if name != kind}
+    assert index_of(path, image_key=image_key).left_out == others | {"unused .txt of a sample": 1}
+
+
+def test_files_that_are_no_samples_are_left_out_and_counted(tmp_path):
+    strays = ["README.md", "LICENSE", ".DS_Store", "./._x.jpg", "info.json", "x/._y.cls"]
+    members = [*((name, b"{}") for name in strays), ("a.jpg", b"1"), ("a.cls", b"1")]
+    members.insert(-1, ("._a.cls", b"double"))
+    path = tar_file(tmp_path / "a.tar", members)
+    indexed = index_of(path)
+    assert indexed.index["label"].tolist() == [1]
+    assert indexed.left_out == {
+        ".md of no sample": 1,
+        ".json of no sample": 1,
+        "Apple double (._*)": 3,
+        "hidden file": 1,
+        "name without an extension": 1,
+    }
+    json = tar_file(tmp_path / "b.tar", [*members[:6], ("a.jpg", b"1"), ("a.json", b'{"y": 2}')])
+    assert index_of(json, label_key="y").index["label"].tolist() == [2]
+    assert index_of(json, label_key="y").left_out[".json of no sample"] == 1
+
+
+def test_hard_links_are_samples_of_their_own(tmp_path):
+    path = tar_file(tmp_path / "a.tar", [("a.jpg", jpeg(0)), ("a.cls", b"1")])
+    with tarfile.open(path, "a") as tar:
+        for name, target in (("b.jpg", "a.jpg"), ("b.cls", "a.cls")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.LNKTYPE, target
+            tar.addfile(info)
+    check_against_bytes(path, [(jpeg(0), 1)] * 2)
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo("c.jpg")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(info)
+    with pytest.raises(DataError, match=r"c\.jpg is a symbolic link to /etc/passwd; pack"):
+        index_of(path)
+
+
 def test_a_cut_anywhere_is_an_error(tmp_path):
     data = tar_file(tmp_path / "a.tar", sample_members(3)).read_bytes()
     end = len(data.rstrip(b"\0"))
@@ -98,6 +156,11 @@ def test_a_flipped_bit_in_any_header_is_an_error(tmp_path):
         ([("a.jpg", b"1")], "sample a has no .cls"),
         ([("a.jpg", b"1"), ("a.cls", b"cat")], "the label b'cat'"),
         ([("a.jpg", b"1"), ("a.cls", b"-1")], "the label -1"),
+        ([("a.jpg", b"1"), ("a.cls", b"1_0")], "the label b'1_0'"),
+        ([("a.jpg", b"1"), ("a.cls", b"1" * 5000)], "the label b'1{40}'"),
+        ([("a.jpg", b"1"), ("a.cls", bytes(1 << 25))], r"a\.cls has 33,554,432 bytes"),
+        ([("a.v2.jpg", b"1"), ("a.v2.cls", b"1")], r"no image but \.v2\.jpg .*--image-key v2\.jpg"),
+        ([("a.bmp", b"1"), ("a.cls", b"1")], "sample a has no image"),
         ([("a.jpg", b"1"), ("a.cls", b"3000000000")], "the label 3000000000"),
         ([("a.jpg", b"1"), ("a.cls", b"1"), ("a.jpg", b"2")], r"two \.jpg files"),
         ([("a.jpg", b"1"), ("b.jpg", b"2"), ("a.cls", b"1")], "right beside"),
@@ -124,7 +187,9 @@ def test_an_index_file_round_trips_and_anything_else_is_refused(tmp_path):
         assert loaded.dtype == INDEX_DTYPE and np.array_equal(loaded, index)
     buffer = io.BytesIO()
     np.save(buffer, np.zeros(3))
-    for wrong in (content[:-1], content[:20], b"", b"nonsense", buffer.getvalue()):
+    claims = content.replace(b"(5,), }" + b" " * 12, b"(1000000000000,), }")
+    assert len(claims) == len(content) and claims != content
+    for wrong in (claims, content[:-1], content[:20], b"", b"nonsense", buffer.getvalue()):
         with pytest.raises(DataError, match=r"x.npy: this is no index .*shards index"):
             load_index(wrong, "x.npy")
     with pytest.raises(DataError, match=r"none.npy: cannot be read"):
