@@ -1,6 +1,5 @@
 """One shard, made by one process: samples are read, shrunk if asked for, and put into a tar."""
 
-import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import atomic_file, remove_leftovers
 from rwp_dist.data.format.index import IndexedShard, index_tar
 from rwp_dist.data.format.manifest import ShardEntry
+from rwp_dist.data.image import GREY, converted, open_image
 from rwp_dist.shards.records import Records
 from rwp_dist.shards.sources import Source, encode
 
@@ -43,30 +43,32 @@ class Shrink:
     def __call__(self, data: bytes, name: str) -> bytes:
         """A JPEG whose short side has ``short_side`` pixels; a JPEG that is no larger is returned.
 
-        Grey images stay grey, others become RGB. EXIF data is dropped and not applied: training
-        sees the pixels that it would see in the original file. Errors call the image ``name``.
+        Grey images stay grey, of 8 bits; others become RGB. EXIF data is dropped and not applied:
+        training sees the pixels that it would see in the original file. Errors call the image
+        ``name``.
 
         Raises:
             DataError: the image cannot be decoded.
         """
         try:
-            source = Image.open(io.BytesIO(data))
+            source = open_image(data)
             ratio = self.short_side / min(source.size)
-            if ratio >= 1 and source.format == "JPEG" and source.mode in ("L", "RGB"):
-                return data
-            size = source.size
+            keep = ratio >= 1 and source.format == "JPEG" and source.mode in ("L", "RGB")
+            size, is_grey = source.size, source.mode in GREY
             if ratio < 1:
                 size = (round(size[0] * ratio), round(size[1] * ratio))
                 # libjpeg halves large images while it decodes; the rest is done with antialiasing.
                 source.draft(None, (2 * size[0], 2 * size[1]))
-            image = source.convert("L" if source.mode == "L" else "RGB")
+            image = converted(source, "L" if is_grey else "RGB")
+            if keep:
+                return data
             if image.size != size:
                 image = image.resize(size, Image.Resampling.LANCZOS)
-        except Exception as error:  # decoders raise a dozen kinds on damaged files
+            return encode(image, "jpeg", quality=self.quality)
+        except Exception as error:  # also what no JPEG can hold: a side of more than 65,500
             raise DataError(
                 f"{name}: this is no readable image ({error})", cure="replace it or leave it out"
             ) from error
-        return encode(image, "jpeg", quality=self.quality)
 
 
 @dataclass(frozen=True)

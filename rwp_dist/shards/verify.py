@@ -1,14 +1,11 @@
 """Check shards against their manifest, and list every fault."""
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-from PIL import Image
 
 from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
@@ -16,6 +13,7 @@ from rwp_dist.base.files import write_text
 from rwp_dist.data.format.index import Index, load_index, read_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from rwp_dist.data.format.tar import BLOCK_BYTES, Stream
+from rwp_dist.data.image import why_undecodable
 from rwp_dist.shards.location import open_shard, shard_size
 from rwp_dist.shards.parallel import run_jobs
 
@@ -144,7 +142,7 @@ def _check_bytes(
             check.add("the image is missing or cut short", row, label)
         elif checksum.crc32(image) != crc32:
             check.add("the image's bytes have changed (other crc32)", row, label)
-        elif decode and (cause := _undecodable(image)):
+        elif decode and (cause := why_undecodable(image)):
             name = header[:_NAME_BYTES].split(b"\0")[0].decode(errors="replace")
             check.add(f"{name}: {UNDECODABLE} ({cause})", row, label)
     while take(_CHUNK_BYTES):
@@ -153,16 +151,6 @@ def _check_bytes(
         intact = len(check.faults) == num_faults and check.num_bytes == shard.num_bytes
         where = ": a tar header, a label or padding, as every image is intact" if intact else ""
         check.add(f"its bytes have changed (other sha256){where}")
-
-
-def _undecodable(image: bytes) -> str:
-    """Why an image cannot be decoded; empty if it can."""
-    try:
-        Image.open(io.BytesIO(image)).convert("RGB")
-    except Exception as error:  # decoders raise a dozen kinds on damaged files
-        # Pillow's message ends with the address of the buffer.
-        return str(error).partition(" <_io")[0] or type(error).__name__
-    return ""
 
 
 def write_report(faults: Sequence[Fault], path: Path) -> None:
