@@ -1,7 +1,6 @@
 """One shard, made by one process: samples are read, shrunk if asked for, and put into a tar."""
 
 import hashlib
-import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,8 +14,9 @@ from PIL import Image
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import atomic_file, remove_leftovers
 from rwp_dist.data.format.index import IndexedShard, index_tar
+from rwp_dist.data.image import GREY, converted, open_image, why_undecodable
 from rwp_dist.shards.records import FinishedShard, MadeFrom, Records
-from rwp_dist.shards.sources import Source, encode, undecodable
+from rwp_dist.shards.sources import Source, encode
 
 _KEY_LENGTH = 90  # names in a plain tar header end at 100 bytes
 
@@ -45,30 +45,32 @@ class Shrink:
     def __call__(self, data: bytes, name: str) -> bytes:
         """A JPEG whose short side has ``short_side`` pixels; a JPEG that is no larger is returned.
 
-        Grey images stay grey, others become RGB. EXIF data is dropped and not applied: training
-        sees the pixels that it would see in the original file. Errors call the image ``name``.
+        Grey images stay grey, of 8 bits; others become RGB. EXIF data is dropped and not applied:
+        training sees the pixels that it would see in the original file. Errors call the image
+        ``name``.
 
         Raises:
             DataError: the image cannot be decoded.
         """
         try:
-            source = Image.open(io.BytesIO(data))
+            source = open_image(data)
             ratio = self.short_side / min(source.size)
-            if ratio >= 1 and source.format == "JPEG" and source.mode in ("L", "RGB"):
-                return data
-            size = source.size
+            keep = ratio >= 1 and source.format == "JPEG" and source.mode in ("L", "RGB")
+            size, is_grey = source.size, source.mode in GREY
             if ratio < 1:
                 size = (round(size[0] * ratio), round(size[1] * ratio))
                 # libjpeg halves large images while it decodes; the rest is done with antialiasing.
                 source.draft(None, (2 * size[0], 2 * size[1]))
-            image = source.convert("L" if source.mode == "L" else "RGB")
+            image = converted(source, "L" if is_grey else "RGB")
+            if keep:
+                return data
             if image.size != size:
                 image = image.resize(size, Image.Resampling.LANCZOS)
-        except Exception as error:  # decoders raise a dozen kinds on damaged files
+            return encode(image, "jpeg", quality=self.quality)
+        except Exception as error:  # also what no JPEG can hold: a side of more than 65,500
             raise DataError(
                 f"{name}: this is no readable image ({error})", cure="replace it or leave it out"
             ) from error
-        return encode(image, "jpeg", quality=self.quality)
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def write_tar(path: Path, samples: Iterable[Packed]) -> IndexedShard:
 
 def _pack(job: ShardJob, row: int, sample: Source, image: bytes) -> Packed:
     kind = sample.kind
-    if job.max_bad and (cause := undecodable(image)):
+    if job.max_bad and (cause := why_undecodable(image)):
         raise DataError(f"{sample.name}: this is no readable image ({cause})")
     if job.shrink is not None:
         image, kind = job.shrink(image, sample.name), "jpg"

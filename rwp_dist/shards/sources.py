@@ -248,16 +248,6 @@ def read_image(sample: Source) -> bytes:
     return data
 
 
-def undecodable(image: bytes) -> str:
-    """Why an image cannot be decoded; empty if it can."""
-    try:
-        Image.open(io.BytesIO(image)).convert("RGB")
-    except Exception as error:  # decoders raise a dozen kinds on damaged files
-        # Pillow's message ends with the address of the buffer.
-        return str(error).partition(" <_io")[0] or type(error).__name__
-    return ""
-
-
 def encode(image: Image.Image, kind: str, **options: int) -> bytes:
     """The content of an image's file, of a format that Pillow names, with its options."""
     buffer = io.BytesIO()

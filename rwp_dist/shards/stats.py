@@ -1,6 +1,5 @@
 """What a folder of shards holds: a table of figures, and a picture of random samples."""
 
-import io
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rwp_dist.base.files import atomic_file
 from rwp_dist.base.text import size as size_text
 from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.format.manifest import Manifest
+from rwp_dist.data.image import UndecodableImage, converted, open_image
 from rwp_dist.data.reader import BadSample, ShardFiles
 
 TILE = 160
@@ -81,11 +81,11 @@ def describe_shards(manifest: Manifest, dataset: Dataset, drawn: Sequence[DrawnS
 
 
 def _pixels(drawn: Sequence[DrawnSample]) -> NDArray[np.int64]:
-    """``[N, 2]``: width and height of the samples that are images; only headers are parsed."""
+    """``[N, 2]``: width and height of the samples that are good images."""
     sizes = []
     for sample in drawn:
-        with suppress(OSError):
-            sizes.append(Image.open(io.BytesIO(sample.image)).size)
+        with suppress(UndecodableImage):
+            sizes.append(converted(open_image(sample.image), "RGB").size)
     return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
 
@@ -130,8 +130,8 @@ def _font_file() -> Path:
 
 def _fit(sample: DrawnSample) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(sample.image)).convert("RGB")
-    except Exception:  # decoders raise a dozen kinds on damaged files
+        image = converted(open_image(sample.image), "RGB")
+    except UndecodableImage:
         return Image.new("RGB", (TILE, TILE), _PAPER)
     # The pixels of tiny images, such as 8x8 digits, stay visible.
     small = max(image.size) * 2 <= TILE

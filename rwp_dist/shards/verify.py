@@ -14,9 +14,9 @@ from rwp_dist.base.urls import shown
 from rwp_dist.data.format.index import Index, check_places, load_index, read_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from rwp_dist.data.format.tar import BLOCK_BYTES, Stream
+from rwp_dist.data.image import why_undecodable
 from rwp_dist.shards.location import open_shard, shard_size, tars_in
 from rwp_dist.shards.parallel import run_jobs
-from rwp_dist.shards.sources import undecodable
 
 LEVELS = ("size", "sha256", "decode")
 UNDECODABLE = "the image cannot be decoded"
@@ -149,7 +149,7 @@ def _check_bytes(
             check.add("the image is missing or cut short", row, label)
         elif checksum.crc32(image) != crc32:
             check.add("the image's bytes have changed (other crc32)", row, label)
-        elif decode and (cause := undecodable(image)):
+        elif decode and (cause := why_undecodable(image)):
             name = header[:_NAME_BYTES].split(b"\0")[0].decode(errors="replace")
             check.add(f"{name}: {UNDECODABLE} ({cause})", row, label)
     while take(_CHUNK_BYTES):

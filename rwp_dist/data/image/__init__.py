@@ -1,18 +1,51 @@
 """From the encoded bytes of an image to the input of a network.
 
-Augmentation is a pure function of the image and its key (seed, epoch, sample).
+Augmentation is a pure function of the image and its key (seed, epoch, sample). Importing
+this package imports no torch: ``rwp_dist.shards`` asks it which images are good.
 """
 
+from typing import TYPE_CHECKING
+
 from rwp_dist.base.keyed import Keyed
-from rwp_dist.data.image.decode import Decoder, Tier
-from rwp_dist.data.image.mix import Mixer
-from rwp_dist.data.image.normalise import Normalise
-from rwp_dist.data.image.optional import optional_module
-from rwp_dist.data.image.pixels import UndecodableImage, from_pixels, resize
-from rwp_dist.data.image.regions import random_resized_crop
-from rwp_dist.data.image.transforms import EvalTransform, TrainTransform
+from rwp_dist.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rwp_dist.data.image.decode import Decoder, Tier
+    from rwp_dist.data.image.mix import Mixer
+    from rwp_dist.data.image.normalise import Normalise
+    from rwp_dist.data.image.optional import optional_module
+    from rwp_dist.data.image.pillow import (
+        GREY,
+        UndecodableImage,
+        converted,
+        open_image,
+        why_undecodable,
+    )
+    from rwp_dist.data.image.pixels import from_pixels, resize
+    from rwp_dist.data.image.regions import random_resized_crop
+    from rwp_dist.data.image.transforms import EvalTransform, TrainTransform
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        GREY="pillow",
+        Decoder="decode",
+        EvalTransform="transforms",
+        Mixer="mix",
+        Normalise="normalise",
+        Tier="decode",
+        TrainTransform="transforms",
+        UndecodableImage="pillow",
+        converted="pillow",
+        from_pixels="pixels",
+        open_image="pillow",
+        optional_module="optional",
+        random_resized_crop="regions",
+        resize="pixels",
+        why_undecodable="pillow",
+    )
 
 __all__ = [
+    "GREY",
     "Decoder",
     "EvalTransform",
     "Keyed",
@@ -21,8 +54,11 @@ __all__ = [
     "Tier",
     "TrainTransform",
     "UndecodableImage",
+    "converted",
     "from_pixels",
+    "open_image",
     "optional_module",
     "random_resized_crop",
     "resize",
+    "why_undecodable",
 ]

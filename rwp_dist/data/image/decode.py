@@ -7,19 +7,17 @@ All tiers wrap libjpeg-turbo with its accurate DCT, so they give the same pixels
 """
 
 import importlib
-import io
-import math
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.data.image.jpeg import libjpeg
-from rwp_dist.data.image.jpeg.header import has_end, jpeg_header, shortened
+from rwp_dist.data.image.jpeg.header import JpegHeader, is_plain, jpeg_header, shortened
 from rwp_dist.data.image.optional import is_installed, optional_module
-from rwp_dist.data.image.pixels import MAX_PIXELS, Pixels, UndecodableImage
+from rwp_dist.data.image.pillow import MAX_PIXELS, UndecodableImage, converted, open_image
+from rwp_dist.data.image.pixels import Pixels
 from rwp_dist.data.image.regions import Region
 
 Tier = Literal["auto", "libjpeg", "simplejpeg", "torchvision", "pil"]
@@ -55,6 +53,7 @@ class Decoder:
             )
         self.tier = tier
         self.channels = channels
+        self._space = "RGB" if channels == 3 else "GRAY"  # simplejpeg's word
 
     def size(self, data: bytes) -> tuple[int, int]:
         """Width and height from the header alone.
@@ -65,7 +64,7 @@ class Decoder:
         header = jpeg_header(data)
         if header is not None:
             return header.width, header.height
-        return _pil_open(data).size
+        return open_image(data).size
 
     def decode(self, data: bytes, region: Region | None = None) -> Pixels:
         """The image, or a region of it: uint8 ``[H, W, C]``, perhaps read-only or a view.
@@ -79,10 +78,12 @@ class Decoder:
             return _crop(self._by_pil(data), region)
         if header.width * header.height > MAX_PIXELS:
             raise UndecodableImage(f"an image of {header.width}x{header.height} is too large.")
+        # Whether a file is bad, and its pixels, must not depend on where the crop lies. The C code
+        # refuses files that are not plain by itself.
+        if self.tier != "libjpeg" and not is_plain(data, header):
+            return _crop(self._by_pil(data), region)
         pixels = None
-        # A file without its end is read whole: whether it counts as truncated must not depend on
-        # where the crop lies.
-        if region is not None and has_end(data):
+        if region is not None:
             # Two rows more than the region, because upsampling of chroma looks one row ahead.
             rows = region.top + region.height + 2
             if self.tier == "libjpeg":
@@ -91,35 +92,43 @@ class Decoder:
                 if pixels is not None:
                     return pixels
             elif self.tier == "simplejpeg" and rows < header.height:
-                pixels = self._whole(shortened(data, header, rows), strict=False)
+                pixels = self._upper(data, header, rows)
         if pixels is None:
             pixels = self._whole(data)
         if pixels is None:
             pixels = self._by_pil(data)
         return _crop(pixels, region)
 
-    def _whole(self, data: bytes, strict: bool = True) -> Pixels | None:
+    def _whole(self, data: bytes) -> Pixels | None:
         """The whole image; None if this tier refuses it."""
         try:
             if self.tier == "libjpeg":
                 return libjpeg.decode_region(data, self.channels, 0, 0, *self.size(data))
             if self.tier == "simplejpeg":
-                space = "RGB" if self.channels == 3 else "GRAY"
-                decode = optional_module("simplejpeg").decode_jpeg
-                return decode(data, space, strict=strict)
+                return optional_module("simplejpeg").decode_jpeg(data, self._space)
             return _by_torchvision(data, self.channels)
         except (ValueError, RuntimeError):
             return None
 
-    def _by_pil(self, data: bytes) -> Pixels:
-        image = _pil_open(data)
-        mode = "RGB" if self.channels == 3 else "L"
+    def _upper(self, data: bytes, header: JpegHeader, rows: int) -> Pixels | None:
+        """The rows from 0 to ``rows`` by simplejpeg; None if it refuses them."""
+        pixels = np.empty((rows, header.width, self.channels), dtype=np.uint8)
         try:
-            # Grey from a JPEG is its luminance as stored, here as in the other tiers.
-            image.draft(mode, image.size)
-            pixels = np.asarray(image.convert(mode))
-        except Exception as error:  # Pillow's plugins raise whatever broken bytes lead them to
-            raise UndecodableImage(f"no decoder takes this image: {error}.") from error
+            decode = optional_module("simplejpeg").decode_jpeg
+            decode(shortened(data, header, rows), self._space, buffer=pixels)
+        except ValueError as error:
+            # Rows that are too many for it are no error. Without `strict` it would forgive others
+            # that come after them, and give what was in memory for pixels.
+            if "extraneous bytes" not in str(error):
+                return None
+        return pixels
+
+    def _by_pil(self, data: bytes) -> Pixels:
+        image = open_image(data)
+        mode: Literal["L", "RGB"] = "RGB" if self.channels == 3 else "L"
+        # Grey from a JPEG is its luminance as stored, here as in the other tiers.
+        image.draft(mode, image.size)
+        pixels = np.asarray(converted(image, mode))
         return pixels.reshape(*pixels.shape[:2], self.channels)
 
 
@@ -129,18 +138,6 @@ def _by_torchvision(data: bytes, channels: int) -> Pixels:
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
     return decode_jpeg(encoded, mode=mode).permute(1, 2, 0).numpy()
-
-
-def _pil_open(data: bytes) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data))
-    except Exception as error:  # Pillow's plugins raise whatever broken bytes lead them to
-        # Pillow names the buffer in memory that it read from.
-        cause = str(error).partition(" <_io")[0]
-        raise UndecodableImage(f"no decoder takes this image: {cause}.") from error
-    if math.prod(image.size) > MAX_PIXELS:
-        raise UndecodableImage(f"an image of {image.width}x{image.height} is too large.")
-    return image
 
 
 def _crop(pixels: Pixels, region: Region | None) -> Pixels:

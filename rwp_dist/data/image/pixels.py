@@ -6,18 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rwp_dist.base.errors import DataError
 from rwp_dist.data.image.optional import is_installed, optional_module
+from rwp_dist.data.image.pillow import MAX_PIXELS, UndecodableImage
 
 Pixels = NDArray[np.uint8]
 """``[H, W, C]``, C being 1 (grey) or 3 (RGB)."""
-
-MAX_PIXELS = 2**27
-"""Larger images are refused: a few bytes of header must not claim gigabytes of memory."""
-
-
-class UndecodableImage(DataError):  # noqa: N818 - what it is, not what to do about it
-    """Bytes that no decoder takes for an image; the sample is bad."""
 
 
 def from_pixels(image: Pixels) -> torch.Tensor:

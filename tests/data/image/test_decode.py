@@ -1,6 +1,7 @@
 import importlib
 import io
 import types
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 from support.pictures import encoded, picture
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.data.image import Decoder, UndecodableImage, optional_module, resize
+from rwp_dist.data.image import Decoder, UndecodableImage, optional_module, resize, why_undecodable
 from rwp_dist.data.image import decode as module
 from rwp_dist.data.image.jpeg import libjpeg
 from rwp_dist.data.image.jpeg.header import jpeg_header
@@ -144,9 +145,8 @@ def test_rows_below_the_region_are_not_decoded(monkeypatch, progressive):
     import simplejpeg
 
     def spy(*args, **options):
-        pixels = simplejpeg.decode_jpeg(*args, **options)
-        heights.append(len(pixels))
-        return pixels
+        heights.append(jpeg_header(args[0]).height)
+        return simplejpeg.decode_jpeg(*args, **options)
 
     heights = []
     fake = types.SimpleNamespace(decode_jpeg=spy)
@@ -284,3 +284,94 @@ def test_auto_takes_the_fastest(monkeypatch):
     assert Decoder("auto", 3).tier == "libjpeg"
     monkeypatch.setattr(libjpeg, "available", lambda: False)
     assert Decoder("auto", 3).tier == "simplejpeg"
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("num_scans", [1, 4, 8, 9])
+def test_a_progressive_file_that_lacks_scans_has_pillows_pixels_in_every_crop(tier, num_scans):
+    data = encoded(picture(), quality=85, progressive=True)
+    scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    lacking = data[: scans[num_scans]] + b"\xff\xd9"
+    decoder, expected = Decoder(tier, 3), by_pil(lacking)
+    assert np.array_equal(decoder.decode(lacking), expected)
+    for region in (Region(0, 0, 83, 20), Region(30, 20, 20, 20), Region(1, 3, 9, 50)):
+        assert np.array_equal(decoder.decode(lacking, region), module._crop(expected, region))
+
+
+def damaged(data, marker):
+    """The same JPEG with a marker in the middle of its last scan."""
+    at = (data.rindex(b"\xff\xda") + len(data)) // 2
+    return data[:at] + marker + data[at + len(marker) :]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+@pytest.mark.parametrize("marker", [b"\xff\x02", b"\xff\xd8", b"\xff\xc4", b"\xff\xda\x00\x08"])
+def test_damage_that_pillow_refuses_is_bad_in_every_crop(tier, options, marker):
+    data = damaged(encoded(picture(128, 128), **options), marker)
+    assert why_undecodable(data)
+    for region in (None, Region(0, 0, 128, 9), Region(9, 60, 20, 9), Region(0, 99, 128, 29)):
+        with pytest.raises(UndecodableImage):
+            Decoder(tier, 3).decode(data, region)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("marker", [b"\xff\xd9", b"\xff\xd3", b"\xff\xff\x00"])
+def test_damage_that_pillow_reads_over_is_good_in_every_crop(tier, options, marker):
+    data = damaged(encoded(picture(128, 128), **options), marker)
+    decoder, expected = Decoder(tier, 3), by_pil(data)
+    assert why_undecodable(data) == ""
+    for region in (Region(0, 0, 128, 128), Region(0, 0, 128, 9), Region(9, 99, 20, 29)):
+        assert np.array_equal(decoder.decode(data, region), module._crop(expected, region)), region
+
+
+@needs_simplejpeg
+def test_a_broken_table_below_the_region_does_not_give_what_was_in_memory():
+    """simplejpeg takes an error for a warning if there was a warning before it."""
+    data = bytearray(encoded(picture(128, 128), progressive=True))
+    data[data.rindex(b"\xff\xc4") + 5] = 255
+    with pytest.raises(UndecodableImage):
+        Decoder("simplejpeg", 3).decode(bytes(data), Region(0, 0, 128, 9))
+
+
+def grey(kind, values, **options):
+    return encoded(Image.fromarray(values), kind, **options)
+
+
+RAMP = np.linspace(0, 65535, 64 * 48).reshape(48, 64)
+UPPER = (RAMP.astype(np.uint16) >> 8).astype(np.uint8)
+DEEP = {
+    "png": (grey("png", RAMP.astype(np.uint16)), UPPER),
+    "dark png": (grey("png", RAMP.astype(np.uint16) // 300), np.zeros_like(UPPER)),
+    "tiff": (grey("tiff", RAMP.astype(np.uint16)), UPPER),
+    "big-endian tiff": (grey("tiff", RAMP.astype(">u2")), UPPER),
+    "pgm": (b"P5 64 48 65535\n" + RAMP.astype(">u2").tobytes(), UPPER),
+    "32 bits": (grey("tiff", RAMP.astype(np.int32)), UPPER),
+    "32 bits, small": (grey("tiff", UPPER.astype(np.int32)), UPPER),
+    "float to 1": (grey("tiff", (UPPER / 255).astype(np.float32)), UPPER),
+    "float to 255": (grey("tiff", UPPER.astype(np.float32)), UPPER),
+}
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", DEEP)
+def test_grey_of_more_than_8_bits_is_scaled(tier, channels, kind):
+    data, expected = DEEP[kind]
+    pixels = Decoder(tier, channels).decode(data)
+    expected = np.repeat(expected[..., None], channels, axis=2).astype(int)
+    assert np.abs(pixels - expected).max() <= (1 if "float" in kind else 0)
+    region = Decoder(tier, channels).decode(data, Region(3, 40, 9, 8))
+    assert np.array_equal(region, pixels[40:48, 3:12])
+
+
+def test_odd_images_warn_of_nothing():
+    """A warning is an error here, as in the whole suite."""
+    palette = picture().convert("P")
+    data = encoded(palette, "png", transparency=bytes(range(256)))
+    assert np.array_equal(Decoder("auto", 3).decode(data), np.asarray(palette.convert("RGB")))
+    large = bytearray(encoded(Image.new("L", (8, 8)), "png"))
+    large[16:24] = (11_000).to_bytes(4, "big") * 2  # Pillow warns from 89 million pixels
+    large[29:33] = zlib.crc32(large[12:29]).to_bytes(4, "big")
+    assert Decoder("auto", 3).size(bytes(large)) == (11_000, 11_000)

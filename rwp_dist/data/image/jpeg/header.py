@@ -1,6 +1,10 @@
 """What the frame header of a JPEG says, read without a library."""
 
+import re
 from typing import NamedTuple
+
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""After coded data: neither a stuffed zero nor a restart."""
 
 
 class JpegHeader(NamedTuple):
@@ -38,9 +42,37 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
     return None
 
 
-def has_end(data: bytes) -> bool:
-    """Whether the file has its end marker, so that it is not cut."""
-    return b"\xff\xd9" in data[-32:]
+def is_plain(data: bytes, header: JpegHeader) -> bool:
+    """Whether a crop is sure to be that part of the whole image, and bad if that is.
+
+    Not where anything but the end follows a baseline scan: the file is cut there, or damaged, and
+    a crop above does not reach it. Nor where a progressive file lacks bits of its coefficients:
+    libjpeg smooths such blocks by those around them, and not every version alike.
+    """
+    at, components = header.height_at - 5, header.components
+    progressive = data[at + 1] == 0xC2
+    names = data[at + 10 : at + 10 + 3 * components : 3]
+    lacking = {name: [1] * 64 for name in names}  # where coefficients have bits to come
+    while data[at : at + 1] == b"\xff" and at + 3 < len(data):
+        marker, begin = data[at + 1], at
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # none with a length
+            return False
+        at = end = begin + 2 + (data[begin + 2] << 8 | data[begin + 3])
+        if marker != 0xDA:
+            continue
+        found = _MARKER.search(data, end)
+        if found is None:
+            return False
+        at, is_end = found.start(), found.group() == b"\xff\xd9"
+        if not progressive:
+            return is_end
+        first, last, bits = data[end - 3 : end]
+        for name in data[begin + 5 : end - 3 : 2]:
+            if name in lacking:
+                lacking[name][first : last + 1] = [bits & 15] * (last + 1 - first)
+        if is_end:
+            return len(lacking) == components and not any(map(any, lacking.values()))
+    return False
 
 
 def shortened(data: bytes, header: JpegHeader, height: int) -> bytes:

@@ -32,8 +32,8 @@ def decode_region(
 ) -> NDArray[np.uint8] | None:
     """A rectangle of a JPEG: uint8 ``[height, width, channels]``, 1 channel (grey) or 3 (RGB).
 
-    None if the image is damaged, no JPEG, or does not hold the rectangle. Damage below the
-    rectangle is not seen.
+    None if the image is damaged, no JPEG, lacks scans, or does not hold the rectangle. Below the
+    rectangle only damage is seen for which libjpeg would refuse the whole image.
 
     Raises:
         ConfigError: the C files cannot be compiled here.

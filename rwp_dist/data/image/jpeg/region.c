@@ -31,8 +31,8 @@ static void on_message(j_common_ptr info, int level) {
     if (level < 0) on_error(info);
 }
 
-/* Whether a progressive file lacks scans. libjpeg then smooths each block by its neighbours, and
- * those of a rectangle's border are not there.
+/* Whether a progressive file lacks scans. libjpeg then smooths each block by its neighbours: those of
+ * a rectangle's border are not there, and not every version does it alike.
  */
 static int lacks_scans(j_decompress_ptr info) {
     if (info->coef_bits == NULL) return 0;
@@ -42,11 +42,24 @@ static int lacks_scans(j_decompress_ptr info) {
     return 0;
 }
 
+/* Whether the end follows the scan. A file of several scans has been read up to its end by now; of
+ * one scan, damage below the rectangle would not be seen, and a marker is all that libjpeg refuses.
+ */
+static int ends_behind_scan(j_decompress_ptr info) {
+    if (jpeg_has_multiple_scans(info)) return 1;
+    const JOCTET *at = info->src->next_input_byte, *end = at + info->src->bytes_in_buffer;
+    while ((at = memchr(at, 0xFF, end - at)) != NULL) {
+        while (at < end && *at == 0xFF) at++;
+        if (at == end) return 0;
+        if (*at != 0 && (*at < JPEG_RST0 || *at > JPEG_RST0 + 7)) return *at == JPEG_EOI;
+    }
+    return 0;
+}
+
 /* Decode data[size] into out[height][width][channels], channels being 1 or 3.
  *
- * Returns 0, or 1 if the image is damaged, is no JPEG, does not hold the rectangle, or lacks scans and
- * is larger than the rectangle. Damage below the rectangle is not seen; what follows the last row is,
- * if the rectangle reaches it.
+ * Returns 0, or 1 if the image is damaged, is no JPEG, does not hold the rectangle, or lacks scans.
+ * Below the rectangle only damage is seen for which libjpeg would refuse the whole image.
  */
 int decode_region(const uint8_t *data, size_t size, int channels, unsigned left, unsigned top,
                   unsigned width, unsigned height, uint8_t *out) {
@@ -67,8 +80,7 @@ int decode_region(const uint8_t *data, size_t size, int channels, unsigned left,
 
     size_t right = (size_t)left + width, bottom = (size_t)top + height;
     if (right > info.output_width || bottom > info.output_height) on_error((j_common_ptr)&info);
-    if ((width < info.output_width || height < info.output_height) && lacks_scans(&info))
-        on_error((j_common_ptr)&info);
+    if (lacks_scans(&info) || !ends_behind_scan(&info)) on_error((j_common_ptr)&info);
     JDIMENSION first = left > CHROMA ? left - CHROMA : 0;
     JDIMENSION columns = right + CHROMA < info.output_width ? right + CHROMA - first
                                                             : info.output_width - first;
