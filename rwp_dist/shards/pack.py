@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import atomic_file, remove_leftovers
-from rwp_dist.data.format.index import IndexedShard, index_tar
+from rwp_dist.data.format.index import IndexedShard, index_name, index_tar, load_index
 from rwp_dist.data.image import GREY, converted, open_image, why_undecodable
 from rwp_dist.shards.records import FinishedShard, MadeFrom, Records
 from rwp_dist.shards.sources import Source, encode
@@ -145,11 +146,8 @@ def is_stale(job: ShardJob) -> bool:
     if finished is None:
         return False
     made_from = finished.made_from
-    if made_from is None:  # version 0.1 did not say: the record's time has to do
-        written_ns = job.records.path(job.name).stat().st_mtime_ns
-        return bool(job.max_bad) or any(
-            max(stat.st_mtime_ns, stat.st_ctime_ns) > written_ns for stat in _stats(job)
-        )
+    if made_from is None:
+        return bool(job.max_bad) or _differs_from_0_1(job)
     if job.max_bad and not made_from.checked:
         return True
     stat = _stat(job)
@@ -163,6 +161,19 @@ def is_stale(job: ShardJob) -> bool:
         return True
     job.records.now_made_from(job.name, made_from._replace(stat=stat))
     return False
+
+
+def _differs_from_0_1(job: ShardJob) -> bool:
+    """``is_stale`` of a shard of version 0.1, whose record does not say what it was made from."""
+    written_ns = job.records.path(job.name).stat().st_mtime_ns
+    if all(max(stat.st_mtime_ns, stat.st_ctime_ns) < written_ns for stat in _stats(job)):
+        return False
+    if job.shrink is not None:  # what is in the tar cannot be compared
+        return True
+    known = load_index(job.records.folder / index_name(job.name))["crc32"].tolist()
+    with suppress(DataError):
+        return known != [checksum.crc32(job.read(sample)) for sample in job.samples]
+    return True
 
 
 def _digest(data: bytes) -> bytes:
@@ -205,7 +216,8 @@ def write_tar(path: Path, samples: Iterable[Packed]) -> IndexedShard:
 def _pack(job: ShardJob, row: int, sample: Source, image: bytes) -> Packed:
     kind = sample.kind
     if job.max_bad and (cause := why_undecodable(image)):
-        raise DataError(f"{sample.name}: this is no readable image ({cause})")
+        problem = f"{sample.name}: this is no readable image ({cause})"
+        raise DataError(problem, cure="replace it or leave it out")
     if job.shrink is not None:
         image, kind = job.shrink(image, sample.name), "jpg"
     kind = "jpg" if kind == "jpeg" else kind  # other readers ask for jpg alone
