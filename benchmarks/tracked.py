@@ -85,7 +85,6 @@ def blocks(
             dist.barrier()
             if number >= 0:
                 seconds[tracked].append(time.perf_counter() - begin)
-    switch(True)
     return seconds
 
 
@@ -105,6 +104,7 @@ def median_interval(values: list[float]) -> tuple[float, float, float]:
 def main(model: str, size: int, batch: int, rounds: int, steps: int) -> None:
     """Print the ratio."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the blocks' end is reached
     with process_group(choose_device("auto")), tempfile.TemporaryDirectory() as folder:
         parts, progress, step = observed_step("m-rwp", model, size, batch)
         others: list[psutil.Process] = []
@@ -133,7 +133,10 @@ def main(model: str, size: int, batch: int, rounds: int, steps: int) -> None:
                     time.sleep(0.1)
                 children = psutil.Process().children(recursive=True)
                 others += [process, *(c for c in children if "wandb-core" in c.name())]
-                seconds = blocks(step, each, record, switch, rounds, steps)
+                try:
+                    seconds = blocks(step, each, record, switch, rounds, steps)
+                finally:
+                    switch(True)  # what is stopped would stay so for ever
                 tracker.close("finished")
         else:
             tracker = Tracker()

@@ -449,7 +449,7 @@ class Tracking(Section):
 
     artifacts: tuple[Literal["settings", "checkpoint", "weights"], ...] = ("settings",)
     """Files that W&B gets: the settings; of a finished run also its newest checkpoint, or its
-    weights alone, for ``load_state_dict``. Its end waits for these two, for an hour at most."""
+    weights alone, for ``load_state_dict``. Its end waits for these two, some minutes at most."""
 
     tensorboard: bool = False
     """Write TensorBoard's files to ``tensorboard/`` in the run directory. Needs
@@ -473,7 +473,7 @@ class Tracking(Section):
     but finished, unless said: a sweep has many runs. []: nothing."""
 
     silent_s: PositiveFloat = 300.0
-    """Seconds in which a rank does not go on with its step until it is called silent."""
+    """A rank that stays in one part of a step for so many seconds is reported as silent."""
 
 
 class Settings(Section):

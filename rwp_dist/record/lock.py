@@ -89,7 +89,7 @@ def locked(path: Path, doing: str, cure: str, key: str | None = None) -> Iterato
 def _close_in_child() -> None:
     # A forked worker would keep what its parent held, should the parent be killed.
     for file in _held:
-        os.close(file.fileno())
+        file.close()
     _held.clear()
 
 

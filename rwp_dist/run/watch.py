@@ -2,7 +2,6 @@
 cannot save."""
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import torch.distributed as dist
@@ -71,10 +70,5 @@ class Watch:
         self._silence.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._silence.__exit__(kind, error, trace)
+    def __exit__(self, *exc: object) -> None:
+        self._silence.__exit__(*exc)

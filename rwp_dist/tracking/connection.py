@@ -28,8 +28,8 @@ LOGIN_CURE = "run `wandb login`, or set WANDB_API_KEY to a key of W&B's, and sta
 API_TIMEOUT_S = 30
 """How long W&B's server may take to answer a question, in seconds."""
 
-ARTIFACT_TIMEOUT_S = 300
-"""How long the upload of a checkpoint may take, in seconds. Other ranks may wait for it inside a
+ARTIFACT_TIMEOUT_S = 200
+"""How long the upload of one large file may take, in seconds. Other ranks may wait for it inside a
 collective, which ends after ten minutes with NCCL."""
 
 NAME_CHARACTERS, TAG_CHARACTERS = 128, 64

@@ -43,13 +43,10 @@ def _record_of(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except ValueError:  # torn by a kill
         return None
-    return record if isinstance(record, dict) and key_of(record) else None
-
-
-def key_of(record: Mapping[str, Any]) -> Key | None:
-    """Kind and step of a record; None if it is not one."""
-    kind, step = record.get("kind"), record.get("step")
-    return (kind, step) if isinstance(kind, str) and isinstance(step, int) else None
+    if not isinstance(record, dict):
+        return None
+    has_key = isinstance(record.get("kind"), str) and isinstance(record.get("step"), int)
+    return record if has_key else None
 
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,9 +47,6 @@ class Sink:
     """Whether the run goes on without it. The tracker drops an optional sink at the first
     exception that it raises, and prints one line. The exception of another sink ends the run."""
 
-    recovery = ""
-    """What the user can do after the sink was dropped, as the end of that line."""
-
     @classmethod
     def open(cls, run: RunInfo) -> "Sink | None":
         """The sink of this run; None if the settings do not ask for it.

@@ -101,8 +101,7 @@ class Tracker:
                     raise
                 self._active.remove(sink)
                 self.say(
-                    f"{sink.name} is off from here ({first_line(error)}); metrics.jsonl goes on"
-                    + (f", and {sink.recovery}" if sink.recovery else "")
+                    f"{sink.name} is off from here ({first_line(error)}); metrics.jsonl goes on."
                 )
 
     def __enter__(self) -> "Tracker":

@@ -109,7 +109,7 @@ class Sender(threading.Thread):
         if self._unreachable.is_set() and not self._connected and not self._troubled:
             wait_s = 1.0
         elif self.summary is not None and self._large_files():
-            wait_s += ARTIFACT_TIMEOUT_S
+            wait_s += ARTIFACT_TIMEOUT_S * len(self._large_files())
         self.join(min(wait_s, 3.0))
         if self.is_alive() and wait_s > 3.0:
             self._run.say(f"waiting for W&B, {wait_s - 3.0:.0f} s at most")
@@ -230,6 +230,8 @@ def choose_mode(settings: Settings) -> tuple[Literal["online", "offline", "off"]
     mode = settings.tracking.wandb
     if mode == "off":
         return "off", "as set by tracking.wandb"
+    if mode == "online":
+        os.environ.pop("WANDB_MODE", None)  # with which no login is found
     site = quiet().settings.mode
     if mode == "offline":
         return mode, "as set by tracking.wandb"

@@ -281,6 +281,14 @@ def test_variables_of_another_shell_do_not_move_a_run_that_is_sent_later(tmp_pat
     assert "competitor" not in json.dumps([recorded.upserts, recorded.project])
 
 
+def test_online_wins_over_the_mode_of_the_shell(tmp_path, server, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = RunDir(tmp_path)
+    with start(run, 0, "tracking.wandb=online") as tracker:
+        log(tracker, 10)
+    assert_equal(server, run)
+
+
 def test_offline_nothing_is_written_for_wandb_and_one_line_names_the_command(tmp_path, capsys):
     run = RunDir(tmp_path / "run")
     tracker = start(run)
