@@ -84,7 +84,3 @@ class SameStep:
     def steps(self, first: int = 0, last: int = 1) -> Iterator[Step]:
         """The same step."""
         return iter([self.step] * (last - first))
-
-    def state(self) -> dict[str, object]:
-        """Nothing to go on with."""
-        return {}

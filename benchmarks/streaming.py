@@ -19,11 +19,13 @@ Resuming: a data set of 1.28 M samples in 1,281 shards, whose indexes point into
 """
 
 import ctypes
+import hashlib
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -39,10 +41,8 @@ from torchvision.transforms import v2
 from rwp_dist.config import Settings, load_settings, split_batch
 from rwp_dist.data import Everything, Plan, open_train
 from rwp_dist.data.format import (
-    IndexedShard,
     Manifest,
     ShardEntry,
-    describe,
     index_bytes,
     index_name,
     load_index,
@@ -188,7 +188,8 @@ def make_large(shards: Path, folder: Path) -> None:
         (folder / name).symlink_to(real)
         index = known[random.integers(len(known), size=PER_SHARD)]
         (folder / index_name(name)).write_bytes(index_bytes(index))
-        entries.append(describe(name, IndexedShard(index, entry.num_bytes, entry.sha256)))
+        sha256 = hashlib.sha256(index_bytes(index)).hexdigest()
+        entries.append(replace(entry, name=name, num_samples=len(index), index_sha256=sha256))
     Manifest(CLASSES, None, tuple(entries)).save(folder)
 
 

@@ -1,11 +1,13 @@
-"""What tracking costs: blocks of steps with and without it, in turns, on two ranks.
+"""What tracking costs: steps with and without it, in turns, so that a slow minute slows both.
 
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/tracked.py
 
-With tracking, every block makes one record, which goes to metrics.jsonl, the console and W&B: its
-client, its service, and a server on this machine, which shares the cores that W&B's own does not.
-Without, W&B's service and the server are stopped (SIGSTOP). A record every 10 steps is five times
-as often as ``tracking.log_every`` has it.
+Leave out one rank (--nproc-per-node 1) to have a core free, as nodes with GPUs do.
+
+With tracking, every ten steps make one record, which goes to metrics.jsonl, the console and W&B:
+its client, its service, and a server on this machine, which shares the cores that W&B's own does
+not. In the other steps W&B's service and the server are stopped (SIGSTOP). A record every 10 steps
+is five times as often as ``tracking.log_every`` has it.
 """
 
 import os
@@ -26,6 +28,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 import torch.distributed as dist
 from engines import observed_step
+from ratios import median_interval
 
 from rwp_dist.process import choose_device, process_group
 from rwp_dist.record import RunDir
@@ -52,7 +55,7 @@ def server() -> Iterator[psutil.Process]:
         process.wait()
 
 
-def blocks(
+def rounds_of(
     step: Callable[[int], None],
     each: Callable[[int], None],
     record: Callable[[int], None],
@@ -60,53 +63,59 @@ def blocks(
     rounds: int,
     steps: int,
 ) -> dict[bool, list[float]]:
-    """Seconds of blocks of steps, with and without tracking, in turns of both.
+    """Seconds of each round's steps, with and without tracking.
 
     Args:
         step: takes one step.
         each: what tracking does at every step.
         record: makes a record and sends it to all sinks.
         switch: lets W&B's processes run, or stops them.
-        rounds: turns.
-        steps: of a block; the record is made in the middle, so that it is sent within.
+        rounds: how many.
+        steps: of each kind in a round; in the middle a record is made.
     """
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for number in range(-1, rounds):  # one to warm up
-        for tracked in random.Random(number).sample([True, False], 2):
-            switch(tracked)
-            dist.barrier()
-            begin = time.perf_counter()
-            for index in range(steps):
+        spent = {True: 0.0, False: 0.0}
+        for index in range(steps):
+            for tracked in random.Random(steps * number + index).sample([True, False], 2):
+                switch(tracked)
+                dist.barrier()
+                begin = time.perf_counter()
                 step(index)
                 if tracked:
                     each(index)
                 if tracked and index == steps // 2:
                     record(steps * (number + 2))
-            dist.barrier()
-            if number >= 0:
-                seconds[tracked].append(time.perf_counter() - begin)
+                dist.barrier()
+                spent[tracked] += time.perf_counter() - begin
+        if number >= 0:
+            for tracked in spent:
+                seconds[tracked].append(spent[tracked])
+        if number > 0 and number % 50 == 0 and dist.get_rank() == 0:
+            print(f"{number + 1} rounds: {ratio_text(seconds)}", file=sys.stderr)
     return seconds
 
 
-def median_interval(values: list[float]) -> tuple[float, float, float]:
-    """Median, and the ends of its 95 % interval, from 2,000 samples with replacement."""
-    draw = random.Random(0)
-    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2000))
-    return statistics.median(values), medians[49], medians[1949]
+def ratio_text(seconds: dict[bool, list[float]]) -> str:
+    """Median over rounds of the ratio with and without tracking, with its interval."""
+    ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
+    middle, low, high = median_interval(ratios)
+    return f"{middle:8.4f} x  (95 %: {low:.4f} to {high:.4f})"
 
 
 @click.command()
 @click.option("--model", default="resnet18", show_default=True)
 @click.option("--size", default=64, show_default=True, help="Height and width of the images.")
 @click.option("--batch", default=8, show_default=True, help="Images of one rank.")
-@click.option("--rounds", default=60, show_default=True, help="Blocks of each kind.")
-@click.option("--steps", default=10, show_default=True, help="Steps of a block.")
+@click.option("--rounds", default=60, show_default=True, help="Ratios to take the median of.")
+@click.option("--steps", default=10, show_default=True, help="Steps of each kind in a round.")
 def main(model: str, size: int, batch: int, rounds: int, steps: int) -> None:
     """Print the ratio."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the blocks' end is reached
     with process_group(choose_device("auto")), tempfile.TemporaryDirectory() as folder:
-        parts, progress, step = observed_step("m-rwp", model, size, batch)
+        passes = max(1, 2 // dist.get_world_size())  # m-rwp needs two
+        parts, progress, step = observed_step("m-rwp", model, size, batch, micro_batches=passes)
         others: list[psutil.Process] = []
 
         def switch(on: bool) -> None:
@@ -134,21 +143,19 @@ def main(model: str, size: int, batch: int, rounds: int, steps: int) -> None:
                 children = psutil.Process().children(recursive=True)
                 others += [process, *(c for c in children if "wandb-core" in c.name())]
                 try:
-                    seconds = blocks(step, each, record, switch, rounds, steps)
+                    seconds = rounds_of(step, each, record, switch, rounds, steps)
                 finally:
                     switch(True)  # what is stopped would stay so for ever
                 tracker.close("finished")
         else:
             tracker = Tracker()
             watch = Watch(parts.settings, RunDir(folder), tracker, 0, 0)
-            seconds = blocks(step, each, record, switch, rounds, steps)
+            seconds = rounds_of(step, each, record, switch, rounds, steps)
         parts.close()
         if dist.get_rank() == 0:
-            ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
-            middle, low, high = median_interval(ratios)
             step_s = statistics.median(seconds[False]) / steps
             print(f"step without tracking  {step_s * 1e3:8.1f} ms")
-            print(f"with tracking          {middle:8.4f} x  (95 %: {low:.4f} to {high:.4f})")
+            print(f"with tracking          {ratio_text(seconds)}")
 
 
 if __name__ == "__main__":

@@ -21,26 +21,26 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import click
 
 from launcher import alerts
 from launcher.diagnosis import explain, first_failure
+from launcher.limit import SAVE_S, save_seconds
+from rwp_dist.base import clock
 from rwp_dist.base.errors import CheckpointError, ConfigError, Interrupted
 from rwp_dist.config import load_settings, split_batch
+from rwp_dist.process import streams
 from rwp_dist.process.commands import Commands
 from rwp_dist.process.exits import read_exits
+from rwp_dist.process.paths import PATH
 from rwp_dist.record.attempts import attempt_line
 from rwp_dist.record.directory import RunDir
 
 AGAIN = 3
 GIVE_UP, STOP = CheckpointError.exit_code, Interrupted.exit_code
 DOCTOR_TIMEOUT_S = 120.0
-
-SHORT_LIMIT_S = 2400
-"""With a shorter time limit ranks save and stop a quarter of it before the end, not ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Attempt:
     def first_step(self) -> int | None:
         """The newest checkpoint's step when it began; None: it never did."""
         try:
-            return int((self.logs / "begin.tsv").read_text().split("\t")[2])
+            return int((self.logs / "begin.tsv").read_text("utf-8").split("\t")[2])
         except (OSError, IndexError, ValueError):
             return None
 
@@ -93,8 +93,8 @@ class Attempt:
                 self._record(path)
         self.logs.mkdir(parents=True, exist_ok=True)
         step = self.run.saved_step()
-        line = attempt_line(datetime.now(timezone.utc), "lost", step, step)
-        (self.logs / "begin.tsv").write_text(line)
+        line = attempt_line(clock.now(), "lost", step, step)
+        (self.logs / "begin.tsv").write_text(line, encoding="utf-8")
 
     def in_vain(self) -> bool:
         """Whether this attempt and the one before saved nothing new, on nodes that were fit."""
@@ -117,7 +117,7 @@ class Attempt:
         """Add an attempt's line to ``attempts.tsv``, unless its rank 0 has done so."""
         known = [attempt["job"] for attempt in self.run.read_attempts()]
         if begin.is_file() and begin.parent.name not in known:
-            self.run.append_to_attempts(begin.read_text())
+            self.run.append_to_attempts(begin.read_text("utf-8"))
             alerts.died_unsaved(self.run, f"Job {begin.parent.name}")
 
     def again(self, *why: str) -> int:
@@ -135,7 +135,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=PATH)
 @click.argument("overrides", nargs=-1)
 @click.option("--ranks", type=int, required=True)
 def begin(config: Path, overrides: tuple[str, ...], ranks: int) -> None:
@@ -145,8 +145,7 @@ def begin(config: Path, overrides: tuple[str, ...], ranks: int) -> None:
     attempt = Attempt.here(RunDir(Path(str(settings.run.dir)).resolve()))
     attempt.begin()
     start, end = (int(os.environ.get(f"SLURM_JOB_{name}_TIME", 0)) for name in ("START", "END"))
-    if 0 < end - start < SHORT_LIMIT_S:
-        left = (end - start) // 4
+    if end > start and (left := save_seconds(end - start)) < SAVE_S:
         _say(f"job {attempt.id}: the time limit is short: ranks save and stop {left} s before it.")
     _say(
         f"job {attempt.id}: attempt {attempt.number + 1} on {os.environ['SLURM_JOB_NODELIST']}, "
@@ -162,7 +161,7 @@ def doctor(settings: tuple[str, ...]) -> None:
     name = os.environ["SLURMD_NODENAME"]
     said = Path(os.environ["RWP_LOGS"]) / f"doctor-{name}.log"
     command = [sys.executable, "-m", "rwp_dist", "doctor", "--node", *settings]
-    with said.open("w") as output:  # no pipe: a stuck nvidia-smi would hold it open
+    with said.open("wb") as output:  # no pipe: a stuck nvidia-smi would hold it open
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -174,12 +173,12 @@ def doctor(settings: tuple[str, ...]) -> None:
             process.wait(DOCTOR_TIMEOUT_S)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    for line in said.read_text(errors="replace").splitlines():
+    for line in said.read_text("utf-8", "replace").splitlines():
         click.echo(f"{name}: {line.removeprefix(f'{name}: ')}")
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.argument("names", nargs=-1)
 def nodes(run: Path, names: tuple[str, ...]) -> int:
     """Read what the doctor says of all nodes from stdin; prints the nodes to leave out."""
@@ -195,7 +194,7 @@ def nodes(run: Path, names: tuple[str, ...]) -> int:
         return 0
     why = f"Sick: {','.join(sick)}"
     every = len(sick) == len(names)
-    (attempt.logs / "sick").write_text("\n".join(findings))
+    (attempt.logs / "sick").write_text("\n".join(findings), encoding="utf-8")
     if every and (attempt.previous.logs / "sick").exists():  # then it is not the nodes
         attempt.give_up("given up, because of sick nodes", why)
         return GIVE_UP
@@ -205,7 +204,7 @@ def nodes(run: Path, names: tuple[str, ...]) -> int:
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 def end(run: Path) -> int:
     """Decide what comes next from files that the ranks wrote: Slurm loses their exit codes."""
     attempt = Attempt.here(RunDir(run))
@@ -237,4 +236,5 @@ def _say(*lines: str) -> None:
 
 
 if __name__ == "__main__":
+    streams.prepare()
     main()

@@ -2,7 +2,7 @@
 
 An attempt's folder of logs has, for a Slurm job as for a run on this machine::
 
-    rank-3.log      output of a rank (rank 0 has the console, or the job's log)
+    rank-3.log      output of a rank; rank 0 has the console, or the job's log, and here a copy
     node-1.log      what the node's agent printed (``agent``)
     agents/         how ranks ended (``rwp_dist.process.exits``)
 """
@@ -67,11 +67,11 @@ def explain(failure: RankExit | None, logs: Path, host: bool = True) -> tuple[st
     if failure.shared:
         return failure.message, code
     log, sentence = log_of(logs, failure.rank), describe(failure, host)
-    if not log.is_file():
+    if failure.rank == 0 or not log.is_file():  # what rank 0 printed stands above
         return sentence, code
     return "\n".join([*tail(log), sentence, f"Its log: {log}"]), code
 
 
 def tail(log: Path) -> list[str]:
     """The last lines of a log; empty if there is none."""
-    return log.read_text(errors="replace").splitlines()[-LINES:] if log.is_file() else []
+    return log.read_text("utf-8", "replace").splitlines()[-LINES:] if log.is_file() else []

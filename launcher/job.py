@@ -4,19 +4,21 @@ The file is written twice: with a token before the job is submitted, and with th
 afterwards. If the launcher dies in between, the backend can still find the job by its token.
 """
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rwp_dist.base.files import write_json
+from rwp_dist.base import clock
+from rwp_dist.base.files import read_json, write_json
 from rwp_dist.record.directory import RunDir
 
-SETTINGS_NAME = "submitted.yaml"
-"""Settings as they were at submission; ``config.yaml`` is written once the run has begun."""
+STATES = (
+    *("queued", "starting", "running", "stopping", "finished", "interrupted", "failed"),
+    *("cancelled", "unsubmitted", "lost", "unknown"),
+)
+"""What a run's state may be (``status.Run.state`` says what they mean)."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,12 @@ class Job:
     submitted: str = ""
     cancelled: bool = False
     git: dict[str, Any] | None = None
-    """The code's checkout (see ``Snapshot.git``)."""
+    """What is known of the code's checkout (see ``Snapshot.git``)."""
 
     @property
     def settings(self) -> Path:
         """File of the settings that it runs; later edits of the configuration do not matter."""
-        return self.run_dir / SETTINGS_NAME
+        return RunDir(self.run_dir).submitted
 
     @property
     def script(self) -> Path:
@@ -134,19 +136,20 @@ class Job:
 def new_jobs(jobs: Sequence[Job]) -> list[Job]:
     """The same jobs as a new submission, with a new token and the present time."""
     token = secrets.token_hex(8)
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return [replace(job, token=token, submitted=now, id=None, cancelled=False) for job in jobs]
+    return [
+        replace(job, token=token, submitted=clock.now(), id=None, cancelled=False) for job in jobs
+    ]
 
 
 def read_job(run_dir: RunDir) -> Job | None:
     """The job of a run directory; None if it was never submitted, or the file is unreadable."""
     try:
-        known = json.loads((run_dir.path / "job.json").read_text(encoding="utf-8"))
+        known = read_json(run_dir.path / "job.json")
         resources = known["resources"]
         known["resources"] = Resources(**resources | {"options": tuple(resources["options"])})
         known |= {key: tuple(known[key]) for key in ("source", "data")}
         known |= {key: Path(known[key]) for key in ("folder", "code")}
         # A job has another working directory, so its paths are absolute.
         return Job(run_dir=run_dir.path.absolute(), **known)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

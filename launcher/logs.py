@@ -1,5 +1,6 @@
 """The output of a run, while it runs and afterwards."""
 
+import codecs
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 from launcher.backends import backend
 from launcher.job import read_job
 from rwp_dist.base.errors import RwpError
+from rwp_dist.process import streams
+from rwp_dist.process.rank import log_of
 from rwp_dist.record.directory import RunDir
 
 POLL_S = 0.5
@@ -20,7 +23,7 @@ def log_files(run_dir: RunDir, rank: int | None) -> list[Path]:
     job = read_job(run_dir)
     if not rank and job is not None:  # rank 0 speaks for all
         return backend(job.backend).output(job)
-    files = run_dir.logs.glob(f"*/rank-{rank or 0}.log")
+    files = run_dir.logs.glob(f"*/{log_of(Path(), rank or 0)}")
     return sorted(files, key=lambda path: path.stat().st_mtime)
 
 
@@ -30,26 +33,19 @@ def read(run_dir: RunDir, rank: int | None) -> str:
     Raises:
         RwpError: there is neither.
     """
-    files = [path for path in log_files(run_dir, rank) if path.is_file()]
-    if files:
-        return files[-1].read_text(encoding="utf-8", errors="replace")
-    status = run_dir.read_status() or {}
-    if status.get("message"):
-        return f"{status['message']}\n"
-    whose = "It" if rank is None else f"Rank {rank}"
-    if status and not rank and read_job(run_dir) is None:
-        raise RwpError(
-            f"{run_dir.path}: {whose} prints where the run was started, on a console or into a "
-            "job's file",
-            cure="see metrics.jsonl there for its numbers",
-        )
-    raise RwpError(f"{run_dir.path}: {whose} has not printed anything yet", cure="see its status")
+    for path in reversed(log_files(run_dir, rank)):
+        if path.is_file() and (text := path.read_text(encoding="utf-8", errors="replace")):
+            return text
+    message = (run_dir.read_status() or {}).get("message")
+    if message:
+        return f"{message}\n"
+    whose = "" if rank is None else f" of rank {rank}"
+    raise RwpError(f"{run_dir.path}: there is no log{whose} yet", cure="see `rwp-launch status`")
 
 
 def follow(run_dir: RunDir, rank: int | None, living: Callable[[], bool]) -> Iterator[str]:
-    """Yield the newest log and everything that follows, in later attempts too, until the run ends.
-
-    Of a run that was not submitted, rank 0 leaves no log to follow: see ``read``.
+    """Yield the newest log and everything that follows, in later attempts too, until the run ends
+    or nobody reads stdout.
 
     Args:
         run_dir: of the run.
@@ -57,29 +53,42 @@ def follow(run_dir: RunDir, rank: int | None, living: Callable[[], bool]) -> Ite
         living: asks whether the run still goes on.
 
     Raises:
-        RwpError: there will be no log.
+        RwpError: the run has ended without a log.
     """
-    if not rank and read_job(run_dir) is None and not log_files(run_dir, rank):
-        yield read(run_dir, rank)
-        return
-    path: Path | None = None
-    read_to = 0
+    earlier = set(log_files(run_dir, rank)[:-1])
+    readers: dict[Path, Reader] = {}
     asked, word = -math.inf, ""
     while True:
         # Asked before reading, so that the last lines are read.
         before, word = word, str((run_dir.read_status() or {}).get("state", ""))
         if word != before or time.monotonic() > asked + ASK_S:
             goes_on, asked = living(), time.monotonic()
-        for newest in log_files(run_dir, rank)[-1:]:
-            if newest.is_file():
-                if newest != path:
-                    path, read_to = newest, 0
-                with newest.open("rb") as file:
-                    file.seek(read_to)
-                    fresh = file.read()
-                read_to += len(fresh)
-                if fresh:
-                    yield fresh.decode("utf-8", errors="replace")
+        # Of all, because the last lines of one may come together with the first of the next.
+        for path in log_files(run_dir, rank):
+            if path in earlier or not path.is_file():
+                continue
+            if fresh := readers.setdefault(path, Reader(path)).fresh():
+                yield fresh
         if not goes_on:
+            if not any(reader.read_to for reader in readers.values()):
+                yield read(run_dir, rank)
+            return
+        if streams.nobody_reads():
             return
         time.sleep(POLL_S)
+
+
+class Reader:
+    """Reads what is appended to a log."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.read_to = path, 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def fresh(self) -> str:
+        """The text since the last call; a character that is not whole yet waits for the next."""
+        with self.path.open("rb") as file:
+            file.seek(self.read_to)
+            data = file.read()
+        self.read_to += len(data)
+        return self._decoder.decode(data)

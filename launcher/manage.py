@@ -1,16 +1,18 @@
 """Commands about runs that have been started: status, list, logs, cancel, resume."""
 
+import sys
 import time
 from pathlib import Path
 
 import click
 
+from launcher.job import STATES
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.process import signals
+from rwp_dist.process import signals, streams
+from rwp_dist.process.paths import PATH
 from rwp_dist.record.directory import RunDir
 
-RUN = click.Path(path_type=Path)
-RUNS = click.argument("folders", nargs=-1, type=RUN, metavar="[DIR]...")
+RUNS = click.argument("folders", nargs=-1, type=PATH, metavar="[DIR]...")
 STOPPED_LOOKING = "Stopped looking; runs are not touched by that."
 
 
@@ -24,20 +26,27 @@ def status(folders: tuple[Path, ...], watch: bool, every: float) -> None:
 
     signals.say_on_ctrl_c(lambda: STOPPED_LOOKING)
     while True:
-        runs, troubles = collect(folders or (Path("runs"),))
-        if watch:
+        left_out: dict[Path, str] = {}
+        runs, troubles = collect(folders or (Path("runs"),), left_out)
+        redraws = streams.can_redraw(sys.stdout)
+        if watch and redraws:
             click.clear()
         click.echo(table(runs) if runs else "No runs there.")
+        _say_left_out(left_out)
         for trouble in troubles:
             click.echo(trouble, err=True)
-        if not watch:
+        if not watch or streams.nobody_reads():
             return
         time.sleep(every)
+        if not redraws:
+            click.echo()
 
 
 @click.command("list", short_help="Run directories, one a line.")
 @RUNS
-@click.option("--state", multiple=True, help="Only runs in this state; repeatable.")
+@click.option(
+    "--state", type=click.Choice(STATES), multiple=True, help="Only runs in this state; repeatable."
+)
 @click.option("--submitted", is_flag=True, help="Only runs that `submit` or `sweep` queued.")
 def list_runs(folders: tuple[Path, ...], state: tuple[str, ...], submitted: bool) -> None:
     """Print run directories below DIR (runs/), one a line, as arguments of other commands:
@@ -46,16 +55,18 @@ def list_runs(folders: tuple[Path, ...], state: tuple[str, ...], submitted: bool
     """
     from launcher.status import collect
 
-    runs, troubles = collect(folders or (Path("runs"),))
+    left_out: dict[Path, str] = {}
+    runs, troubles = collect(folders or (Path("runs"),), left_out)
     for run in runs:
         if (not state or run.state in state) and (run.job or not submitted):
             click.echo(run.directory.path)
+    _say_left_out(left_out)
     for trouble in troubles:
         click.echo(trouble, err=True)
 
 
 @click.command(short_help="What a run printed.")
-@click.argument("run", type=RUN)
+@click.argument("run", type=PATH)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
 @click.option("--rank", type=int, help="Of this rank alone.")
 def logs(run: Path, follow: bool, rank: int | None) -> None:
@@ -73,12 +84,14 @@ def logs(run: Path, follow: bool, rank: int | None) -> None:
 
 
 @click.command(short_help="Save, stop and stay stopped.")
-@click.argument("folders", nargs=-1, required=True, type=RUN, metavar="DIR...")
+@click.argument("folders", nargs=-1, required=True, type=PATH, metavar="DIR...")
 def cancel(folders: tuple[Path, ...]) -> None:
     """Stop the runs below DIR for good, each with a checkpoint; `resume` goes on with them."""
     from launcher.status import collect, stop
 
-    runs, troubles = collect(folders)
+    left_out: dict[Path, str] = {}
+    runs, troubles = collect(folders, left_out)
+    _say_left_out(left_out)
     if troubles:
         raise troubles[0]
     living = [run for run in runs if run.living and run.state != "stopping"]
@@ -90,7 +103,7 @@ def cancel(folders: tuple[Path, ...]) -> None:
 
 
 @click.command(short_help="Submit runs again as they were.")
-@click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, type=PATH, metavar="RUN...")
 def resume(runs: tuple[Path, ...]) -> None:
     """Submit runs again, with the code, settings and resources of their submission."""
     from launcher.submit import resubmit
@@ -110,3 +123,8 @@ def _run(path: Path) -> RunDir:
         cure = f"name {meant.path}" if meant.exists() else "`rwp-launch list` names some"
         raise ConfigError(f"{path} is no run directory", cure=cure)
     return run_dir
+
+
+def _say_left_out(left_out: dict[Path, str]) -> None:
+    for path, why in left_out.items():
+        click.echo(f"Left out: {path} ({why})", err=True)

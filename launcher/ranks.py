@@ -13,9 +13,11 @@ import psutil  # type: ignore[import-untyped]
 
 from launcher.diagnosis import TOLD_TO_STOP, explain, first_failure, tail
 from rwp_dist.base.errors import Interrupted
-from rwp_dist.process import signals
+from rwp_dist.base.parent import end_with_parent
+from rwp_dist.process import output, signals
 from rwp_dist.process.exits import STOPPED, read_exits
-from rwp_dist.process.rank import LOGS, end_with_parent
+from rwp_dist.process.rank import LOGS, log_of, new_attempt
+from rwp_dist.record.directory import RunDir
 
 PATIENCE_S = 600.0
 """How long ranks that were asked to stop may take for their step and their checkpoint."""
@@ -45,7 +47,8 @@ def run_ranks(nproc: int, command: list[str], place: Path) -> int:
         place: the run directory, or that of a sweep, for ``logs/attempt-N``.
     """
     with ExitStack() as stack:
-        logs = _new_attempt(place) or Path(stack.enter_context(TemporaryDirectory()))
+        logs = _logs(place) or Path(stack.enter_context(TemporaryDirectory()))
+        output.copy_to(log_of(logs, 0), of="attempt")
         signals.raise_on_signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         agent = _start(nproc, command, logs)
         asked, killed = _wait(agent, logs)
@@ -53,16 +56,12 @@ def run_ranks(nproc: int, command: list[str], place: Path) -> int:
         return _report(agent.returncode, logs, asked, killed)
 
 
-def _new_attempt(place: Path) -> Path | None:
-    """A folder for logs, ``logs/attempt-N``; None if the place cannot be written to."""
-    known = [path.name.rpartition("-")[2] for path in place.glob("logs/attempt-*")]
-    last = max((int(number) for number in known if number.isdigit()), default=0)
-    folder = place / "logs" / f"attempt-{last + 1}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError:  # rank 0 will say so
-        return None
-    return folder
+def _logs(place: Path) -> Path | None:
+    """A folder for this attempt's logs; None if no attempt at the run will be made, or no room."""
+    run = RunDir(place)
+    if run.summary.is_file() or run.holder() is not None:
+        return None  # the log of the attempt that finished it, or that goes on, stays the newest
+    return new_attempt(place)
 
 
 def _start(nproc: int, command: list[str], logs: Path) -> Popen[bytes]:

@@ -30,12 +30,12 @@ def task(config: Path, overrides: Sequence[str], nodes: int, accelerators: str, 
         ConfigError: the settings are wrong.
     """
     settings = load_settings(config, overrides)
-    place = f"run.dir={RUNS}/{settings.run.name}"
+    place = f"run.dir={RUNS}/{config.stem}/{settings.run.name}"
     resources: dict[str, object] = {"accelerators": accelerators}
     if spot:
         resources["use_spot"] = True
     known = {
-        "name": re.sub(r"[^a-z0-9-]", "-", str(settings.run.name).lower()),
+        "name": _name(str(settings.run.name)),
         "num_nodes": nodes,
         "resources": resources,
         "workdir": ".",
@@ -45,7 +45,13 @@ def task(config: Path, overrides: Sequence[str], nodes: int, accelerators: str, 
         "setup": SETUP,
         "run": RUN.format(arguments=shlex.join([str(config), *overrides, place])),
     }
-    return yaml.dump(known, Dumper=_Blocks, sort_keys=False)
+    return yaml.dump(known, Dumper=_Blocks, sort_keys=False, allow_unicode=True)
+
+
+def _name(text: str) -> str:
+    """A name as SkyPilot wants it: small letters, digits and hyphens, a letter first."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return name if name[:1].isalpha() else f"run-{name}".strip("-")
 
 
 class _Blocks(yaml.SafeDumper):

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,8 @@ import launcher
 import rwp_dist
 from launcher.job import Resources
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.base.named import find_source, is_named
-from rwp_dist.config import Settings
-from rwp_dist.record.git import git_output, git_state
+from rwp_dist.record.code import commit_here
+from rwp_dist.record.git import STATUS, GitError, git_output
 
 PACKAGES = tuple(Path(str(package.__file__)).parent for package in (rwp_dist, launcher))
 PROJECT = PACKAGES[0].parent
@@ -21,6 +20,12 @@ PROJECT = PACKAGES[0].parent
 
 SITE = Path("slurm") / "site.sh"
 """Where a project keeps the profile of its cluster, and the job script looks for it."""
+
+DIFF = (
+    *("diff", "--binary", "--no-ext-diff", "--no-textconv", "--no-color"),
+    *("--src-prefix=a/", "--dst-prefix=b/", "HEAD"),
+)
+"""Arguments for a diff that ``git apply`` takes, whatever the user's configuration says."""
 
 MAX_BYTES = 64 << 20
 """Most bytes of one package: more is data that lies in its folder by mistake."""
@@ -33,9 +38,9 @@ class Snapshot:
     files: dict[str, bytes]
     """Contents by path."""
 
-    git: dict[str, Any] | None
-    """``commit``, ``dirty`` and ``untracked`` (files and folders that the diff does not have) of
-    the checkout; ``diff``: why there is none, if git failed. None: it is not in a checkout."""
+    git: dict[str, Any]
+    """``commit``, ``dirty``, ``untracked`` (files and folders that the diff does not have), and
+    ``unknown``: why something of that is not known."""
 
     @property
     def name(self) -> str:
@@ -51,10 +56,14 @@ class Snapshot:
             return
         fresh = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(fresh, ignore_errors=True)  # of a submission that was killed
-        for path, content in self.files.items():
-            (fresh / path).parent.mkdir(parents=True, exist_ok=True)
-            (fresh / path).write_bytes(content)
-        fresh.rename(folder)
+        try:
+            for path, content in self.files.items():
+                (fresh / path).parent.mkdir(parents=True, exist_ok=True)
+                (fresh / path).write_bytes(content)
+            fresh.rename(folder)
+        except OSError:  # the disk is full
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
 
 
 def take(resources: Resources, own_code: Sequence[Path] = ()) -> Snapshot:
@@ -62,7 +71,7 @@ def take(resources: Resources, own_code: Sequence[Path] = ()) -> Snapshot:
 
     Args:
         resources: of the job.
-        own_code: the user's modules and packages (see ``own_code_of``), beside this project's.
+        own_code: the user's modules and packages (see ``record/code.py``), beside this project's.
 
     Raises:
         ConfigError: a package is too large to be only code.
@@ -75,16 +84,15 @@ def take(resources: Resources, own_code: Sequence[Path] = ()) -> Snapshot:
     profile = site(resources)
     if profile is not None:
         files[str(SITE)] = profile.read_bytes()
-    git = git_state(PROJECT)
-    if git is not None:
-        listed = git_output(PROJECT, "status", "--porcelain", "-z") or b""
-        names = listed.decode(errors="replace").split("\0")
-        git["untracked"] = [name[3:] for name in names if name.startswith("?? ")]
-        diff = git_output(PROJECT, "diff", "--binary", "--no-ext-diff", "--no-color", "HEAD")
-        if diff is None:
-            git["diff"] = "git diff failed: the changes since the commit are not known"
-        elif diff:
-            files["code.diff"] = diff
+    git = commit_here()
+    if git["dirty"] is not None:
+        try:
+            listed = git_output(PROJECT, *STATUS).decode(errors="replace").split("\0")
+            git["untracked"] = [name[3:] for name in listed if name.startswith("?? ")]
+            if diff := git_output(PROJECT, *DIFF):
+                files["code.diff"] = diff
+        except GitError as error:
+            git["unknown"] = str(error)
     return Snapshot(files, git)
 
 
@@ -93,28 +101,6 @@ def site(resources: Resources) -> Path | None:
     if resources.site is not None:
         return Path(resources.site)
     return PROJECT / SITE if (PROJECT / SITE).is_file() else None
-
-
-def own_code_of(runs: Iterable[Settings]) -> list[Path]:
-    """Modules and packages of the user that settings name as ``module:function``.
-
-    What is installed is left out: a job's Python has it too. So is a name that nothing is found
-    for: the run itself will say so.
-    """
-    names = (text for run in runs for text in _texts(run.model_dump()) if is_named(text))
-    found = (find_source(name) for name in names)
-    return list(dict.fromkeys(path for path in found if path is not None))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All strings in nested dictionaries and sequences."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from _texts(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
 
 
 def _contents(top: Path) -> Iterator[tuple[Path, bytes]]:

@@ -1,6 +1,5 @@
 """The state of runs, from their directories and from the backend that runs them."""
 
-import json
 import os
 import re
 import signal
@@ -14,8 +13,10 @@ from typing import Any
 from launcher.backends import JobStatus, LaunchError, backend
 from launcher.job import Job, read_job
 from launcher.submit import locate
+from rwp_dist.base import clock
 from rwp_dist.base.errors import RwpError
-from rwp_dist.base.text import DASH, duration, whole
+from rwp_dist.base.files import parse_json
+from rwp_dist.base.text import DASH, duration, visible, whole
 from rwp_dist.base.text import table as columns
 from rwp_dist.record.directory import RunDir, run_directories
 
@@ -43,8 +44,14 @@ class Run:
         return self.state in ("queued", "starting", "running", "stopping")
 
 
-def collect(paths: Sequence[Path]) -> tuple[list[Run], list[LaunchError]]:
+def collect(
+    paths: Sequence[Path], left_out: dict[Path, str] | None = None
+) -> tuple[list[Run], list[LaunchError]]:
     """Runs below the paths, each once, and an error for each backend that could not be asked.
+
+    Args:
+        paths: run directories, or folders that have some at any depth.
+        left_out: gets the paths that cannot be looked into, and why.
 
     Raises:
         RwpError: a path does not exist.
@@ -53,7 +60,7 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[LaunchError]]:
     for path in paths:
         if not path.is_dir():
             raise RwpError(f"{path}: there is no such folder", cure="name run directories")
-        for folder in run_directories(path):
+        for folder in run_directories(path, left_out):
             folders.setdefault(folder.resolve(), RunDir(folder))
     jobs = {key: job for key, run_dir in folders.items() if (job := read_job(run_dir))}
     found: dict[Path, JobStatus | None] = {}
@@ -137,7 +144,16 @@ def table(runs: Sequence[Run]) -> str:
     parents = [run.directory.path.absolute().parent for run in runs]
     top = os.path.commonpath(parents) if parents else ""
     rows = [_cells(run, top) for run in runs]
-    return "\n".join(columns([HEADS, *rows], num_left=2, num_heads=1))
+    lines = columns([HEADS, *rows], num_left=2, num_heads=1)
+    changed = [run for run in runs if _changed(run)]
+    if changed:
+        lines.append("* went on with other code, data or ranks: its attempts.tsv says which")
+    return "\n".join(lines)
+
+
+def _changed(run: Run) -> bool:
+    """Whether an attempt had something otherwise than the one before."""
+    return any(attempt["changed"] != "-" for attempt in run.directory.read_attempts())
 
 
 def _cells(run: Run, top: str) -> list[str]:
@@ -149,18 +165,19 @@ def _cells(run: Run, top: str) -> list[str]:
         step = train["step"]
     left = train.get("eta_s") if running else None
     if left is not None:
-        left = max(1.0, left - (time.time() - train["time"]))
+        left = max(1.0, left - (time.time() - clock.seconds(train["time"])))
     top1 = evaluated.get("top1")
     speed = train.get("images_per_s") if running else None
-    attempts = len(run.directory.read_attempts()) + running
+    begun = running or run.directory.read_begun() is not None
+    attempts = len(run.directory.read_attempts()) + begun
     return [
-        str(run.directory.path.absolute().relative_to(top)),
+        visible(str(run.directory.path.absolute().relative_to(top))),
         run.state,
         f"{whole(step)} of {whole(total)}" if total else DASH,
         whole(speed),
         DASH if top1 is None else f"{top1:.1f}",
         duration(left),
-        str(attempts),
+        f"{attempts}{'*' if _changed(run) else ''}",
         _nodes(run),
     ]
 
@@ -189,7 +206,7 @@ def _newest(metrics: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         lines = []
     for line in lines:
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue  # the file's beginning was cut off, or a torn last line
         if isinstance(record, dict) and record.get("kind") in newest:

@@ -1,21 +1,24 @@
 """From settings to a queued job: check them, copy the code, hand over, write down."""
 
-import stat
+import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.backends import JobStatus, backend
+from launcher.backends import JobStatus, LaunchError, NoAnswerError, backend
 from launcher.job import Job, Resources, new_jobs, read_job
-from launcher.snapshot import Snapshot, own_code_of, take
-from rwp_dist.base.errors import ConfigError
-from rwp_dist.base.files import write_text
+from launcher.limit import SAVE_S, limit_seconds, save_seconds
+from launcher.snapshot import Snapshot, take
+from launcher.undo import undone_on_failure
+from rwp_dist.base.errors import ConfigError, RunDirError, RwpError
+from rwp_dist.base.files import write_bytes, write_text
 from rwp_dist.base.urls import scheme_of, shown
-from rwp_dist.config import Settings, dump_settings, split_batch
+from rwp_dist.config import Settings, dump_settings, with_absolute_paths
+from rwp_dist.record.code import own_code_of
 from rwp_dist.record.directory import RunDir
-from rwp_dist.record.resume import changed_settings
 
 
 def plan(
@@ -33,23 +36,11 @@ def plan(
         backend_name: where the job will run.
         source: configuration and overrides as they were given.
         folder: of the sweep, if the run is part of one.
-
-    Raises:
-        ConfigError: the ranks cannot share the batch, a file is missing, or others may read the
-            secrets.
     """
-    split_batch(settings, wants.world_size)
-    for file, option in ((wants.secrets, "--secrets"), (wants.site, "--site")):
-        if file is not None and not Path(file).is_file():
-            cure = f"name one, or leave {option} out"
-            raise ConfigError(f"{file} is no file", key=option, cure=cure)
-    if wants.secrets and stat.S_IMODE(Path(wants.secrets).stat().st_mode) & 0o077:
-        why = f"others may read {wants.secrets}"
-        raise ConfigError(why, key="--secrets", cure="chmod 600 it")
     in_venv = sys.prefix != sys.base_prefix
     if backend_name == "slurm" and not wants.container and wants.venv is None and in_venv:
         wants = replace(wants, venv=sys.prefix)
-    settings = _absolute(settings)
+    settings = with_absolute_paths(settings)
     run_dir = Path(str(settings.run.dir))
     job = Job(
         run_dir=run_dir,
@@ -75,8 +66,41 @@ def with_code(jobs: Sequence[Job], settings: Sequence[Settings]) -> tuple[list[J
     return [replace(job, code=place, git=code.git) for job in jobs], code
 
 
+def warnings_of(job: Job) -> Iterator[str]:
+    """What of a job's resources may be wrong, and cannot be known here."""
+    wants = job.resources
+    if wants.venv is not None and not (Path(wants.venv) / "bin" / "activate").is_file():
+        yield f"--venv: {wants.venv} is not there on this machine; nodes must have it."
+    if wants.container and wants.container.startswith("/") and not Path(wants.container).exists():
+        yield f"--container: {wants.container} is not there on this machine; nodes must have it."
+    limit_s = limit_seconds(wants.time) if wants.time else None
+    if limit_s and (left := save_seconds(limit_s)) < SAVE_S:
+        yield f"--time: {wants.time} is short: ranks save and stop {left} s before it."
+
+
+def faults(jobs: Sequence[Job], settings: Sequence[Settings]) -> list[RwpError]:
+    """Why ``submit`` would refuse these jobs now, apart from what settings have; makes no files."""
+    found: list[RwpError] = [*filter(None, map(_secret_in, settings))]
+    for job in jobs:
+        if holder := RunDir(job.run_dir).holder():
+            found.append(
+                RunDirError(
+                    f"{job.run_dir} is being trained already ({holder})",
+                    key="run.dir",
+                    cure="stop that, or choose another run.dir",
+                )
+            )
+    try:
+        found += refusals([job.run_dir for job in jobs], writing=False).values()
+    except LaunchError as error:
+        found.append(error)
+    return found
+
+
 def submit(jobs: Sequence[Job], settings: Sequence[Settings], code: Snapshot) -> list[Job]:
     """Submit one run, or the runs of a sweep as one array; returns the jobs with their id.
+
+    What it wrote is removed again if it fails.
 
     Args:
         jobs: from ``with_code``.
@@ -84,20 +108,16 @@ def submit(jobs: Sequence[Job], settings: Sequence[Settings], code: Snapshot) ->
         code: from ``with_code``.
 
     Raises:
-        ConfigError: a run directory is in use, finished, or holds a run with other settings.
+        ConfigError: a run directory is finished, has a job, or is none that can be written to.
+        RunDirError: a run directory is in use, or its disk is full or fails.
         LaunchError: the backend refused.
     """
     for own in settings:
-        _refuse_secrets(own)
+        if error := _secret_in(own):
+            raise error
     jobs = new_jobs(jobs)
     script = backend(jobs[0].backend).render(jobs)
-    with ExitStack() as locks:
-        for job, own in zip(jobs, settings, strict=True):
-            run_dir = RunDir(job.run_dir)
-            locks.enter_context(run_dir.locked())
-            changed_settings(run_dir, own, job.resources.world_size)
-        for error in refusals([job.run_dir for job in jobs]).values():
-            raise error
+    with _locked(jobs), undone_on_failure(jobs[0].folder, _written(jobs)):
         for job, own in zip(jobs, settings, strict=True):
             write_text(job.settings, dump_settings(own))
         code.write(jobs[0].code)
@@ -121,15 +141,16 @@ def resubmit(run_dir: RunDir) -> Job:
             f"{run_dir.path} was submitted by another version of rwp-launch",
             cure="submit the run anew: it goes on from its newest checkpoint",
         )
-    with run_dir.locked():
-        for error in refusals([run_dir.path]).values():
-            raise error
-        (job,) = new_jobs([job])
+    (job,) = new_jobs([job])
+    with _locked([job]), undone_on_failure(run_dir.path, _written([job])):
         return _hand_over([job], backend(job.backend).render([job]))[0]
 
 
-def refusals(folders: Sequence[Path]) -> dict[Path, ConfigError]:
-    """Why run directories cannot be submitted; every backend is asked once."""
+def refusals(folders: Sequence[Path], *, writing: bool = True) -> dict[Path, ConfigError]:
+    """Why run directories cannot be submitted; every backend is asked once.
+
+    ``writing``: an id that was not known is written into ``job.json``.
+    """
     reasons: dict[Path, ConfigError] = {}
     jobs: dict[str, list[Job]] = {}
     for folder in folders:
@@ -141,11 +162,11 @@ def refusals(folders: Sequence[Path]) -> dict[Path, ConfigError]:
     for name, own in jobs.items():
         for job, found in zip(own, backend(name).find(own), strict=True):
             if found is not None and found.state != "ended":
-                known = job.with_id(found.id)
+                known = job.with_id(found.id) if writing else replace(job, id=found.id)
                 reasons[job.run_dir] = ConfigError(
                     f"{job.run_dir} has a job already ({name} {known.full_id}, {found.state})",
                     key="run.dir",
-                    cure=f"end it with `rwp-launch cancel {job.run_dir}`",
+                    cure=f"end it with `rwp-launch cancel {shlex.quote(str(job.run_dir))}`",
                 )
     return reasons
 
@@ -168,42 +189,59 @@ def _hand_over(jobs: Sequence[Job], script: str) -> list[Job]:
     for job in jobs:
         job.output.mkdir(parents=True, exist_ok=True)
         job.write()
-    write_text(jobs[0].script, script)
-    known = backend(jobs[0].backend).submit(jobs, script)
+    write_bytes(jobs[0].script, os.fsencode(script))  # names of folders may be no UTF-8
+    place = backend(jobs[0].backend)
+    try:
+        known = place.submit(jobs, script)
+    except NoAnswerError as error:
+        try:
+            (found, *_) = place.find(jobs)
+        except LaunchError:
+            raise error from None
+        if found is None:
+            raise
+        known = found.id
     return [job.with_id(known) for job in jobs]
 
 
-def _absolute(settings: Settings) -> Settings:
-    """The settings with absolute local paths."""
-    data = settings.data
-    paths = {
-        "train": _full(data.train),
-        "val": _full(data.val),
-        "cache_dir": str(Path(data.cache_dir).expanduser().absolute()),
-        "mix": {_full(path): weight for path, weight in data.mix.items()},
-    }
-    run = settings.run.model_copy(update={"dir": _full(str(settings.run.dir))})
-    return settings.model_copy(update={"run": run, "data": data.model_copy(update=paths)})
-
-
-def _refuse_secrets(settings: Settings) -> None:
-    """A job's settings are a file, which keeps no secrets.
+@contextmanager
+def _locked(jobs: Sequence[Job]) -> Iterator[None]:
+    """Keep others from submitting these runs or training them meanwhile.
 
     Raises:
-        ConfigError: the address of data has a user, a password or a signature.
+        ConfigError: a run is finished, has a job already, or cannot write to its directory.
+        RunDirError: a run directory is in use, or its disk is full or fails.
+    """
+    dirs = [RunDir(job.run_dir) for job in jobs]
+    with undone_on_failure(jobs[0].folder, [one.lock for one in dirs]), ExitStack() as locks:
+        for one in dirs:
+            locks.enter_context(one.locked())
+        for error in refusals([one.path for one in dirs]).values():
+            raise error
+        yield
+
+
+def _written(jobs: Sequence[Job]) -> list[Path]:
+    """All that a submission writes, besides the locks."""
+    one = jobs[0]
+    own = [path for job in jobs for path in (job.settings, RunDir(job.run_dir).job)]
+    return [one.script, one.output, one.code, one.code.parent, one.folder / "job.labels", *own]
+
+
+def _secret_in(settings: Settings) -> ConfigError | None:
+    """The error of an address with a user, a password or a signature.
+
+    A job's settings are a file, which keeps no secrets.
     """
     for address in _data(settings):
         if shown(address) != address:
-            raise ConfigError(
+            return ConfigError(
                 f"{address}: its user, password or signature would be in the job's files",
                 key="data",
                 cure="put the password into ~/.netrc of the nodes, or name a function in "
                 "data.opener that adds the signature",
             )
-
-
-def _full(path: str) -> str:
-    return path if scheme_of(path) else str(Path(path).absolute())
+    return None
 
 
 def _data(settings: Settings) -> tuple[str, ...]:

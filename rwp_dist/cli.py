@@ -1,29 +1,37 @@
 """The command line. Settings are checked before torch is imported, so errors come at once."""
 
 import signal
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import click
 
 from rwp_dist import __version__
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.compare import AXES
 from rwp_dist.compare import compare as make_comparison
 from rwp_dist.config import (
     Settings,
+    check_grid,
+    describe_settings,
     dump_settings,
     expand,
     get_setting,
-    known_keys,
+    left_out,
     load_settings,
     split_batch,
 )
-from rwp_dist.engine.deepspeed import deepspeed_config
-from rwp_dist.process import signals, torchrun
+from rwp_dist.process import launchers, signals, torchrun
 from rwp_dist.process.commands import Commands
+from rwp_dist.process.meeting import refused_together
+from rwp_dist.process.paths import PATH, PLACE, is_override
+from rwp_dist.process.stages import loading, stage
+from rwp_dist.record.directory import RunDir
+from rwp_dist.record.sweep import describe
+from rwp_dist.run.check import RunCheck
 from rwp_dist.shards.cli import shards
-
-RUN = click.Path(path_type=Path)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,10 +44,15 @@ def main(ctx: click.Context, debug: bool) -> None:
         text = "Stopped; finished shards are kept: start the same command again."
         signals.say_on_ctrl_c(lambda: text)
         signals.raise_on_signals(signal.SIGINT)
+    if ctx.invoked_subcommand in ("train", "sweep", "evaluate", "flatness"):  # as one of all ranks
+        launchers.check_tasks()
+        launchers.check_ranks()
+        for text in launchers.leftovers():
+            click.echo(f"{text}.", err=True)
 
 
 @main.command()
-@click.argument("config", type=RUN)
+@click.argument("config", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
 def train(config: Path, overrides: tuple[str, ...]) -> None:
     """Train one run: alone as one process, under torchrun as one rank.
@@ -47,43 +60,55 @@ def train(config: Path, overrides: tuple[str, ...]) -> None:
     Started again, it goes on from its newest checkpoint. section.key=value overrides a setting;
     variant=NAME chooses one of the file's variants.
     """
-    settings = load_settings(config, overrides)
-    _check_for(settings, torchrun.world_size())
+    with refused_together():
+        settings = _check().load(config, overrides)
     from rwp_dist.sweep import run_all
 
     run_all([settings], session="")
 
 
 @main.command(short_help="Train several variants and seeds, one after another.")
-@click.argument("config", type=RUN)
+@click.argument("config", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
 @click.option("--variants", help="Comma-separated variants of CONFIG; all, unless given.")
 @click.option("--grid", multiple=True, metavar="KEY=V,V", help="Values to combine; repeatable.")
-@click.option("--seeds", default=3, show_default=True, help="Seeds 0, 1, ... of each variant.")
-@click.option("--dir", "folder", type=RUN, required=True, help="Where the runs go.")
+@click.option("--seeds", type=int, help="How many, from run.seed on.  [default: 3]")
+@click.option("--dir", "folder", type=PATH, required=True, help="Where the runs go.")
+@click.option("--dry-run", is_flag=True, help="Print the runs, and train nothing.")
 def sweep(
     config: Path,
     overrides: tuple[str, ...],
     variants: str | None,
     grid: tuple[str, ...],
-    seeds: int,
+    seeds: int | None,
     folder: Path,
+    dry_run: bool,
 ) -> None:
     """Train variants x grid x seeds, one after another, in one group of ranks.
 
-    Variants take turns seed by seed, so that their step times may be compared.
+    Variants take turns seed by seed, so that their step times may be compared. run.seed=100 makes
+    seeds 100, 101, ...; --grid run.seed=10,20 takes these. A setting of the grid is left out of
+    runs that have no use for it, such as method.sigma of sgd.
     """
-    runs = expand(config, overrides, variants=variants, grid=grid, seeds=seeds, folder=folder)
-    for settings in runs:
-        _check_for(settings, torchrun.world_size())
+    with refused_together():
+        check_grid(grid, overrides)
+        runs = expand(config, overrides, variants=variants, grid=grid, seeds=seeds, folder=folder)
+        errors = _check().errors(runs, str(config))
+        if torchrun.rank() == 0 and (dry_run or not errors):
+            for line in (*(describe(runs) if dry_run else ()), *left_out(runs, grid)):
+                click.echo(line)
+        for error in errors:
+            raise error
+    if dry_run:
+        return
     from rwp_dist.sweep import run_all
 
     run_all(runs, session=str(folder))
 
 
 @main.command(short_help="Top-1, top-5, NLL and ECE of runs, also with noise and few bits.")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN... [key=value]...")
-@click.option("--checkpoint", type=RUN, help="A checkpoint file; each run's newest, unless given.")
+@click.argument("runs", nargs=-1, required=True, type=PLACE, metavar="RUN... [key=value]...")
+@click.option("--checkpoint", type=PATH, help="A checkpoint file; each run's newest, unless given.")
 @click.option("--corruptions", default="", metavar="KINDS", help="all, or some: noise,blur,...")
 @click.option("--weight-noise", default="", metavar="S,S", help="Noise on the weights: 0.01,0.02.")
 @click.option(
@@ -119,18 +144,23 @@ def evaluate(
             click.echo(what, err=True)
     text = "Stopped before the evaluation was done; what was measured before is kept."
     signals.say_on_ctrl_c(lambda: text)
-    from rwp_dist.process.group import choose_device
+    with redirect_stdout(sys.stderr), loading():
+        from rwp_dist.process.group import choose_device
 
-    device = choose_device(targets[0].settings.run.device)
-    from rwp_dist.evaluation.command import evaluate_runs  # imports DeepSpeed: needs the device
+        device = choose_device(targets[0].settings.run.device)
+        from rwp_dist.evaluation.command import evaluate_runs  # imports DeepSpeed: needs the device
 
     evaluate_runs(targets, asked, device)
 
 
 @main.command(short_help="Tables, picture and report of several runs.")
-@click.argument("runs", nargs=-1, required=True, type=RUN)
-@click.option("--out", type=RUN, default=Path("runs"), show_default=True, help="Folder for files.")
-@click.option("--by", metavar="KEY[,KEY]", help="Settings that make rows of their own.")
+@click.argument("runs", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=PATH, default=Path("runs"), show_default=True, help="Folder for files.")
+@click.option(
+    "--by",
+    metavar="KEY[,KEY]",
+    help="Settings, or torch, commit and the like, that make rows of their own.",
+)
 @click.option("--against", metavar="ROW", help="Compare all other rows with this one, by seed.")
 @click.option(
     "--columns",
@@ -158,17 +188,17 @@ def compare(
 ) -> None:
     """Compare several runs: accuracy over seeds with intervals, and time against sgd.
 
-    Runs with one label are one row if they agree in all settings that affect the result; with
-    --by, if they agree in those settings. Writes compare.md, .json, .csv (a line for each run),
-    .tex and .png, with --html also compare.html.
+    Runs with one label are one row if they agree in all settings that affect the result and in the
+    content of their data; with --by, if they agree in what it names and in their test set. Writes
+    compare.md, .json, .csv (a line for each run), .tex and .png, with --html also compare.html.
     """
-    text = f"Stopped; compare again: {out} may lack files of this comparison."
-    signals.say_on_ctrl_c(lambda: text)
-    click.echo(
-        make_comparison(
+    stopped = f"Stopped; compare again: {out} may lack files of this comparison."
+    signals.say_on_ctrl_c(lambda: stopped)
+    with redirect_stdout(sys.stderr), stage("reading and drawing the runs"):
+        text = make_comparison(
             runs, out, _listed(by), against, _listed(columns), flatness=flatness, x=x, html=html
         )
-    )
+    click.echo(text)
     files = ("md", "json", "csv", "tex", "png", *(["html"] if html else []))
     click.echo(f"Written: {', '.join(str(out / f'compare.{file}') for file in files)}")
 
@@ -179,7 +209,7 @@ def _listed(keys: str | None) -> list[str]:
 
 
 @main.command(short_help="Send runs to W&B: what it lacks of them.")
-@click.argument("runs", nargs=-1, required=True, type=RUN)
+@click.argument("runs", nargs=-1, required=True, type=PATH)
 def sync(runs: tuple[Path, ...]) -> None:
     """Send runs to W&B, or all runs in a folder: what it lacks of them, and nothing twice.
 
@@ -190,14 +220,15 @@ def sync(runs: tuple[Path, ...]) -> None:
     signals.say_on_ctrl_c(lambda: "Stopped; start the same command again to go on.")
     from rwp_dist.tracking.sync import sync_all
 
-    sync_all(runs, click.echo)
+    with stage("reading the runs and asking W&B"):
+        sync_all(runs, click.echo)
 
 
 @main.command(short_help="Panels for all runs in W&B, and a report with the table of compare.")
-@click.argument("runs", nargs=-1, type=RUN, metavar="[RUN]...")
+@click.argument("runs", nargs=-1, type=PATH, metavar="[RUN]...")
 @click.option("--entity", help="W&B entity; that of the runs or of the login, unless given.")
 @click.option("--project", help="W&B project; that of the runs or rwp-dist, unless given.")
-@click.option("--out", type=RUN, metavar="FILE", help="Write a file, and save nothing in W&B.")
+@click.option("--out", type=PATH, metavar="FILE", help="Write a file, and save nothing in W&B.")
 @click.option("--overwrite", is_flag=True, help="Also where you changed our sections by hand.")
 def dashboard(runs: tuple[Path, ...], **request: Any) -> None:
     """Create or update the view "rwp-dist" of a W&B project: curves by method and seeds.
@@ -209,13 +240,15 @@ def dashboard(runs: tuple[Path, ...], **request: Any) -> None:
     from rwp_dist.dashboard.command import make_dashboard
 
     signals.say_on_ctrl_c(lambda: "Stopped; start the same command again to go on.")
-    for line in make_dashboard(runs, **request):
+    with redirect_stdout(sys.stderr), stage("reading the runs and asking W&B"):
+        lines = list(make_dashboard(runs, **request))
+    for line in lines:
         click.echo(line)
 
 
 @main.command(short_help="How flat the loss is around the weights of runs.")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN... [key=value]...")
-@click.option("--checkpoint", type=RUN, help="A checkpoint file; each run's newest, unless given.")
+@click.argument("runs", nargs=-1, required=True, type=PLACE, metavar="RUN... [key=value]...")
+@click.option("--checkpoint", type=PATH, help="A checkpoint file; each run's newest, unless given.")
 @click.option(
     "--images",
     default=1000,
@@ -241,7 +274,7 @@ def dashboard(runs: tuple[Path, ...], **request: Any) -> None:
     multiple=True,
     help="Draw the loss around each run, or through the weights of two or three; repeatable.",
 )
-@click.option("--out", type=RUN, default=Path("runs"), show_default=True, help="Folder for files.")
+@click.option("--out", type=PATH, default=Path("runs"), show_default=True, help="Folder for files.")
 def flatness(runs: tuple[str, ...], checkpoint: Path | None, out: Path, **request: Any) -> None:
     """Measure how flat the loss is around the weights of runs, on the same training images.
 
@@ -252,12 +285,13 @@ def flatness(runs: tuple[str, ...], checkpoint: Path | None, out: Path, **reques
     signals.say_on_ctrl_c(lambda: "Stopped; start the same command again to go on.")
     from rwp_dist.flatness.runs import find_runs
 
-    overrides = [text for text in runs if "=" in text and not Path(text).exists()]
+    overrides = [text for text in runs if is_override(text)]
     found = find_runs([Path(text) for text in runs if text not in overrides], overrides, checkpoint)
-    from rwp_dist.process.group import choose_device
+    with redirect_stdout(sys.stderr), loading():
+        from rwp_dist.process.group import choose_device
 
-    choose_device(found[0].settings.run.device)  # before DeepSpeed is imported, as above
-    from rwp_dist.flatness.command import Request, measure
+        choose_device(found[0].settings.run.device)  # before DeepSpeed is imported, as above
+        from rwp_dist.flatness.command import Request, measure
 
     text = measure(found, Request(**request), out)
     if torchrun.rank() == 0:
@@ -265,7 +299,7 @@ def flatness(runs: tuple[str, ...], checkpoint: Path | None, out: Path, **reques
 
 
 @main.command(short_help="What on this machine would stop a run, and the cure.")
-@click.argument("config", type=RUN, required=False)
+@click.argument("config", type=PATH, required=False)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON document.")
 @click.option(
@@ -282,7 +316,7 @@ def doctor(config: Path | None, overrides: tuple[str, ...], as_json: bool, quick
 
     settings = None
     if config is not None:
-        if "=" in config.name and not config.exists():
+        if is_override(config):
             config, overrides = None, (str(config), *overrides)
         settings = load_settings(config, overrides)
     signals.say_on_ctrl_c(lambda: "Stopped; nothing was changed.")
@@ -290,26 +324,52 @@ def doctor(config: Path | None, overrides: tuple[str, ...], as_json: bool, quick
 
 
 @main.command("settings", short_help="Every setting with its meaning, or the values of a run.")
-@click.argument("config", type=RUN, required=False)
+@click.argument("config", type=PATH, required=False, metavar="[CONFIG|RUN]")
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
-@click.option("--ranks", default=1, show_default=True, help="Check that they can share a batch.")
+@click.option(
+    "--ranks", type=click.IntRange(1, 1_000_000), help="Check that so many can share a batch."
+)
 @click.option("--get", "key", metavar="KEY", help="Print one value alone, such as run.dir.")
 def show_settings(
-    config: Path | None, overrides: tuple[str, ...], ranks: int, key: str | None
+    config: Path | None, overrides: tuple[str, ...], ranks: int | None, key: str | None
 ) -> None:
-    """List every setting with its meaning; with CONFIG, check its settings and print them."""
-    if config is None:
-        for setting in known_keys().values():
-            click.echo(f"{setting.name}\n    {setting.meaning}")
+    """List every setting: what it may be, its default, its meaning, and if it may change on resume.
+
+    With CONFIG, check its settings and print their values; with RUN, a run directory, those of the
+    run.
+    """
+    if config is None and key is None:
+        click.echo("\n\n".join(describe_settings()))
         return
-    settings = load_settings(config, overrides)
-    _check_for(settings, ranks)
+    if config is not None and is_override(config):
+        config, overrides = None, (str(config), *overrides)
+    if config is not None and config.is_dir():
+        settings = _settings_of(config, overrides)
+    else:
+        settings = RunCheck(ranks or 1, machine=False).load(config, overrides)
+    if ranks is not None:
+        split_batch(settings, ranks)
     click.echo(get_setting(settings, key) if key else dump_settings(settings).rstrip())
+
+
+def _settings_of(run: Path, overrides: tuple[str, ...]) -> Settings:
+    """Those of a run directory."""
+    path = RunDir(run).config
+    if not path.is_file():
+        raise ConfigError(f"{run} holds no run", cure="name a run directory or a settings file")
+    if overrides:
+        raise ConfigError(
+            f"{run} is a run, whose settings are what they are",
+            key=overrides[0].partition("=")[0],
+            cure=f"leave it out, or name {path} to see other values",
+        )
+    return load_settings(path)
 
 
 main.add_command(shards)
 
 
-def _check_for(settings: Settings, ranks: int) -> None:
-    """Refuse settings that do not suit the ranks or DeepSpeed, before torch is imported."""
-    deepspeed_config(settings, split_batch(settings, ranks))
+def _check() -> RunCheck:
+    """Looks at the runs of this process; at its machine only if the process is alone."""
+    ranks = torchrun.world_size()
+    return RunCheck(ranks, machine=ranks == 1)

@@ -1,12 +1,12 @@
 """Several runs, one after another, in one group of ranks."""
 
-import time
 from collections.abc import Sequence
 
 from rwp_dist.base.errors import Interrupted
 from rwp_dist.config import Settings
 from rwp_dist.process import signals
-from rwp_dist.process.stages import stage
+from rwp_dist.process.meeting import refused_together
+from rwp_dist.process.stages import loading
 from rwp_dist.record.directory import RunDir
 
 
@@ -24,10 +24,11 @@ def run_all(runs: Sequence[Settings], session: str) -> None:
     """
     series = Series(runs, is_sweep=bool(session))
     signals.say_on_ctrl_c(series.ctrl_c_message)
-    with stage("loading torch and DeepSpeed"):
+    with loading():
         from rwp_dist.process.group import choose_device, process_group
 
-        device = choose_device(runs[0].run.device)
+        with refused_together():
+            device = choose_device(runs[0].run.device)
         from rwp_dist.train import train  # imports DeepSpeed, which needs the device
 
     with process_group(device):
@@ -46,7 +47,8 @@ class Series:
 
     def __init__(self, runs: Sequence[Settings], is_sweep: bool) -> None:
         self.dirs = [RunDir(str(settings.run.dir)) for settings in runs]
-        self.is_sweep, self.current, self.began = is_sweep, 0, time.time()
+        self.is_sweep, self.current = is_sweep, 0
+        self._before = [run_dir.read_status() for run_dir in self.dirs]
 
     def interrupted(self, where: str) -> Interrupted:
         """The error of a series that was stopped; it begins with ``where``."""
@@ -62,7 +64,7 @@ class Series:
     def ctrl_c_message(self) -> str | None:
         """What Ctrl-C says outside of training; None once all has been said and done."""
         status = self.dirs[self.current].read_status() or {}
-        ours = status.get("time", 0.0) >= self.began  # not of an earlier attempt
+        ours = status != self._before[self.current]  # not of an earlier attempt
         is_last = self.current == len(self.dirs) - 1
         if ours and status.get("state") == "interrupted":
             return None

@@ -8,10 +8,10 @@ for every step:
     log, evaluate, save when due
 """
 
+import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from datetime import datetime, timezone
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,25 +19,28 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.profiler import record_function
 
-from rwp_dist.base.errors import CheckpointWriteError, Interrupted
+from rwp_dist.base.errors import CheckpointWriteError, DivergedError, Interrupted
 from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import Batch, Step
 from rwp_dist.perturb.slots import loss_scale
 from rwp_dist.process.consensus import Agreed, Consensus
-from rwp_dist.process.group import any_rank, from_main, same_on_all_ranks
+from rwp_dist.process.group import any_rank, same_on_all_ranks
 from rwp_dist.process.heartbeat import Heartbeat
 from rwp_dist.process.replicas import check_replicas
 from rwp_dist.process.signals import StopSignals
 from rwp_dist.process.silence import AGREES, BETWEEN, COMPUTES, READS
 from rwp_dist.process.stages import stage
 from rwp_dist.record.directory import RunDir
-from rwp_dist.record.open import open_run
+from rwp_dist.record.ending import write_end
+from rwp_dist.record.identity import brief
 from rwp_dist.run.bad_samples import BadSamples, list_evaluation
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.checkpoint import load_checkpoint, save_checkpoint
 from rwp_dist.run.evaluate import LastEvaluation, clean_network, evaluate_parts
-from rwp_dist.run.parts import ClassCheck, DataCheck, Parts, Stateful
+from rwp_dist.run.history import History
+from rwp_dist.run.opening import OpenRun, finished_summary, opened_run
+from rwp_dist.run.parts import Parts, Stateful
 from rwp_dist.run.profiling import Profile
 from rwp_dist.run.progress import Progress
 from rwp_dist.run.watch import Watch
@@ -76,10 +79,10 @@ def train_pass(
     engine, task, slot = parts.engine, parts.task, parts.perturbed.my_slots[micro_batch]
     # The loss is a sum over samples times ``scale``; see there for what that makes exact.
     scale = loss_scale(slot, parts.split.slots, agreed.clean, agreed.perturbed)
-    images, targets = batch.images, batch.labels
+    images, targets, labels = batch.images, batch.labels, batch.labels
     if parts.mixer is not None:
         key = (parts.settings.run.seed, step, slot.index)
-        images, targets = parts.mixer(images, targets, key, batch.weights)
+        images, targets, labels = parts.mixer(images, targets, key, batch.weights)
     images = parts.normalise(images)
 
     def mean_loss() -> Tensor:
@@ -98,26 +101,30 @@ def train_pass(
         with record_function("backward"):
             engine.backward(loss)
     progress.add_loss(total, valid, perturbed=parts.perturbed.perturbs)
-    progress.observe(slot, loss, logits, batch)
+    progress.observe(slot, loss, logits, labels, batch.weights)
 
 
 class Training:
     """One attempt at a run: its progress, and logging, evaluation and checkpoints between steps."""
 
     def __init__(
-        self, parts: Parts, run_dir: RunDir, position: tuple[int, int] | None = None
+        self,
+        parts: Parts,
+        run_dir: RunDir,
+        history: History,
+        position: tuple[int, int] | None = None,
     ) -> None:
         """Load the newest checkpoint, if there is one."""
         self.parts, self.run_dir = parts, run_dir
         self.is_main = dist.get_rank() == 0
         self.finished = False
         self.bad = BadSamples(run_dir.path, parts.settings.data.max_bad_samples)
+        self.history = history
         self.progress = Progress(parts)
         self.last_eval = LastEvaluation()
         self.stateful: dict[str, Stateful] = {
-            **({"classes": ClassCheck(parts.classes)} if parts.classes else {}),
+            "history": self.history,
             "perturbed": parts.perturbed,
-            "data": DataCheck(parts.train),
             "bad_samples": self.bad,
             "progress": self.progress,
             "evaluation": self.last_eval,
@@ -127,9 +134,10 @@ class Training:
             self.first_step, troubles = load_checkpoint(
                 run_dir.checkpoints, parts.engine, self.stateful
             )
+        self.history.resumed(self.first_step)
         self.done = self.first_step
         """Updates of the weights so far."""
-        with same_on_all_ranks():
+        with stage("opening the trackers"), same_on_all_ranks():
             self.tracker = open_tracker(
                 parts.settings,
                 run_dir,
@@ -144,7 +152,7 @@ class Training:
         if self.first_step:
             total = parts.timeline.total_steps
             self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")
-        for note in parts.notes:
+        for note in (*parts.notes, *self.history.notes()):
             self.tracker.say(str(note))
         self._say_who_draws()
         skipped = self.progress.skipped_steps
@@ -171,20 +179,46 @@ class Training:
             if profile.outcome:
                 self.tracker.say(profile.outcome)
             summary = self.progress.summary(self.last_eval.result, self.bad.total, session)
+            summary |= {"identity": brief(self.history.identity), "changes": self.history.changes}
+            if self.finished:
+                self._check_success(summary)
             if self.finished and self.is_main:
                 self.run_dir.write_summary(summary)
                 self.tracker.summarize(summary)
                 self.tracker.alert(alerts.finished(summary))
         return summary
 
+    def _check_success(self, summary: dict[str, Any]) -> None:
+        """Refuse to call a run finished that is of no use.
+
+        Raises:
+            DivergedError: its last updates diverge, or a metric is not a finite number.
+        """
+        wrong = [
+            f"its {name} in the evaluation is {summary[name]}"
+            for name in ("loss", *self.parts.task.metrics)
+            if summary[name] is not None and not math.isfinite(summary[name])
+        ]
+        if self.progress.diverges:
+            wrong.append("its last updates were skipped, or their loss is far above guessing")
+        if wrong:
+            raise DivergedError(
+                f"after {self.done:,} steps the run has diverged: {', '.join(wrong)}",
+                cure="lower optimizer.lr or the strength of the perturbation, or lengthen the "
+                "warm-up, and train in another run.dir",
+            )
+
     def _loop(self, signals: StopSignals, heartbeat: Heartbeat, profile: Profile) -> bool:
         """All steps that are left; False if it was asked to stop."""
         parts, total = self.parts, self.parts.timeline.total_steps
+        if self.first_step == total:  # the attempt before ended after its last checkpoint
+            return True
         data = parts.train.steps(self.first_step, total)
         consensus = Consensus()
         self.progress.start()
         self.watch.at(self.first_step - 1, READS)
-        coming = self._fetch(data, consensus, signals)
+        with stage("reading the first samples"):
+            coming = self._fetch(data, consensus, signals)
         for step in range(self.first_step, total):
             self.watch.at(step, AGREES)
             batches, agreed = coming, consensus.take()
@@ -194,7 +228,8 @@ class Training:
                 return False
             self.bad.count(batches.bad, agreed)
             self.watch.at(step, COMPUTES)
-            train_step(parts, step, batches, agreed, self.progress)
+            with stage("the first step") if step == self.first_step else nullcontext():
+                train_step(parts, step, batches, agreed, self.progress)
             # While a GPU still computes, the next step's samples are fetched and agreed upon.
             self.watch.at(step, READS)
             if step + 1 < total:
@@ -211,9 +246,14 @@ class Training:
         return True
 
     def _fetch(self, data: Iterator[Step], consensus: Consensus, signals: StopSignals) -> Step:
-        """The next step's samples; what this rank knows of them goes to all ranks."""
+        """The next step's samples; what this rank knows of them goes to all ranks.
+
+        A signal ends the waiting: the step will not be computed, and may never come.
+        """
         with self.progress.waiting():
-            step = next(data)
+            step = signals.wait(lambda: next(data)) or Step(
+                [], [0] * len(self.parts.perturbed.my_slots)
+            )
         roles = list(zip(self.parts.perturbed.my_slots, step.valid, strict=True))
         consensus.post(
             clean=sum(valid for slot, valid in roles if not slot.perturbed),
@@ -234,7 +274,7 @@ class Training:
         if done % settings.tracking.log_every == 0 or done == parts.timeline.total_steps:
             record = self.progress.train_record(done, self.bad.total)
             self.tracker.log("train", record)
-            self.watch.look(record)
+            self.progress.diverges = self.watch.look(record)
             if self.is_main:
                 self.run_dir.write_status("running", done, parts.timeline.total_steps)
         evaluating = parts.timeline.is_due(settings.evaluation.every_epochs, done)
@@ -294,42 +334,30 @@ def train(
         RwpError: data, settings or checkpoints are not what they should be, on any rank.
         Interrupted: a signal ended the run after a checkpoint.
     """
-    is_main = dist.get_rank() == 0
-    run_dir = RunDir(str(settings.run.dir))
-    with ExitStack() as stack:
-        with same_on_all_ranks():
-            if is_main:
-                stack.enter_context(run_dir.locked())
-                gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-                settings = open_run(settings, world_size=dist.get_world_size(), gpus=gpus)
-        finished = from_main(run_dir.read_summary)
-        if finished:
-            if is_main:
-                top1 = finished.get("top1")
-                print(f"{run_dir.path}: finished already, top-1 {top1:.2f} %", flush=True)
-            return finished
-        return _attempt(from_main(lambda: settings), run_dir, session, position)
+    finished = finished_summary(settings)
+    if finished is not None:
+        return finished
+    with opened_run(settings) as run:
+        return _attempt(run, session, position)
 
 
-def _attempt(
-    settings: Settings, run_dir: RunDir, session: str, position: tuple[int, int] | None
-) -> dict[str, Any]:
-    started, state = datetime.now(timezone.utc), "failed"
+def _attempt(run: OpenRun, session: str, position: tuple[int, int] | None) -> dict[str, Any]:
     training: Training | None = None
     try:
         with same_on_all_ranks():
-            parts = build_parts(settings)
+            parts = build_parts(run.settings)
         # From here on a signal asks for a checkpoint after the present step.
         with StopSignals() as signals:
-            training = Training(parts, run_dir, position)
+            history = History(run.identity, parts.classes, run.mixed_code)
+            training = Training(parts, run.run_dir, history, position)
             summary = training.run(signals, session)
             state = "finished" if training.finished else "interrupted"
-            _write_end(run_dir, training, started, state, None)
+            _write_end(run, training, state, None)
             # The first rank to leave would have the others killed.
             asked = any_rank(signals.asked)
             training.tracker.close(state)  # the last, because uploads may take long
     except BaseException as error:
-        _write_end(run_dir, training, started, "failed", error)
+        _write_end(run, training, "failed", error)
         if training:
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
             training.tracker.close("interrupted" if stopped else "failed")
@@ -339,32 +367,26 @@ def _attempt(
     if not training.finished or (asked and more_to_come):
         done, total = training.done, parts.timeline.total_steps
         raise Interrupted(
-            f"Stopped after step {done:,} of {total:,}, saved in {run_dir.path}",
+            f"Stopped after step {done:,} of {total:,}, saved in {run.run_dir.path}",
             cure=None if training.finished else "start the same command again to go on",
         )
     return summary
 
 
 def _write_end(
-    run_dir: RunDir,
-    training: "Training | None",
-    started: datetime,
+    run: OpenRun,
+    training: Training | None,
     state: str,
     failure: BaseException | None,
 ) -> None:
-    """Say in ``status.json`` and ``attempts.tsv`` how this attempt ended; rank 0 does."""
+    """Say in the run directory how this attempt ended; rank 0 does."""
     if dist.get_rank() != 0:
         return
-    first, done, total = (
-        (training.first_step, training.done, training.parts.timeline.total_steps)
-        if training
-        else (0, 0, 0)
-    )
-    code = {"finished": 0, "interrupted": Interrupted.exit_code}.get(state, 1)
-    more: dict[str, Any] = {"exit_code": getattr(failure, "exit_code", code)}
-    if state == "interrupted" and training and training.tracker.stop_requested:
-        more["reason"] = "wandb"  # a person's wish: no launcher starts it again
-    if failure is not None:
-        more["message"] = str(failure) or type(failure).__name__
-    run_dir.write_status(state, done, total, **more)
-    run_dir.append_attempt(started, state, first, done)
+    saved = run.run_dir.saved_step()
+    steps, changed, reason = (saved, saved, 0), list[str](), None
+    if training:
+        total = training.parts.timeline.total_steps
+        steps, changed = (training.first_step, training.done, total), training.history.changed_now
+        if state == "interrupted" and training.tracker.stop_requested:
+            reason = "wandb"  # a person's wish: no launcher starts it again
+    write_end(run.run_dir, state, steps, failure, reason=reason, changed=changed)

@@ -30,6 +30,9 @@ MAX_ATTEMPTS="${MAX_ATTEMPTS:-50}"  # how often the job may start before it give
 
 # --- job ---
 set -uo pipefail  # not -e: a signal makes `wait` fail
+# What is left of other runs in the shell that has submitted this would speak to Python and torchrun.
+unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
+unset "${!TORCHELASTIC_@}" "${!OMPI_COMM_WORLD_@}" "${!PET_@}"
 attempt=${SLURM_RESTART_COUNT:-0}
 export MAX_ATTEMPTS RWP_ATTEMPT=$SLURM_JOB_ID.$attempt RWP_LOGS=''
 # For scontrol. SLURM_JOB_ID may be that of a whole array: its last task has the array's number.
@@ -62,9 +65,16 @@ terminate() { # without Python: Slurm starts no more steps of a job that was can
 }
 requeue() { # [NODES to leave out]
   # slurmctld may be away for some minutes. It leaves a job alone that was cancelled meanwhile.
-  until [ -z "$terminated" ] && scontrol requeue Incomplete "$job"; do
+  until [ -z "$terminated" ] && why=$(scontrol requeue Incomplete "$job" 2>&1); do
     [ -z "$terminated" ] || terminate
-    [ "$SECONDS" -lt "${deadline:=$((SECONDS + 300))}" ] || { say "it cannot be requeued."; exit 1; }
+    case $why in # some clusters do not requeue, or have no scontrol on their nodes
+      *disabled* | *denied* | *ermitted* | *"not found"*) deadline=0 ;;
+    esac
+    if [ "$SECONDS" -ge "${deadline:=$((SECONDS + 300))}" ]; then
+      say "it cannot be requeued (${why##*: }); submit it again, as with" \
+        "rwp-launch resume${RUN_DIR:+ $RUN_DIR}: it goes on from its newest checkpoint."
+      exit 75
+    fi
     sleep 5
   done
   about=$(scontrol -o show job "$job")
@@ -94,26 +104,59 @@ follow() { # EXIT CODE of launcher.attempt [NODES to leave out]: goes on, or end
   requeue ""
 }
 
-# What others have written (modules, conda, this file of keys) may use variables that are not set.
+# What others have written (modules, conda) may use variables that are not set.
 load() { # NAME FILE, whose default may be missing
   case $2 in
     "$CODE/slurm/site.sh" | "$CODE/.venv/bin/activate") [ -f "$2" ] || return 0 ;;
     *) [ -f "$2" ] || { say "$1: there is no $2; correct it, or leave it out." && exit 2; } ;;
   esac
-  [ "$1" != SECRETS ] || set -a
+  if grep -q $'\r$' "$2"; then
+    say "$1: $2 has line ends of Windows; convert it, as with sed -i 's/\\r\$//'." && exit 2
+  fi
   set +u
   # shellcheck source=/dev/null
   . "$2"
-  set -u +a
+  set -u
 }
+keys() { # FILE of NAME=value lines, read as launcher/keys.py does
+  local LC_ALL=C # bytes that are no UTF-8 are characters, too
+  double='^[[:space:]]*"([^"]*)"[[:space:]]*(#.*)?$' single="^[[:space:]]*'([^']*)'[[:space:]]*(#.*)?$"
+  number=0
+  while IFS= read -r line || [ -n "$line" ]; do
+    number=$((number + 1))
+    [ "$number" -gt 1 ] || line=${line#$'\xef\xbb\xbf'}
+    line=$(trim "$line")
+    case $line in "" | "#"*) continue ;; esac
+    name='' value=''
+    if [[ $line =~ ^(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:space:]]*=(.*)$ ]]; then
+      name=${BASH_REMATCH[2]} value=${BASH_REMATCH[3]}
+    fi
+    if [[ $value =~ $double || $value =~ $single ]]; then
+      value=${BASH_REMATCH[1]}
+    elif [ -z "$name" ] || [[ $value =~ ^[[:space:]]*[\"\'] ]]; then
+      say "SECRETS: line $number of $1 is no NAME=value; correct it." && exit 2
+    else
+      value=$(trim "${value%%[[:space:]]#*}")
+    fi
+    export "$name=$value"
+  done <"$1"
+}
+trim() { [[ $1 =~ ^[[:space:]]*(.*[^[:space:]])?[[:space:]]*$ ]] && printf '%s' "${BASH_REMATCH[1]}"; }
 load SITE "$SITE"
 if [ -n "$SECRETS" ] && [[ $(stat -Lc %a "$SECRETS") != [0-7]00 ]]; then
   say "SECRETS: $SECRETS is not there, or others may read it; chmod 600 it." && exit 2
 fi
-[ -z "$SECRETS" ] || load SECRETS "$SECRETS"
+[ -z "$SECRETS" ] || keys "$SECRETS"
 export PYTHONPATH="$CODE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
-# All cores of a node, which the job has for itself, unless --cpus-per-task says otherwise.
-export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}"
+# All cores of a node, which the job has for itself, unless --cpus-per-task says otherwise. Where nodes
+# are not equal, as in 128,64(x3), srun would want the first one's number on all; unbound, each gives
+# what it has.
+if [[ -z ${SLURM_CPUS_PER_TASK:-} && ${SLURM_JOB_CPUS_PER_NODE:-} == *,* ]]; then
+  unset SRUN_CPUS_PER_TASK
+  export SLURM_CPU_BIND=none
+else
+  export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}"
+fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 # Where the ranks run (step, inside), and how to run one command there.
@@ -137,17 +180,22 @@ follow $?
 export RWP_LOGS=$RUN_DIR/logs/$RWP_ATTEMPT
 
 # Nodes that do not say that they are fit are left out of the next attempt.
-mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST" 2>/dev/null ||
+  srun --export=ALL --label printenv SLURMD_NODENAME | sort -n | sed 's/.*: //')
+[ "${#nodes[@]}" -gt 0 ] || { say "neither scontrol nor srun names the job's nodes."; exit 65; }
 findings=$(srun --export=ALL "${step[@]}" "${inside[@]}" python -m launcher.attempt doctor "$@")
 sick=$("${once[@]}" nodes "$RUN_DIR" "${nodes[@]}" <<<"$findings")
 follow $? "$sick"
 addresses=() # ranks meet at the first: by its name, or where Slurm reaches it
 for node in "${nodes[@]}"; do
-  getent ahosts "$node" >/dev/null ||
-    node=$(scontrol -o show node "$node" | sed -E 's/.* NodeAddr=([^ ]+).*/\1/')
-  addresses+=("$node")
+  address=''
+  getent ahosts "$node" >/dev/null || address=$(scontrol -o show node "$node" 2>/dev/null |
+    sed -nE 's/(^|.* )NodeAddr=([^ ]+).*/\2/p' | tr -d '[]')
+  addresses+=("${address:-$node}")
 done
 export ADDRESSES="${addresses[*]}"
+first=${addresses[0]}
+[[ $first != *:* ]] || first="[$first]" # IPv6
 
 # shellcheck disable=SC2016  # expanded on each node
 srun --kill-on-bad-exit=1 --wait=60 --export=ALL "${step[@]}" "${inside[@]}" bash -c '
@@ -157,7 +205,7 @@ srun --kill-on-bad-exit=1 --wait=60 --export=ALL "${step[@]}" "${inside[@]}" bas
     --local-addr="${addresses[SLURM_NODEID]}" --rdzv-conf=is_host=$((SLURM_NODEID == 0)) "$@"
 ' bash --nnodes="$SLURM_NNODES" --nproc-per-node="$RANKS_PER_NODE" --max-restarts=0 \
   --shutdown-timeout=20 --rdzv-backend=c10d --rdzv-id="$RWP_ATTEMPT" \
-  --rdzv-endpoint="${addresses[0]}:$((10000 + SLURM_JOB_ID % 20000))" \
+  --rdzv-endpoint="$first:$((10000 + SLURM_JOB_ID % 20000))" \
   -m rwp_dist train "$@" &
 srun=$!
 [ -z "$asked" ] || ask &

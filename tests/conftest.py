@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,8 @@ torch.set_num_threads(1)
 
 
 def pytest_configure(config):
+    # nohup leaves a hang-up ignored, and tests hang up.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     runs_tests = hasattr(config, "workerinput") or not config.getoption("numprocesses")
     if runs_tests:
         ranks.start_server()

@@ -11,21 +11,23 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from support.gate import Gate
 from support.ranks import run_ranks
+from support.until import HANG_S
 
 from rwp_dist import sweep
 from rwp_dist import train as train_module
 from rwp_dist.base.errors import CheckpointWriteError, DataError, Interrupted, RwpError
 from rwp_dist.cli import main
-from rwp_dist.config import load_settings
+from rwp_dist.config import known_keys, load_settings
 from rwp_dist.process import signals
 from rwp_dist.process.group import same_on_all_ranks
 from rwp_dist.record.directory import RunDir
+from rwp_dist.shards.digits import write_digits
 
 SLOW_START = "loading torch and DeepSpeed ...\n"
-"""Printed while the gate keeps a start waiting."""
+"""Printed before torch is imported."""
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "digits.yaml")
 COMMAND = [sys.executable, "-m", "rwp_dist"]
@@ -57,7 +59,7 @@ def test_an_error_before_there_is_a_group_is_said_by_its_rank(rank: int, tmp_pat
     process = start(
         "train", CONFIG, "batch.global=64", "run.device=cuda", f"run.dir={tmp_path}", rank=rank
     )
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=HANG_S)
     if "cuda" not in errors and process.returncode == 0:
         pytest.skip("this machine has a GPU for each rank")
     assert process.returncode == 2
@@ -120,13 +122,22 @@ def test_a_traceback_begins_with_its_rank(tmp_path: Path) -> None:
 # --- Ctrl-C ---
 
 
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("digits")
+    write_digits(folder)
+    return [f"data.train={folder}/train", f"data.val={folder}/test"]
+
+
 @pytest.mark.parametrize("place", ["click", "torch", "rwp_dist.train", "deepspeed"])
-def test_ctrl_c_while_a_run_starts_is_one_line(place: str, tmp_path: Path) -> None:
+def test_ctrl_c_while_a_run_starts_is_one_line(
+    place: str, digits: list[str], tmp_path: Path
+) -> None:
     gate = Gate(tmp_path / "gate", place)
-    process = start("train", CONFIG, f"run.dir={tmp_path}/run", env=gate.environment)
+    process = start("train", CONFIG, *digits, f"run.dir={tmp_path}/run", env=gate.environment)
     gate.wait()
     os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=HANG_S)
     assert (process.returncode, output.replace(SLOW_START, "")) == (130, "")
     assert errors == "Stopped before the first step; nothing was lost.\n"
 
@@ -138,7 +149,7 @@ def test_ctrl_c_while_something_is_evaluated_does_not_speak_of_steps(tmp_path: P
     (run.checkpoints / "step-00000001.pt").touch()
     code = (
         "import sys, time, types; from rwp_dist.__main__ import main\n"
-        "def wait(*args): print('now', flush=True); time.sleep(60)\n"
+        "def wait(*args): print('now', flush=True); time.sleep(3600)\n"
         "sys.modules['rwp_dist.evaluation.command'] = types.SimpleNamespace(evaluate_runs=wait)\n"
         "main()"
     )
@@ -150,9 +161,10 @@ def test_ctrl_c_while_something_is_evaluated_does_not_speak_of_steps(tmp_path: P
     )
     assert process.stdout is not None and process.stdout.readline() == "now\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=HANG_S)
     assert process.returncode == 130
-    assert errors == "Stopped before the evaluation was done; what was measured before is kept.\n"
+    text = "Stopped before the evaluation was done; what was measured before is kept.\n"
+    assert errors == SLOW_START + text
 
 
 def test_shards_clear_up_after_ctrl_c(tmp_path: Path) -> None:
@@ -211,6 +223,46 @@ def test_what_a_stopped_series_says_is_true(tmp_path: Path) -> None:
     assert single.ctrl_c_message() == signals.nothing_lost()  # the status is of an earlier attempt
 
 
+def swept(folder: Path, *arguments: str) -> Result:
+    grid = "--grid=method.sigma=0.1,0.2"
+    command = ["sweep", CONFIG, "--variants=sgd,rwp", grid, f"--dir={folder}", *arguments]
+    return CliRunner().invoke(main, command)
+
+
+def test_a_dry_run_of_a_sweep_lists_its_runs_and_trains_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digits(tmp_path / "data" / "digits")
+    monkeypatch.chdir(tmp_path)
+    done = swept(tmp_path / "s", "--dry-run", "run.seed=5", "--seeds=2")
+    assert done.exit_code == 0 and not (tmp_path / "s").exists()
+    names = [line.split()[0] for line in done.stdout.splitlines()[2:-2]]
+    assert names[:3] == ["sgd-s5", "rwp-sigma=0.1-s5", "rwp-sigma=0.2-s5"] and len(names) == 6
+    assert done.stdout.splitlines()[-2:] == [
+        "6 runs",
+        "method.sigma is left out of 2 of 6 runs, where it has no use: sgd-s5, sgd-s6",
+    ]
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_sweep_over_runs_with_other_settings_is_refused_before_it_begins(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    run = RunDir(tmp_path / "rwp-sigma=0.2-s2")
+    run.create()
+    run.write_config(f"run: {{seed: 2, dir: '{run.path}'}}\nmethod: {{name: rwp}}")
+    run.write_summary({})
+    with patch.object(sweep, "run_all") as started:
+        done = swept(tmp_path, *more)
+    assert done.exit_code == 2 and not started.called and bool(done.stdout) == bool(more)
+    assert "rwp-sigma=0.2-s2 holds another run (" in done.stderr
+
+
+def test_a_setting_in_the_grid_and_beside_it_is_refused(tmp_path: Path) -> None:
+    done = swept(tmp_path, "method.sigma=0.3")
+    assert done.exit_code == 2 and "keep one of them" in done.stderr
+
+
 # --- results ---
 
 
@@ -254,7 +306,7 @@ def settings_of(*arguments: str) -> tuple[int, str]:
 
 
 def test_settings_prints_one_value_of_a_run() -> None:
-    assert settings_of("variant=m-rwp", "--get", "run.dir") == (0, "runs/m-rwp-s0\n")
+    assert settings_of("variant=m-rwp", "--get", "run.dir") == (0, "runs/digits/m-rwp-s0\n")
     assert settings_of("run.dir=here", "--ranks", "2", "--get", "run.dir") == (0, "here\n")
 
 
@@ -263,3 +315,55 @@ def test_settings_that_are_wrong_or_do_not_suit_the_ranks_end_with_2() -> None:
     assert code == 2 and "set batch.global to 63 or 66" in said
     code, said = settings_of("--get", "run.dirr")
     assert code == 2 and "did you mean run.dir?" in said
+
+
+def test_a_section_is_no_setting_and_names_one_of_its_own() -> None:
+    said = "data is a section of settings; name one of it, such as data.train.\n"
+    assert settings_of("--get", "data") == (2, said)
+
+
+def test_the_settings_of_a_run_take_no_others(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.write_config("run.seed: 3\n")
+    done = CliRunner().invoke(main, ["settings", str(run.path), "run.seed=4"])
+    assert done.exit_code == 2 and done.output.startswith(f"run.seed: {run.path} is a run, ")
+
+
+def test_settings_of_a_run_are_those_of_its_directory(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.create()
+    run.write_config("method: {sigma: 0.07}\nbatch: {global: 63}")  # of three ranks, perhaps
+    done = CliRunner().invoke(main, ["settings", str(run.path), "--get", "method.sigma"])
+    assert (done.exit_code, done.output) == (0, "0.07\n")
+    done = CliRunner().invoke(main, ["settings", str(run.path)])
+    assert done.exit_code == 0 and "\n  sigma: 0.07\n" in done.output
+    done = CliRunner().invoke(main, ["settings", str(tmp_path)])
+    assert done.exit_code == 2 and done.stderr.startswith(f"{tmp_path} holds no run; ")
+
+
+def test_every_setting_is_listed_with_what_it_may_be_its_default_and_its_meaning() -> None:
+    done = CliRunner().invoke(main, ["settings"])
+    blocks = dict(text.split("\n", 1) for text in done.output.strip().split("\n\n"))
+    assert blocks.keys() == known_keys().keys()
+    for name, text in blocks.items():
+        lines = text.splitlines()
+        assert [line.split()[0] for line in lines if line[4] != " "][:3] == [
+            "value",
+            "default",
+            "resumed",
+        ], name
+        assert max(map(len, lines)) <= 100
+    assert "value    a number, from 0 to 1\n    default  0.5\n" in blocks["method.lambda"]
+    assert "value    auto | cpu | cuda\n" in blocks["run.device"]
+    assert "value    a whole number, from 0 to 1,024, or auto\n" in blocks["data.workers"]
+    assert "default  null\n    resumed  stays" in blocks["optimizer.no_decay"]
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_a_wrong_path_ends_with_2_before_torch_is_loaded(command: str, tmp_path: Path) -> None:
+    more = ["--dir", str(tmp_path / "runs")] if command == "sweep" else [f"run.dir={tmp_path}/run"]
+    process = start(command, CONFIG, f"data.train={tmp_path}/gone", *more)
+    output, errors = process.communicate(timeout=HANG_S)
+    assert (process.returncode, output) == (2, "")
+    assert f"data.train: {tmp_path}/gone: there are no shards here" in errors
+    assert not list(tmp_path.iterdir())

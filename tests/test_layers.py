@@ -12,7 +12,7 @@ FLOORS = (
     *("rwp_dist.dashboard", "rwp_dist.flatness"),  # tools
     *("rwp_dist.doctor", "rwp_dist.compare"),
     *("rwp_dist.evaluation", "rwp_dist.shards"),
-    *("rwp_dist.run", "rwp_dist.tracking"),  # one run
+    *("rwp_dist.run.check", "rwp_dist.run", "rwp_dist.tracking"),  # one run
     *("rwp_dist.engine", "rwp_dist.data", "rwp_dist.record", "rwp_dist.config"),  # machinery
     *("rwp_dist.perturb", "rwp_dist.process", "rwp_dist.base"),  # ideas
 )
@@ -23,10 +23,19 @@ TOOLS = {  # none uses another; dashboard and flatness, which are not here, use 
     "rwp_dist.shards",
 }
 ONLY = {  # what these use besides themselves
-    "launcher": {"rwp_dist.config", "rwp_dist.record", "rwp_dist.process", "rwp_dist.base"},
+    "launcher": {
+        *("rwp_dist.run.check", "rwp_dist.config", "rwp_dist.record", "rwp_dist.process"),
+        "rwp_dist.base",
+    },
     "rwp_dist.perturb": {"rwp_dist.base"},
 }
-WITHOUT_TORCH = ("launcher", "rwp_dist.config", "rwp_dist.record", "rwp_dist.base")
+WITHOUT_TORCH = (
+    "launcher",
+    "rwp_dist.run.check",
+    "rwp_dist.config",
+    "rwp_dist.record",
+    "rwp_dist.base",
+)
 
 
 def modules() -> dict[str, Path]:

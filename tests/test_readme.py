@@ -17,8 +17,9 @@ from support.pages import PAGES, ROOT, blocks, commands, page_name, python
 
 import launcher.cli
 import rwp_dist.cli
-from rwp_dist.config import known_keys, load_settings
+from rwp_dist.config import Affects, Settings, known_keys, load_settings
 from rwp_dist.perturb import METHODS
+from rwp_dist.record.identity import differences, settings_identity
 
 PROGRAMS = {"rwp-dist": rwp_dist.cli.main, "rwp-launch": launcher.cli.main}
 FOREIGN = {
@@ -38,6 +39,7 @@ FOREIGN = {
     "wandb",
     "xargs",
 }
+TRAINING = (("rwp-dist", ["train"]), ("rwp-launch", ["run"]), ("rwp-launch", ["submit"]))
 PLACEHOLDERS = {"CONFIG", "RUN", "DIR"}
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=page_name)
 
@@ -125,6 +127,23 @@ def check_settings(parameters: dict) -> None:
         load_settings(config, parameters["overrides"])
 
 
+def test_commands_of_the_pages_train_in_different_folders(checkout: Path) -> None:
+    """Whoever types one after the other is refused nowhere."""
+    trained: dict[str, Settings] = {}
+    words = [words for page in PAGES for block in blocks(page, "sh") for words in commands(block)]
+    for program, *arguments in words:
+        if "rwp_dist" in arguments:  # under torchrun
+            program, arguments = "rwp-dist", arguments[arguments.index("rwp_dist") + 1 :]
+        if (program, arguments[:1]) in TRAINING:
+            parameters = parse(PROGRAMS[program], arguments)
+            if str(parameters["config"]) not in PLACEHOLDERS:
+                settings = load_settings(parameters["config"], parameters["overrides"])
+                other = trained.setdefault(str(settings.run.dir), settings)
+                one, two = (settings_identity(s, None) for s in (other, settings))
+                assert differences(one, two, {Affects.RESULT}) == [], arguments
+    assert len(trained) > 5
+
+
 # --- what else the text names exists ---
 
 
@@ -174,27 +193,69 @@ def test_the_commands_to_train_run(tmp_path: Path, run_block: Callable[[str], st
     short = tmp_path / "configs" / "mnist.yaml"
     short.write_text(short.read_text().replace("steps: 300", "steps: 8"))
     run_block("rwp-dist shards mnist --out data/mnist")
-    output = run_block(block_with("rwp-dist evaluate runs/m-rwp-s0"))
+    output = run_block(block_with("rwp-dist evaluate runs/mnist/m-rwp-s0"))
     assert "top-1" in output and (tmp_path / "runs" / "table" / "compare.png").is_file()
 
 
 @pytest.mark.slow
 def test_the_commands_for_own_images_run(tmp_path: Path, run_block: Callable[[str], str]) -> None:
-    random = np.random.default_rng(0)
-    for side, name, number in [(s, n, i) for s in ("train", "val") for n in "ab" for i in range(9)]:
-        path = tmp_path / "imagenet" / side / name / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (300, 320, 3), "uint8")).save(path)
-    (tmp_path / "other" / "shards").mkdir(parents=True)
-    with tarfile.open(tmp_path / "other" / "shards" / "0.tar", "w") as tar:
-        (tmp_path / "0.cls").write_text("1")
-        tar.add(path, "0.jpg")
-        tar.add(tmp_path / "0.cls", "0.cls")
+    write_images(tmp_path / "imagenet")
+    path = tmp_path / "imagenet" / "val" / "b" / "8.jpg"
+    for folder in (tmp_path / "other" / "shards", tmp_path / "other" / "counted"):
+        folder.mkdir(parents=True)
+        with tarfile.open(folder / "0.tar", "w") as tar:
+            (tmp_path / "0.cls").write_text("1")
+            tar.add(path, "0.jpg")
+            tar.add(tmp_path / "0.cls", "0.cls")
+    (tmp_path / "other" / "counted" / "sizes.json").write_text('{"0.tar": 1}')
     lines = block_with("rwp-dist shards write  imagenet/train").splitlines()
     run_block("\n".join(line for line in lines if line.startswith("rwp-dist shards")))
     assert (tmp_path / "shards" / "val" / "manifest.json").is_file()
     assert list((tmp_path / "other" / "shards").glob("*.json"))
     assert (tmp_path / "sheet.png").is_file()
+
+
+NOT_TYPED = {
+    "make": "the demonstration takes ten minutes; the rest makes .venv, or runs these tests",
+    "pip": "packages are there already",
+    "git": "this is the checkout",
+    "rwp-launch submit": "there is no cluster",
+    "rwp-launch status --watch": "it ends with Ctrl-C alone",
+    "rwp-dist shards index": "other/shards are the reader's own",
+    "rwp-dist shards adopt": "other/counted are the reader's own",
+    "rwp-dist train my.yaml": "a hundred epochs of ResNet-50",
+}
+"""Beginnings of README's commands that are not typed here, and why."""
+
+
+def test_readme_typed_from_top_to_bottom_in_a_fresh_checkout_works(
+    tmp_path: Path, run_block: Callable[[str], str]
+) -> None:
+    """In the order in which the commands stand; what one has made may be in the way of the next."""
+    for name in ("configs", "rwp_dist", "launcher", "slurm", "benchmarks", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    write_images(tmp_path / "imagenet")
+    [text] = blocks(ROOT / "README.md", "yaml")
+    (tmp_path / "my.yaml").write_text(text.replace("https://host/shards/val", "shards/val"))
+    run_block("rwp-dist shards mnist --out data/mnist")  # as `make demo` does first
+    typed = 0
+    for block in blocks(ROOT / "README.md", "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = " ".join(line.split())
+            if words and not any(words.startswith(beginning) for beginning in (*NOT_TYPED, ".")):
+                run_block(line)
+                typed += 1
+    assert typed >= 11
+    assert (tmp_path / "runs" / "table" / "compare.png").is_file()
+
+
+def write_images(folder: Path) -> None:
+    """A folder for each of two classes, for training and for validation."""
+    random = np.random.default_rng(0)
+    for side, name, number in [(s, n, i) for s in ("train", "val") for n in "ab" for i in range(9)]:
+        path = folder / side / name / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (300, 320, 3), "uint8")).save(path)
 
 
 @pytest.fixture

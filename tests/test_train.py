@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import threading
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
@@ -14,6 +16,7 @@ from support.small import same_bits
 from rwp_dist import train as train_module
 from rwp_dist.base.errors import ConfigError, Interrupted, ReplicaError
 from rwp_dist.config import load_settings
+from rwp_dist.data.stream import TrainStream
 from rwp_dist.record.directory import RunDir
 from rwp_dist.run.checkpoint import list_checkpoints, read_checkpoint
 from rwp_dist.shards.digits import write_digits
@@ -122,8 +125,8 @@ def test_a_directory_with_other_settings_is_refused_by_their_keys(digits, tmp_pa
     run_ranks(run, 2, settings)
     with pytest.raises(ConfigError) as refused:
         run_ranks(run, 2, [*settings, "method.sigma=0.25", "run.seed=4"])
-    assert "method.sigma: 0.5 -> 0.25" in str(refused.value)
-    assert "run.seed: 0 -> 4" in str(refused.value)
+    assert "method.sigma: 0.5 there, 0.25 here" in str(refused.value)
+    assert "run.seed: 0 there, 4 here" in str(refused.value)
 
 
 def interrupted(settings, at_step):
@@ -193,6 +196,30 @@ def interrupted_at_once(settings):
 
     with patch.object(train_module.Progress, "start", with_a_signal), pytest.raises(Interrupted):
         train(load_settings(None, settings))
+
+
+def stopped_while_reading(settings):
+    """The last rank waits for samples that never come when it is sent a signal."""
+
+    def never(stream, first, last):
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Event().wait(600)
+        yield
+
+    last = dist.get_rank() == dist.get_world_size() - 1
+    hanging = patch.object(TrainStream, "steps", never) if last else nullcontext()
+    with hanging, pytest.raises(Interrupted) as stop:
+        train(load_settings(None, settings))
+    return str(stop.value)
+
+
+def test_a_signal_ends_a_run_whose_data_do_not_come(digits, tmp_path):
+    settings = overrides(digits, tmp_path, "schedule.steps=4", "batch.per_rank=64")
+    for said in run_ranks(stopped_while_reading, 2, settings):
+        assert said.startswith("Stopped after step 0 of 4")
+    assert RunDir(tmp_path).read_status()["state"] == "interrupted"
+    for summary, _ in run_ranks(run, 2, settings):
+        assert summary["steps"] == 4
 
 
 def test_every_checkpoint_has_one_record_however_often_a_run_stops_there(digits, tmp_path):

@@ -14,6 +14,10 @@ class LaunchError(RwpError):
     """A backend is not installed here, or it refuses a job."""
 
 
+class NoAnswerError(LaunchError):
+    """A backend did not answer in time, so that it may or may not have the job."""
+
+
 REFUSED = "correct what it names, or try again later"
 """Cure of a ``LaunchError`` that has only a backend's own words."""
 
@@ -87,6 +91,25 @@ def refuse(resources: Resources, names: Iterable[str], why: str) -> None:
             key=", ".join(flags.get(name, f"--{name.replace('_', '-')}") for name in given),
             cure="leave it out, or choose another --backend",
         )
+
+
+def refuse_characters(paths: Iterable[str | Path], characters: str, why: str) -> None:
+    """Refuse paths that a backend would read otherwise than they are meant.
+
+    Args:
+        paths: what it is given.
+        characters: those that it does not take as they are.
+        why: what it does with them, for the message.
+
+    Raises:
+        ConfigError: a path has one of them.
+    """
+    for path in map(str, paths):
+        found = [character for character in path if character in characters]
+        if found:
+            raise ConfigError(
+                f"{path!r} has {found[0]!r} in it: {why}", cure="use a folder without it"
+            )
 
 
 def backend(name: str) -> Backend:

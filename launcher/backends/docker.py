@@ -5,11 +5,12 @@ import os
 import shlex
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launcher.backends import REFUSED, JobStatus, LaunchError, refuse
+from launcher.backends import REFUSED, JobStatus, LaunchError, refuse, refuse_characters
 from launcher.job import Job
+from launcher.keys import read_keys
 from rwp_dist.base.errors import ConfigError
 
 LABEL = "rwp.token"
@@ -36,6 +37,8 @@ class Docker:
                 cure="see docker/README.md for torchrun over several",
             )
         refuse(wants, UNUSED, "a container of this machine has no use for it")
+        places = (str(job.run_dir), *job.data, *([job.cache] if job.cache else []))
+        refuse_characters(places, ":", "docker's --volume would be cut there")
         # The token is in a file, so that a dry run prints the same script as a submission.
         run: list[list[str]] = [
             ["docker", "run", "--detach", "--init"],
@@ -55,8 +58,7 @@ class Docker:
             run.append(["--gpus", str(wants.gpus)])
         if wants.cpus:
             run.append(["--cpus", str(wants.cpus)])
-        if wants.secrets:
-            run.append(["--env-file", wants.secrets])
+        run += [["--env", name] for name in _keys(job)]
         run += [[f"--{option}"] for option in wants.options]
         run += [
             [wants.container],
@@ -74,7 +76,7 @@ class Docker:
     def submit(self, jobs: Sequence[Job], script: str) -> str:
         (job,) = jobs
         (job.folder / "job.labels").write_text(f"{LABEL}={job.token}\n", encoding="utf-8")
-        return _docker(self.command(jobs), script)[:12]
+        return _docker(self.command(jobs), script, _keys(job))[:12]
 
     def find(self, jobs: Sequence[Job]) -> list[JobStatus | None]:
         line = "{{json .}}"
@@ -112,9 +114,19 @@ def _found(container: dict[str, str] | None) -> JobStatus | None:
     )
 
 
-def _docker(command: list[str], script: str | None = None) -> str:
+def _keys(job: Job) -> dict[str, str]:
+    """Of the file of keys, which docker's own --env-file would read with quotes and line ends."""
+    return read_keys(Path(job.resources.secrets)) if job.resources.secrets else {}
+
+
+def _docker(
+    command: list[str], script: str | None = None, keys: Mapping[str, str] | None = None
+) -> str:
+    env = os.environ | dict(keys or {})
     try:
-        done = subprocess.run(command, input=script, capture_output=True, text=True)
+        done = subprocess.run(
+            command, input=script, env=env, capture_output=True, encoding="utf-8", errors="replace"
+        )
     except FileNotFoundError:
         raise LaunchError("docker: there is no such program here", cure="install it") from None
     if done.returncode:

@@ -54,7 +54,7 @@ class Local:
             )
         assert process.stdin is not None
         with process.stdin:
-            process.stdin.write(script.encode())
+            process.stdin.write(os.fsencode(script))
         return str(process.pid)
 
     def find(self, jobs: Sequence[Job]) -> list[JobStatus | None]:

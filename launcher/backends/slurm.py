@@ -1,10 +1,11 @@
 """A Slurm cluster, 22.05 or newer, with or without accounting."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launcher.backends import JobStatus, refuse
+from launcher.backends import JobStatus, NoAnswerError, refuse, refuse_characters
 from launcher.backends import slurm_queue as queue
 from launcher.backends.slurm_script import options_of, render
 from launcher.job import Job
@@ -28,6 +29,11 @@ class Slurm:
             refuse(wants, ("venv",), "a container has a Python of its own")
         else:
             refuse(wants, ("container_runtime",), "there is no --container for it")
+        places = [str(jobs[0].output), str(jobs[0].code)]
+        refuse_characters(places, "\\", "sbatch takes no such name for a job's output")
+        if wants.container:
+            places += [*(str(job.run_dir) for job in jobs), *jobs[0].data]
+            refuse_characters(places, ":,\n", "--container-mounts would be cut there")
         return render(jobs)
 
     def command(self, jobs: Sequence[Job]) -> list[str]:
@@ -37,7 +43,11 @@ class Slurm:
     def submit(self, jobs: Sequence[Job], script: str) -> str:
         environment = _environment(os.environ, options_of(jobs))
         printed = queue.run(self.command(jobs), stdin=script, env=environment)
-        return printed.strip().splitlines()[-1].partition(";")[0]  # id;cluster
+        # id;cluster, perhaps among lines of the cluster's own.
+        known = re.findall(r"^(?:Submitted batch job )?(\d+)(?:;.*)?$", printed, re.MULTILINE)
+        if not known:
+            raise NoAnswerError(f"sbatch names no job: {printed!r:.200}", cure="look with squeue")
+        return str(known[-1])
 
     def find(self, jobs: Sequence[Job]) -> list[JobStatus | None]:
         found: list[JobStatus | None] = [None] * len(jobs)

@@ -2,18 +2,41 @@
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from launcher.backends import REFUSED, JobStatus, LaunchError
+from launcher.backends import REFUSED, JobStatus, LaunchError, NoAnswerError
 from launcher.job import Job
 
 QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED"}
 QUEUED |= {"SPECIAL_EXIT", "RESV_DEL_HOLD", "STOPPED"}
 RUNNING = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING"}
+
+PATIENCE_S = 120.0
+"""How long a program of Slurm's may take. Each gives up by itself before, unless a network does not
+answer at all."""
+
+CURES = (
+    ("invalid account", "name yours with --account (sacctmgr show associations lists them)"),
+    ("account", "name yours with --account"),
+    ("invalid partition", "choose one with --partition (sinfo lists them)"),
+    ("no partition", "choose one with --partition (sinfo lists them)"),
+    ("partition", "choose another with --partition (sinfo lists them)"),
+    ("invalid qos", "name yours with --option qos=NAME"),
+    ("generic resource", "ask for GPUs as this cluster names them: --option gres=gpu:8"),
+    ("gpus-per-node", "ask for GPUs as this cluster names them: --option gres=gpu:8"),
+    ("gres", "ask for GPUs as this cluster names them: --option gres=gpu:8"),
+    ("time limit", "give a limit that the partition allows with --time (sinfo -o '%P %l')"),
+    ("memory specification", "say how much each node has with --option mem=64G"),
+    ("node count", "give --nodes as the partition allows them"),
+    ("node configuration", "ask for what its nodes have: --gpus, --cpus, --nodes or --partition"),
+    ("requeue", "leave the option out"),
+)
+"""What a refusal of sbatch says, in lower case, and what to do; the first that fits counts."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +92,16 @@ def matching(job: Job, listed: Sequence[Listed]) -> Iterator[JobStatus]:
 
 
 def squeue(jobs: Sequence[Job]) -> Iterator[Listed]:
-    """All of this user's jobs in the queue."""
-    for job in json.loads(run(["squeue", "--me", "--json"])).get("jobs", []):
+    """All of this user's jobs in the queue; nothing where Slurm has no plugins for JSON."""
+    try:
+        listed = json.loads(run(["squeue", "--me", "--json"])).get("jobs", [])
+    except ValueError:
+        return
+    except LaunchError as error:
+        if not re.search("json|serializer", error.problem, re.IGNORECASE):
+            raise
+        return
+    for job in listed:
         states = job["job_state"]
         yield Listed(
             id=str(_number(job.get("array_job_id")) or _number(job["job_id"])),
@@ -85,6 +116,8 @@ def squeue(jobs: Sequence[Job]) -> Iterator[Listed]:
 
 def scontrol(jobs: Sequence[Job]) -> Iterator[Listed]:
     """The same from ``scontrol``, which knows ended jobs for some minutes more."""
+    if shutil.which("scontrol") is None:  # in a container there may be squeue alone
+        return
     for line in run(["scontrol", "--oneliner", "show", "jobs"]).splitlines():
         words = dict(re.findall(r"(\w+)=(\S*)", line))
         comment = re.search(r" Comment=(.*?)(?= \w+=|$)", line)
@@ -144,13 +177,31 @@ def run(command: list[str], stdin: str | None = None, env: dict[str, str] | None
         LaunchError: it is not here, or it failed.
     """
     try:
-        done = subprocess.run(command, input=stdin, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            command,
+            input=stdin,
+            env=env,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",  # names of folders in the script may be no UTF-8
+            timeout=PATIENCE_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise NoAnswerError(
+            f"{command[0]} has not answered within {PATIENCE_S:.0f} s", cure="try again later"
+        ) from None
     except FileNotFoundError:
         raise LaunchError(
             f"{command[0]}: there is no such program here",
             cure="log in to a node of the cluster, or choose another --backend",
         ) from None
     if done.returncode:
-        words = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
-        raise LaunchError(f"{command[0]} refused: {words.rstrip('.')}", cure=REFUSED)
+        said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        lines = [re.sub(rf"^{command[0]}: (error: )?", "", line) for line in said.splitlines()]
+        words = "; ".join(line.strip().rstrip(".") for line in lines if line.strip())
+        # The controller may have done what it was asked, and only its answer was lost.
+        kind = NoAnswerError if "timed out" in words.lower() else LaunchError
+        cures = (cure for part, cure in CURES if part in words.lower())
+        cure = next(cures, REFUSED) if command[0] == "sbatch" else REFUSED
+        raise kind(f"{command[0]} refused: {words}", cure=cure)
     return done.stdout

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from importlib import resources
 
 from launcher.job import Job
+from launcher.limit import SAVE_S, limit_seconds, save_seconds
+from rwp_dist.base.errors import ConfigError
 
 SETTINGS_LINE, JOB_LINE = "# --- settings ---", "# --- job ---"
 """The script's settings are between these lines, its header before them, its body after them."""
 
-LEAD_S = 600
-"""How long before the time limit the script's own header asks for a checkpoint."""
+ASK_FOR_GPUS = ("gpus-per-node", "gres", "gpus", "gpus-per-task")
+"""Options of sbatch of which one is enough."""
 
 
 def render(jobs: Sequence[Job]) -> str:
@@ -31,7 +33,9 @@ def options_of(jobs: Sequence[Job]) -> dict[str, str | None]:
     is_array = job.task is not None
     options: dict[str, str | None] = {
         "job-name": job.folder.name if is_array else job.name,
-        "output": f"{job.output}/slurm-{'%A_%a' if is_array else '%j'}.out",
+        # Of a per cent sign, sbatch makes numbers and names.
+        "output": f"{job.output}/".replace("%", "%%")
+        + f"slurm-{'%A_%a' if is_array else '%j'}.out",
         # Python before 3.11 imports from the working directory first.
         "chdir": str(job.code),
         "nodes": str(wants.nodes),
@@ -49,22 +53,14 @@ def options_of(jobs: Sequence[Job]) -> dict[str, str | None]:
         options["array"] = f"{_ranges([int(j.task or 0) for j in jobs])}{limit}"
     for option in wants.options:
         name, _, value = option.partition("=")
+        if name in ASK_FOR_GPUS:  # as a cluster wants it that does not know the usual option
+            options["gpus-per-node"] = None
         options[name] = value
-    limit_s = _seconds(options.get("time") or "")
-    if limit_s and limit_s < 4 * LEAD_S:  # else the job would be told to stop as it starts
-        options.setdefault("signal", f"B:USR1@{max(1, limit_s // 4)}")
+    asked = options.get("time")
+    limit_s = limit_seconds(asked) if asked else None
+    if limit_s and save_seconds(limit_s) < SAVE_S:  # else it would be told to stop as it starts
+        options.setdefault("signal", f"B:USR1@{save_seconds(limit_s)}")
     return options
-
-
-def _seconds(limit: str) -> int | None:
-    """A time limit in seconds: ``minutes[:seconds]``, ``h:m:s`` or ``days-h[:m[:s]]``."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
-    if not match:
-        return None  # UNLIMITED, or what sbatch will refuse
-    days, first, second, third = (int(text or 0) for text in match.groups())
-    if match[1] is None and match[4] is None:  # minutes:seconds
-        return 60 * first + second
-    return 86_400 * days + 3_600 * first + 60 * second + third
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -97,6 +93,12 @@ def _header(head: str, options: dict[str, str | None]) -> str:
 
 
 def _sbatch(name: str, value: str) -> str:
+    if "\n" in value:
+        raise ConfigError(
+            f"{value!r} has a line break, which sbatch takes for the end of --{name}",
+            key="run.dir" if name in ("output", "chdir") else None,
+            cure="choose a name without one",
+        )
     # sbatch removes a shell's quotes.
     return f"#SBATCH --{name}" + (f"={shlex.quote(value)}" if value else "")
 

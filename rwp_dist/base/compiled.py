@@ -2,26 +2,40 @@
 
 The libraries stay in ``~/.cache/rwp-dist/compiled`` (or below ``XDG_CACHE_HOME``)::
 
-    normals-0123456789abcdef.so     named after the content of the files and the options
+    normals-0123456789abcdef.so     named after the content of the files and the environment
 
-Compiling takes less than a second. Ranks and workers may compile at the same time.
+Compiling takes less than a second, and one process of a machine does it. Where nothing can be kept,
+each process does, and where files may not be executed, libraries are loaded from memory.
 """
 
 import ctypes
+import errno
 import hashlib
 import os
 import platform
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
-import tempfile
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.base.files import expand_home
+from rwp_dist.base.parent import end_with_parent
 
 COMPILE_S = 60.0
 """Longest that a compiler may take."""
+
+PAUSE_S = 0.05
+"""Between two looks at whether another process still compiles."""
 
 
 @dataclass(frozen=True)
@@ -52,55 +66,145 @@ class CLibrary:
         """Load the library; compile it if it is missing.
 
         Raises:
-            ConfigError: there is no compiler, the compiler fails, or the cache cannot be written.
+            ConfigError: there is no compiler, the compiler fails, or nothing can be written.
         """
-        try:
-            path = _cache_folder() / f"{self.files[0].stem}-{self._digest()}.so"
+        # Without a home no folder can be made, as none can in a file.
+        place = compiled_folder() or Path(os.devnull)
+        path = place / f"{self.files[0].stem}-{self._digest()}.so"
+        with suppress(OSError):  # missing, or compiled on a machine with other system libraries
+            return _open(path)
+        with _turn():
+            with suppress(OSError):  # another process may have compiled it meanwhile
+                return _open(path)
             try:
-                return ctypes.CDLL(str(path))
-            except OSError:  # missing, or compiled on a machine with other system libraries
-                self._compile(path, replace=path.exists())
-                return ctypes.CDLL(str(path))
-        except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
-            raise self._error(
-                f"cannot be compiled or loaded ({error})",
-                "set XDG_CACHE_HOME to a folder that can be written",
-            ) from error
+                return self._compiled(path)
+            except OSError as error:
+                raise self._error(
+                    f"cannot be compiled or loaded ({error})",
+                    "set XDG_CACHE_HOME to a folder that can be written",
+                ) from error
 
     def _digest(self) -> str:
-        digest = hashlib.sha256(repr((self.options, platform.machine())).encode())
+        environment = sys.prefix, platform.libc_ver(), os.environ.get("CC"), platform.machine()
+        digest = hashlib.sha256(repr((self.options, environment)).encode())
         for path in (*self.files, *self.headers):
             digest.update(path.read_bytes())
         if self.native:
             digest.update(_processor().encode())
         return digest.hexdigest()[:16]
 
-    def _compile(self, path: Path, replace: bool) -> None:
+    def _compiled(self, path: Path) -> ctypes.CDLL:
+        """Compile and load the library; keep it as ``path`` if there is a place for it.
+
+        Raises:
+            ConfigError: there is no compiler, or it fails.
+            OSError: nothing can be written, or the library cannot be loaded.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=path.parent) as folder:
+                _publish(self._compile(Path(folder)), path, replace=path.exists())
+            return _open(path)
+        except OSError:  # a home that is full, read-only or not there: compile at each start
+            with TemporaryDirectory() as folder:
+                return _from_memory(self._compile(Path(folder)))
+
+    def _compile(self, folder: Path) -> Path:
+        """The new library, in a folder of its own."""
         compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
         if shutil.which(compiler[0]) is None:
             raise self._error(
                 f"needs a C compiler, and there is no {compiler[0]!r}", "install a C compiler"
             )
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
-            command = [*compiler, "-shared", "-fPIC", *self.options, *map(str, self.files)]
-            command += ["-o", str(temporary), *self.libraries]
-            try:
-                done = subprocess.run(
-                    command, capture_output=True, errors="replace", timeout=COMPILE_S
-                )
-            except subprocess.TimeoutExpired as error:
-                raise OSError(f"{compiler[0]} took more than {COMPILE_S:.0f} s") from error
-            if done.returncode:
-                lines = done.stderr.splitlines()
-                reason = next((line for line in lines if "error" in line), "no reason given")
-                raise self._error(f"cannot be compiled ({reason.strip()})", self.repair)
-            _publish(temporary, path, replace)
+        library, begin = folder / "library.so", time.monotonic()
+        command = [*compiler, "-shared", "-fPIC", *self.options, *map(str, self.files)]
+        code, said = _run([*command, "-o", str(library), *self.libraries], folder)
+        if code:
+            if os.strerror(errno.ENOSPC) in said:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+            lines = said.splitlines()
+            reason = next((line for line in lines if "error" in line), "no reason given")
+            raise self._error(f"cannot be compiled ({reason.strip()})", self.repair)
+        seconds = time.monotonic() - begin
+        print(f"compiling {self.files[0].name}: {seconds:.1f} s", file=sys.stderr, flush=True)
+        return library
 
     def _error(self, problem: str, cure: str) -> ConfigError:
         return ConfigError(
             f"{self.value} {problem}", key=self.key, cure=f"{cure}, or {self.instead}"
         )
+
+
+def _run(command: list[str], folder: Path) -> tuple[int, str]:
+    """Exit code and messages of a compiler, which ends with this process, however that happens.
+
+    A shell leads the group of the compiler and its parts, hears of this process's death and then
+    kills the group: the compiler's own death would leave its parts running.
+
+    Raises:
+        OSError: it took too long.
+    """
+    leader = ["sh", "-c", 'trap "kill -9 0" TERM; "$@" & wait $!', "sh", *command]
+    with subprocess.Popen(
+        leader,
+        env=os.environ | {"TMPDIR": str(folder)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=partial(end_with_parent, signal.SIGTERM),
+    ) as compiler:
+        try:
+            said = compiler.communicate(timeout=COMPILE_S)[1]
+        except BaseException as error:
+            os.killpg(compiler.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            raise OSError(f"{command[0]} took more than {COMPILE_S:.0f} s") from error
+    return compiler.returncode, said
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Let one process of a user compile at a time; after ``COMPILE_S`` it waits no longer.
+
+    Its sign is a name of Linux's for sockets without files: any disk will do, and the kernel takes
+    it back when the process ends.
+    """
+    end = time.monotonic() + COMPILE_S
+    with socket.socket(socket.AF_UNIX) as sign:
+        while sys.platform == "linux" and time.monotonic() < end:
+            try:
+                sign.bind(f"\0rwp-dist-compiles-{os.getuid()}")
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    break
+                time.sleep(PAUSE_S)
+        yield
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """Load a library, also from a disk whose files may not be executed (noexec).
+
+    Raises:
+        OSError: there is none, or it is of no use here.
+    """
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        return _from_memory(path)
+
+
+def _from_memory(path: Path) -> ctypes.CDLL:
+    if sys.platform != "linux":
+        return ctypes.CDLL(str(path))
+    content = path.read_bytes()
+    # Never closed: the loader knows a library by its name, which is this number.
+    file = os.memfd_create(path.name)
+    with open(file, "wb", closefd=False) as memory:
+        memory.write(content)
+    return ctypes.CDLL(f"/proc/self/fd/{file}")
 
 
 def _publish(temporary: Path, path: Path, replace: bool) -> None:
@@ -120,17 +224,19 @@ def _publish(temporary: Path, path: Path, replace: bool) -> None:
     temporary.replace(path)
 
 
-def _cache_folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(cache) if cache else Path.home() / ".cache") / "rwp-dist" / "compiled"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def compiled_folder() -> Path | None:
+    """Where libraries are kept; None for a user without a home."""
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or expand_home("~/.cache")
+    except ValueError:
+        return None
+    return Path(cache) / "rwp-dist" / "compiled"
 
 
 def _processor() -> str:
     """The instruction sets of this machine's processor."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -71,7 +71,7 @@ class SettingsError(ConfigError):
 
 
 class RunDirError(RwpError):
-    """A run directory that is in use or cannot be written to; it may be free a little later."""
+    """A run directory that is in use, or on a disk that is full or fails: it may pass."""
 
 
 class DataError(RwpError):
@@ -93,6 +93,13 @@ class CheckpointError(RwpError):
 
 class CheckpointWriteError(RwpError):
     """A checkpoint that could not be written, on a full disk for example."""
+
+
+class DivergedError(RwpError):
+    """A run whose numbers are of no use: its loss or a metric is not finite, or far too large."""
+
+    exit_code = 65
+    shared = True
 
 
 class Interrupted(RwpError):  # noqa: N818 - no error, as KeyboardInterrupt is none

@@ -1,9 +1,13 @@
 """Numbers, units and tables as people read them. An absent value (None) is shown as ``—``."""
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 
 DASH = "—"
+JOINERS = "\u200c\u200d"
+"""Without width themselves, they shape letters of some scripts, and emoji."""
+LEFT_TO_RIGHT = "\u200e"
 
 
 def duration(seconds: float | None) -> str:
@@ -60,13 +64,54 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be encoded. Names of files in other encodings cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def shortened(text: str, most: int) -> str:
-    """A text of at most ``most`` characters. A digest ends one that was cut, so that names which
-    differ still do."""
-    if len(text) <= most:
-        return text
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{text[: most - 9]}-{digest}"
+    """A text of at most ``most`` bytes. A digest ends one that was cut, so that names which differ
+    still do."""
+    return text if len(text.encode()) <= most else with_digest(text, text, most)
+
+
+def with_digest(text: str, meant: str, most: int) -> str:
+    """A text and a digest of what it stands for, together at most ``most`` bytes."""
+    digest = hashlib.sha256(meant.encode()).hexdigest()[:8]
+    return f"{text.encode()[: most - 9].decode(errors='ignore')}-{digest}"
+
+
+def visible(text: str) -> str:
+    """A text on one line in which all characters can be seen: others become ``\\n``, ``\\u200b``.
+
+    These are controls, such as those that change the direction of what follows, spaces that look
+    like others, and characters without width; but for joiners inside words and emoji.
+    """
+    shown = []
+    for before, character, after in zip(f"a{text}", text, f"{text[1:]}a", strict=False):
+        kind = unicodedata.category(character)
+        hidden = kind in ("Cc", "Cf", "Cs", "Zl", "Zp") or (
+            kind == "Zs" and character not in " \u3000"
+        )
+        if character in JOINERS and not before.isascii() and not after.isascii():
+            hidden = False
+        shown.append(character.encode("unicode_escape").decode() if hidden else character)
+    return "".join(shown)
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal a text takes: a Chinese character or an emoji takes two."""
+    columns = 0
+    for before, character in zip(f"a{text}", text, strict=False):
+        is_tone = "\U0001f3fb" <= character <= "\U0001f3ff" and not before.isascii()
+        if unicodedata.category(character) in ("Mn", "Me", "Cf") or before == "\u200d" or is_tone:
+            continue  # drawn upon the one before
+        columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    return columns
 
 
 def table(rows: Sequence[Sequence[str]], *, num_left: int, num_heads: int = 1) -> list[str]:
@@ -77,13 +122,20 @@ def table(rows: Sequence[Sequence[str]], *, num_left: int, num_heads: int = 1) -
         num_left: how many columns, from the first, are left-aligned; the others are right-aligned.
         num_heads: how many rows, from the first, are above the rule.
     """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(width(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
-            cell.ljust(width) if i < num_left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            _padded(cell, most, left=i < num_left)
+            for i, (cell, most) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
-    lines.insert(num_heads, "  ".join("-" * width for width in widths))
+    lines.insert(num_heads, "  ".join("-" * most for most in widths))
     return lines
+
+
+def _padded(cell: str, columns: int, *, left: bool) -> str:
+    spaces = " " * (columns - width(cell))
+    if any(unicodedata.bidirectional(character) in ("R", "AL") for character in cell):
+        cell += LEFT_TO_RIGHT  # or a terminal shows the next columns to the left of this one
+    return f"{cell}{spaces}" if left else f"{spaces}{cell}"

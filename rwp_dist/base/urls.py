@@ -21,6 +21,11 @@ def scheme_of(url: str) -> str:
     return match[1].lower() if match else ""
 
 
+def is_address(text: str) -> bool:
+    """Whether a string is a URL, also one of a local file; otherwise it is a path."""
+    return text.startswith("file:") or bool(scheme_of(text))
+
+
 def local_path(url: str) -> Path | None:
     """The path that a plain path or a ``file:`` URL names. None: another kind of address."""
     if url.startswith("file:"):
@@ -42,13 +47,18 @@ def parent(url: str) -> str:
 
 def with_login_of(url: str, base: str) -> str:
     """``url`` with the user and query of ``base``, if it lies on the same host and has none."""
-    if not scheme_of(url) or shown(url) != url or _origin(url) != _origin(base):
+    if not scheme_of(url) or shown(url) != url or not same_host(url, base):
         return url
     address, query = _cut(base)
     start = address.index("://") + 3
     user, at, _ = address[start:].partition("/")[0].rpartition("@")
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{user}{at}{rest}{query}"
+
+
+def same_host(url: str, other: str) -> bool:
+    """Whether two URLs have the same scheme, host and port, or name the same bucket."""
+    return _origin(url) == _origin(other)
 
 
 def shown(url: str) -> str:

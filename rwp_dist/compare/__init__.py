@@ -5,6 +5,7 @@ Numbers come from ``summary.json`` and ``measured/`` of the run directories, cur
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rwp_dist.base.errors import RwpError
@@ -13,12 +14,14 @@ from rwp_dist.compare.columns import check_columns, flatness_keys
 from rwp_dist.compare.comparison import Comparison
 from rwp_dist.compare.curves import AXES
 from rwp_dist.compare.estimates import Estimate, estimate
+from rwp_dist.compare.marks import marked
 from rwp_dist.compare.notes import make_notes
 from rwp_dist.compare.pairs import against
 from rwp_dist.compare.plot import STYLES
 from rwp_dist.compare.rows import make_rows
 from rwp_dist.compare.runs import collect
 from rwp_dist.config import Settings, get_setting
+from rwp_dist.record.identity import OTHERS
 
 __all__ = ["AXES", "STYLES", "Comparison", "Estimate", "compare", "comparison_of", "estimate"]
 
@@ -38,8 +41,9 @@ def compare(
     Args:
         paths: run directories, or folders that have some at any depth.
         out: folder of the files; made if it is missing.
-        by: keys of settings, such as ``method.sigma``. Runs with one label are one row if they
-            agree in these; without any, if they agree in all settings that affect the result.
+        by: keys of settings, such as ``method.sigma``, or of an identity, such as ``torch``. Runs
+            with one label and test set are one row if they agree in these; without any, if they
+            agree in all settings that affect the result, and in the content of their data.
         baseline: a row, by what the table calls it, against which all others are compared seed by
             seed.
         columns: keys of ``summary.json``, or of what other commands measured, such as
@@ -57,7 +61,11 @@ def compare(
             ``out`` cannot be written.
     """
     comparison = comparison_of(paths, by, baseline, columns, flatness, x)
-    from rwp_dist.compare.plot import picture  # matplotlib takes a second to import
+    from rwp_dist.compare.plot import boxes_in, picture  # matplotlib takes a second to import
+
+    if boxes := boxes_in(comparison):
+        note = f"Pictures show boxes for what no font of this machine has: {' '.join(boxes)}."
+        comparison = replace(comparison, notes=[*comparison.notes, note])
 
     try:
         write_text(out / "compare.md", comparison.markdown())
@@ -92,18 +100,19 @@ def comparison_of(
         ConfigError: ``by`` or ``columns`` has an unknown key, or no row is called ``baseline``.
         RwpError: a path is missing, no finished run is among them, or no flatness was measured.
     """
-    for key in by:
-        get_setting(Settings(), key)
     runs, left_out = collect(paths)
+    for key in by:
+        if key not in OTHERS and not any(key in run.identity for run in runs):
+            get_setting(Settings(), key)  # refuses what is no setting
     if not runs:
         found = "; ".join(f"{path}: {why}" for path, why in list(left_out.items())[:5])
         raise RwpError(
             "no finished run to compare" + (f" ({found})" if found else ""),
             cure="name run directories, or a folder of them, whose training has finished",
         )
-    rows = make_rows(runs, by)
+    rows, marks = marked(make_rows(runs, by))
     check_columns(rows, columns)
     columns = [*columns, *(flatness_keys(rows) if flatness else ())]
     differences = against(rows, baseline) if baseline is not None else None
-    notes = make_notes(rows, left_out, by, columns, AXES[x])
-    return Comparison(rows, notes, left_out, AXES[x], columns, differences)
+    notes = make_notes(rows, left_out, by, columns, AXES[x], marks, differences)
+    return Comparison(rows, notes, left_out, AXES[x], columns, differences, marks)

@@ -45,15 +45,16 @@ WORDS = {"top1": "top-1 %", "top5": "top-5 %", "ece": "ECE %", "nll": "NLL"}
 FLATNESS = "flatness."
 
 
-def make_table(rows: Sequence[Row], keys: Sequence[str] = ()) -> Table:
-    """The table of a comparison, with a column for each of ``keys``."""
+def make_table(rows: Sequence[Row], keys: Sequence[str] = (), test_set: str = "") -> Table:
+    """The table of a comparison, with a column for each of ``keys``, of a test set."""
     asked = [value_cells(rows, key) for key in keys]
     return Table(
         (*HEADS, *map(head_of, keys)),
         [
-            [Cell(row.name), *accuracy(row), time_cell(row), Cell(str(row.n), row.n), *more]
+            [Cell(row.title), *accuracy(row), time_cell(row), Cell(str(row.n), row.n), *more]
             for row, *more in zip(rows, *asked, strict=True)
         ],
+        test_set[:1].upper() + test_set[1:],
     )
 
 

@@ -3,18 +3,21 @@
 import csv
 import io
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rwp_dist.base.text import visible
 from rwp_dist.compare.columns import make_table
 from rwp_dist.compare.curves import Axis
+from rwp_dist.compare.notes import test_sets
 from rwp_dist.compare.pairs import Differences
-from rwp_dist.compare.rows import Row
+from rwp_dist.compare.rows import Row, value_of
 from rwp_dist.compare.runs import Run
-from rwp_dist.compare.table import Table
+from rwp_dist.compare.table import Table, markdown_text
+from rwp_dist.record.identity import OTHERS
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,31 @@ class Comparison:
 
     differences: Differences | None = None
 
+    marks: Sequence[str] = ()
+    """Those of the notes that explain the marks behind names."""
+
+    test_set: str = ""
+    """The heading of rows of one test set, if there are several."""
+
+    @cached_property
+    def parts(self) -> list["Comparison"]:
+        """The rows of each test set: only these are drawn and written beside each other."""
+        short = test_sets(self.rows)
+        if len(short) < 2:
+            return [self]
+        return [
+            replace(
+                self,
+                rows=[row for row in self.rows if row.test_set == test_set],
+                test_set=f"test set {text}",
+            )
+            for test_set, text in short.items()
+        ]
+
     @cached_property
     def table(self) -> Table:
         """A line for each row."""
-        return make_table(self.rows, self.columns)
+        return make_table(self.rows, self.columns, self.test_set)
 
     @property
     def runs(self) -> list[Run]:
@@ -46,36 +70,48 @@ class Comparison:
 
     def text(self) -> str:
         """The tables and notes for a terminal."""
-        lines = self.table.lines()
+        lines = [line for part in self.parts for line in (*part.table.lines(), "")]
         if self.differences is not None:
-            lines += ["", self.differences.title, "", *self.differences.table().lines()]
-        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
+            lines += [visible(self.differences.title), "", *self.differences.table().lines(), ""]
+        return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
 
     def markdown(self) -> str:
         """Contents of ``compare.md``."""
-        lines = ["# Comparison", "", *self.table.markdown(), ""]
+        lines = ["# Comparison", "", *self.markdown_tables()]
         if self.differences is not None:
-            lines += [f"## {self.differences.title}", "", *self.differences.table().markdown(), ""]
-        lines += [*(f"- {note}" for note in self.notes), ""]
+            title = markdown_text(self.differences.title)
+            lines += [f"## {title}", "", *self.differences.table().markdown(), ""]
+        lines += [*self.markdown_notes(), ""]
         lines += ["![test top-1 while training, and final test top-1 of every run](compare.png)"]
         return "\n".join(lines) + "\n"
 
+    def markdown_tables(self) -> list[str]:
+        """Lines of a table for each test set."""
+        return [line for part in self.parts for line in (*part.table.markdown(), "")]
+
+    def markdown_notes(self) -> list[str]:
+        """A line for each note."""
+        return [f"- {markdown_text(note, code=True)}" for note in self.notes]
+
     def latex(self) -> str:
         """Contents of ``compare.tex``: tables alone, to be read by ``\\input``."""
-        lines = ["% Needs \\usepackage{booktabs}.", *self.table.latex()]
+        lines = ["% Needs \\usepackage{booktabs}."]
+        for part in self.parts:
+            lines += [*part.table.latex(), ""]
         if self.differences is not None:
-            lines += ["", f"% {self.differences.title}", *self.differences.table().latex()]
-        return "\n".join(lines) + "\n"
+            lines += [f"% {visible(self.differences.title)}", *self.differences.table().latex(), ""]
+        return "\n".join([*lines, *(f"% {mark}" for mark in self.marks)]).rstrip() + "\n"
 
     def csv(self) -> str:
         """Contents of ``compare.csv``: a line for each run, with every number that it has."""
         keys = list(dict.fromkeys(key for run in self.runs for key in run.known()))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["row", "run", *keys])
+        writer.writerow(["row", "run", "test_set", *keys])
         for row in self.rows:
             writer.writerows(
-                [row.name, run.path, *(run.value(key) for key in keys)] for run in row.runs
+                [row.name, run.path, row.test_set, *(run.value(key) for key in keys)]
+                for run in row.runs
             )
         return text.getvalue()
 
@@ -99,6 +135,9 @@ def row_as_dict(row: Row, columns: Sequence[str]) -> dict[str, Any]:
         "label": row.name,
         "run_label": row.label,
         "differs": row.settings,
+        "test_set": row.test_set,
+        "identity": {key: _each(value_of(run, key) for run in row.runs) for key in OTHERS},
+        "changes": _each(change for run in row.runs for change in run.changes),
         "method": row.method,
         "n": row.n,
         "seeds": [run.seed for run in row.runs],
@@ -114,3 +153,8 @@ def row_as_dict(row: Row, columns: Sequence[str]) -> dict[str, Any]:
         },
         "runs": [str(run.path) for run in row.runs],
     }
+
+
+def _each(values: Iterable[Any]) -> list[Any]:
+    """Every value once."""
+    return list({str(value): value for value in values}.values())

@@ -26,6 +26,9 @@ class Difference:
     """Test top-1 of a row less that of the baseline, in points, over runs of the same seed."""
 
     name: str
+    title: str
+    """Its name with its marks."""
+
     points: Sequence[float]
     """Of each seed that both have."""
 
@@ -52,11 +55,11 @@ class Difference:
         found, p = self.estimate, self.p
         number = Cell(str(len(self.points)), len(self.points))
         if found is None:
-            return [Cell(self.name), *[Cell(DASH)] * 3, number]
+            return [Cell(self.title), *[Cell(DASH)] * 3, number]
         interval = DASH if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
         p_text = DASH if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
         mean = Cell(f"{found.mean:+.2f}", found.mean)
-        return [Cell(self.name), mean, Cell(interval, found.low), Cell(p_text, p), number]
+        return [Cell(self.title), mean, Cell(interval, found.low), Cell(p_text, p), number]
 
     def as_dict(self) -> dict[str, Any]:
         """For ``compare.json``."""
@@ -75,7 +78,11 @@ class Differences:
     """Of all other rows against one."""
 
     baseline: str
+    """What was named: a row, or the label of one row of each test set."""
+
     rows: Sequence[Difference]
+    omitted: Sequence[str] = ()
+    """Names of rows whose test set has no such row."""
 
     @property
     def title(self) -> str:
@@ -88,36 +95,43 @@ class Differences:
 
     def as_dict(self) -> dict[str, Any]:
         """For ``compare.json``."""
-        return {"baseline": self.baseline, "rows": [row.as_dict() for row in self.rows]}
+        rows = [row.as_dict() for row in self.rows]
+        return {"baseline": self.baseline, "rows": rows, "omitted": list(self.omitted)}
 
 
 def against(rows: Sequence[Row], name: str) -> Differences:
-    """Differences of all rows from one.
+    """Differences of all rows from one of the same test set.
 
     Args:
         rows: of the comparison.
-        name: what the table calls the baseline, or its label.
+        name: its label, which may be in several test sets, or what the table calls the baseline.
 
     Raises:
-        ConfigError: no row, or more than one, has it.
+        ConfigError: no row has it, or more than one of a test set.
     """
-    named = [row for row in rows if row.name == name] or [row for row in rows if row.label == name]
-    if len(named) != 1:
+    named = [row for row in rows if row.label == name]
+    named = named or [row for row in rows if name in (row.name, row.title)]
+    baselines = {row.test_set: row for row in named}
+    if not named or len(baselines) < len(named):
         names = ", ".join(f'"{row.name}"' for row in named or rows)
         raise ConfigError(
             f"{len(named) or 'no'} row{'s are' if len(named) > 1 else ' is'} called {name}",
             key="--against",
             cure=f"name one of {names}",
         )
-    [baseline] = named
-    others = [row for row in rows if row is not baseline]
-    return Differences(baseline.name, [difference(row, baseline) for row in others])
+    others = [row for row in rows if row not in named]
+    return Differences(
+        named[0].name if len(named) == 1 else name,
+        [difference(row, baselines[row.test_set]) for row in others if row.test_set in baselines],
+        [row.name for row in others if row.test_set not in baselines],
+    )
 
 
 def difference(row: Row, baseline: Row) -> Difference:
     """Of the runs whose seed both rows have once."""
     mine, other = _by_seed(row.runs), _by_seed(baseline.runs)
-    return Difference(row.name, [mine[seed] - other[seed] for seed in mine if seed in other])
+    points = [mine[seed] - other[seed] for seed in mine if seed in other]
+    return Difference(row.name, row.title, points)
 
 
 def _by_seed(runs: Sequence[Run]) -> dict[Any, float]:

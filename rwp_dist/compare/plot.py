@@ -1,15 +1,18 @@
 """The picture: test accuracy over time on the left, where every row ends on the right."""
 
 import io
+import math
 import statistics
 import textwrap
 from collections.abc import Sequence
 from itertools import combinations, cycle, product
 from typing import TYPE_CHECKING, NamedTuple
 
+from rwp_dist.base.text import shortened, visible, width
 from rwp_dist.compare.comparison import Comparison
 from rwp_dist.compare.curves import Axis, Point, curve
 from rwp_dist.compare.estimates import Estimate, estimate
+from rwp_dist.compare.fonts import fonts_for
 from rwp_dist.compare.notes import conditions
 from rwp_dist.compare.rows import Row
 from rwp_dist.perturb.methods import METHODS
@@ -39,6 +42,12 @@ LONGEST = 16
 """Characters of a name that a curve can be labelled with, if there are at most ``MOST`` rows."""
 MOST = 10
 
+MOST_MARKS = 9
+"""Lines below the picture that explain marks."""
+
+MOST_PIXELS = 60_000
+"""Of its height; matplotlib draws up to 2^16."""
+
 UNITS = ((3 * 3600, 3600, "h"), (600, 60, "min"), (0, 1, "s"))
 """From how many seconds on, in which unit."""
 
@@ -56,32 +65,112 @@ STYLES = {
 }
 """By label, so that a method looks the same in every picture."""
 
+ALL_STYLES = tuple(
+    dict.fromkeys(
+        [
+            *STYLES.values(),
+            *(
+                Style(colour, MARKERS[(i + turn) % len(MARKERS)])
+                for turn in range(len(MARKERS))
+                for i, colour in enumerate(PALETTE)
+            ),
+        ]
+    )
+)
+"""Every colour with every marker; neighbours differ in both."""
+
 
 def picture(comparison: Comparison) -> bytes:
-    """Both panels side by side, as PNG."""
-    figure = _figure(WIDTH, max(3.6, 1.5 + 0.34 * len(comparison.rows)))
-    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
-    draw_curves(left, comparison)
-    draw_ends(right, comparison)
-    title = f"{conditions(comparison.rows)}; {_counts(comparison.rows)}"
-    figure.suptitle(_plain(title), fontsize="medium", color=GREY, x=0.01, ha="left")
-    return _png(figure)
+    """Both panels side by side, those of each test set below each other, as PNG."""
+    with fonts_for(texts_of(comparison)):
+        heights = [_height(part) for part in comparison.parts]
+        caption = _caption(comparison)
+        figure = _figure(WIDTH, sum(heights) + 0.15 * (caption.count("\n") + 1))
+        areas = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+        for area, part in zip(areas.flat, comparison.parts, strict=True):
+            left, right = area.subplots(1, 2, width_ratios=[1.25, 1])
+            draw_curves(left, part)
+            draw_ends(right, part)
+            title = ": ".join(filter(None, (_sentence(part.test_set), _conditions(part.rows))))
+            title = wrapped(title, 110)
+            area.suptitle(title, fontsize="medium", color=GREY, x=0.01, ha="left")
+        if caption:
+            figure.supxlabel(caption, fontsize="small", color=GREY, x=0.01, ha="left")
+        return _png(figure)
 
 
-def panels(comparison: Comparison) -> list[bytes]:
-    """The same panels one by one, as PNG, so that a page can put one below the other."""
-    pngs = []
-    for draw, rows in ((draw_curves, 6), (draw_ends, len(comparison.rows))):
-        figure = _figure(0.6 * WIDTH, max(3.4, 1.2 + 0.34 * rows))
-        draw(figure.subplots(), comparison)
-        pngs.append(_png(figure))
-    return pngs
+def panels(comparison: Comparison) -> list[tuple[str, bytes]]:
+    """The same panels one by one, as PNG, so that a page can put one below the other.
+
+    Returns:
+        What each shows, and the PNG.
+    """
+    found = []
+    with fonts_for(texts_of(comparison)):
+        for part in comparison.parts:
+            of = f", {part.test_set}" if part.test_set else ""
+            for draw, height, what in (
+                (draw_curves, 3.4, f"Test top-1 over {part.axis.label}"),
+                (draw_ends, _height(part) - 0.2, "Final test top-1, with 95 % intervals"),
+            ):
+                figure = _figure(0.6 * WIDTH, height)
+                axes = figure.subplots()
+                draw(axes, part)
+                if part.test_set:
+                    figure.suptitle(_sentence(part.test_set), fontsize="medium", color=GREY)
+                found.append((f"{what}{of}", _png(figure)))
+    return found
+
+
+def boxes_in(comparison: Comparison) -> str:
+    """Characters that no font of this machine has, and that are drawn as boxes."""
+    with fonts_for(texts_of(comparison)) as boxes:
+        return boxes
+
+
+def texts_of(comparison: Comparison) -> list[str]:
+    """All texts of the pictures that come from runs."""
+    names = [row.title for row in comparison.rows]
+    return [*names, *comparison.marks, conditions(comparison.rows)]
+
+
+def wrapped(text: str, columns: int) -> str:
+    """A text in lines of about as many columns of a terminal."""
+    return textwrap.fill(text, max(1, columns * len(text) // max(width(text), 1)))
+
+
+def _name(row: Row) -> str:
+    """A row's title in short lines."""
+    return wrapped(row.title, 22)
+
+
+def _height(part: Comparison) -> float:
+    """Inches of the panels of a test set."""
+    lines = max(_name(row).count("\n") + 1 for row in part.rows)
+    return max(3.6, 1.5 + max(0.34, 0.17 * lines) * len(part.rows))
+
+
+def _caption(comparison: Comparison) -> str:
+    """What the marks mean, as far as there is room."""
+    lines = [wrapped(mark, 130) for mark in comparison.marks]
+    if len(lines) > MOST_MARKS:
+        lines[MOST_MARKS:] = [f"… and {len(lines) - MOST_MARKS} more, see compare.md."]
+    return "\n".join(lines)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _conditions(rows: Sequence[Row]) -> str:
+    return f"{conditions(rows)}; {_counts(rows)}"
 
 
 def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure  # not pyplot, which keeps state for the whole process
 
-    return Figure(figsize=(width, height), dpi=200, layout="constrained")
+    dpi = min(200, MOST_PIXELS // max(1, math.ceil(height)))
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
 
 
 def _png(figure: "Figure") -> bytes:
@@ -97,15 +186,11 @@ def _counts(rows: Sequence[Row]) -> str:
     return f"{numbers} run{'' if counts == [1] else 's'} each"
 
 
-def _plain(text: str) -> str:
-    """Text that matplotlib does not take for a formula."""
-    return text.replace("$", r"\$")
-
-
 def make_styles(rows: Sequence[Row]) -> list[Style]:
-    """A style for each row: that of its label, or a free one if an earlier row has that."""
+    """A style for each row: that of its label, or one that no other row has, as far as they go."""
     labels = [row.label for row in rows]
-    free = cycle([style for name, style in STYLES.items() if name not in labels] or STYLES.values())
+    own = {STYLES[label] for label in labels if label in STYLES}
+    free = cycle([style for style in ALL_STYLES if style not in own])
     return [
         STYLES[label] if label in STYLES and label not in labels[:i] else next(free)
         for i, label in enumerate(labels)
@@ -131,7 +216,7 @@ def draw_curves(axes: "Axes", comparison: Comparison) -> None:
     unit, label = _unit(comparison.axis, curves)
     _style(axes, "Test top-1 while training (bar: 95 % interval)")
     axes.set(xlabel=label, ylabel="test top-1 (%)")
-    direct = len(rows) <= MOST and all(len(row.name) <= LONGEST for row in rows)
+    direct = len(rows) <= MOST and all(width(visible(row.name)) <= LONGEST for row in rows)
     ends, shown = [], []
     for row, points, (colour, marker) in zip(rows, curves, styles, strict=True):
         if not points:
@@ -145,7 +230,7 @@ def draw_curves(axes: "Axes", comparison: Comparison) -> None:
         if direct:
             ends.append(
                 axes.annotate(
-                    _plain(row.name),
+                    row.title,
                     (x[-1], end.mean),
                     (GAP, 0),
                     textcoords="offset points",
@@ -158,7 +243,8 @@ def draw_curves(axes: "Axes", comparison: Comparison) -> None:
     if shown:  # the steep start is cut off: methods differ after it
         spread = max(max(shown) - min(shown), 2.0)
         axes.set_ylim(max(min(shown) - spread, 0), min(max(shown) + 0.1 * spread, 100.5))
-        axes.set_xlim(0, 1.02 * max(point.x for points in curves for point in points) / unit)
+        longest = max(point.x for points in curves for point in points)
+        axes.set_xlim(0, 1.02 * longest / unit or 1.0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     _place(axes, ends)
 
@@ -262,15 +348,18 @@ def draw_ends(axes: "Axes", comparison: Comparison) -> None:
     """Where rows end, or their differences from the baseline if there is one."""
     rows, styles = comparison.rows, make_styles(comparison.rows)
     differences = comparison.differences
+    if differences and all(row.name in differences.omitted for row in rows):
+        differences = None  # no baseline in this test set
     if differences is None:
         values: list[Sequence[float]] = [row.values("top1") for row in rows]
         _style(axes, "Final test top-1 (hollow: each run)")
         axes.set_xlabel("test top-1 (%)")
     else:
         points = {difference.name: difference.points for difference in differences.rows}
+        points |= {name: [] for name in differences.omitted}
         values = [points.get(row.name, [0.0]) for row in rows]
-        _style(axes, "Difference at the end (hollow: each seed)")
-        axes.set_xlabel(f"points above {_plain(differences.baseline)}")
+        _style(axes, "Difference (hollow: each seed)")
+        axes.set_xlabel(f"points above {shortened(visible(differences.baseline), 40)}")
         axes.axvline(0, color=GREY, linewidth=1)
     for place, (own, (colour, marker)) in enumerate(zip(values, styles, strict=True)):
         if (found := estimate(own)) is None:
@@ -280,7 +369,7 @@ def draw_ends(axes: "Axes", comparison: Comparison) -> None:
         _mark(axes, place, found, colour, marker, vertical=False)
     texts = [_mean_text(own, signed=differences is not None) for own in values]
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [_plain(textwrap.fill(row.name, 22)) for row in rows])
+    axes.set_yticks(range(len(rows)), list(map(_name, rows)))
     numbers = axes.twinx()
     numbers.set_ylim(axes.get_ylim())
     numbers.set_yticks(range(len(rows)), texts)

@@ -16,16 +16,25 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from rwp_dist import __version__
-from rwp_dist.base.text import DASH
+from rwp_dist.base.text import DASH, visible
 from rwp_dist.base.urls import shown_text
 from rwp_dist.compare.columns import head_of, value_cells
 from rwp_dist.compare.comparison import Comparison
 from rwp_dist.compare.notes import conditions
 from rwp_dist.compare.pictures import as_far_as_there_is_room
 from rwp_dist.compare.plot import panels
-from rwp_dist.compare.rows import Row, differing_keys, setting_of, value_text
+from rwp_dist.compare.rows import (
+    SPLITTING,
+    Row,
+    differing_keys,
+    short_texts,
+    value_of,
+    value_text,
+)
 from rwp_dist.compare.runs import Run
 from rwp_dist.compare.table import Cell, Head, Table
+from rwp_dist.config import Affects
+from rwp_dist.record.identity import COMMIT_UNKNOWN, OTHERS
 
 OF_A_RUN = ("seed", "top1", "steps", "samples", "device_seconds", "wall_s")
 
@@ -40,21 +49,21 @@ def report(comparison: Comparison, drawn: Sequence[Path] = ()) -> str:
     here = Path(__file__)
     script = here.with_suffix(".js").read_text(encoding="utf-8")
     pictures, left_out = as_far_as_there_is_room(drawn)
-    curves, ends = (encoded(png) for png in panels(comparison))
     template = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     ).from_string(here.with_suffix(".html").read_text(encoding="utf-8"))
-    names = [row.name for row in comparison.rows]
+    names = [visible(row.name) for row in comparison.rows]
     return template.render(
         title=f"Comparison of {', '.join(names) if len(names) < 9 else f'{len(names)} methods'}",
         comparison=comparison,
         conditions=conditions(comparison.rows),
         version=__version__,
-        panels=[
-            (curves, f"Test top-1 over {comparison.axis.label}"),
-            (ends, "Final test top-1 of every row and run, with 95 % intervals"),
-        ],
-        measured=measured_tables(comparison.rows),
+        panels=[(encoded(png), what) for what, png in panels(comparison)],
+        measured={
+            ", ".join(filter(None, (kind, part.test_set))): table
+            for part in comparison.parts
+            for kind, table in measured_tables(part.rows).items()
+        },
         pictures=pictures,
         left_out=left_out,
         settings=settings_table(comparison.rows),
@@ -78,7 +87,7 @@ def measured_tables(rows: Sequence[Row]) -> dict[str, Table]:
     for key in keys:
         kind = key.split(".")[0] if "." in key else "evaluation"
         kinds.setdefault(kind.replace("_", " "), []).append(key)
-    heads = [Head("", "number"), *(Head("", row.name) for row in rows)]
+    heads = [Head("", "number"), *(Head("", row.title) for row in rows)]
     return {
         kind: Table(heads, [[Cell(str(head_of(key))), *value_cells(rows, key)] for key in own])
         for kind, own in kinds.items()
@@ -94,15 +103,19 @@ def natural(key: str) -> list[tuple[float, str]]:
 def settings_table(rows: Sequence[Row]) -> Table:
     """A line for each setting that is not the same everywhere."""
     lines = []
-    for key in differing_keys([run for row in rows for run in row.runs]):
+    runs = [run for row in rows for run in row.runs]
+    short = {key: short_texts(value_of(run, key) for run in runs) for key in OTHERS}
+    told = [key for key in OTHERS if len(short[key]) > 1]
+    for key in (*differing_keys(runs, (*SPLITTING, Affects.PLACE)), *told):
         cells = []
         for row in rows:
-            values = [setting_of(run, key) for run in row.runs]
-            text = " / ".join(dict.fromkeys(map(value_text, values)))
+            values = [value_of(run, key) for run in row.runs]
+            texts = dict.fromkeys(map(value_text, values))
+            text = " / ".join(short[key][text] if key in short else text for text in texts)
             number = isinstance(values[0], int | float) and not isinstance(values[0], bool)
             cells.append(Cell(text, float(values[0]) if number else None))
         lines.append([Cell(key), *cells])
-    return Table([Head("", "setting"), *(Head("", row.name) for row in rows)], lines)
+    return Table([Head("", "setting"), *(Head("", row.title) for row in rows)], lines)
 
 
 def runs_table(rows: Sequence[Row]) -> Table:
@@ -135,12 +148,10 @@ def environments(runs: Sequence[Run]) -> dict[str, str]:
 def environment_of(run: Run) -> dict[str, str]:
     """Of one run, by what a reader calls it; what is not known is left out."""
     known = run.environment
-    git = known.get("git") or {}
-    changes = ", with changes that are not in it" if git.get("dirty") else ""
-    gpus = [f"{n} × {gpu}" for gpu, n in Counter(known.get("gpus", [])).items()]
+    gpus = [f"{n} × {gpu}" for gpu, n in Counter(map(str, known.get("gpus", []))).items()]
+    code = ("rwp-dist", "code", "commit", COMMIT_UNKNOWN, "ranks")
     named = {
-        "commit": f"{git['commit']}{changes}" if git.get("commit") else None,
-        "ranks": known.get("world_size"),
+        **{key: run.identity.get(key) for key in code},
         "GPUs": ", ".join(gpus) or None,
         "CPUs": known.get("num_cpus"),
         "Python": known.get("python"),
@@ -163,7 +174,7 @@ def commands(runs: Sequence[Run]) -> list[str]:
 
 def command(environment: dict[str, Any]) -> str | None:
     """One line for a shell; the ranks of several machines are started on one."""
-    program, *words = environment.get("argv") or [""]
+    program, *words = map(str, environment.get("argv") or [""])
     if not program:
         return None
     ranks = environment.get("world_size") or 1

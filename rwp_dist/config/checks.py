@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, isfinite
+from typing import Any
 
 from rwp_dist.config.tree import Settings
 from rwp_dist.perturb.methods import METHODS
@@ -21,6 +22,14 @@ class Conflict:
 
 def conflicts(s: Settings) -> Iterator[Conflict]:
     """Every conflict of otherwise valid settings."""
+    for section, values in s.model_dump().items():
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, str) and "\0" in value:
+                yield Conflict((f"{section}.{name}",), "it has a zero byte", "remove it")
+            if isinstance(value, dict) and not _is_finite(value):
+                yield Conflict(
+                    (f"{section}.{name}",), "a value is not finite", "write a number, or quote it"
+                )
     yield from _data(s)
     yield from _schedule(s)
     yield from _method(s)
@@ -37,6 +46,15 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             "stage 0 cannot overlap",
             "set deepspeed.zero_stage to 1 or 2, or deepspeed.overlap_comm to false",
         )
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers in nested values are finite; files of a run could not keep the others."""
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or isfinite(value)
 
 
 def _data(s: Settings) -> Iterator[Conflict]:

@@ -7,6 +7,7 @@ from functools import cache
 from typing import get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config.tree import Settings
@@ -28,6 +29,9 @@ class Key:
 
     is_mapping: bool
     """Whether its value has keys of its own: ``deepspeed.extra``, ``data.mix``."""
+
+    field: FieldInfo
+    """Its type, limits and default."""
 
 
 @cache
@@ -85,4 +89,4 @@ def _walk(model: type[BaseModel], prefix: str, inherited: Affects) -> Iterator[K
             yield from _walk(kind, f"{full}.", affected)
         else:
             meaning = " ".join((field.description or "").split())
-            yield Key(full, meaning, affected, is_mapping=get_origin(kind) is dict)
+            yield Key(full, meaning, affected, get_origin(kind) is dict, field)

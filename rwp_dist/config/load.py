@@ -9,14 +9,14 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from pydantic import ValidationError
 
 from rwp_dist.base.errors import ConfigError, SettingsError
-from rwp_dist.base.text import shortened
 from rwp_dist.config.checks import conflicts
 from rwp_dist.config.keys import setting_of, unknown_setting
+from rwp_dist.config.names import folder_name, wandb_group
 from rwp_dist.config.sources import (
     VARIABLES,
     Assignment,
@@ -27,6 +27,7 @@ from rwp_dist.config.sources import (
     read_variants,
 )
 from rwp_dist.config.tree import Settings
+from rwp_dist.config.unused import uses
 
 Tree = dict[str, Any]
 
@@ -34,15 +35,43 @@ Tree = dict[str, Any]
 def load_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> Settings:
     """The settings of a YAML file (None: the defaults) with ``section.key=value`` overrides.
 
+    Args:
+        path: the settings file.
+        overrides: later ones win.
+
     Raises:
         ConfigError: the file cannot be read.
         SettingsError: settings are wrong; its ``problems`` are all of them.
     """
+    settings, problems = read_settings(path, overrides)
+    if problems:
+        raise SettingsError(source_name(path), problems)
+    return settings
+
+
+def source_name(path: str | Path | None) -> str:
+    """What messages call the source of settings."""
+    return str(path) if path else "the defaults"
+
+
+def read_settings(
+    path: str | Path | None, overrides: Sequence[str] = (), swept: Sequence[str] = ()
+) -> tuple[Settings, list[ConfigError]]:
+    """The same with wrong values replaced by their defaults, and all that is wrong.
+
+    Args:
+        path: the settings file.
+        overrides: later ones win.
+        swept: more of them; those that the run has no use for (``unused_keys``) are left out.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     problems: list[ConfigError] = []
-    source = str(path) if path else "the defaults"
+    source = source_name(path)
     content = read_file(path) if path else {}
     variants = read_variants(content.pop("variants", None), problems)
-    in_file = list(flatten(content, problems))
+    in_file = flatten(content, problems)
     given = read_overrides(overrides, problems)
 
     name = dict(in_file + given).get("variant")
@@ -54,17 +83,22 @@ def load_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> Set
         in_file, given = _without_variant(in_file), _without_variant(given)
 
     variables, stated = read_variables(os.environ), [*in_file, *chosen, *given]
+    if axes := read_overrides(swept, problems):
+        wrong: list[ConfigError] = []
+        likely = _validate(_build_tree([*variables, *stated, *axes], []), wrong)
+        left_out = {key for key, _ in axes if not uses(likely, key)}
+        problems += [problem for problem in wrong if problem.key in left_out]
+        stated += [(key, value) for key, value in axes if key not in left_out]
     tree = _build_tree([*variables, *stated], problems)
     settings = _validate(tree, problems)
-    wrong = [problem.key for problem in problems if problem.key]
+    found = list(problems)
     for conflict in conflicts(settings):
-        if not any(_overlap(key, other) for key in conflict.keys for other in wrong):
+        if not depends_on(conflict.keys, found):
             problems.append(ConfigError(conflict.problem, key=conflict.keys[0], cure=conflict.cure))
     if problems:
         unstated = dict(variables).keys() - dict(stated).keys()
         problems = [_of_variable(p) if p.key in unstated else p for p in problems]
-        raise SettingsError(source, problems)
-    return _fill_in_names(settings)
+    return _fill_in_names(settings, path), problems
 
 
 def list_variants(path: str | Path) -> tuple[str, ...]:
@@ -78,7 +112,9 @@ def list_variants(path: str | Path) -> tuple[str, ...]:
 
 def _no_variant(name: Any, known: Iterable[str], source: str) -> ConfigError:
     names = ", ".join(known)
-    problem = f"there is no variant {name!r} in {source}" if names else f"{source} has no variants"
+    problem = (
+        f"there is no variant {name!r:.80} in {source}" if names else f"{source} has no variants"
+    )
     cure = f"choose one of {names}" if names else "remove it"
     return ConfigError(problem, key="variant", cure=cure)
 
@@ -126,10 +162,16 @@ def _not_allowed(path: tuple[Any, ...], value: Any, message: str) -> ConfigError
     """The error of a value, from pydantic's message about it."""
     key = ".".join(map(str, path))  # a key in data.mix may be a number
     rule = message.removeprefix("Value error, ").replace("Input should", "it should")
+    rule = rule.partition(", unable to parse")[0]
+    rule = rule.replace("a valid number", "a number").replace("a valid integer", "a whole number")
     rule = rule.replace("a valid tuple", "a list, such as [a,b]")
+    rule = rule.replace("a valid string", "text, in quotes where it looks like a number")
     setting = setting_of(key)
     meaning = setting.meaning.partition(". ")[0].rstrip(".").replace("``", "`") if setting else ""
-    return ConfigError(f"{value!r} is not allowed", key=key, cure=f"{rule} ({meaning})")
+    if setting and get_origin(setting.field.annotation) is Literal:
+        meaning = meaning if "|" not in meaning else ""  # the rule lists the names already
+    cure = f"{rule} ({meaning})" if meaning else rule
+    return ConfigError(f"{value!r:.80} is not allowed", key=key, cure=cure)
 
 
 def _of_variable(error: ConfigError) -> ConfigError:
@@ -157,31 +199,34 @@ def _remove(tree: Tree, path: tuple[Any, ...]) -> None:
     del tree[last]
 
 
+def depends_on(keys: Iterable[str], problems: Iterable[ConfigError]) -> bool:
+    """Whether one of the settings, or a section around it, is among those that are wrong."""
+    wrong = [problem.key for problem in problems if problem.key]
+    return any(_overlap(key, other) for key in keys for other in wrong)
+
+
 def _overlap(key: str, other: str) -> bool:
     """Whether one key is the other, or a section around it."""
     return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
-def _fill_in_names(settings: Settings) -> Settings:
+def _fill_in_names(settings: Settings, path: str | Path | None) -> Settings:
     """Label, name, folder and W&B group of a run that does not state them.
 
-    A run with an identity of its own, as `wandb agent` gives it, gets a folder of its own, and the
-    group of those with the same settings but the seed.
+    Runs of two settings files have different folders. A run with an identity of its own, as
+    `wandb agent` gives it, gets a folder of its own, and the group of those with the same settings
+    but the seed.
     """
     run, tracking = settings.run, settings.tracking
     label = run.label or settings.variant or settings.method.name
     own = f"-{tracking.id}" if tracking.id else ""
     name = run.name or f"{label}-s{run.seed}{own}"
-    folder = run.dir or f"runs/{name}"
+    own_folder = folder_name(run.name) if run.name else folder_name(label, f"-s{run.seed}{own}")
+    folder = run.dir or str(Path("runs", Path(path).stem if path else "", own_folder))
     group = tracking.group or wandb_group(f"{label}-{_digest(settings)}" if own else label)
     run = run.model_copy(update={"label": label, "name": name, "dir": folder})
     tracking = tracking.model_copy(update={"group": group})
     return settings.model_copy(update={"run": run, "tracking": tracking})
-
-
-def wandb_group(text: str) -> str:
-    """A text as the name of a W&B group, which has at most 128 characters."""
-    return shortened(text, 128)
 
 
 def _digest(settings: Settings) -> str:

@@ -4,16 +4,26 @@ Each source becomes a list of assignments, ``("method.sigma", 0.1)``, in the ord
 apply. What is wrong is added to ``problems``, so that one message can report all of it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rwp_dist.base import files
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.config.document import parse_document, reason
 from rwp_dist.config.keys import sections
 
 Assignment = tuple[str, Any]
+
+MOST_BYTES = 1 << 18
+"""Of a settings file."""
+
+AS_WRITTEN = ("variant", "run.dir", "data.train", "data.val", "data.cache_dir")
+"""Settings whose values on a command line are names and paths, of which YAML may make anything."""
+NO_VALUE = ("null", "~")
 
 VARIABLES = {
     "tracking.project": "WANDB_PROJECT",
@@ -41,24 +51,24 @@ def read_file(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing, cannot be read, or does not hold sections.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = parse_document(files.read_file(Path(path), MOST_BYTES))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: there is no such file", cure="see configs/ for examples"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read ({error})", cure="name a text file of yours"
+            f"{path}: cannot be read ({error.strerror})", cure="name a text file of yours"
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"{path}: not valid YAML ({' '.join(str(error).split())})", cure="correct that line"
+            f"{path}: not valid YAML ({reason(error)})", cure="correct that line"
         ) from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(
-            f"{path}: holds {content!r}, no settings", cure="write sections such as `method:`"
+            f"{path}: holds {content!r:.80}, no settings", cure="write sections such as `method:`"
         )
     return content
 
@@ -78,25 +88,28 @@ def read_variants(value: Any, problems: list[ConfigError]) -> dict[str, list[Ass
             problems.append(_not_a_mapping(f"variants.{name}", content, name))
             variants[name] = []
         else:
-            variants[name] = list(flatten(content or {}, problems))
+            variants[name] = flatten(content or {}, problems)
     return variants
 
 
 def read_overrides(overrides: Sequence[str], problems: list[ConfigError]) -> list[Assignment]:
-    """Assignments of ``section.key=value`` arguments; values are YAML."""
+    """Assignments of ``section.key=value`` arguments; values are YAML, but for ``AS_WRITTEN``."""
     given: list[Assignment] = []
     for text in overrides:
         key, equals, words = text.partition("=")
         if not equals or not key:
-            problems.append(ConfigError(f"{text!r} sets nothing", cure="write section.key=value"))
+            problems.append(
+                ConfigError(f"{text!r:.80} sets nothing", cure="write section.key=value")
+            )
             continue
         try:
-            value = yaml.safe_load(words)
-        except (yaml.YAMLError, ValueError):  # ValueError: a date with a 13th month
-            problems.append(ConfigError(f"{words!r} is not valid YAML", key=key, cure="quote it"))
+            value = _as_written(words) if key in AS_WRITTEN else parse_document(words)
+            if key not in AS_WRITTEN and (why := _why_nothing(words, value)):
+                raise yaml.YAMLError(why)
+        except yaml.YAMLError as error:
+            problem = f"{words!r:.80} is not valid YAML ({reason(error)})"
+            problems.append(ConfigError(problem, key=key, cure="correct it, or put it in quotes"))
             continue
-        if key == "variant" and value is not None and not isinstance(value, str):
-            value = words  # a variant may be called 2 or off
         if key in sections() and isinstance(value, dict) and value:
             given += flatten({key: value}, problems)
         elif key in sections():  # an empty section is fine in a file, but a mistake here
@@ -106,34 +119,61 @@ def read_overrides(overrides: Sequence[str], problems: list[ConfigError]) -> lis
     return given
 
 
+def _why_nothing(words: str, value: Any) -> str | None:
+    """Why a part of a value means nothing to YAML; None: all of it counts."""
+    with suppress(yaml.YAMLError):
+        if "#" in words and value == parse_document(words.partition("#")[0]):
+            return "what follows # is a comment"
+    if value in (None, "") and words.strip() not in ("", "~", "null", "Null", "NULL", "''", '""'):
+        return "it means nothing there"
+    return None
+
+
+def _as_written(words: str) -> Any:
+    """A name or a path as it is written, such as ``2``, ``true`` or ``a: b``; None: no value.
+
+    Raises:
+        yaml.YAMLError: it begins with a quote that does not end.
+    """
+    name = words.strip()
+    return parse_document(name) if name[:1] in ("", "'", '"') or name in NO_VALUE else name
+
+
 def flatten(
     tree: dict[Any, Any], problems: list[ConfigError], prefix: str = ""
-) -> Iterator[Assignment]:
-    """The assignments of nested sections; a setting that is itself a mapping stays one value."""
+) -> list[Assignment]:
+    """The assignments of nested sections; a setting that is itself a mapping stays one value.
+
+    Parts of such a mapping, ``data.mix.a``, come after it: the order in a file does not matter.
+    """
+    found: list[Assignment] = []
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if not isinstance(key, str):
             problems.append(_not_text(name, key))
         elif name not in sections():
-            yield name, value
+            found.append((name, value))
         elif isinstance(value, dict):
-            yield from flatten(value, problems, f"{name}.")
+            found += flatten(value, problems, f"{name}.")
         elif value is not None:
             problems.append(is_a_section(name, value))
+    return sorted(found, key=lambda assignment: assignment[0].count("."))
 
 
 def is_a_section(key: str, value: Any) -> ConfigError:
     """The error of a section that is given a value."""
     return ConfigError(
-        f"a section cannot have the value {value!r}", key=key, cure=f"write {key}.<key>=value"
+        f"a section cannot have the value {value!r:.80}", key=key, cure=f"write {key}.<key>=value"
     )
 
 
 def _not_text(name: str, key: Any) -> ConfigError:
-    return ConfigError(f"the key {key!r} is not text", key=name, cure="name a setting, or quote it")
+    return ConfigError(
+        f"the key {key!r:.80} is not text", key=name, cure="name a setting, or quote it"
+    )
 
 
 def _not_a_mapping(key: str, value: Any, name: str) -> ConfigError:
     return ConfigError(
-        f"{value!r} is not a mapping", key=key, cure=f"write {name}: {{section.key: value}}"
+        f"{value!r:.80} is not a mapping", key=key, cure=f"write {name}: {{section.key: value}}"
     )

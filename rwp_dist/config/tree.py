@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rwp_dist.base.files import expand_home
 from rwp_dist.config.types import (
+    MOST_PIXELS,
+    MOST_PROCESSES,
+    MOST_SAMPLES,
     Affects,
-    BareOff,
     BelowOne,
     Count,
+    DifferentPlaces,
+    Duration,
+    Flag,
     Fraction,
     Integer,
     NoBool,
     NonNegativeFloat,
     Number,
+    Place,
     PositiveFloat,
     Seed,
     Size,
@@ -55,8 +62,9 @@ class Run(Section):
     name: Annotated[str | None, Affects.NOTHING] = None
     """Name of this one run. null: ``<label>-s<seed>``."""
 
-    dir: Annotated[str | None, Affects.NOTHING] = None
-    """Run directory, which gets all that the run writes. null: ``runs/<name>``."""
+    dir: Annotated[Place | None, Affects.NOTHING] = None
+    """Run directory, which gets all that the run writes. null: ``runs/<file>/<name>``, with the
+    name of the settings file."""
 
     seed: Seed = 0
     """Seed of the initial weights, the order of samples, augmentation and noise."""
@@ -64,12 +72,16 @@ class Run(Section):
     device: Annotated[Literal["auto", "cpu", "cuda"], Affects.ROUNDING] = "auto"
     """Where ranks compute. auto: on a GPU if there is one, else on the CPU."""
 
-    threads: Annotated[Size, Affects.ROUNDING] = 1
+    threads: Annotated[Size, Field(le=MOST_PROCESSES), Affects.ROUNDING] = 1
     """CPU threads of each rank. More than 1 pays for large networks where cores are idle."""
 
     check_replicas_every: Annotated[Count, Affects.NOTHING] = 0
     """Steps between two checks that all ranks have bit-identical weights; the run stops if they
     do not. 0: no checks."""
+
+    allow_mixed_code: Annotated[Flag, Affects.NOTHING] = False
+    """Train although ranks have different versions or commits of the code. What they compute may
+    then differ, too."""
 
 
 class Model(Section):
@@ -84,23 +96,30 @@ class Model(Section):
     """Keyword arguments of the network's function, such as ``{widths: [16, 32, 32]}`` of
     ``small_cnn``."""
 
-    num_classes: Annotated[Integer, Field(ge=2)] = 10
-    """Number of classes; labels are 0 .. num_classes - 1."""
+    num_classes: Annotated[Integer, Field(ge=2, le=MOST_SAMPLES)] = 10
+    """Number of classes; labels are 0 to num_classes - 1."""
+
+
+def _default_cache() -> str:
+    try:
+        return expand_home("~/.cache/rwp-dist")
+    except ValueError:  # a user without a home folder, who may need no cache
+        return "~/.cache/rwp-dist"
 
 
 class Data(Section):
     """Shards and how their images become tensors."""
 
-    train: Annotated[str, Affects.PLACE] = "data/digits/train"
+    train: Annotated[Place, Affects.PLACE] = "data/digits/train"
     """Training shards: a folder or URL with a ``manifest.json`` (``rwp-dist shards``)."""
 
-    mix: dict[str, PositiveFloat] = {}
+    mix: Annotated[dict[Place, Annotated[PositiveFloat, Field(le=1e9)]], DifferentPlaces] = {}
     """Several training sets and their weights, ``{folder: weight}``; replaces ``train``."""
 
-    val: Annotated[str, Affects.PLACE] = "data/digits/test"
+    val: Annotated[Place, Affects.PLACE] = "data/digits/test"
     """Evaluation shards, named as ``train`` is."""
 
-    image_size: Size = 8
+    image_size: Annotated[Size, Field(le=MOST_PIXELS)] = 8
     """Height and width of the images given to the model, in pixels."""
 
     channels: Annotated[Literal[1, 3], NoBool] = 1
@@ -122,14 +141,17 @@ class Data(Section):
     window: Size = 16384
     """Samples of a lane that are shuffled with each other."""
 
-    pad_last: bool = False
+    pad_last: Flag = False
     """Show every sample in every epoch, with a last batch that is not full. false: leave out
     fewer than a batch and the lanes, others in every epoch."""
 
-    workers: Annotated[Count, Affects.NOTHING] = 4
-    """Processes of each rank that read and decode. 0: the rank itself does."""
+    workers: Annotated[
+        Annotated[Count, Field(le=MOST_PROCESSES)] | Literal["auto"], Affects.NOTHING
+    ] = "auto"
+    """Processes of each rank that read and decode, or auto. 0: the rank itself does. auto: its
+    share of the cores that its node allows, without ``run.threads`` of its own; at most 16."""
 
-    prefetch: Annotated[Size, Affects.NOTHING] = 2
+    prefetch: Annotated[Size, Field(le=MOST_PROCESSES), Affects.NOTHING] = 2
     """Steps that each worker keeps ready."""
 
     decoder: Annotated[
@@ -146,19 +168,23 @@ class Data(Section):
     eval_crop_ratio: Annotated[Number, Field(gt=0.0, le=1.0)] = 0.875
     """Evaluation resizes the shorter side to image_size / this, and takes the centre."""
 
+    max_pixels: Annotated[Size, Field(le=2**27)] = 2**27
+    """Pixels of an image; one that has more is bad, and is not decoded."""
+
     max_bad_samples: Annotated[Count, Affects.NOTHING] = 100
     """Samples that may be unreadable, counted whenever one comes, before all ranks stop."""
 
-    cache_dir: Annotated[str, Affects.NOTHING] = "~/.cache/rwp-dist"
-    """Where a node keeps remote shards; on a local disk, the same for all of its ranks."""
+    cache_dir: Annotated[Place, Affects.NOTHING] = Field(default_factory=_default_cache)
+    """Where a node keeps remote shards; on a local disk, the same for all of its ranks. Default:
+    ~/.cache/rwp-dist."""
 
-    cache_gb: Annotated[PositiveFloat | None, Affects.NOTHING] = None
+    cache_gb: Annotated[PositiveFloat | None, Field(le=1e9), Affects.NOTHING] = None
     """Most that the cache may hold, in 10^9 bytes. null: the disk."""
 
     retries: Annotated[Count, Affects.NOTHING] = 8
     """Attempts at a remote shard after the first."""
 
-    stall_s: Annotated[PositiveFloat, Affects.NOTHING] = 30.0
+    stall_s: Annotated[Duration, Field(gt=0.0), Affects.NOTHING] = 30.0
     """Seconds without a byte after which a connection is given up and tried again."""
 
     opener: Annotated[str | None, Affects.NOTHING] = None
@@ -175,22 +201,22 @@ class Augment(Section):
     scale: tuple[Fraction, Fraction] = (0.08, 1.0)
     """Share of the area that random_resized takes, least and most."""
 
-    pad: Count = 4
+    pad: Annotated[Count, Field(le=MOST_PIXELS)] = 4
     """Pixels on each side for ``crop: pad``."""
 
-    flip: bool = False
+    flip: Flag = False
     """Mirror half of the images."""
 
     auto: Literal["none", "randaugment", "trivial"] = "none"
     """RandAugment, TrivialAugmentWide, or nothing."""
 
-    num_ops: Size = 2
+    num_ops: Annotated[Size, Field(le=MOST_PROCESSES)] = 2
     """Operations of RandAugment."""
 
     magnitude: Annotated[Integer, Field(ge=0, le=30)] = 9
     """Their strength."""
 
-    cutout: Count = 0
+    cutout: Annotated[Count, Field(le=MOST_PIXELS)] = 0
     """Side of the square that Cutout fills, in pixels. 0: off."""
 
     erase: Fraction = 0.0
@@ -209,10 +235,10 @@ class Augment(Section):
 class Batch(Section):
     """Samples of one update. Gradient accumulation follows from these and the number of ranks."""
 
-    global_: Annotated[Size, Field(alias="global")] = 64
+    global_: Annotated[Size, Field(alias="global", le=MOST_SAMPLES)] = 64
     """Samples of one update over all ranks, clean and perturbed ones together."""
 
-    per_rank: Annotated[Size, Affects.SPLIT] = 64
+    per_rank: Annotated[Size, Field(le=MOST_SAMPLES), Affects.SPLIT] = 64
     """Most samples in one micro-batch, which a rank passes through the network at once."""
 
 
@@ -248,7 +274,7 @@ class Method(Section):
     sigma_increase: NonNegativeFloat = 10.0
     """How many times sigma is added to itself by the end of an increasing schedule."""
 
-    warmup_epochs: NonNegativeFloat = 0.0
+    warmup_epochs: Duration = 0.0
     """Epochs at the beginning in which weights stay clean: noise hurts a transformer's warm-up."""
 
     warmup_steps: Count | None = None
@@ -286,7 +312,7 @@ class Method(Section):
     """Parameters without noise, as patterns of names: ``*.bias``, ``*bn*``. ``ndim<2`` names every
     bias and normalisation parameter. Another pattern that matches nothing is an error."""
 
-    antithetic: bool = False
+    antithetic: Flag = False
     """Perturbed slots in pairs use +noise and -noise, which cancels its first-order effect."""
 
 
@@ -298,14 +324,15 @@ class Noise(Section):
     noise on a CPU, by a C file that is compiled at its first use. torch: torch's generator; other
     values of the same distribution. auto: the fastest that runs here."""
 
-    prefetch: Annotated[bool, Affects.NOTHING] = True
+    prefetch: Annotated[Flag, Affects.NOTHING] = True
     """Draw the next step's noise while gradients are reduced. It takes one buffer of the size of
     the parameters on perturbed ranks; false: none, and the drawing shows in the step's time. With
     triton there is nothing to draw ahead."""
 
 
-OPTIMIZERS = ("sgd", "adamw")
-"""Names of ``rwp_dist.run.optimizers``, so that a wrong one is found before torch is loaded."""
+OPTIMIZERS = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}
+"""Names of ``rwp_dist.run.optimizers``, so that a wrong one is found before torch is loaded. With
+the settings that each has for itself."""
 
 
 class Optimizer(Section):
@@ -324,7 +351,7 @@ class Optimizer(Section):
     momentum: BelowOne = 0.9
     """Momentum of sgd."""
 
-    nesterov: bool = False
+    nesterov: Flag = False
     """Nesterov momentum (sgd)."""
 
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
@@ -352,19 +379,19 @@ class Schedule(Section):
     """cosine: down to zero. step: times ``gamma`` at each of ``decay_epochs``. constant: no
     decay."""
 
-    epochs: PositiveFloat = 20.0
+    epochs: Annotated[Duration, Field(gt=0.0)] = 20.0
     """Length of the run in epochs."""
 
     steps: Size | None = None
     """Length of the run in steps. null: ``epochs`` counts."""
 
-    warmup_epochs: NonNegativeFloat = 0.0
+    warmup_epochs: Duration = 0.0
     """Epochs in which the learning rate grows linearly from zero. 0: no warm-up."""
 
     warmup_steps: Count | None = None
     """The same in steps. null: ``warmup_epochs`` counts."""
 
-    decay_epochs: tuple[PositiveFloat, ...] = ()
+    decay_epochs: tuple[Annotated[Duration, Field(gt=0.0)], ...] = ()
     """Epochs after which a step schedule multiplies the learning rate by ``gamma``."""
 
     decay_steps: tuple[Size, ...] | None = None
@@ -381,7 +408,7 @@ class DeepSpeed(Section):
     """What is split over the ranks. 0: nothing. 1: optimizer state. 2: gradients too. 3: weights
     too; all ranks then share one noise."""
 
-    overlap_comm: bool = False
+    overlap_comm: Flag = False
     """Reduce gradients while the backward pass still runs. Stages 1 to 3."""
 
     extra: dict[str, Any] = {}
@@ -392,7 +419,7 @@ class DeepSpeed(Section):
 class Evaluation(Section):
     """When and how the model is evaluated."""
 
-    every_epochs: Annotated[NonNegativeFloat, Affects.NOTHING] = 1.0
+    every_epochs: Annotated[Duration, Affects.NOTHING] = 1.0
     """Epochs between evaluations. 0: at the end only."""
 
     recalibrate_batches: Count = 50
@@ -404,7 +431,7 @@ class Evaluation(Section):
 class Checkpoint(Section):
     """Checkpoints, from which an interrupted run resumes."""
 
-    every_epochs: NonNegativeFloat = 1.0
+    every_epochs: Duration = 1.0
     """Epochs between checkpoints; the last one is written at the end. 0: only that one."""
 
     keep_last: Size = 2
@@ -419,7 +446,7 @@ AlertKind = Literal[
 class Tracking(Section):
     """Where records go while a run trains. ``metrics.jsonl`` and the console get them always."""
 
-    wandb: Annotated[Literal["auto", "online", "offline", "off"], BareOff] = "auto"
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """auto: online if there is a W&B login, otherwise offline. online: even where WANDB_MODE says
     otherwise. offline: nothing is sent before `rwp-dist sync`. off: neither then, unless you name
     the run."""
@@ -451,11 +478,11 @@ class Tracking(Section):
     """Files that W&B gets: the settings; of a finished run also its newest checkpoint, or its
     weights alone, for ``load_state_dict``. Its end waits for these two, some minutes at most."""
 
-    tensorboard: bool = False
+    tensorboard: Flag = False
     """Write TensorBoard's files to ``tensorboard/`` in the run directory. Needs
     ``rwp-dist[tensorboard]``."""
 
-    trackio: bool = False
+    trackio: Flag = False
     """Log to trackio's database in ``trackio/`` beside the run directory: a dashboard on this
     machine, without an account. Needs ``rwp-dist[trackio]``."""
 
@@ -472,7 +499,7 @@ class Tracking(Section):
     """What W&B and the webhook in the environment variable RWP_WEBHOOK tell a person at once. All
     but finished, unless said: a sweep has many runs. []: nothing."""
 
-    silent_s: PositiveFloat = 300.0
+    silent_s: Annotated[Duration, Field(gt=0.0)] = 300.0
     """A rank that stays in one part of a step for so many seconds is reported as silent."""
 
 
@@ -496,7 +523,7 @@ class Settings(Section):
     evaluation: Evaluation = Evaluation()
     checkpoint: Annotated[Checkpoint, Affects.NOTHING] = Checkpoint()
     tracking: Annotated[Tracking, Affects.NOTHING] = Tracking()
-    profile: Annotated[bool, Affects.NOTHING] = False
+    profile: Annotated[Flag, Affects.NOTHING] = False
     """Write a trace of a few steps to ``profile/`` in the run directory."""
     variant: Annotated[str | None, Affects.NOTHING] = None
     """Name of the chosen one of the file's ``variants``. null: none."""

@@ -1,11 +1,21 @@
 """Types of settings: what a value may be, and what changing it does to a run."""
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
+from rwp_dist.base.files import expand_home
 from rwp_dist.base.named import is_named
+from rwp_dist.base.urls import is_address
 
 
 class Affects(Enum):
@@ -25,6 +35,12 @@ class Affects(Enum):
     BatchNorm sees, and the batch of SAM's ascent step. The samples of an update, their order and
     the formulas stay the same. Another machine has other memory, so a run may go on with it."""
 
+    EVALUATION = "evaluation"
+    """What a network is evaluated on. Of no setting, but of the content of the evaluation data."""
+
+    CODE = "code"
+    """The program. Of no setting, but of versions and commits."""
+
     RESULT = "result"
     """What is computed, or how it is measured."""
 
@@ -35,8 +51,25 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
-def _bare_off(value: Any) -> Any:
-    return "off" if value is False else value  # YAML reads a bare off as false
+def _refuse_other(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise ValueError("it should be true or false")
+    return value
+
+
+def _place(value: str, info: ValidationInfo) -> str:
+    if is_address(value):
+        return value
+    if value.startswith("~"):
+        value = expand_home(value)
+    return str(Path(value).absolute()) if info.context is ABSOLUTE else value
+
+
+def _refuse_same(value: Any, places: ValidatorFunctionWrapHandler) -> Any:
+    found = places(value)
+    if len(found) < len(value):
+        raise ValueError("two of its keys are one place")
+    return found
 
 
 def one_of_or_named(*known: str) -> AfterValidator:
@@ -63,11 +96,22 @@ def _wandb_text(most: int, forbidden: str = "") -> AfterValidator:
 
 
 NoBool = BeforeValidator(_refuse_bool)
-BareOff = BeforeValidator(_bare_off)
+Flag = Annotated[bool, BeforeValidator(_refuse_other)]
+"""YAML 1.2 has no other words for these two: yes, on and 1 are refused."""
+ABSOLUTE = object()
+"""The context of a validation that makes every ``Place`` an absolute one."""
+Place = Annotated[str, AfterValidator(_place)]
+"""A path, with its ``~`` expanded, or an address."""
+DifferentPlaces = WrapValidator(_refuse_same)
+"""For a mapping by ``Place``."""
 
 Integer = Annotated[int, NoBool]
-Count = Annotated[Integer, Field(ge=0)]
-Size = Annotated[Integer, Field(gt=0)]
+MOST = 2**31 - 1
+"""Of any whole number but a seed: more is a mistake, or would take more than any machine has."""
+Count = Annotated[Integer, Field(ge=0, le=MOST)]
+Size = Annotated[Integer, Field(gt=0, le=MOST)]
+MOST_PIXELS, MOST_SAMPLES, MOST_PROCESSES = 2**13, 2**24, 2**10
+"""Of the side of an image, of one update, and of processes, threads and the like."""
 Seed = Annotated[Integer, Field(ge=0, lt=2**63)]
 Number = Annotated[float, NoBool]
 WandbName = Annotated[str, _wandb_text(128)]
@@ -76,5 +120,7 @@ WandbId = Annotated[str, _wandb_text(64, "/\\#?%: ")]
 WandbPath = Annotated[str, _wandb_text(128, "/\\#?%:")]
 NonNegativeFloat = Annotated[Number, Field(ge=0.0)]
 PositiveFloat = Annotated[Number, Field(gt=0.0)]
+Duration = Annotated[Number, Field(ge=0.0, le=1e9)]
+"""In epochs or seconds."""
 Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
 BelowOne = Annotated[Number, Field(ge=0.0, lt=1.0)]

@@ -1,11 +1,10 @@
-"""The values of a tree of settings by dotted key: to read one, to write all, to compare two."""
+"""The values of a tree of settings by dotted key: to read one, to write all."""
 
-from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.urls import shown_tree
+from rwp_dist.config.document import dump_document
 from rwp_dist.config.keys import sections, unknown_setting
 from rwp_dist.config.tree import Settings
 
@@ -13,16 +12,21 @@ from rwp_dist.config.tree import Settings
 def dump_settings(settings: Settings) -> str:
     """The settings as YAML that ``load_settings`` reads back unchanged, but for secrets in URLs."""
     tree = shown_tree(settings.model_dump(by_alias=True, mode="json", exclude={"variant"}))
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    return dump_document(tree)
 
 
 def get_setting(settings: Settings, key: str) -> Any:
     """The value of a dotted key.
 
     Raises:
-        ConfigError: there is no such setting.
+        ConfigError: there is no such setting, or it is a section.
     """
     values = values_by_key(settings)
+    if key in sections():
+        example = next(name for name in values if name.startswith(f"{key}."))
+        raise ConfigError(
+            f"{key} is a section of settings", cure=f"name one of it, such as {example}"
+        )
     if key not in values:
         raise unknown_setting(key)
     return values[key]
@@ -37,29 +41,3 @@ def values_by_key(settings: Settings) -> dict[str, Any]:
         else:
             values[name] = value
     return values
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A setting that has different values in two trees."""
-
-    key: str
-    old: Any
-    new: Any
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.old!r} -> {self.new!r}"
-
-
-def differences(old: Settings, new: Settings) -> list[Difference]:
-    """Every setting whose value differs, by key.
-
-    ``variant`` is left out: it only names values that other settings have. Secrets in URLs, which
-    no file keeps, do not count.
-    """
-    before, after = (shown_tree(values_by_key(settings)) for settings in (old, new))
-    return [
-        Difference(key, before[key], after[key])
-        for key in sorted(before.keys() - {"variant"})
-        if before[key] != after[key]
-    ]

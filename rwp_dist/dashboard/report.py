@@ -48,8 +48,8 @@ def report_spec(paths: Sequence[Path]) -> dict[str, Any]:
 
 def table(comparison: Comparison) -> str:
     """The table and its notes in Markdown."""
-    notes = [f"- {note}" for note in comparison.notes]
-    return "\n".join(["## Comparison", "", *comparison.table.markdown(), "", *notes])
+    lines = [*comparison.markdown_tables(), *comparison.markdown_notes()]
+    return "\n".join(["## Comparison", "", *lines])
 
 
 def signed(text: str) -> str:

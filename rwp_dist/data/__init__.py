@@ -10,6 +10,7 @@ from rwp_dist.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rwp_dist.data.batch import Batch, Step
+    from rwp_dist.data.chosen import data_identity
     from rwp_dist.data.open import open_train
     from rwp_dist.data.plan import Plan
     from rwp_dist.data.selection import Everything
@@ -20,7 +21,8 @@ else:
         Everything="selection",
         Plan="plan",
         Step="batch",
+        data_identity="chosen",
         open_train="open",
     )
 
-__all__ = ["Batch", "Everything", "Plan", "Step", "open_train"]
+__all__ = ["Batch", "Everything", "Plan", "Step", "data_identity", "open_train"]

@@ -16,6 +16,7 @@ class Classes:
     """The classes of one or of several data sets, in the order of their labels."""
 
     num: int
+    """0: not known, because the shards are adopted."""
     names: tuple[str, ...] | None
     """None: not known."""
     place: str
@@ -78,7 +79,7 @@ def notes(settings: Settings, split: Split, train: Classes, val: Classes) -> lis
     """What to tell a person before the first step."""
     found = []
     outputs = settings.model.num_classes
-    if outputs != train.num:
+    if train.num and outputs not in (train.num, max(train.num, val.num)):
         named = f" ({_some(train.names)})" if train.names else ""
         found.append(
             Note(

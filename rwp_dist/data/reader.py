@@ -8,12 +8,14 @@ from typing import Any
 
 from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import open_file
 from rwp_dist.base.urls import local_path, shown
 from rwp_dist.data.format.index import Index
 from rwp_dist.data.remote import NodeCache, Shard
+from rwp_dist.process.limits import open_files
 
 OPEN_SHARDS = 128
-"""Most local shards that a process keeps open, unless told otherwise."""
+"""Most local shards that a process keeps open, unless told otherwise or few files may be open."""
 
 
 class BadSample(Exception):  # noqa: N818 - a sample is left out, the run goes on
@@ -32,7 +34,7 @@ class ShardFiles:
     """
 
     def __init__(self, max_open: int = OPEN_SHARDS, cache: NodeCache | None = None) -> None:
-        self._max_open = max_open
+        self._max_open = min(max_open, max(open_files() // 4, 1))
         self._cache = cache
         self._files: OrderedDict[Shard, FileIO] = OrderedDict()
 
@@ -69,16 +71,22 @@ class ShardFiles:
         if file is None:
             while len(self._files) >= self._max_open:
                 self._files.popitem(last=False)[1].close()
-            file = self._files[shard] = self._open(shard)
+            file = self._files[shard] = open_shard(shard, self._cache)
         self._files.move_to_end(shard)
         return file
 
-    def _open(self, shard: Shard) -> FileIO:
-        path = local_path(shard.url)
-        if path is not None:
-            return open_local(path, shard.num_bytes)
-        assert self._cache is not None, f"{shown(shard.url)}: a remote shard needs a cache"
-        return self._cache.open(shard)
+
+def open_shard(shard: Shard, cache: NodeCache | None) -> FileIO:
+    """A shard, open for reading; a remote one from the cache, which downloads it first.
+
+    Raises:
+        DataError: it cannot be read or downloaded, or has not the size of its manifest.
+    """
+    path = local_path(shard.url)
+    if path is not None:
+        return open_local(path, shard.num_bytes)
+    assert cache is not None, f"{shown(shard.url)}: a remote shard needs a cache"
+    return cache.open(shard)
 
 
 def open_local(path: Path, num_bytes: int | None) -> FileIO:
@@ -89,7 +97,7 @@ def open_local(path: Path, num_bytes: int | None) -> FileIO:
     """
     cure = "write the shard again, or its manifest with `rwp-dist shards index`"
     try:
-        file = FileIO(path)
+        file = open_file(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})", cure=cure) from error
     size = os.fstat(file.fileno()).st_size

@@ -51,10 +51,6 @@ class Selection(Protocol):
         """Whether an epoch may have a sample several times."""
 
     @property
-    def recipe(self) -> str:
-        """Text that a checkpoint stores. Another recipe means other samples."""
-
-    @property
     def num_samples(self) -> int:
         """Samples of an epoch, the same in all epochs."""
 
@@ -70,7 +66,6 @@ class Everything:
     """Samples of each shard."""
 
     repeats = False
-    recipe = "every sample once"
 
     @property
     def num_samples(self) -> int:
@@ -97,10 +92,6 @@ class Mixture:
     """Of each data set; only their proportions count."""
 
     repeats = True
-
-    @property
-    def recipe(self) -> str:
-        return f"a mixture {':'.join(f'{weight:g}' for weight in self.weights)}"
 
     @property
     def num_samples(self) -> int:
@@ -146,7 +137,6 @@ class Balanced:
     """Labels of all samples, shard after shard."""
 
     repeats = True
-    recipe = "every class equally often"
 
     @property
     def num_samples(self) -> int:

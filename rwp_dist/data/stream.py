@@ -68,25 +68,12 @@ class TrainStream:
         reader = StepReader(
             self.dataset, requests, self.transform, self.reading, self.cache, upcoming
         )
-        for item in load(reader, self.reading, last - first):
+        for item in load(reader, self.reading, last - first, self._stop - self._start):
             if isinstance(item, Lost):
                 fatal = BadRecord(item.step, -1, str(item.error), item.error)
                 yield Step(Unreadable(item.error), [0] * self.micro_batches, [fatal])
                 return
             yield _step(item, self.micro_batch_size)
-
-    def state(self) -> dict[str, object]:
-        """What the order of samples depends on, beside epoch and step."""
-        plan = self.plan
-        return {
-            "manifest id": self.dataset.id,
-            "run.seed": plan.seed,
-            "batch.global": plan.batch,
-            "data.lanes": plan.lanes,
-            "data.window": plan.window,
-            "data.pad_last": plan.pad,
-            "sampling": plan.selection.recipe,
-        }
 
     def request(self, step: int) -> Request:
         """Rows of this rank in one step of the run."""
@@ -143,7 +130,7 @@ class EvalStream:
                 yield Request(number, shards, rows, weights, keys)
 
         reader = StepReader(self.dataset, requests, self.transform, self.reading, self.cache)
-        for item in load(reader, self.reading, len(shares)):
+        for item in load(reader, self.reading, len(shares), self.batch):
             if isinstance(item, Lost):
                 raise item.error
             yield _step(item, self.batch)

@@ -100,7 +100,10 @@ class StepReader(IterableDataset[Loaded | Lost]):
 
     def __iter__(self) -> Iterator[Loaded | Lost]:
         info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        return self.items(info.id, info.num_workers) if info else self.items(0, 1)
+
+    def items(self, worker: int, workers: int) -> Iterator[Loaded | Lost]:
+        """Those of one of so many workers."""
         # Of the cache only one shard is open, because its disk has to hold what is open as well.
         files = ShardFiles(1 if self.cache else OPEN_SHARDS, self.cache)
         prefetcher = None

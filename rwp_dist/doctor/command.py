@@ -12,8 +12,8 @@ from rwp_dist.config import Settings
 from rwp_dist.doctor import report
 from rwp_dist.doctor.examine import examine
 from rwp_dist.doctor.finding import Finding, worst
-from rwp_dist.doctor.machine import node_name
 from rwp_dist.process import torchrun
+from rwp_dist.process.stages import stage
 
 
 def run(settings: Settings | None, *, quick: bool, as_json: bool) -> None:
@@ -27,7 +27,8 @@ def run(settings: Settings | None, *, quick: bool, as_json: bool) -> None:
     together = torchrun.world_size() > 1 and not quick
     silent = torchrun.rank() > 0 if together else torchrun.local_rank() > 0
     out = sys.stdout
-    with redirect_stdout(sys.stderr):  # what libraries print is not part of the report
+    # What libraries print is not part of the report.
+    with redirect_stdout(sys.stderr), stage("examining this machine", at_once=not quick):
         if together:
             from rwp_dist.doctor.ranks import examine_together  # imports torch
 
@@ -38,9 +39,9 @@ def run(settings: Settings | None, *, quick: bool, as_json: bool) -> None:
             findings = list(coming)
         elif as_json:
             findings = list(coming)
-            click.echo(report.as_json(findings, node_name()), file=out)
+            click.echo(report.as_json(findings, torchrun.node_name()), file=out)
         elif quick:
-            findings = report.show_node(coming, node_name(), out)
+            findings = report.show_node(coming, torchrun.node_name(), out)
         else:
             findings = report.show(coming, out)
     code = int(worst(findings) == "problem")

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 
 from rwp_dist.config import Settings
-from rwp_dist.doctor import disks, gpus, limits, software
+from rwp_dist.doctor import disks, gpus, launch, limits, software
 from rwp_dist.doctor.finding import Finding, run_check, worst
 from rwp_dist.doctor.machine import Machine
 
@@ -24,6 +24,8 @@ def examine(settings: Settings | None, *, quick: bool = False) -> Iterator[Findi
         # Libraries warn while they are looked at; the report is what was asked for.
         warnings.simplefilter("ignore")
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        for check in launch.CHECKS:
+            yield from run_check(check, machine)
         for check in software.CHECKS:
             found += run_check(check, machine)
         yield from found

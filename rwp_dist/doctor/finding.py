@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rwp_dist.base.errors import RwpError
-from rwp_dist.doctor.machine import Machine, node_name
+from rwp_dist.doctor.machine import Machine
+from rwp_dist.process.torchrun import node_name
 
 State = Literal["ok", "warning", "problem"]
 

@@ -1,17 +1,17 @@
 """Limits that the system sets on processes: open files, threads, locked memory."""
 
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+
 from rwp_dist.base.text import size
-from rwp_dist.data.reader import OPEN_SHARDS
-from rwp_dist.doctor import cgroup
+from rwp_dist.data.room import FILES_OF_RANK
 from rwp_dist.doctor.finding import Check, Finding, ok, problem, warning
 from rwp_dist.doctor.machine import Machine
-
-FILES_OF_TORCH = 100
-"""Files, pipes and sockets that a rank holds besides: measured, rounded up."""
+from rwp_dist.process import cgroup
 
 THREADS_OF_RANK = 60
 """Threads of a rank: torch, gloo or NCCL, W&B's service."""
@@ -22,10 +22,8 @@ RDMA = Path("/sys/class/infiniband")
 
 
 def open_files(machine: Machine) -> Iterator[Finding]:
-    """Enough for shards, for batches on their way (each a file) and for other ranks."""
-    need = FILES_OF_TORCH + OPEN_SHARDS
-    if machine.settings is not None:
-        need += 3 * machine.settings.data.workers * (machine.settings.data.prefetch + 1)
+    """Enough for a rank, its workers and other ranks; workers open fewer shards if they must."""
+    need = FILES_OF_RANK + 3 * machine.workers
     if machine.world_size <= 64:  # beyond, ranks connect only to those they talk to
         need += 2 * machine.world_size
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -41,15 +39,30 @@ def open_files(machine: Machine) -> Iterator[Finding]:
 
 def threads(machine: Machine) -> Iterator[Finding]:
     """The container or job allows the threads of all ranks of this machine and their workers."""
-    workers = machine.settings.data.workers if machine.settings else 0
+    workers = machine.workers if machine.settings else 0
     need = machine.num_ranks * (THREADS_OF_RANK + THREADS_OF_WORKER * workers)
-    room = cgroup.threads_left()
+    room = _threads_left()
     if room is None or room >= need:
         yield ok("threads", "unlimited" if room is None else f"room for {room:,}")
         return
     seen = f"room for {max(room, 0)} more, the ranks of this machine need about {need}"
-    cure = "raise the limit (pids.max; docker run --pids-limit=-1), or use fewer data.workers"
+    cure = (
+        "raise the limit (ulimit -u; pids.max; docker run --pids-limit=-1), or use fewer "
+        "data.workers"
+    )
     yield problem("threads", seen, cure, room=room, need=need)
+
+
+def _threads_left() -> int | None:
+    """How many more the group of this process and its user may have; None: any number."""
+    rooms = [cgroup.threads_left()]
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if soft != resource.RLIM_INFINITY and os.geteuid() != 0:
+        mine = psutil.Process().uids().real
+        users = psutil.process_iter(["uids", "num_threads"])
+        theirs = (p.info for p in users if p.info["uids"] and p.info["uids"].real == mine)
+        rooms.append(soft - sum(info["num_threads"] or 0 for info in theirs))
+    return min((room for room in rooms if room is not None), default=None)
 
 
 def locked_memory(machine: Machine) -> Iterator[Finding]:

@@ -1,15 +1,14 @@
 """The machine under examination, and the run that is to start on it."""
 
-import os
-import socket
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from rwp_dist.config import Settings
+from rwp_dist.data.chosen import num_workers
 from rwp_dist.doctor.nvidia import Driver
 from rwp_dist.doctor.probe import Gpu, Probe
-from rwp_dist.process import torchrun
+from rwp_dist.process import launchers, torchrun
 
 
 @dataclass(frozen=True)
@@ -43,25 +42,24 @@ class Machine:
     @property
     def num_ranks(self) -> int:
         """Ranks on this machine: as torchrun says, otherwise one for each GPU."""
-        told = os.environ.get("LOCAL_WORLD_SIZE", "")
-        if told.isdigit():
-            return int(told)
+        if torchrun.by_torchrun():
+            return torchrun.ranks_here()
         return max(len(self.gpus), 1) if self.on_gpus else 1
 
     @property
     def world_size(self) -> int:
-        """Ranks of the run: as torchrun says, otherwise as many on each node of the Slurm job."""
+        """Ranks of the run: as torchrun says, otherwise as many on each node of the Slurm step."""
         if torchrun.by_torchrun():
             return torchrun.world_size()
-        nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
-        return self.num_ranks * (int(nodes) if nodes.isdigit() else 1)
+        nodes = torchrun.number("SLURM_STEP_NUM_NODES") if launchers.in_slurm_step() else None
+        return self.num_ranks * (nodes or 1)
+
+    @property
+    def workers(self) -> int:
+        """Processes of each rank that read and decode."""
+        return num_workers(self.settings, self.num_ranks) if self.settings else 0
 
     @property
     def run_dir(self) -> Path:
         """Where the run's files go."""
         return Path(self.settings.run.dir or "") if self.settings else Path("runs")
-
-
-def node_name() -> str:
-    """What the scheduler calls this machine, or else its host name."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

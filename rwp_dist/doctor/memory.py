@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from rwp_dist.config import Settings, Split
-from rwp_dist.doctor import cgroup
 from rwp_dist.engine.deepspeed import deepspeed_config
 from rwp_dist.engine.memory import engine_bytes
 from rwp_dist.engine.sharding import needs_copy
 from rwp_dist.perturb.memory import perturbation_bytes
 from rwp_dist.perturb.methods import METHODS
+from rwp_dist.process import cgroup
 from rwp_dist.run.models import build_shapes
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.slots import most_perturbed, slots_of

@@ -73,6 +73,11 @@ def _query(field: str) -> list[list[str]]:
     """UUID and value for each GPU."""
     command = ["nvidia-smi", f"--query-gpu=uuid,{field}", "--format=csv,noheader,nounits"]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True, errors="replace"
+        command,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=True,
+        encoding="utf-8",
+        errors="replace",
     )
     return [line.split(", ", 1) for line in done.stdout.splitlines() if ", " in line]

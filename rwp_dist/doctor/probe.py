@@ -51,7 +51,9 @@ class Probe:
             return None
         command = [sys.executable, "-m", "rwp_dist.doctor.probe"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S)
+            done = subprocess.run(
+                command, capture_output=True, timeout=PROBE_S, encoding="utf-8", errors="replace"
+            )
         except subprocess.TimeoutExpired:
             return cls(trouble=f"no answer within {PROBE_S:.0f} s", failed=True)
         if done.returncode:

@@ -1,6 +1,5 @@
 """All ranks of a job examine their machines and then the network between them."""
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +16,7 @@ from rwp_dist.doctor.finding import Check, Finding, ok, run_check
 from rwp_dist.doctor.machine import Machine
 from rwp_dist.process import torchrun
 from rwp_dist.process.group import gathered
+from rwp_dist.process.meeting import meet
 
 JOIN_S = 120.0
 """How long ranks wait for each other to join: some are slow to import torch."""
@@ -65,7 +65,8 @@ def merge(every: list[list[Finding]]) -> list[Finding]:
 
 
 def _join(machine: Machine) -> Iterator[Finding]:
-    dist.init_process_group("gloo", timeout=timedelta(seconds=EXAMINE_S))
+    rank, size, limit = torchrun.rank(), torchrun.world_size(), timedelta(seconds=EXAMINE_S)
+    dist.init_process_group("gloo", store=meet(), rank=rank, world_size=size, timeout=limit)
     if dist.get_rank() == 0:
         yield ok("ranks", f"{dist.get_world_size()} have joined")
 
@@ -80,11 +81,12 @@ def _failed(finding: Finding) -> Finding:
     """Whatever keeps ranks from reaching each other keeps a run from starting."""
     if finding.state == "ok":
         return finding
-    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    place = torchrun.master()
+    address = torchrun.endpoint(*place) if place else "MASTER_ADDR, which is not set"
     cure = (
         f"check that every node reaches rank 0 at {address} (firewall, name), or set "
         "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the network card that connects the nodes; "
-        "NCCL_DEBUG=INFO shows what NCCL tries"
+        "NCCL_DEBUG=INFO shows what NCCL tries; unset RANK WORLD_SIZE if they are left over here"
     )
     return replace(finding, state="problem", cure=cure)
 

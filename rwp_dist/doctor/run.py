@@ -6,8 +6,9 @@ from rwp_dist.base.errors import ConfigError, DataError, RwpError
 from rwp_dist.base.text import count, plural, size
 from rwp_dist.base.urls import local_path, shown
 from rwp_dist.config import Settings, split_batch
+from rwp_dist.data.chosen import QUICK, Key, check_classes, classes_of, sources_of
 from rwp_dist.data.classes import notes
-from rwp_dist.data.open import Key, classes_of, open_dataset, sources_of
+from rwp_dist.data.open import open_dataset
 from rwp_dist.data.reader import BadSample, ShardFiles
 from rwp_dist.doctor import disks
 from rwp_dist.doctor.finding import Check, Finding, from_error, ok, problem, warning
@@ -21,10 +22,6 @@ from rwp_dist.record.resume import changed_settings
 
 TIGHT = 0.85
 """Share of the memory above which what the estimate leaves out may not fit."""
-
-RETRIES = 1
-STALL_S = 10.0
-"""A run is patient with a server; a check is not."""
 
 
 def earlier_run(machine: Machine) -> Iterator[Finding]:
@@ -142,7 +139,7 @@ def evaluation(machine: Machine) -> Iterator[Finding]:
     except RwpError:
         return  # other checks say so
     val = classes_of(settings, "data.val")
-    train.joined(val)
+    check_classes(train, val)
     for note in notes(settings, split, train, val):
         yield warning(note.key, note.problem, note.cure)
 
@@ -156,7 +153,7 @@ def _readable(name: str, settings: Settings, key: Key) -> Iterator[Finding]:
     cache, dataset = open_dataset(settings, key)
     files = ShardFiles(1, cache)
     try:
-        files.sample(dataset.shards[0], dataset.index, 0)
+        files.sample(dataset.shards[0], dataset.rows_of(0), 0)
     except BadSample as error:
         cure = "restore the shard, or index it again with `rwp-dist shards index`"
         raise DataError(str(error), cure=cure) from None
@@ -180,7 +177,10 @@ def _impatient(machine: Machine) -> Settings:
     """The settings, but a server gets two attempts and some seconds."""
     assert machine.settings is not None
     data = machine.settings.data
-    quick = {"retries": min(data.retries, RETRIES), "stall_s": min(data.stall_s, STALL_S)}
+    quick = {
+        "retries": min(data.retries, QUICK.retries),
+        "stall_s": min(data.stall_s, QUICK.stall_s),
+    }
     return machine.settings.model_copy(update={"data": data.model_copy(update=quick)})
 
 

@@ -10,6 +10,7 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, Split
 from rwp_dist.engine.deepspeed import check_extra, deepspeed_config
 from rwp_dist.engine.sharding import needs_copy, shares_weights
@@ -42,7 +43,11 @@ class Engine:
         num_perturbed: int,
     ) -> None:
         """``num_perturbed``: most perturbed passes of any one rank in one update."""
+        if shares_weights(settings):
+            prepare_for_stage_3(model)
         compile_nothing()
+        broadcast_nothing()
+        _broadcast(model)
         deepspeed.utils.logger.setLevel("ERROR")  # it warns of every optimizer that is not its own
         stage = settings.deepspeed.zero_stage
         self.device = device
@@ -149,9 +154,14 @@ class Engine:
         self.weights.ensure_clean()
         weights = {}
         for name, param in self.params.items():
-            value = deepspeed.utils.safe_get_full_fp32_param(param) if self._stage == 3 else param
-            if keep:
-                weights[name] = value.detach().cpu().clone()
+            if self._stage == 3 and name in self.trained:
+                value = deepspeed.utils.safe_get_full_fp32_param(param)
+                if keep:
+                    weights[name] = value.cpu().clone()
+                continue
+            with deepspeed.zero.GatheredParameters([param], enabled=self._stage == 3):
+                if keep:
+                    weights[name] = param.detach().cpu().clone()
         return weights
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
@@ -185,3 +195,47 @@ def compile_nothing() -> None:
     It would do so at the first start on a CPU, for a minute, also for one process alone.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def prepare_for_stage_3(model: nn.Module) -> None:
+    """Lay out parameters as ZeRO stage 3 wants them, which shares out rows of bytes.
+
+    Raises:
+        ConfigError: there is a parameter that it cannot share out.
+    """
+    for name, param in model.named_parameters():
+        odd = "no dimensions" if not param.ndim else "no elements" if not param.numel() else None
+        if param.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            odd = f"the type {param.dtype}"
+        if odd:
+            raise ConfigError(
+                f"stage 3 cannot share out {name}, which has {odd}",
+                key="deepspeed.zero_stage",
+                cure="set it to 2",
+            )
+        param.data = param.data.contiguous()
+    if type(model).__name__ == "OptimizedModule":
+        raise ConfigError(
+            "stage 3 cannot gather the weights of a compiled network",
+            key="deepspeed.zero_stage",
+            cure="set it to 2, or leave out torch.compile",
+        )
+
+
+def broadcast_nothing() -> None:
+    """Keep DeepSpeed from giving all ranks the parameters of rank 0: ``_broadcast`` has done it.
+
+    DeepSpeed's own fails for parameters without dimensions and for some that are not contiguous.
+    """
+    deepspeed.DeepSpeedEngine._broadcast_model = lambda self: None
+
+
+def _broadcast(model: nn.Module) -> None:
+    """Give every rank the parameters and buffers of rank 0, of whatever type and layout."""
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            content = tensor.detach().contiguous().view(-1)
+            if len(content):
+                torch.distributed.broadcast(content.view(torch.uint8), 0)
+                if content.data_ptr() != tensor.data_ptr():
+                    tensor.copy_(content.view(tensor.shape))

@@ -41,6 +41,9 @@ def gather_optimizer_state(
             value = example
             if torch.is_tensor(example) and example.ndim:
                 value = deepspeed.utils.safe_get_full_optimizer_state(param, key)
+                if value is None:  # a parameter without elements
+                    continue
+                value = torch.atleast_1d(value)  # or it would look like a counter
             if keep:
                 state[name][key] = _on_cpu(value)
     return state
@@ -88,11 +91,17 @@ def _load_whole(
     weights: dict[str, Tensor],
     state: OptimizerState,
 ) -> None:
+    shaped = _shaped_keys(state)
     for name, param in trained.items():
         optimizer.state[param] = {
-            key: value.to(param.device) if _is_shaped(value) else _on_cpu(value)
+            key: _for(param, value) if key in shaped else _on_cpu(value)
             for key, value in state[name].items()
         }
+
+
+def _for(param: nn.Parameter, value: Tensor) -> Tensor:
+    """The value of a parameter where that lies; without dimensions if it has none."""
+    return value.to(param.device).reshape(value.shape if param.ndim else ())
 
 
 def _load_shards(
@@ -104,17 +113,19 @@ def _load_shards(
     """Shards of the flat fp32 weights, and in the same places those of the optimizer's state."""
     inner = optimizer.optimizer
     optimizer.refresh_fp32_params()
-    flats = optimizer.single_partition_of_fp32_groups
+    flats, shaped = optimizer.single_partition_of_fp32_groups, _shaped_keys(state)
     for flat in flats:
         inner.state[flat] = _empty_state(flat, state)
     for name, param in trained.items():
+        if not param.numel():
+            continue
         mapping: Any = param._hp_mapping  # type: ignore[attr-defined]
         if mapping is None:  # all of it lies in other ranks' shards
             continue
         there, here = mapping.hp_fragment_address, mapping.lp_fragment_address
         shard = flats[mapping.param_group_index]
         for key, value in state[name].items():
-            if _is_shaped(value):
+            if key in shaped:
                 piece = value.flatten().narrow(0, here.start, here.numel)
                 inner.state[shard][key].narrow(0, there.start, there.numel).copy_(piece)
     _link_states(optimizer)  # a checkpoint may be due before the next step
@@ -136,29 +147,39 @@ def _load_stage3(
     weights: dict[str, Tensor],
     state: OptimizerState,
 ) -> None:
+    shaped = _shaped_keys(state)
     for flat in optimizer.fp32_partitioned_groups_flat:
         optimizer.optimizer.state[flat] = _empty_state(flat, state)
     for name, param in trained.items():
         device = optimizer.device
         deepspeed.utils.safe_set_local_fp32_param(param, _shard(weights[name], device))
         for key, value in state[name].items():
-            if _is_shaped(value):
+            if key in shaped:
                 shard = _shard(value, device)
                 deepspeed.utils.safe_set_local_optimizer_state(param, shard, key)
 
 
-def _empty_state(flat: Tensor, state: OptimizerState) -> dict[str, Tensor]:
+def _empty_state(flat: Tensor, state: OptimizerState) -> dict[str, Any]:
     """Zeros for a flat shard, and counters as they were."""
-    example = next(iter(state.values()), {})
+    shaped = _shaped_keys(state)
     return {
-        key: torch.zeros_like(flat) if _is_shaped(value) else _on_cpu(value)
-        for key, value in example.items()
+        key: torch.zeros_like(flat) if key in shaped else _on_cpu(value)
+        for values in state.values()
+        for key, value in values.items()
     }
 
 
-def _is_shaped(value: Any) -> bool:
-    """Whether a value belongs to the elements of a parameter; otherwise it is a counter."""
-    return torch.is_tensor(value) and value.ndim > 0
+def _shaped_keys(state: OptimizerState) -> set[str]:
+    """Keys of what belongs to the elements of a parameter; the others are counters.
+
+    Other parameters tell, because a value of one without dimensions looks like a counter.
+    """
+    return {
+        key
+        for values in state.values()
+        for key, value in values.items()
+        if torch.is_tensor(value) and value.ndim
+    }
 
 
 def _shard(value: Tensor, device: torch.device) -> Tensor:

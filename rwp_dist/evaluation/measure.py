@@ -43,7 +43,7 @@ class Measurement:
         with same_on_all_ranks():
             self._model = load_network(settings, path, device)
             self._val = open_eval(settings, dist.get_rank(), dist.get_world_size())
-            kept = read_checkpoint(path)["parts"].get("classes")
+            kept = read_checkpoint(path)["parts"].get("history", {}).get("classes")
             if kept is not None:  # checkpoints of earlier versions have none
                 Classes.from_state(kept).joined(self._val.dataset.classes)
         self._device = device

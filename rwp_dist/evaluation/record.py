@@ -7,10 +7,11 @@ from statistics import fmean
 
 from rwp_dist.base import checksum
 from rwp_dist.base.errors import RunDirError
-from rwp_dist.config import Affects, Settings, affects, differences, load_settings
+from rwp_dist.config import Affects, Settings, load_settings
 from rwp_dist.evaluation.corruptions import CORRUPTIONS, STRENGTHS
 from rwp_dist.evaluation.measure import METRICS, Numbers
 from rwp_dist.record.directory import RunDir
+from rwp_dist.record.identity import differences, settings_identity
 
 NAME = "evaluation"
 
@@ -54,8 +55,8 @@ def subject_of(run_dir: RunDir, settings: Settings, path: Path, data_id: str) ->
     """
     with zipfile.ZipFile(path) as archive:  # torch's format has a checksum of every tensor
         content = repr([(member.filename, member.CRC) for member in archive.infolist()])
-    changed = differences(load_settings(run_dir.config), settings)
-    overrides = {d.key: str(d.new) for d in changed if affects(d.key) is Affects.RESULT}
+    own, now = (settings_identity(s, None) for s in (load_settings(run_dir.config), settings))
+    overrides = {d.key: str(d.other) for d in differences(own, now, {Affects.RESULT})}
     crc32 = f"{checksum.crc32(content.encode()):08x}"
     return {"checkpoint": path.name, "crc32": crc32, "data": data_id} | overrides
 

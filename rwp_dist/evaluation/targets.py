@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.config import Settings, load_settings
+from rwp_dist.process.paths import is_override
 from rwp_dist.record.directory import RunDir, run_directories
 
 
@@ -32,11 +33,13 @@ def find_targets(
         ConfigError: no run is named, several for one checkpoint, or settings are wrong.
         RwpError: a folder has no run, or a run has no checkpoint.
     """
-    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    overrides = [word for word in words if is_override(word)]
     runs: dict[Path, RunDir] = {}
     left_out: dict[Path, str] = {}
+    unreadable: dict[Path, str] = {}
     for path in (Path(word) for word in words if word not in overrides):
-        found = [run for run in map(RunDir, run_directories(path)) if run.config.is_file()]
+        folders = run_directories(path, unreadable)
+        found = [run for run in map(RunDir, folders) if run.config.is_file()]
         if not found:
             raise RwpError(
                 f"{path}: is no run directory (no config.yaml there)", cure="name one under runs/"
@@ -57,7 +60,8 @@ def find_targets(
         Target(run, load_settings(run.config, overrides), checkpoint or run.newest_checkpoint())
         for run in runs.values()
     ]
-    return targets, {path: why for path, why in left_out.items() if path.resolve() not in runs}
+    left_out = {path: why for path, why in left_out.items() if path.resolve() not in runs}
+    return targets, left_out | unreadable
 
 
 def unfinished(run: RunDir) -> str | None:

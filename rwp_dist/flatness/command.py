@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from rwp_dist.base.errors import RwpError
 from rwp_dist.base.files import write_bytes, write_json
+from rwp_dist.compare.fonts import fonts_for
 from rwp_dist.compare.pictures import metadata_of
 from rwp_dist.compare.rows import make_rows
 from rwp_dist.compare.runs import collect
@@ -132,11 +133,15 @@ def _report(
             run.directory.write_measurement("flatness", content)
         paths = [run.directory.path for run in runs]
         rows, metadata = make_rows(collect(paths)[0]), metadata_of(paths, out)
-        write_bytes(written[0], picture(rows, dict(zip(paths, measured, strict=True)), metadata))
+        by_path = dict(zip(paths, measured, strict=True))
+        names = [*(row.title for row in rows), *(run.name for run in runs)]
+        with fonts_for(names, formulas=True):
+            write_bytes(written[0], picture(rows, by_path, metadata))
         for kind in dict.fromkeys(cut["kind"] for cut in drawn):
             own = [cut for cut in drawn if cut["kind"] == kind]
             files = [out / f"flatness-{kind}.{end}" for end in ("png", "json")]
-            write_bytes(files[0], picture_of_slices(own, metadata))
+            with fonts_for(names, formulas=True):
+                write_bytes(files[0], picture_of_slices(own, metadata))
             write_json(files[1], own)
             written += files
     except OSError as error:

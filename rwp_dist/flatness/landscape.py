@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rwp_dist.base.errors import DataError
@@ -17,6 +16,7 @@ from rwp_dist.data.image import Normalise
 from rwp_dist.data.open import open_sample
 from rwp_dist.perturb.reference import Tensors
 from rwp_dist.run.task import Classification
+from rwp_dist.run.trial import call_with, named_once
 
 Sums = list[float]
 """Summed loss, images classified correctly, images: they add up over batches."""
@@ -64,6 +64,13 @@ class Landscape:
             name: param.detach() for name, param in model.named_parameters() if param.requires_grad
         }
         """The trainable parameters, clean."""
+        first_name: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+        self._places = {
+            name: first_name[tensor]
+            for name, tensor in named_once(model)
+            if first_name.get(tensor, "") in self.weights
+        }
+        """Where the network has them; several where modules share one."""
         self._task = Classification()
         self._normalise = Normalise(settings.data.mean, settings.data.std)
         self.identity = {
@@ -95,7 +102,9 @@ class Landscape:
         return total.tolist()
 
     def _logits(self, weights: Tensors, batch: Batch) -> Tensor:
-        logits: Tensor = functional_call(self.model, weights, (self._normalise(batch.images),))
+        places = self._places.items()
+        named = {name: weights[first] for name, first in places if first in weights}
+        logits: Tensor = call_with(self.model, named, self._normalise(batch.images))
         return logits
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -120,5 +129,6 @@ def exact_arithmetic() -> Iterator[None]:
 def _digest(model: nn.Module) -> str:
     sha256 = hashlib.sha256()
     for name, value in model.state_dict().items():
-        sha256.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        bits = value.cpu().contiguous().view(-1).view(torch.uint8)  # NumPy lacks some types
+        sha256.update(name.encode() + bits.numpy().tobytes())
     return sha256.hexdigest()

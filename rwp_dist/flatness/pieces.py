@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from rwp_dist.base.errors import RunDirError, RwpError
-from rwp_dist.base.files import finite
+from rwp_dist.base.files import finite, parse_json
 from rwp_dist.process.group import from_main, gathered, same_on_all_ranks
 
 GRADIENT_PASSES, PRODUCT_PASSES = 3, 8
@@ -87,8 +87,10 @@ def _turns(pieces: Sequence[Piece], world_size: int) -> Iterator[list[Piece]]:
 def _read(path: Path) -> Iterator[tuple[str, Any]]:
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # a killed writer's last line may be torn
-                kept = json.loads(line)
+            with suppress(
+                ValueError, KeyError, TypeError
+            ):  # a killed writer's last line may be torn
+                kept = parse_json(line)
                 yield kept["key"], kept["value"]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwp_dist.compare.estimates import estimate
+from rwp_dist.compare.fonts import plain
 from rwp_dist.compare.plot import GREY, STYLES, WIDTH, make_styles
 from rwp_dist.compare.rows import Row
 from rwp_dist.flatness.measured import Measured, Values
@@ -57,7 +58,7 @@ def picture(
     panels = figure.subplots(2, 2 + hessian, squeeze=False)
     for row, (colour, marker) in zip(rows, make_styles(rows), strict=True):
         runs = [measured[run.path] for run in row.runs]
-        style = {"label": row.name, "color": colour, "marker": marker, "markersize": 4}
+        style = {"label": plain(row.title), "color": colour, "marker": marker, "markersize": 4}
         for column, kind in enumerate(("random", "adversarial")):
             curves = [getattr(run, kind) for run in runs]
             _draw_band(panels[0, column], curves[0].radii, [c.rise for c in curves], style, True)
@@ -162,10 +163,10 @@ def _draw_lines(figure: "SubFigure", lines: Sequence[dict[str, Any]]) -> None:
     for axes, key, label in zip(panels, ("loss", "top1"), ("loss (nats)", HITS), strict=True):
         for number, line in enumerate(lines):
             name, colour = " to ".join(line["runs"]), colours[number % len(colours)]
-            axes.plot(line["x"], line[key][0], color=colour, label=name)
+            axes.plot(line["x"], line[key][0], color=colour, label=plain(name))
             for name, (x, _) in line["runs"].items() if len(line["runs"]) > 1 else ():
                 axes.axvline(x, color=GREY, linestyle=":")
-                axes.text(x, 1.01, name, transform=axes.get_xaxis_transform(), ha="center")
+                axes.text(x, 1.01, plain(name), transform=axes.get_xaxis_transform(), ha="center")
         axes.set(ylabel=label, xlabel=UNITS[lines[0]["kind"]])
         _tidy(axes)
     if lines[0]["kind"] == "around":
@@ -189,7 +190,9 @@ def _draw_planes(figure: "SubFigure", planes: Sequence[dict[str, Any]], rows: in
         filled = axes.contourf(plane["x"], plane["y"], loss, levels, norm=LogNorm(), cmap="cividis")
         for name, (x, y) in plane["runs"].items():
             axes.plot(x, y, "o", color="white", markeredgecolor="black")
-            text = axes.annotate(name, (x, y), (0, 8), textcoords="offset points", ha="center")
+            text = axes.annotate(
+                plain(name), (x, y), (0, 8), textcoords="offset points", ha="center"
+            )
             text.set_bbox({"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1})
         axes.set_aspect("equal")
         axes.locator_params(nbins=4)

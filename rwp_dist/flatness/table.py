@@ -35,14 +35,14 @@ def tables(rows: Sequence[Row]) -> list[str]:
     heads = [Head("", ""), *(HEADS[key] for key in keys)]
     columns = [value_cells(rows, key) for key in keys]
     counts = [Cell(str(row.n)) for row in rows]
-    names = [Cell(row.name) for row in rows]
+    names = [Cell(row.title) for row in rows]
     lines = Table([*heads, Head("", "n")], list(zip(names, *columns, counts, strict=True))).lines()
     first = next((row for row in rows if row.label == "sgd"), rows[0])
     others = [row for row in rows if row is not first]
     if others:
         lines += ["", f"× {first.name}, by seed: geometric mean and 95 % interval", ""]
         columns = [[Cell(_ratio(row, first, key)) for row in others] for key in keys]
-        names = [Cell(row.name) for row in others]
+        names = [Cell(row.title) for row in others]
         heads = [Head("", ""), *(Head("", HEADS[key].group) for key in keys)]
         lines += Table(heads, list(zip(names, *columns, strict=True))).lines()
     return lines

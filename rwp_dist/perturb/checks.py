@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.perturb.methods import METHODS, Method
@@ -35,6 +37,68 @@ def refuse_no_network(model: object) -> None:
             key="model",
             cure="give the torch.nn.Module that is trained, or the DDP around it",
         )
+
+
+def refuse_untrainable(model: nn.Module, *, key: str = "model") -> None:
+    """Refuse a network without trained parameters, or with some that no method can perturb.
+
+    ``key``: the argument or setting that names the network.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ConfigError(
+                f"{name} has no shape before its lazy module has seen an input",
+                key=key,
+                cure="pass a batch through the network first, or give the module its sizes",
+            )
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ConfigError(
+                f"{name or 'it'} is a ScriptModule, whose BatchNorm nobody finds",
+                key=key,
+                cure="give the network without torch.jit",
+            )
+    named = dict(model.named_parameters())
+    if not named:
+        raise ConfigError("it has no parameters", key=key, cure="give the network to train")
+    trained = {name: param for name, param in named.items() if param.requires_grad}
+    if not trained:
+        raise ConfigError(
+            f"all parameters are frozen, such as {next(iter(named))}",
+            key=key,
+            cure="set requires_grad of those that are to be trained",
+        )
+    for name, param in trained.items():
+        if param.is_complex():
+            raise ConfigError(
+                f"{name} is complex, and noise and ascent are real",
+                key=key,
+                cure="keep its parts in a real parameter, and use torch.view_as_complex in forward",
+            )
+
+
+def common_device(model: nn.Module) -> torch.device:
+    """The device that all parameters are on.
+
+    Raises:
+        ConfigError: they are on several, or on the meta device.
+    """
+    places = {param.device: name for name, param in model.named_parameters()}
+    if len(places) > 1:
+        (first, one), (second, other), *_ = places.items()
+        raise ConfigError(
+            f"{one} is on {first} and {other} on {second}",
+            key="model",
+            cure="move all parameters to one device",
+        )
+    (device,) = places
+    if device.type == "meta":
+        raise ConfigError(
+            f"{places[device]} is on the meta device, so it has no values",
+            key="model",
+            cure="call to_empty(device=...) and set its values first",
+        )
+    return device
 
 
 def refuse_no_rows(rows: Sequence[Rows]) -> None:

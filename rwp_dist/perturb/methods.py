@@ -47,6 +47,18 @@ class Method:
         return self.strength == "sigma"
 
     @property
+    def settings(self) -> frozenset[str]:
+        """The settings of the section ``method`` that change what it computes."""
+        if self.strength is None:
+            return frozenset({"name"})
+        used = {"name", self.strength, "warmup_epochs", "warmup_steps", "every", "start", "stop"}
+        if self.draws_noise:
+            used |= {"sigma_schedule", "sigma_increase", "scale", "exclude", "antithetic"}
+        if self.observes_gradients:
+            used |= {"eta", "beta", "power"}
+        return frozenset(used | {"lambda"} if self.mixed else used)
+
+    @property
     def has_clean_pass(self) -> bool:
         """Whether some pass sees the clean weights, so that BatchNorm can learn from it."""
         return "clean" in self.roles or self.ascends

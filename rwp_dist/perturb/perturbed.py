@@ -25,6 +25,7 @@ from rwp_dist.perturb.checks import (
     Strength,
     check_options,
     choose_strength,
+    common_device,
     find_method,
     refuse_mixed_batchnorm,
     refuse_no_network,
@@ -32,6 +33,7 @@ from rwp_dist.perturb.checks import (
     refuse_one_slot,
     refuse_sharded,
     refuse_subgroup,
+    refuse_untrainable,
 )
 from rwp_dist.perturb.moves import Network, Options, build_move
 from rwp_dist.perturb.moves.move import Gradients
@@ -144,7 +146,8 @@ class Perturbed:
         if self.weights.whole:
             refuse_sharded(model)
         refuse_mixed_batchnorm(model, self.method)
-        device = _device_of(model)
+        refuse_untrainable(model)
+        device = common_device(model)
         self._on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
         """Triton and new streams take the current device, which need not be the model's."""
         names = [name for name, _ in model.named_parameters()]
@@ -570,13 +573,6 @@ def _rank_and_world_size() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    param = next(model.parameters(), None)
-    if param is None:
-        raise ConfigError("it has no parameters", key="model", cure="give the network to train")
-    return param.device
 
 
 def _sync_buffers(ddp: DistributedDataParallel, on: bool) -> bool:

@@ -32,7 +32,7 @@ class Rows:
     @property
     def length(self) -> int:
         """Elements of one row."""
-        return self.shape.numel() // (max(self.shape[0], 1) if self.is_matrix else 1)
+        return self.shape.numel() // (self.shape[0] if self.is_matrix else 1)
 
     def spread(self, values: Tensor) -> Tensor:
         """Values of its rows, ``[rows]``, in a shape that broadcasts over the parameter."""
@@ -43,7 +43,7 @@ class Rows:
 def list_rows(
     named_parameters: Iterable[tuple[str, nn.Parameter]], exclude: Sequence[str] = ()
 ) -> list[Rows]:
-    """Rows of every trainable parameter that no pattern of ``exclude`` names.
+    """Rows of every trainable parameter with elements that no pattern of ``exclude`` names.
 
     See ``matches`` for patterns.
     """
@@ -51,7 +51,9 @@ def list_rows(
     start = 0
     for index, (name, param) in enumerate(named_parameters):
         one = Rows(index, name, param, start)
-        if not param.requires_grad or matches(name, len(one.shape), exclude):
+        if not param.requires_grad or not one.shape.numel():
+            continue
+        if matches(name, len(one.shape), exclude):
             continue
         rows.append(one)
         start = one.place.stop

@@ -61,7 +61,12 @@ class NoiseScale:
             self._std.fill_(sigma)
         else:
             for param, view in self._by_row:
-                torch.linalg.vector_norm(param.flatten(1), dim=1, dtype=self._std.dtype, out=view)
+                # In fp32 at least: the squares of fp16 weights would vanish.
+                wide = torch.promote_types(param.dtype, view.dtype)
+                out = view if wide == view.dtype else None
+                norms = torch.linalg.vector_norm(param.flatten(1), dim=1, dtype=wide, out=out)
+                if out is None:
+                    view.copy_(norms)
             if self._single:
                 torch._foreach_copy_(self._single_views, torch._foreach_norm(self._single))
             self._std.mul_(sigma)

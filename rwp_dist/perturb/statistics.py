@@ -17,12 +17,13 @@ def tracking_layers(model: nn.Module) -> list[_NormBase]:
 @contextmanager
 def frozen_statistics(layers: Sequence[_NormBase]) -> Iterator[None]:
     """Leave running statistics as they are; batches are still normalised by their own."""
-    for layer in layers:
+    learning = [layer for layer in layers if layer.training]
+    for layer in learning:
         layer.track_running_stats = False
     try:
         yield
     finally:
-        for layer in layers:
+        for layer in learning:
             layer.track_running_stats = True
 
 
@@ -84,6 +85,7 @@ class RunningStatistics:
     """The running statistics of one network on one rank."""
 
     def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self.layers = tracking_layers(model)
         self._own: list[Tensor] | None = None
         """This rank's own statistics while the layers hold averaged ones."""
@@ -96,12 +98,15 @@ class RunningStatistics:
 
         Args:
             contributes: whether this rank's statistics belong to clean weights.
-            relearn: passes batches through the network, to learn statistics anew first.
+            relearn: passes batches through the network, to learn statistics anew first. A layer
+                that the network in training mode keeps in evaluation mode, because it is frozen,
+                keeps its statistics.
         """
         self._own = copy_statistics(self.layers)
         try:
             if relearn is not None and self.layers:
-                with torch.no_grad(), recalibrating(self.layers):
+                learning = [m for m in self.layers if m.training or not self._model.training]
+                with torch.no_grad(), recalibrating(learning):
                     relearn()
             average_statistics(self.layers, contributes)
             yield

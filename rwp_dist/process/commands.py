@@ -1,13 +1,17 @@
 """The group of commands that ``rwp-dist`` and ``rwp-launch`` are made of. Imports no torch."""
 
+import errno
+import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from rwp_dist.base.errors import RwpError
-from rwp_dist.process import signals, torchrun
+from rwp_dist.base.errors import ConfigError, RwpError
+from rwp_dist.process import output, signals, streams, torchrun
 from rwp_dist.process.exits import STOPPED, another_rank_stopped, report_exit
 
 
@@ -20,8 +24,12 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
+        ctx.color = streams.in_colour()
         try:
-            return super().invoke(ctx)
+            with _machine_suffices():
+                result = super().invoke(ctx)
+            _check_written()
+            return result
         except RwpError as error:
             if ctx.params.get("debug"):
                 _say(traceback.format_exc())
@@ -43,6 +51,59 @@ class Commands(click.Group):
                 raise
             _say(traceback.format_exc())
             ctx.exit(1)
+
+
+@contextmanager
+def _machine_suffices() -> Iterator[None]:
+    """Memory, threads, open files or a folder for temporary files that lack are a user's error."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        lack = _lack(error)
+        if lack is None:
+            raise
+        raise lack from error
+
+
+def _lack(error: Exception) -> RwpError | None:
+    """What a machine does not have enough of; None: another error."""
+    cause = str(error).partition("\n")[0].rstrip(".")
+    # torch has no class of its own for the memory of CPUs.
+    signs = ("out of memory", "allocate memory")
+    if isinstance(error, MemoryError) or any(sign in cause for sign in signs):
+        return RwpError(
+            f"memory does not suffice ({cause or 'nothing is left'})",
+            cure="lower batch.per_rank, data.image_size, data.prefetch or the number of workers",
+        )
+    if "can't start new thread" in cause or cause == os.strerror(errno.EAGAIN):  # the latter: gloo
+        return RwpError(
+            "no more threads or processes can be started",
+            cure="raise the limit (ulimit -u; docker run --pids-limit=-1), or lower data.workers",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return RwpError(
+            "no more files can be opened",
+            cure="raise the limit (ulimit -n; docker run --ulimit nofile=65536), or lower "
+            "data.workers",
+        )
+    if "No usable temporary directory" in cause:
+        return ConfigError(
+            "no folder for temporary files can be written to, TMPDIR, /tmp or this one",
+            cure="set TMPDIR to one (docker run --tmpfs /tmp:exec)",
+        )
+    return None
+
+
+def _check_written() -> None:
+    """What a command prints is its result, but for one that has written it to a log, too."""
+    if sys.stdout:
+        sys.stdout.flush()
+    error = streams.unwritten()
+    if error is not None and not output.has_log():
+        raise RwpError(
+            f"the output could not be written ({error.strerror})",
+            cure="make room on its disk, or send it elsewhere, and start the command again",
+        )
 
 
 def _say(text: str, with_rank: bool = True) -> None:

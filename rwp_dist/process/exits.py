@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from socket import gethostname
 
+from rwp_dist.base import clock
+from rwp_dist.base.files import read_json
 from rwp_dist.process import torchrun
 
 STOPPED = 130
@@ -27,9 +28,9 @@ class RankExit:
     """``-N``: signal N ended it."""
 
     time: float
-    """Seconds since 1970."""
+    """Seconds since 1970; text in the file, as all times there."""
 
-    host: str = field(default_factory=lambda: os.environ.get("SLURMD_NODENAME") or gethostname())
+    host: str = field(default_factory=torchrun.node_name)
     message: str = ""
     """Empty: the rank was killed, or ended without a word."""
 
@@ -47,7 +48,7 @@ class RankExit:
         # Not by base/files: a sync of a disk that hangs would keep the process from ending, and
         # nobody reads this after a power cut.
         # torchrun reads "timestamp" and insists on whole seconds.
-        known = asdict(self) | {"timestamp": int(self.time)}
+        known = asdict(self) | {"time": clock.text(self.time), "timestamp": int(self.time)}
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f"{path.name}.part")
@@ -58,11 +59,11 @@ class RankExit:
     def read(cls, path: Path) -> "RankExit | None":
         """Read such a file; None if it is torn or somebody else's."""
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = read_json(path)
             return cls(
                 rank=int(known["rank"]),
                 exit_code=int(known["exit_code"]),
-                time=float(known["time"]),
+                time=clock.seconds(known["time"]),
                 host=str(known["host"]),
                 message=str(known["message"]),
                 said=bool(known.get("said")),

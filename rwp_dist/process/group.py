@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 
 from rwp_dist.base.errors import ConfigError, RwpError
-from rwp_dist.process import torchrun
+from rwp_dist.process import launchers, torchrun
+from rwp_dist.process.meeting import meet
+from rwp_dist.process.stages import stage
 
 T = TypeVar("T")
 
@@ -41,7 +43,7 @@ def _device(name: str) -> torch.device:
             raise ConfigError(
                 f"rank {local} of this node has no GPU; {torch.cuda.device_count()} are visible",
                 key="run.device",
-                cure="start fewer ranks on this node",
+                cure="start fewer ranks on this node, or ask for nodes that have equally many GPUs",
             )
         torch.cuda.set_device(local)
         return torch.device("cuda", local)
@@ -62,10 +64,14 @@ def process_group(device: torch.device) -> Iterator[None]:
         os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     gpu = device if device.type == "cuda" else None
     backend = "nccl" if gpu else "gloo"
-    if torchrun.by_torchrun():
-        dist.init_process_group(backend, device_id=gpu)
-    else:
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
+    launchers.adopt_variables()
+    rank, size = torchrun.rank(), torchrun.world_size()
+    if size > 1:
+        with stage(f"waiting for the other ranks (this is RANK {rank} of WORLD_SIZE {size})"):
+            dist.init_process_group(
+                backend, store=meet(), rank=rank, world_size=size, device_id=gpu
+            )
+    else:  # needs no address, which may be somebody else's by now
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=gpu)
     try:
@@ -94,6 +100,8 @@ def same_on_all_ranks() -> Iterator[None]:
         if error:
             raise error
         return
+    if not any_rank(error is not None):
+        return
     errors = gathered(error)
     first = next((e for e in errors if e is not None), None)
     if first is not None:
@@ -105,7 +113,27 @@ def same_on_all_ranks() -> Iterator[None]:
 
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank. A collective: no rank leaves before all have come."""
-    return any(gathered(flag))
+    flags = torch.tensor(int(flag), device=_own_device())
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def all_equal(content: bytes) -> bool:
+    """Whether all ranks have the same content, of a multiple of 8 bytes. A collective.
+
+    One reduction finds the largest of all words ``w`` and of all ``~w``. ``~max(~w)`` is the
+    smallest word, so ranks agree if the largest word is that one.
+    """
+    words = torch.frombuffer(bytearray(content), dtype=torch.int64)
+    both = torch.stack([words, ~words]).to(_own_device())
+    dist.all_reduce(both, dist.ReduceOp.MAX)
+    largest, largest_of_not = both.cpu()
+    return torch.equal(largest, ~largest_of_not)
+
+
+def _own_device() -> torch.device:
+    """Where this rank's tensors for collectives are."""
+    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 def gathered(mine: T) -> list[T]:

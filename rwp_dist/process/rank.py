@@ -1,47 +1,77 @@
-"""What a process does first when an agent (torchrun, ``rwp-launch``) has started it as a rank.
+"""What a rank does first, and where its log is: ``logs/attempt-N/rank-R.log`` of its run.
 
 Imports nothing that takes time.
 """
 
-import ctypes
 import os
-import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
+from typing import cast
 
-from rwp_dist.process import torchrun
+from rwp_dist.process import output, torchrun
 
-PR_SET_PDEATHSIG = 1
 LOGS = "RWP_LOGS"
 """Environment variable: the folder of this attempt's logs, one ``rank-N.log`` for each rank."""
 
 
-def end_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, however that happens (Linux).
-
-    torchrun that is killed with -9 cannot end its ranks, and nobody else would.
-    """
-    if sys.platform == "linux":
-        parent = os.getppid()  # may be 1: an agent in a container
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def write_to_log() -> None:
-    """Send stdout and stderr to ``$RWP_LOGS/rank-N.log``, if it is set; rank 0 keeps the console.
+    """Send stdout and stderr to ``$RWP_LOGS/rank-N.log``, if it is set.
 
+    Rank 0 keeps the console and has a copy in its log; without the variable, from ``begin_log`` on.
     torchrun's ``--redirects`` would take the console from rank 0 too, and ``--tee`` would put a
     prefix before each line and show no progress bar.
     """
-    folder = os.environ.get(LOGS)
-    if not folder or torchrun.rank() == 0:
+    folder = _attempt()
+    if torchrun.rank() == 0:
+        output.copy_output()
+        if folder:
+            output.copy_to(log_of(folder, 0), of="attempt")
+        return
+    if not folder:
         return
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    log = os.open(log_of(Path(folder), torchrun.rank()), flags, 0o644)
+    log = os.open(log_of(folder, torchrun.rank()), flags, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
+    for stream in (sys.stdout, sys.stderr):  # its lines are UTF-8, as all files
+        cast(TextIOWrapper, stream).reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def begin_log(run: Path) -> None:
+    """Have a log of its own for this run, if rank 0 has none there already. Rank 0 calls it.
+
+    Of a run that rwp-launch started, the attempt's log is it. Started otherwise, and in a sweep,
+    each run gets a folder for the attempt.
+    """
+    given = _attempt()
+    if given and given.resolve().parent == (run / "logs").resolve():
+        return
+    if output.is_copied() and (folder := new_attempt(run)):
+        output.copy_to(log_of(folder, 0), of="run")
+
+
+def _attempt() -> Path | None:
+    """The folder that an agent has given its ranks; not that of an agent further up."""
+    folder = os.environ.get(LOGS)
+    return Path(folder) if folder and torchrun.by_torchrun() else None
+
+
+def new_attempt(place: Path) -> Path | None:
+    """A new folder for logs, ``logs/attempt-N``; None if the place cannot be written to.
+
+    Args:
+        place: the run directory, or that of a sweep.
+    """
+    known = [path.name.rpartition("-")[2] for path in place.glob("logs/attempt-*")]
+    last = max((int(number) for number in known if number.isdigit()), default=0)
+    folder = place / "logs" / f"attempt-{last + 1}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError:  # rank 0 will say so
+        return None
+    return folder
 
 
 def log_of(folder: Path, rank: int) -> Path:

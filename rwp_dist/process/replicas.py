@@ -18,7 +18,7 @@ def check_replicas(model: nn.Module, step: int) -> None:
         bits = param.detach().contiguous().view(-1).view(torch.uint8)
         bits = torch.nn.functional.pad(bits, (0, -bits.numel() % 8)).view(torch.int64)
         # Position-dependent odd factors, so that two equal changes do not cancel.
-        factors = torch.arange(1, 2 * bits.numel(), 2, device=bits.device)
+        factors = torch.arange(1, 2 * bits.numel() + 1, 2, device=bits.device)
         names.append(name)
         sums.append((bits * factors).sum())
     mine = torch.stack(sums)

@@ -9,11 +9,14 @@ takes time.
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
+from typing import TypeVar
 
-from rwp_dist.process import torchrun
+from rwp_dist.process import output, torchrun
 from rwp_dist.process.exits import STOPPED, report_exit
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """``rwp-launch`` starts ranks with these blocked: a signal waits until there is a handler."""
@@ -53,8 +56,14 @@ def ctrl_c_message() -> str:
 
 def raise_on_signals(*numbers: signal.Signals) -> None:
     """Have these signals raise KeyboardInterrupt, for work that has something to clear up."""
-    for number in numbers:
-        signal.signal(number, signal.default_int_handler)
+    for number in _heard(numbers):
+        once = number == signal.SIGHUP
+        signal.signal(number, _interrupt_once if once else signal.default_int_handler)
+
+
+def hang_up_is_ignored() -> bool:
+    """Whether this process was started by nohup or the like, to outlive its terminal."""
+    return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def ignore_ctrl_c() -> None:
@@ -62,17 +71,22 @@ def ignore_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class StopSignals:
-    """Whether a signal asked this rank to stop. The handlers only set a flag."""
+class _Asked(BaseException):
+    """A signal came while a rank waited. Not an Exception: torch's loader catches those."""
 
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+class StopSignals:
+    """Whether a signal asked this rank to stop. The handlers only set a flag, or end a wait."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.asked = False
+        self._waits = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
-        for number in self.NUMBERS:
+        for number in _heard(self.NUMBERS):
             self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -80,8 +94,37 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def wait(self, ready: Callable[[], T]) -> T | None:
+        """What ``ready`` returns, however long it takes; None as soon as a signal asks to stop."""
+        if self.asked:
+            return None
+        try:
+            self._waits = True
+            value = ready()
+            self._waits = False
+        except _Asked:
+            return None
+        except BaseException:
+            self._waits = False
+            raise
+        return value
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        if self._waits:
+            self._waits = False
+            raise _Asked
+
+
+def _heard(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """These signals, without a hang-up that is ignored: that stays so."""
+    return [n for n in numbers if n != signal.SIGHUP or not hang_up_is_ignored()]
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """A terminal that is closed sends the signal twice: the kernel does, and the shell."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
@@ -96,7 +139,9 @@ def _exit(number: int, frame: FrameType | None) -> None:
             # Not print: the handler may have interrupted one. A terminal has shown ^C before.
             newline = "\n" if sys.stderr and sys.stderr.isatty() else ""
             os.write(2, f"{newline}{message}\n".encode())
+            output.write_copy(f"{message}\n")
         report_exit(message, STOPPED, said=said, shared=True)
         os._exit(STOPPED)
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+    os._exit(128 + number)  # process 1 of a container does not die of signals

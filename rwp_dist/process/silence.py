@@ -15,6 +15,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Final
 
+from rwp_dist.base.disk import replace
+
 AGREES, COMPUTES, READS, BETWEEN = range(4)
 """What a rank is at, in the order of a step of the loop (``train.py``)."""
 
@@ -111,7 +113,7 @@ class Silence:
             self._written = self._place
             part = self._path.with_suffix(".part")
             part.write_text("{} {}".format(*self._written), encoding="utf-8")
-            part.replace(self._path)
+            replace(part, self._path)
 
     def _forget(self) -> None:
         """Remove this rank's files, and the folder if they were the last ones."""

@@ -1,4 +1,4 @@
-"""The stages of a start, named if they take long, so that nobody waits in silence.
+"""The stages of a start say their names, so that nobody waits in silence.
 
 Imports no torch.
 """
@@ -7,6 +7,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TextIO
 
 from rwp_dist.process import torchrun
 
@@ -15,17 +17,35 @@ PATIENCE_S = 2.0
 
 
 @contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Print ``name ...`` on rank 0 if the block takes longer than ``PATIENCE_S``."""
+def stage(name: str, *, at_once: bool = False, file: TextIO | None = None) -> Iterator[None]:
+    """Print ``name ...`` on rank 0 if the block takes longer than ``PATIENCE_S``.
+
+    Args:
+        name: what the block does, such as ``opening the shards``.
+        at_once: it is known to take long, so print before it.
+        file: where to print; None: stdout as it is now. A command whose stdout is its result says
+            stderr, or sends all that the block prints there.
+    """
     if torchrun.rank() != 0:
         yield
         return
     # The present stdout: a block may redirect it to hide what a library prints.
-    options = {"flush": True, "file": sys.stdout}
-    timer = threading.Timer(PATIENCE_S, print, [f"{name} ..."], options)
+    say = partial(print, f"{name} ...", flush=True, file=file or sys.stdout)
+    if at_once:
+        say()
+        yield
+        return
+    timer = threading.Timer(PATIENCE_S, say)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """The stage of a block that imports torch and DeepSpeed, unless they are imported already."""
+    with stage("loading torch and DeepSpeed", at_once="torch" not in sys.modules):
+        yield

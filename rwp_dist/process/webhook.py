@@ -11,13 +11,13 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from socket import gethostname
 from typing import Any, Literal
 from urllib import error, request
 from urllib.parse import urlsplit
 
+from rwp_dist.base import clock
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.process import torchrun
 
 VARIABLE = "RWP_WEBHOOK"
 """Environment variable with the address."""
@@ -61,8 +61,8 @@ def document(alert: Alert, run: str, step: int | None) -> dict[str, Any]:
         "text": f"{run}: {alert.title}. {alert.text}",
         "run": run,
         "step": step,
-        "host": os.environ.get("SLURMD_NODENAME") or gethostname(),
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "host": torchrun.node_name(),
+        "time": clock.now(),
     }
 
 

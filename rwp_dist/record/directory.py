@@ -4,12 +4,14 @@
 
     <run>/
         config.yaml        resolved settings; ``rwp-dist train`` takes it as it is
-        environment.json   versions, commit, machine and command line of the latest attempt
+        identity.json      settings, data and code of the latest attempt, to compare runs by
+        environment.json   versions, machine and command line of the latest attempt
         metrics.jsonl      one record a line: {"kind": "train" | "eval" | "checkpoint", "step", ...}
         status.json        state and step of the latest attempt; the launcher goes by it
         summary.json       final numbers, written when a run is finished
         bad_samples/       samples that could not be read: rank-<rank>.tsv, evaluation.tsv
         attempts.tsv       one line for each attempt: when, where, from and to which step
+        begun.tsv          such a line of the attempt that has begun and not ended
         wandb_id           identity in W&B, the same for all attempts
         wandb_lock         held by the process that sends this run to W&B
         checkpoints/       what a run resumes from
@@ -17,6 +19,7 @@
         profile/           traces of a few steps, if ``profile`` is on
         lock               held by the process that trains here
         logs/              output of the job, and of the ranks in a folder for each attempt
+                           (``attempt-1/rank-0.log``)
         wandb/             W&B's own files
         tensorboard/       TensorBoard's, if ``tracking.tensorboard`` is on
 
@@ -27,31 +30,69 @@
         code/<digest>/     the code that it runs, never changed; ``code.diff`` there has the
                            changes since the commit that ``job.json`` names
 
+Times are ISO 8601 in UTC (``base/clock.py``).
 Imports no torch, so that the launcher starts at once.
 """
 
-import json
 import os
 import secrets
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+from rwp_dist.base import clock
 from rwp_dist.base.errors import RwpError
-from rwp_dist.base.files import write_json, write_text
+from rwp_dist.base.files import read_json, write_json, write_text
 from rwp_dist.record import attempts, lock, metrics
 
 
-def run_directories(path: Path) -> Iterator[Path]:
-    """``path`` if it is a run directory, otherwise those below it, at any depth."""
-    for folder, below, _ in os.walk(path):
-        if RunDir(folder).exists():
-            below.clear()
-            yield Path(folder)
-        below.sort()
+def run_directories(path: Path, left_out: dict[Path, str] | None = None) -> Iterator[Path]:
+    """``path`` if it is a run directory, otherwise those below it, at any depth, in order of names.
+
+    Symbolic links are followed. A folder that several paths lead to is found once, by the first of
+    them. A link to a folder around ``path`` leads to nothing new.
+
+    Args:
+        path: a folder.
+        left_out: gets the paths that cannot be looked into, and why.
+    """
+    left_out = {} if left_out is None else left_out
+    known = set[tuple[int, int]]()
+    with suppress(OSError, RuntimeError):  # the latter: Python 3.12 and links in a circle
+        known |= {_inode(folder) for folder in path.resolve().parents}
+    waiting = [path]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            inode = _inode(folder)
+            if inode in known:
+                continue
+            known.add(inode)
+            if RunDir(folder).exists():
+                yield folder
+                continue
+            with os.scandir(folder) as entries:
+                below = sorted(entry.name for entry in entries if _may_lead_on(entry))
+        except OSError as error:
+            lost = isinstance(error, FileNotFoundError)
+            left_out[folder] = "a link to nothing" if lost else error.strerror or str(error)
+        else:
+            waiting += [folder / name for name in reversed(below)]
+
+
+def _inode(folder: Path) -> tuple[int, int]:
+    """The same for a folder by whatever path."""
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _may_lead_on(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link that is none to a file."""
+    try:
+        return entry.is_dir() or (entry.is_symlink() and not entry.is_file())
+    except OSError:  # it is named when it is opened
+        return True
 
 
 class RunDir:
@@ -63,15 +104,18 @@ class RunDir:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.identity = self.path / "identity.json"
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"
         self.status = self.path / "status.json"
         self.summary = self.path / "summary.json"
         self.attempts = self.path / "attempts.tsv"
+        self.begun = self.path / "begun.tsv"
         self.checkpoints = self.path / "checkpoints"
         self.measured = self.path / "measured"
         self.logs = self.path / "logs"
         self.job = self.path / "job.json"
+        self.submitted = self.path / "submitted.yaml"
         self.lock = self.path / "lock"
 
     def create(self) -> None:
@@ -84,9 +128,23 @@ class RunDir:
             folder.mkdir(parents=True, exist_ok=True)
 
     def exists(self) -> bool:
-        """Whether a run has begun here or waits to begin."""
+        """Whether a run has begun here or waits to begin; a copy may lack some of its files."""
         files = (self.status, self.summary, self.config, self.metrics, self.job)
-        return any(path.is_file() for path in files)
+        more = (self.identity, self.environment, self.attempts)
+        return any(path.exists() for path in (*files, *more)) or self.has_checkpoint()
+
+    def remove_if_empty(self) -> None:
+        """Remove the folder if it has nothing but a lock that nobody holds."""
+        with suppress(OSError):
+            if [path.name for path in self.path.iterdir()] == [self.lock.name]:
+                self.lock.unlink()
+                self.path.rmdir()
+
+    def waits(self) -> bool:
+        """Whether a job was submitted that has not begun, nor been cancelled."""
+        job = _read_json(self.job) or {"cancelled": True}
+        begun = self.status.is_file() or self.has_checkpoint()
+        return not (job.get("cancelled") or begun) and self.submitted.is_file()
 
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint to resume from."""
@@ -119,7 +177,8 @@ class RunDir:
         """Keep other processes from training here inside a ``with`` block.
 
         Raises:
-            RunDirError: a living process trains here, or the place cannot be written to.
+            ConfigError: the place is none that can be written to.
+            RunDirError: a living process trains here, or the disk is full or fails.
         """
         cure = "stop that, or choose another run.dir"
         return lock.locked(self.lock, "trained", cure, key="run.dir")
@@ -128,7 +187,8 @@ class RunDir:
         """Keep other processes from sending this run to W&B inside a ``with`` block.
 
         Raises:
-            RunDirError: a living process sends it, or the place cannot be written to.
+            ConfigError: the place is none that can be written to.
+            RunDirError: a living process sends it, or the disk is full or fails.
         """
         cure = "that process sends all of it"
         return lock.locked(self.path / "wandb_lock", "sent to W&B", cure)
@@ -143,7 +203,7 @@ class RunDir:
             **more: anything JSON can hold, such as ``message``, ``exit_code``, or ``reason``:
                 ``wandb`` if the run was stopped there.
         """
-        known = {"state": state, "step": step, "total_steps": total_steps, "time": time.time()}
+        known = {"state": state, "step": step, "total_steps": total_steps, "time": clock.now()}
         write_json(self.status, known | more)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -159,7 +219,11 @@ class RunDir:
                 ``rwp-dist compare`` can show.
         """
         self.measured.mkdir(exist_ok=True)
-        write_json(self.measured / f"{name}.json", content)
+        write_json(self.measured / f"{name}.json", {"time": clock.now()} | content)
+
+    def write_identity(self, identity: dict[str, Any]) -> None:
+        """Replace ``identity.json``."""
+        write_json(self.identity, identity)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Replace ``environment.json``."""
@@ -181,12 +245,14 @@ class RunDir:
         """Content of ``measured/<name>.json``; None if it is missing or not a JSON object."""
         return _read_json(self.measured / f"{name}.json")
 
-    def read_numbers(self) -> dict[str, float]:
-        """The ``numbers`` of all measurements."""
-        numbers: dict[str, float] = {}
-        for path in sorted(self.measured.glob("*.json")):
-            numbers |= (_read_json(path) or {}).get("numbers", {})
-        return numbers
+    def read_measurements(self) -> list[dict[str, Any]]:
+        """Contents of all measurements that can be read, ordered by name."""
+        found = map(_read_json, sorted(self.measured.glob("*.json")))
+        return [content for content in found if content is not None]
+
+    def read_identity(self) -> dict[str, Any] | None:
+        """Content of ``identity.json``; None if it is missing or not a JSON object."""
+        return _read_json(self.identity)
 
     def read_environment(self) -> dict[str, Any] | None:
         """Content of ``environment.json``; None if it is missing or not a JSON object."""
@@ -201,10 +267,16 @@ class RunDir:
         return metrics.cut_metrics(self.metrics, last_step)
 
     def append_attempt(
-        self, started: datetime, state: str, first_step: int, last_step: int
+        self,
+        started: str,
+        state: str,
+        first_step: int,
+        last_step: int,
+        changed: Sequence[str] = (),
     ) -> None:
         """Add an attempt to ``attempts.tsv`` (see ``attempts.attempt_line``)."""
-        self.append_to_attempts(attempts.attempt_line(started, state, first_step, last_step))
+        line = attempts.attempt_line(started, state, first_step, last_step, changed)
+        self.append_to_attempts(line)
 
     def append_to_attempts(self, *lines: str) -> None:
         """Add lines to ``attempts.tsv``; without any, the file is there afterwards, too."""
@@ -213,6 +285,21 @@ class RunDir:
     def read_attempts(self) -> list[dict[str, str]]:
         """The lines of ``attempts.tsv`` by column name."""
         return attempts.read_attempts(self.attempts)
+
+    def write_begun(self, started: str) -> None:
+        """Replace ``begun.tsv``: an attempt begins."""
+        step = self.saved_step()
+        line = attempts.attempt_line(started, "running", step, step)
+        write_text(self.begun, attempts.begun_text(line))
+
+    def read_begun(self) -> dict[str, str] | None:
+        """The attempt that has begun and has no line in ``attempts.tsv`` yet, by column name."""
+        for begun in attempts.read_attempts(self.begun):
+            known = self.read_attempts()
+            jobs = {line["job"] for line in known} - {"-"}
+            if begun["job"] not in jobs and begun["started"] not in {k["started"] for k in known}:
+                return begun
+        return None
 
     def is_in_wandb(self) -> bool:
         """Whether the run has been sent there, or was about to be."""
@@ -230,7 +317,7 @@ class RunDir:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

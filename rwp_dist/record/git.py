@@ -1,36 +1,73 @@
-"""What git says about a checkout."""
+"""What git says about a checkout, whatever the environment says that git should look at."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
+TIMEOUT_S = 10.0
+"""How long one question to git may take, in seconds."""
 
-def git_state(source: Path) -> dict[str, Any] | None:
-    """``{"commit", "dirty"}`` of a checkout; None if ``source`` is not the top of one.
 
-    Only the top counts: a package installed below some other checkout is not part of it.
+class GitError(Exception):
+    """Git does not tell something. Its text says why, as part of a sentence."""
+
+
+def git_state(source: Path, *, dirty: bool = True) -> dict[str, Any]:
+    """``commit``, ``dirty`` and, if one of them could not be known, ``unknown``: why.
+
+    Only the top of a checkout counts: a package installed below some other checkout is not part of
+    it. Without ``dirty``, which reads the whole checkout, that is None.
     """
-    top = _text(source, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != source.resolve():
-        return None
-    changes = _text(source, "status", "--porcelain")
-    return {
-        "commit": _text(source, "rev-parse", "--verify", "--quiet", "HEAD"),
-        "dirty": None if changes is None else bool(changes),
+    state: dict[str, Any] = {"commit": None, "dirty": None}
+    try:
+        state["commit"] = git_output(source, "rev-parse", "--verify", "HEAD").decode().strip()
+        if dirty:
+            state["dirty"] = bool(git_output(source, *STATUS))
+    except GitError as error:
+        state["unknown"] = str(error)
+    return state
+
+
+STATUS = ("status", "--porcelain", "-z", "--untracked-files=normal")
+"""Arguments that list what differs from the commit."""
+
+
+def git_output(source: Path, *command: str) -> bytes:
+    """What a git command prints about a checkout, byte for byte.
+
+    Raises:
+        GitError: there is no checkout or no git, or git fails or hangs.
+    """
+    repository = source / ".git"  # a file in a submodule and in another worktree
+    if not repository.exists():
+        raise GitError("the code is in no git checkout")
+    # With both folders named, git asks neither GIT_DIR, which a hook sets, nor who owns them: their
+    # Python is run anyway.
+    places = [f"--git-dir={repository}", f"--work-tree={source}"]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    own |= {
+        "GIT_OPTIONAL_LOCKS": "0",  # nothing is written, so that a commit made meanwhile succeeds
+        "GIT_NO_LAZY_FETCH": "1",  # nor downloaded
+        "GIT_TERMINAL_PROMPT": "0",
+        "LC_ALL": "C",
     }
-
-
-def git_output(folder: Path, *command: str) -> bytes | None:
-    """What a git command prints, byte for byte; None if it fails or git is missing."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *command], capture_output=True, timeout=10, check=True
+            ["git", *places, *command],
+            cwd=source,
+            env=own,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TIMEOUT_S,
         )
-    except (OSError, subprocess.SubprocessError):
-        return None
+    except subprocess.TimeoutExpired:
+        raise GitError(f"`git {command[0]}` took more than {TIMEOUT_S:.0f} s") from None
+    except FileNotFoundError:
+        raise GitError("git is not installed here") from None
+    except OSError as error:
+        raise GitError(f"git cannot be started ({error.strerror})") from None
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines() or ["no word"]
+        raise GitError(f"`git {command[0]}` failed ({words[0]})")
     return done.stdout
-
-
-def _text(folder: Path, *command: str) -> str | None:
-    printed = git_output(folder, *command)
-    return None if printed is None else printed.decode(errors="replace").strip()

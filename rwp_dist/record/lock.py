@@ -1,30 +1,45 @@
-"""The lock of a run directory: one process trains in it. The lock ends with that process."""
+"""The lock of a run directory: one process trains in it. The lock ends with that process.
 
-import errno
+On a disk without locks (flock), the name of the process in the file is the lock. It keeps out other
+processes of this machine; of another machine's nobody can say here whether it still lives.
+"""
+
 import fcntl
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
-from rwp_dist.base.errors import RunDirError
+from rwp_dist.base import disk
+from rwp_dist.base.errors import ConfigError, RunDirError, RwpError
 
-_held: set[IO[str]] = set()
+_held: set[FileIO] = set()
 """Files that this process has locked."""
 
 WAIT_S = 0.5
 """How long to wait for a lock: others hold it for a moment to look, or to submit a job."""
 
+_NAME_BYTES = 4096
+"""Enough of a lock file to read whose it is."""
 
-def cannot_be_written(folder: Path, error: OSError) -> RunDirError:
+
+def cannot_be_written(folder: Path, error: OSError) -> RwpError:
     """The error of a run directory that does not take files."""
-    return RunDirError(
-        f"{folder} cannot be written to ({error.strerror})",
-        key="run.dir",
-        cure="set run.dir to a folder of yours",
+    kind: type[RwpError] = RunDirError
+    if error.errno in disk.FULL:
+        cure = "free space there (`rwp-dist doctor` says how much), or set run.dir to another disk"
+    elif error.errno in disk.NOT_OFFERED:
+        kind, cure = ConfigError, "set run.dir to a disk where files can be written and renamed"
+    elif error.errno in disk.REFUSED:
+        kind, cure = ConfigError, "set run.dir to a folder of yours"
+    else:
+        cure = "check that disk, or set run.dir to another"
+    return kind(
+        f"{folder} cannot be written to ({error.strerror or error})", key="run.dir", cure=cure
     )
 
 
@@ -34,19 +49,22 @@ def holder(path: Path) -> str | None:
     A process that died holds nothing.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with FileIO(path) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return file.read().strip()
-    except OSError:  # no lock file, or a file system without locks
+                return _names(file)[0]
+            except OSError:  # a disk without locks
+                name, began = _names(file)
+                return name if _lives(name, began) else None
+    except OSError:  # no lock file, or one that cannot be read
         pass
     return None
 
 
 @contextmanager
 def locked(path: Path, doing: str, cure: str, key: str | None = None) -> Iterator[None]:
-    """Hold a lock file, made with its folder if missing. Without effect where flock is not there.
+    """Hold a lock file, made with its folder if missing.
 
     Args:
         path: the file.
@@ -55,35 +73,32 @@ def locked(path: Path, doing: str, cure: str, key: str | None = None) -> Iterato
         key: the setting that the message is about.
 
     Raises:
-        RunDirError: a living process holds it, or the folder cannot be written to.
+        ConfigError: the folder is none that can be written to.
+        RunDirError: a living process holds it, or the disk is full or fails.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        file = FileIO(path, "a+")
     except OSError as error:
         raise cannot_be_written(path.parent, error) from None
     with file:
+        if other := _lock(file):
+            problem = f"{path.parent} is being {doing} already ({other})"
+            raise RunDirError(problem, key=key, cure=cure)
         try:
-            _lock(file)
+            file.truncate(0)
+            file.write(f"{_own_name()}\n{_began(os.getpid())}\n".encode())
         except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                yield  # a file system without locks
-                return
-            file.seek(0)
-            raise RunDirError(
-                f"{path.parent} is being {doing} already ({file.read().strip()})",
-                key=key,
-                cure=cure,
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+            raise cannot_be_written(path.parent, error) from None
         _held.add(file)
         try:
             yield
         finally:
             _held.discard(file)
-            fcntl.flock(file, fcntl.LOCK_UN)  # also for children that were forked meanwhile
+            with suppress(OSError):
+                file.truncate(0)
+            with suppress(OSError):  # a disk without locks
+                fcntl.flock(file, fcntl.LOCK_UN)  # also for children that were forked meanwhile
 
 
 def _close_in_child() -> None:
@@ -96,13 +111,53 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-def _lock(file: IO[str]) -> None:
-    """Lock a file, after a short wait for those who only look (``holder``)."""
+def _lock(file: FileIO) -> str | None:
+    """Lock a file, after a short wait for those who only look (``holder``), or say who has it."""
     end = time.monotonic() + WAIT_S
     while True:
         try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return None
         except BlockingIOError:
             if time.monotonic() > end:
-                raise
+                return _names(file)[0]
             time.sleep(0.05)
+        except OSError:  # a disk without locks
+            name, began = _names(file)
+            if _lives(name, began):
+                return name
+            if name and not name.endswith(_here()):
+                what = f"the disk of {file.name!s} has no locks, so make sure that {name} is gone"
+                print(f"run.dir: {what}.", file=sys.stderr, flush=True)
+            return None
+
+
+def _names(file: FileIO) -> tuple[str, str]:
+    """Whose a lock file is, and when that process began."""
+    text = os.pread(file.fileno(), _NAME_BYTES, 0).decode(errors="replace")
+    name, _, began = text.partition("\n")
+    return name.strip(), began.strip()
+
+
+def _own_name() -> str:
+    return f"process {os.getpid()}{_here()}"
+
+
+def _here() -> str:
+    return f" on {socket.gethostname()}"
+
+
+def _lives(name: str, began: str) -> bool:
+    """Whether a process of this machine still is the one that wrote this."""
+    number = name.removeprefix("process ").removesuffix(_here())
+    return number.isdigit() and name.endswith(_here()) and began == _began(int(number)) != ""
+
+
+def _began(process: int) -> str:
+    """When a process of this machine began, in the kernel's ticks; empty: there is none."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    state, *numbers = stat.rpartition(")")[2].split()
+    return "" if state == "Z" else numbers[18]

@@ -1,11 +1,10 @@
 """``metrics.jsonl``: one JSON record a line. A killed writer may leave a torn line."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rwp_dist.base.files import write_text
+from rwp_dist.base.files import parse_json, write_text
 
 
 def read_metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
@@ -47,7 +46,7 @@ def _lines(path: Path, kind: str | None = None) -> Iterator[tuple[str, dict[str,
             if kind is not None and f'"{kind}"' not in line:
                 continue  # most lines are of another kind, and parsing takes long
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError:
                 continue
             if isinstance(record, dict) and kind in (None, record.get("kind")):

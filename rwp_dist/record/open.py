@@ -1,41 +1,47 @@
 """Open a run directory: for a new run, or for one that goes on."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from rwp_dist.config import Settings, dump_settings
+from rwp_dist.base import clock
+from rwp_dist.config import Settings, dump_settings, with_absolute_paths
 from rwp_dist.record.directory import RunDir
+from rwp_dist.record.ending import write_lost
 from rwp_dist.record.environment import environment
+from rwp_dist.record.identity import Identity
 from rwp_dist.record.lock import cannot_be_written
-from rwp_dist.record.resume import changed_settings, continued_settings
+from rwp_dist.record.resume import changes_of
 
 
-def open_run(settings: Settings, *, world_size: int, gpus: Sequence[str] = ()) -> Settings:
-    """Make the run directory and write settings and environment into it; rank 0 calls this.
+def open_run(
+    settings: Settings,
+    identity: Identity,
+    *,
+    gpus: Sequence[str] = (),
+    git: dict[str, Any] | None = None,
+) -> None:
+    """Make the run directory and write what this attempt is into it; rank 0 calls this.
 
-    Prints a line if the run goes on with settings that change its updates. ``gpus`` are the names
-    of this machine's GPUs.
-
-    Returns:
-        The settings that the run has from here on (``continued_settings``).
+    Args:
+        settings: of the run (``continued_settings``).
+        identity: of the run with these settings.
+        gpus: names of this machine's GPUs.
+        git: what it says of the code (``code.commit_of``).
 
     Raises:
-        ConfigError: the directory holds a run with other settings.
-        RunDirError: the directory cannot be written to.
+        ConfigError: the directory holds another run, and nothing is written; or it is none that
+            can be written to.
+        RunDirError: its disk is full, or fails.
     """
     assert settings.run.dir is not None, "load_settings fills it in"
     run_dir = RunDir(settings.run.dir)
-    settings = continued_settings(run_dir, settings)
-    changed = changed_settings(run_dir, settings, world_size)
-    if changed:
-        print(
-            f"{run_dir.path}: goes on with {'; '.join(changed)}, so its updates are not bit "
-            "for bit those of the first attempt.",
-            flush=True,
-        )
+    changes_of(run_dir, identity)
     try:
         run_dir.create()
-        run_dir.write_config(dump_settings(settings))
-        run_dir.write_environment(environment(world_size=world_size, gpus=gpus))
+        write_lost(run_dir)
+        run_dir.write_begun(clock.now())
+        run_dir.write_config(dump_settings(with_absolute_paths(settings)))
+        run_dir.write_identity(identity)
+        run_dir.write_environment(environment(world_size=identity["ranks"], gpus=gpus, git=git))
     except OSError as error:
         raise cannot_be_written(run_dir.path, error) from None
-    return settings

@@ -1,12 +1,22 @@
-"""Whether a run directory can go on with the settings that are given now."""
+"""Whether a run directory can go on with the settings, data and code that are given now."""
 
 import os
+from typing import Any
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.config import Affects, Settings, affects, differences, load_settings
+from rwp_dist.config import Settings
 from rwp_dist.config.sources import read_variables
 from rwp_dist.config.tree import Tracking
 from rwp_dist.record.directory import RunDir
+from rwp_dist.record.identity import (
+    Identity,
+    begun_settings,
+    changes,
+    identity_in,
+    other_run,
+    sentences,
+    settings_identity,
+)
 
 
 def continued_settings(run_dir: RunDir, settings: Settings) -> Settings:
@@ -20,11 +30,12 @@ def continued_settings(run_dir: RunDir, settings: Settings) -> Settings:
     """
     if not _has_begun(run_dir):
         return settings
-    begun = _begun_settings(run_dir)
-    settings = settings.model_copy(update={"tracking": _same_page(begun, settings)})
-    if settings.optimizer.no_decay is not None:
-        return settings
-    return _with_no_decay(settings, begun.optimizer.no_decay)
+    begun = begun_settings(run_dir)
+    update: dict[str, Any] = {"tracking": _same_page(begun, settings)}
+    if settings.optimizer.no_decay is None:
+        patterns = {"no_decay": begun.optimizer.no_decay}
+        update["optimizer"] = settings.optimizer.model_copy(update=patterns)
+    return settings.model_copy(update=update)
 
 
 def _same_page(begun: Settings, settings: Settings) -> Tracking:
@@ -43,50 +54,38 @@ def _same_page(begun: Settings, settings: Settings) -> Tracking:
 
 
 def changed_settings(run_dir: RunDir, settings: Settings, ranks: int) -> list[str]:
-    """The settings that a resumed run changes and that affect its updates, as ``key: old -> new``.
-
-    Empty for a new run and for a finished one. Settings that affect the result may not change.
+    """What settings and the number of ranks change in a run that goes on (``changes_of``).
 
     Raises:
-        ConfigError: the directory holds a run with other settings.
+        ConfigError: the directory holds a run with other settings, or they cannot be read.
     """
-    if not _has_begun(run_dir):
-        return []
-    settings = continued_settings(run_dir, settings)
-    differing = [
-        difference
-        for difference in differences(_begun_settings(run_dir), settings)
-        if affects(difference.key) not in (Affects.NOTHING, Affects.PLACE)
-    ]
-    refused = [
-        str(difference) for difference in differing if affects(difference.key) is Affects.RESULT
-    ]
-    if refused:
+    now = settings_identity(continued_settings(run_dir, settings), ranks)
+    return changes_of(run_dir, now)
+
+
+def changes_of(run_dir: RunDir, now: Identity) -> list[str]:
+    """What changes in a run that goes on, as ``key: a before, b now``.
+
+    Empty for a new run. What affects the result may not change.
+
+    Args:
+        run_dir: of the run.
+        now: its identity from here on; keys that it lacks count as the same.
+
+    Raises:
+        ConfigError: the directory holds another run.
+    """
+    before = identity_in(run_dir) if _has_begun(run_dir) else None
+    found = changes(before, now) if before else []
+    if told := other_run(found):
         raise ConfigError(
-            f"{run_dir.path} holds a run with other settings ({', '.join(refused)})",
+            f"{run_dir.path} holds another run ({told})",
             key="run.dir",
             cure="choose another run.dir or run.label, or remove that folder",
         )
-    changed = [str(difference) for difference in differing]
-    before = (run_dir.read_environment() or {}).get("world_size")
-    if before not in (None, ranks):
-        changed.append(f"ranks: {before} -> {ranks}")
-    return [] if run_dir.summary.is_file() else changed
+    return sentences(found, "before", "now")
 
 
 def _has_begun(run_dir: RunDir) -> bool:
     begun = run_dir.summary.is_file() or run_dir.has_checkpoint()
     return begun and run_dir.config.is_file()
-
-
-def _begun_settings(run_dir: RunDir) -> Settings:
-    """Those of ``config.yaml``. Version 0.1 had no ``optimizer.no_decay`` and decayed all."""
-    settings = load_settings(run_dir.config)
-    if "no_decay" in settings.optimizer.model_fields_set:
-        return settings
-    return _with_no_decay(settings, ())
-
-
-def _with_no_decay(settings: Settings, patterns: tuple[str, ...] | None) -> Settings:
-    optimizer = settings.optimizer.model_copy(update={"no_decay": patterns})
-    return settings.model_copy(update={"optimizer": optimizer})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rwp_dist.base.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from rwp_dist.run.agreement import agree
     from rwp_dist.run.build import build_parts
     from rwp_dist.run.models import build_model
     from rwp_dist.run.parts import Parts
@@ -20,9 +21,10 @@ else:
         Parts="parts",
         Progress="progress",
         Watch="watch",
+        agree="agreement",
         build_model="models",
         build_parts="build",
         memory_bytes="progress",
     )
 
-__all__ = ["Parts", "Progress", "Watch", "build_model", "build_parts", "memory_bytes"]
+__all__ = ["Parts", "Progress", "Watch", "agree", "build_model", "build_parts", "memory_bytes"]

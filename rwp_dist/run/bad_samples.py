@@ -1,5 +1,6 @@
 """Samples that could not be read: listed in the run's directory, counted over all ranks."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,8 @@ def _listed(folder: Path) -> set[tuple[int, int]]:
     """Step and sample of all lines of all ranks."""
     found = set()
     for path in folder.glob("rank-*.tsv"):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            fields = line.split("\t")
-            if len(fields) == 3:  # the last line of a crash may be cut
-                found.add((int(fields[0]), int(fields[1])))
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            # The last line of a crash may be cut.
+            if match := re.fullmatch("([0-9]{1,18})\t([0-9]{1,18})\t.*", line):
+                found.add((int(match[1]), int(match[2])))
     return found

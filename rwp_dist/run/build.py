@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, Split, split_batch
+from rwp_dist.data.chosen import check_classes
 from rwp_dist.data.classes import Note, notes
+from rwp_dist.data.dataset import check_labels_again
 from rwp_dist.data.image import Mixer, Normalise
 from rwp_dist.data.open import Eval, Train, open_eval, open_train
 from rwp_dist.data.stream import EvalStream, TrainStream
@@ -29,6 +30,10 @@ from rwp_dist.run.parts import EXTRAS, Parts
 from rwp_dist.run.slots import most_perturbed, slots_of
 from rwp_dist.run.task import Classification
 from rwp_dist.run.timeline import Timeline
+from rwp_dist.run.trial import check_trainable
+
+SETTINGS = {"backend": "noise.backend", "exclude": "method.exclude", "model": "model.name"}
+"""Arguments of the library, and the settings that they come from."""
 
 
 def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -> Parts:
@@ -49,15 +54,16 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     pin = device.type == "cuda"
     # What fails here may fail on one node alone; the others would wait for it in the engine.
     with stage("building the network"), same_on_all_ranks():
-        model = build_model(settings).to(device)
+        model = build_model(settings, device)
+        check_trainable(model, settings, split.size)
         optimizer = build_optimizer(model, settings)
         # Before DeepSpeed adds hooks, or empties the parameters.
         flops = count_flops(model, settings.data.channels, settings.data.image_size)
     with stage("opening the shards"), same_on_all_ranks():
         train, val = streams or _open_streams(settings, split, pin)
         timeline = Timeline.of(settings, train.steps_per_epoch)
-        with keys_of_settings():
-            backend = choose_backend(settings.noise.backend, device)
+    with stage("compiling what draws the noise"), same_on_all_ranks(), keys_of_settings():
+        backend = choose_backend(settings.noise.backend, device)
     backend = _common(backend)
     if backend == "triton" and method.observes_gradients:
         check_energy_buckets(settings, ENERGY_BUCKET_BYTES)
@@ -66,7 +72,6 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         engine = Engine(
             model, optimizer, settings, split, device, num_perturbed=most_perturbed(slots)
         )
-        _broadcast_buffers(engine.module)
     perturbed = _perturb(settings, engine, slots, timeline, backend)
     engine.module.train()
     extras = {name: build(settings, engine) for name, build in EXTRAS.items()}
@@ -99,7 +104,9 @@ def _open_streams(settings: Settings, split: Split, pin: bool) -> tuple[TrainStr
     rank, world_size = dist.get_rank(), dist.get_world_size()
     train = open_train(settings, split, rank, pin=pin)
     val = open_eval(settings, rank, world_size, pin=pin)
-    train.dataset.classes.joined(val.dataset.classes)
+    check_classes(train.dataset.classes, val.dataset.classes)
+    for stream in (train, val):
+        check_labels_again(stream.dataset, rank, world_size)
     return train, val
 
 
@@ -143,19 +150,13 @@ def keys_of_settings() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        key = {"backend": "noise.backend", "exclude": "method.exclude"}.get(error.key or "")
-        raise ConfigError(error.problem, key=key or error.key, cure=error.cure) from error
+        key = SETTINGS.get(error.key or "", error.key)
+        raise ConfigError(error.problem, key=key, cure=error.cure) from error
 
 
 def _common(mine: Backend) -> Backend:
     """One backend for all ranks, or a run could not be repeated with its ranks on other nodes."""
     return mine if len(set(gathered(mine))) == 1 else "torch"
-
-
-def _broadcast_buffers(model: nn.Module) -> None:
-    """Give every rank the buffers of rank 0. DeepSpeed does this for parameters only."""
-    for buffer in model.buffers():
-        dist.broadcast(buffer, 0)
 
 
 def build_mixer(settings: Settings) -> Mixer | None:

@@ -6,8 +6,10 @@
 
 A file is written under another name, synced and renamed, so a file with this name is whole. It
 loads with ``weights_only=True``: it can hold no code. ``torch.load(path, weights_only=True)``
-gives a dictionary whose ``weights`` and ``buffers`` an ordinary network loads. An average of the
-weights is in the state of its part, ``["parts"][name]["weights"]``; ``buffers`` belong to it then.
+gives a dictionary whose ``weights`` and ``buffers`` an ordinary network loads: a tensor that it has
+under several names is there under each, and buffers that are not persistent are in ``transient``.
+An average of the weights is in the state of its part, ``["parts"][name]["weights"]``; ``buffers``
+belong to it then.
 """
 
 import pickle
@@ -19,15 +21,23 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
+from rwp_dist.base import checksum
+from rwp_dist.base.disk import replace
 from rwp_dist.base.errors import CheckpointError, CheckpointWriteError
 from rwp_dist.base.files import atomic_file, remove_leftovers
+from rwp_dist.base.text import is_utf8
+from rwp_dist.data.chosen import ID_DIGITS
 from rwp_dist.engine.engine import Engine
-from rwp_dist.process.group import from_main, same_on_all_ranks
+from rwp_dist.process.group import from_main, gathered, same_on_all_ranks
 from rwp_dist.run.parts import Stateful
 
 FORMAT = 2
+_KEYS = {
+    1: {"step", "weights", "buffers", "optimizer", "progress", "energy", "statistics"},
+    FORMAT: {"step", "weights", "buffers", "optimizer", "optimizer_groups", "parts"},
+}
 _NAME = re.compile(r"step-(\d{8})\.pt")
 _ANOTHER = "name a whole step-*.pt file of a run, on a disk that every node sees"
 
@@ -56,11 +66,19 @@ def save_checkpoint(
         CheckpointWriteError: it could not be written, on a full disk for example; on all ranks.
     """
     is_main = dist.get_rank() == 0
+    module, persistent = engine.module, engine.module.state_dict().keys()
+    buffers = {name: b.detach().cpu().clone() for name, b in module.named_buffers()}
+    further = further_names(module)
+    buffers |= {name: buffers[first] for name, first in further.items() if first in buffers}
+    weights = engine.full_weights(keep=is_main)
+    weights |= {name: weights[first] for name, first in further.items() if first in weights}
     state = {
         "format": FORMAT,
         "step": step,
-        "weights": engine.full_weights(keep=is_main),
-        "buffers": {k: v.detach().cpu().clone() for k, v in engine.module.named_buffers()},
+        "weights": weights,
+        "buffers": {name: b for name, b in buffers.items() if name in persistent},
+        "transient": {name: b for name, b in buffers.items() if name not in persistent},
+        "buffers_of_ranks": _buffers_of_ranks(buffers),
         "optimizer": engine.optimizer_state(keep=is_main),
         "optimizer_groups": engine.optimizer_groups(),
         "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -72,6 +90,28 @@ def save_checkpoint(
             _write(folder, path, state, keep_last)
             num_bytes = path.stat().st_size
     return num_bytes
+
+
+def _buffers_of_ranks(buffers: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Buffers that are not the same on all ranks, of each rank. A collective.
+
+    A spectral norm keeps such, which sees each rank's perturbed weights. BatchNorm's statistics are
+    averaged by now.
+    """
+    bits = {n: b.contiguous().view(-1).view(torch.uint8).numpy() for n, b in buffers.items()}
+    sums = gathered({name: checksum.crc32(content) for name, content in bits.items()})
+    differ = [n for n, value in sums[0].items() if any(other.get(n) != value for other in sums)]
+    return gathered({n: buffers[n] for n in differ if n in buffers}) if differ else []
+
+
+def further_names(model: nn.Module) -> dict[str, str]:
+    """For tensors that a network has under several names: the first name by each further one."""
+    firsts: dict[Tensor, str] = {}
+    named = (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    )
+    return {name: firsts[t] for name, t in named if firsts.setdefault(t, name) != name}
 
 
 def _write(folder: Path, path: Path, state: dict[str, Any], keep_last: int) -> None:
@@ -116,19 +156,22 @@ def load_checkpoint(
                 cure="remove the folder to start anew, or put a good copy there",
             )
         state = read_checkpoint(path)
-        check_network(path, state["weights"], engine.shapes)
-        buffers = dict(engine.module.named_buffers())
-        for name, value in state["buffers"].items():
-            buffers[name].copy_(value)
+        saved = saved_tensors(path, state, engine.module, engine.shapes)
+        own = state.get("buffers_of_ranks", [])
+        if len(own) == dist.get_world_size():
+            saved |= own[dist.get_rank()]
+        for name, buffer in engine.module.named_buffers():
+            if name in saved:
+                buffer.copy_(saved[name])
         for name, part in parts.items():
             if name in state["parts"]:  # a part that is new starts afresh
                 part.load_state_dict(state["parts"][name])
-    engine.load(state["weights"], state["optimizer"], state["optimizer_groups"])
+    engine.load(saved, state["optimizer"], state["optimizer_groups"])
     dist.barrier()
     if dist.get_rank() == 0:
         newer = list_checkpoints(folder)
         for bad in newer[newer.index(path) + 1 :]:
-            bad.replace(bad.with_suffix(".bad"))
+            replace(bad, bad.with_suffix(".bad"))
     step: int = state["step"]
     return step, troubles
 
@@ -141,7 +184,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         zipfile.ZipFile(path).close()  # torch advises to save what is no zip file in another way
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as file:
+            # torch maps only a file whose name is UTF-8.
+            mapped = is_utf8(str(path))
+            source = path if mapped else file
+            state = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:  # torch advises to trust the file
         raise CheckpointError(
             f"{path}: holds more than tensors and numbers, or is damaged", cure=_ANOTHER
@@ -152,9 +199,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read as a checkpoint ({first})", cure=_ANOTHER
         ) from None
     format_ = state.get("format") if isinstance(state, dict) else None
-    if format_ not in (1, FORMAT):
+    keys = _KEYS.get(format_) if type(format_) is int else None
+    if keys is None or not keys <= state.keys():
         raise CheckpointError(f"{path}: is no checkpoint of this program", cure=_ANOTHER)
-    return state if format_ == FORMAT else _from_format_1(state)
+    state = state if format_ == FORMAT else _from_format_1(state)
+    return state | {"parts": _with_history(state["parts"])}
+
+
+def _with_history(parts: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a checkpoint; those of earlier versions get a history."""
+    if "history" in parts or "manifest id" not in parts.get("data", {}):
+        return parts
+    identity = {"data.train.id": parts["data"]["manifest id"][:ID_DIGITS]}
+    classes = parts.get("classes")
+    return parts | {"history": {"identity": identity, "changes": [], "classes": classes}}
 
 
 def _from_format_1(state: dict[str, Any]) -> dict[str, Any]:
@@ -173,28 +231,43 @@ def _from_format_1(state: dict[str, Any]) -> dict[str, Any]:
     return converted | {key: state[key] for key in kept}
 
 
-def check_network(
-    path: Path, saved: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Check that a checkpoint is of this network.
+def saved_tensors(
+    path: Path, state: Mapping[str, Any], model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """Weights and buffers of a checkpoint, each by the first name that the network has for it.
 
     Args:
         path: of the checkpoint, for the message.
-        saved: its tensors by name.
-        shapes: of the network's tensors, by name.
+        state: its content.
+        model: the network.
+        shapes: of the network's parameters, by name.
 
     Raises:
-        CheckpointError: a name or a shape differs.
+        CheckpointError: a name or a shape differs. Buffers that are not persistent may differ, and
+            are then left out.
     """
-    theirs = {name: tuple(value.shape) for name, value in saved.items()}
+    further, buffers = further_names(model), dict(model.named_buffers())
+    all_shapes = dict(shapes) | {name: tuple(b.shape) for name, b in buffers.items()}
+    transient = state.get("transient", {})
+    optional = transient.keys() | (buffers.keys() - model.state_dict().keys())
+    saved = {
+        name: tensor
+        for name, tensor in {**state["weights"], **state["buffers"], **transient}.items()
+        if name not in further
+    }
     wrong = sorted(
-        name for name in shapes.keys() | theirs.keys() if shapes.get(name) != theirs.get(name)
+        name
+        for name in saved.keys() | all_shapes.keys()
+        if name not in saved or tuple(saved[name].shape) != all_shapes.get(name)
     )
-    if wrong:
-        raise CheckpointError(
-            f"{path}: belongs to another network ({wrong[0]} differs)",
-            cure="set model.* as it was, or choose another run.dir",
-        )
+    for name in wrong:
+        if name not in optional:
+            raise CheckpointError(
+                f"{path}: belongs to another network ({name} differs)",
+                cure="set model.* as it was, or choose another run.dir",
+            )
+        saved.pop(name, None)
+    return saved
 
 
 def _newest_readable(folder: Path) -> tuple[Path | None, list[str]]:
@@ -214,8 +287,11 @@ def _check_sums(path: Path) -> None:
     """Read the whole file once: torch does not look at the checksums that it writes."""
     try:
         with zipfile.ZipFile(path) as archive:
+            # torch does not compress: more content than bytes would be read without end.
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                raise zipfile.BadZipFile("it is compressed")
             damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{path}: cannot be read as a checkpoint ({error})", cure=_ANOTHER
         ) from None

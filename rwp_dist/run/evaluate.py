@@ -13,7 +13,7 @@ from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import BadRecord, Batch, Step
 from rwp_dist.process.group import gathered, same_on_all_ranks
-from rwp_dist.run.checkpoint import check_network, read_checkpoint
+from rwp_dist.run.checkpoint import read_checkpoint, saved_tensors
 from rwp_dist.run.models import build_model
 from rwp_dist.run.parts import Parts, weights_to_evaluate
 from rwp_dist.run.task import NUM_BINS, Classification, calibration_error
@@ -163,10 +163,12 @@ def load_network(settings: Settings, path: Path, device: torch.device) -> nn.Mod
         CheckpointError: the file is not a checkpoint, or not one of this network.
     """
     state = read_checkpoint(path)
-    model = build_model(settings)
-    others = weights_to_evaluate(state["parts"].values())
-    saved = {**state["weights"], **others, **state["buffers"]}
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    check_network(path, saved, shapes)
-    model.load_state_dict(saved)
-    return model.to(device)
+    model = build_model(settings, device)
+    shapes = {name: tuple(param.shape) for name, param in model.named_parameters()}
+    saved = saved_tensors(path, state, model, shapes)
+    saved |= weights_to_evaluate(state["parts"].values())
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if name in saved:
+                tensor.copy_(saved[name])
+    return model

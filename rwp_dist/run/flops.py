@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rwp_dist.run.trial import META, call_with, copies_of
+
 PEAK_TFLOPS = {
     # Ampere; the A10G has a data sheet of NVIDIA's and AWS's.
     "A100-SXM4-40GB": 312.0,
@@ -55,11 +57,10 @@ def count_flops(model: nn.Module, channels: int, size: int) -> float | None:
     The pass is one of shapes alone (meta tensors). It changes neither the network nor torch's
     generator. None for a network that cannot do it.
     """
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    state = {n: t.detach().to("meta").requires_grad_(t.requires_grad) for n, t in tensors}
-    trained = [tensor for tensor in state.values() if tensor.requires_grad]
+    copies = copies_of(model, META)
+    trained = [tensor for tensor in set(copies.values()) if tensor.requires_grad]
     # One image alone may be too few for BatchNorm.
-    images = torch.empty(2, channels, size, size, device="meta")
+    images = torch.empty(2, channels, size, size, device=META)
     counter = FlopCounterMode(
         display=False,
         custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward},
@@ -68,7 +69,7 @@ def count_flops(model: nn.Module, channels: int, size: int) -> float | None:
         with warnings.catch_warnings(), torch.enable_grad(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             with counter:
-                logits = torch.func.functional_call(model, state, (images,))
+                logits = call_with(model, copies, images)
                 torch.autograd.grad(logits.sum(), trained, allow_unused=True)
     except Exception:  # a network of the user's may do anything, and a run needs no count
         return None

@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.named import is_named, load_named
 from rwp_dist.config import Settings
+from rwp_dist.run.trial import check_parameters, try_network
 
-COMMON_SIZES = (8, 32, 64, 128, 224, 299)
-"""Images that are tried, in pixels, to tell which a network takes."""
+CPU = torch.device("cpu")
 
 
 def small_cnn(num_classes: int, channels: int, widths: Sequence[int] = (32, 64, 64)) -> nn.Module:
@@ -72,7 +72,7 @@ OWN: dict[str, Callable[..., nn.Module]] = {
 """Networks of this project."""
 
 
-def build_model(settings: Settings) -> nn.Module:
+def build_model(settings: Settings, device: torch.device = CPU) -> nn.Module:
     """The settings' network with weights drawn from ``run.seed``, the same on every rank.
 
     Raises:
@@ -81,17 +81,34 @@ def build_model(settings: Settings) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.run.seed)
         model = draw_model(settings)
-        size, channels = settings.data.image_size, settings.data.channels
-        trouble = _trouble(model, channels, size)
-        if trouble:
-            fits = next((n for n in COMMON_SIZES if _trouble(model, channels, n) is None), None)
-            cure = f"set it to {fits}, or " if fits else ""
-            raise ConfigError(
-                f"{settings.model.name} does not take images of {size} pixels ({trouble})",
-                key="data.image_size",
-                cure=f"{cure}choose another model.name",
-            )
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if tensor.is_meta:
+                raise ConfigError(
+                    f"{name} is on the meta device, so it has no values",
+                    key="model.name",
+                    cure="return a network with values",
+                )
+        model.to(device)
+        try_network(model, settings)
     return model
+
+
+def _of_torchvision(name: str) -> Callable[..., nn.Module]:
+    """A network's function.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    import torchvision  # takes a second or more, and networks of our own do without
+
+    theirs = torchvision.models.list_models(module=torchvision.models)
+    if name not in theirs:
+        near = difflib.get_close_matches(name, (*OWN, *theirs), n=1)
+        own = ", ".join(OWN)
+        cures = f"use {own}, a name of torchvision, or module:function of yours"
+        hint = f"did you mean {near[0]}?" if near else cures
+        raise ConfigError(f"there is no model {name!r}", key="model.name", cure=hint)
+    return partial(torchvision.models.get_model, name, weights=None)
 
 
 def draw_model(settings: Settings) -> nn.Module:
@@ -100,26 +117,10 @@ def draw_model(settings: Settings) -> nn.Module:
     Raises:
         ConfigError: there is no such model, or it cannot be built for such images.
     """
-    import torchvision
-
     name, data = settings.model.name, settings.data
     if is_named(name):
-        build = load_named(name, key="model.name")
-        model = build(num_classes=settings.model.num_classes, **settings.model.options)
-        if not isinstance(model, nn.Module):
-            raise ConfigError(
-                f"{name} returns {type(model).__name__}, and a network is a torch.nn.Module",
-                key="model.name",
-                cure="return one",
-            )
-        return model
-    known = (*OWN, *torchvision.models.list_models(module=torchvision.models))
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        own = ", ".join(OWN)
-        cures = f"use {own}, a name of torchvision, or module:function of yours"
-        hint = f"write {near[0]}" if near else cures
-        raise ConfigError(f"there is no model {name!r}", key="model.name", cure=hint)
+        return _own_network(settings)
+    build = OWN.get(name) or _of_torchvision(name)
     options: dict[str, object] = {"num_classes": settings.model.num_classes}
     if name == "small_cnn":
         options["channels"] = data.channels
@@ -130,7 +131,6 @@ def draw_model(settings: Settings) -> nn.Module:
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True}
     options |= settings.model.options
-    build = OWN.get(name) or partial(torchvision.models.get_model, name, weights=None)
     try:
         return build(**options)
     except TypeError as error:
@@ -147,17 +147,28 @@ def draw_model(settings: Settings) -> nn.Module:
         ) from None
 
 
-def _trouble(model: nn.Module, channels: int, size: int) -> str | None:
-    """Why the network does not take such images: what a pass of shapes without numbers says."""
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    state = {name: tensor.detach().to("meta") for name, tensor in tensors}
-    images = torch.empty(2, channels, size, size, device="meta")
+def _own_network(settings: Settings) -> nn.Module:
+    """What the user's ``function(num_classes=..., **model.options)`` returns."""
+    name = settings.model.name
+    build = load_named(name, key="model.name")
     try:
-        with torch.no_grad():
-            torch.func.functional_call(model, state, (images,))
-    except (ValueError, RuntimeError, AssertionError) as error:
-        return str(error).partition("\n")[0].rstrip(".")
-    return None
+        model = build(num_classes=settings.model.num_classes, **settings.model.options)
+    except Exception as error:  # the function is the user's, and may raise anything
+        said = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(
+            f"{name}, called with num_classes and model.options, fails "
+            f"({type(error).__name__}: {said})",
+            key="model.name",
+            cure="mend it; `rwp-dist --debug train` shows where",
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"{name} returns {type(model).__name__}, and a network is a torch.nn.Module",
+            key="model.name",
+            cure="return one",
+        )
+    check_parameters(model, name)
+    return model
 
 
 class _NoValues(TorchFunctionMode):
@@ -175,5 +186,11 @@ def build_shapes(settings: Settings) -> nn.Module:
     Raises:
         ConfigError: there is no such model.
     """
-    with torch.device("meta"), _NoValues():
-        return draw_model(settings)
+    try:
+        with torch.device("meta"), _NoValues():
+            return draw_model(settings)
+    except ConfigError:
+        if not is_named(settings.model.name):
+            raise
+    with torch.random.fork_rng(devices=[]):  # the user's function needs values
+        return draw_model(settings).to("meta")

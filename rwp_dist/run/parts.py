@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rwp_dist.base.errors import CheckpointError, DataError
 from rwp_dist.config import Settings, Split
 from rwp_dist.data.classes import Classes, Note
 from rwp_dist.data.image import Mixer, Normalise
@@ -47,54 +46,6 @@ for it. A new one is a file with the part, and its line here."""
 def weights_to_evaluate(states: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
     """Weights that parts have for evaluation, from their states; empty: the trained ones."""
     return {name: w for state in states for name, w in state.get("weights", {}).items()}
-
-
-class DataCheck:
-    """Refuses to go on with other samples than the checkpoint's."""
-
-    def __init__(self, train: Train) -> None:
-        self._train = train
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._train.state()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare.
-
-        Raises:
-            CheckpointError: what the order of samples depends on has changed; names it.
-        """
-        for name, value in self._train.state().items():
-            if state.get(name) != value:
-                raise CheckpointError(
-                    f"The checkpoint was written with {name} {state.get(name)!r} and this run has "
-                    f"{value!r}, so it would not see each sample once",
-                    cure="restore that, or choose another run.dir",
-                )
-
-
-class ClassCheck:
-    """Keeps what the labels mean, and refuses to go on where they mean something else."""
-
-    def __init__(self, classes: Classes) -> None:
-        self._classes = classes
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._classes.state()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare.
-
-        Raises:
-            CheckpointError: a label meant another class before.
-        """
-        try:
-            Classes.from_state(state).joined(self._classes)
-        except DataError as error:
-            raise CheckpointError(
-                f"{error.problem}, and the checkpoint was trained on the first",
-                cure="restore these shards, or choose another run.dir",
-            ) from None
 
 
 @dataclass(frozen=True)

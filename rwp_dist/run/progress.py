@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rwp_dist.data.batch import Batch, Step
+from rwp_dist.data.batch import Step
 from rwp_dist.data.remote import CacheStats
 from rwp_dist.perturb.slots import Slot
 from rwp_dist.perturb.stopwatch import Stopwatch
@@ -41,6 +41,8 @@ class Progress:
         """What an earlier attempt measured, in case this one has no step left to take."""
         self._step_s: deque[float] = deque(maxlen=100_000)
         self._perturb_share = 0.0
+        self.diverges = False
+        """What ``Watch.look`` said of the last record."""
         self.noise_backend_before: str | None = None
         """What drew the noise of an earlier attempt; None if there was none."""
         self._mark = self._began = time.perf_counter()
@@ -63,6 +65,7 @@ class Progress:
             "perturb_share": self._perturb_share,
             "shown": self._shown,
             "skipped_steps": self.skipped_steps,
+            "diverges": self.diverges,
             "noise_backend": self._parts.perturbed.backend,
         }
 
@@ -75,6 +78,7 @@ class Progress:
         self._before_s, self._perturb_share = state["step_s"], state["perturb_share"]
         self._shown = state["shown"]
         self._skipped_before = state["skipped_steps"]
+        self.diverges = state.get("diverges", False)  # as earlier versions
         self.noise_backend_before = state["noise_backend"]
 
     def spent(self) -> dict[str, float]:
@@ -105,14 +109,19 @@ class Progress:
         yield
         self._mark += time.perf_counter() - begin
 
-    def observe(self, slot: Slot, loss: Tensor, logits: Tensor, batch: Batch) -> None:
-        """Add a pass: its part of the update's loss, and its hits if its role counts for top-1."""
+    def observe(
+        self, slot: Slot, loss: Tensor, logits: Tensor, labels: Tensor, weights: Tensor
+    ) -> None:
+        """Add a pass: its part of the update's loss, and its hits if its role counts for top-1.
+
+        ``labels`` and ``weights`` are those of ``Classification.hits``.
+        """
         with torch.no_grad():
             self._sums[0].add_(loss.detach() / self._parts.split.slots)
             if not (slot.perturbed and self._parts.method.mixed):
-                hits = self._parts.task.hits(logits, batch.labels, batch.weights)
+                hits = self._parts.task.hits(logits, labels, weights)
                 self._sums[1].add_(hits[0].sum())
-                self._sums[2].add_(batch.weights.sum())
+                self._sums[2].add_(weights.sum())
 
     def add_loss(self, total: Tensor, samples: int, *, perturbed: bool) -> None:
         """Add a forward pass and the backward pass of its own.

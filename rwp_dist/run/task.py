@@ -33,9 +33,18 @@ class Classification:
         return torch.where(weights > 0, each * weights, 0.0)
 
     def hits(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """1 for each sample that counts and metric that it meets, ``[len(metrics), B]``."""
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        return torch.stack([best[:, 0], best.any(1)]) * (weights > 0)
+        """How far each sample that counts meets each metric, 0 to 1: ``[len(metrics), B]``.
+
+        Of a mixed image, a predicted class counts as much as it has a share in the image.
+
+        Args:
+            logits: ``[B, num_classes]``.
+            labels: labels ``[B]``, or shares of classes ``[B, num_classes]``.
+            weights: ``[B]``, 0 for samples that do not count.
+        """
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        met = best == labels[:, None] if labels.ndim == 1 else labels.gather(1, best)
+        return torch.stack([met[:, 0], met.sum(1)]) * (weights > 0)
 
     def calibration(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """Sums of confidence, and numbers of hits, by bin of confidence: ``[2, NUM_BINS]``.

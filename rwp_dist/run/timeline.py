@@ -71,7 +71,9 @@ class Timeline:
         m = self.settings.method
         strength = METHODS[m.name].strength
         wanted = strength is not None and getattr(m, strength) > 0 and m.stop != 0
-        if wanted and not any(map(self.strength, range(self.total_steps))):
+        # The first step that may be perturbed; a loop over all would take long in a long run.
+        first = -(-max(self.clean_steps, self._at(m.start)) // m.every) * m.every
+        if wanted and not (first < self.total_steps and self.strength(first)):
             raise ConfigError(
                 f"no step is perturbed: of {self.total_steps} steps, warm-up leaves the first "
                 f"{self.clean_steps} clean, method.start and method.stop are steps "

@@ -24,7 +24,9 @@ class Watch:
         self._settings, self._run_dir, self._tracker = settings, run_dir, tracker
         self._done = step
         self._said: set[str] = set()
-        self._divergence = alerts.Divergence(settings.model.num_classes, step, skipped)
+        self._divergence = alerts.Divergence(
+            settings.model.num_classes, settings.method.name, step, skipped
+        )
         watched = "silent_rank" in settings.tracking.alerts
         self._silence = Silence(
             run_dir.logs / "silent",
@@ -39,9 +41,10 @@ class Watch:
         self._done = step
         self._silence.at(step, what)
 
-    def look(self, record: Mapping[str, Any]) -> None:
-        """Look at a record of training: does the run diverge?"""
+    def look(self, record: Mapping[str, Any]) -> bool:
+        """Look at a record of training; returns whether it is one of a run that is lost."""
         self._tell(self._divergence.look(record))
+        return self._divergence.is_lasting
 
     def bad_samples(self, total: int) -> None:
         """So many samples could not be read, since the run began."""

@@ -1,192 +1,113 @@
-"""Index and manifest for tars that exist; the tars stay as and where they are."""
+"""A manifest for shards of others from the counts that are known: no shard is read for it."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.files import read_lines
-from rwp_dist.base.urls import shown
-from rwp_dist.data.format.index import index_tar
-from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, check_names
-from rwp_dist.data.format.sample import Fields
-from rwp_dist.shards.location import (
-    count_left_out,
-    expand_shards,
-    is_remote,
-    open_shard,
-    shard_size,
+from rwp_dist.base.urls import local_path, shown
+from rwp_dist.data.format.manifest import (
+    MANIFEST_NAME,
+    RECORDS_NAME,
+    Manifest,
+    ShardEntry,
+    cure_of_missing,
 )
-from rwp_dist.shards.parallel import run_jobs
-from rwp_dist.shards.records import FinishedShard, Records, recipe_id
+from rwp_dist.data.format.sample import Fields
+from rwp_dist.shards.collection import REQUESTS, CountedShard, counted, read_collection
+from rwp_dist.shards.location import name_in_manifest, shard_size
+from rwp_dist.shards.records import refuse_lost_shards
 
 
-@dataclass(frozen=True)
-class _Adoption:
-    """One shard to index."""
-
-    records: Records
-    name: str
-    """In the manifest."""
-    location: str
-    fields: Fields
-    opener: str | None
-
-    def run(self) -> ShardEntry:
-        with open_shard(self.location, self.opener) as stream:
-            return self.records.save(self.name, index_tar(stream, self.location, self.fields))
-
-    def finished(self) -> FinishedShard | None:
-        if not self.records.path(self.name).exists():
-            return None  # and nobody asks a server for its size
-        shard = self.records.finished(self.name, shard_size(self.location, self.opener))
-        # An earlier version took another image of a sample with several.
-        return None if shard is None or shard.left_out is None else shard
-
-
-def index_shards(
-    patterns: Sequence[str],
+def adopt_shards(
+    urls: Sequence[str],
     out: Path | None = None,
     *,
-    label_key: str | None = None,
-    image_key: str | None = None,
-    opener: str | None = None,
+    split: str | None = None,
+    samples_per_shard: int | None = None,
     classes: Sequence[str] | None = None,
-    workers: int = 1,
+    fields: Fields | None = None,
+    opener: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    left_out: Counter[str] | None = None,
-) -> Manifest:
-    """Read each shard once, and write an index for each and one manifest.
-
-    A call that was killed is repeated to continue; it reads only shards without a good index.
+) -> tuple[Manifest, str]:
+    """Write a manifest of counts; training indexes each shard when it first reads it.
 
     Args:
-        patterns: folders, files, URLs that training can read, or brace patterns of them.
-        out: folder for the indexes and the manifest; None: beside the shards.
-        label_key: the field of each ``.json`` that holds the label; None: labels are in ``.cls``.
-        image_key: extensions of the image, the preferred one first, such as ``png``; None: as
-            webdataset's usual pipelines, ``jpg`` before ``png``.
+        urls: a folder, a file with counts, or patterns of shards; local or remote.
+        out: folder of the manifest; None: that of local shards.
+        split: see ``read_collection``.
+        samples_per_shard: see ``counted``; None: the collection says its counts.
+        classes: names of the labels; None: those of the collection, if it has them.
+        fields: which files of a sample are its image and its label.
         opener: ``module:function`` that opens remote shards, as ``data.opener``.
-        classes: names of the labels; None: those of a manifest that is already there.
-        workers: number of processes.
-        progress: called with the numbers of finished shards and of all shards.
-        left_out: gets the number of files that are in no sample, by kind.
+        progress: called with the numbers of shards whose size is known, and of all shards.
+
+    Returns:
+        The manifest, and what the counts were read from.
 
     Raises:
-        DataError: a shard is damaged, cut short or no tar; a sample has no label; the shards lie in
-            several places and ``out`` is None; or another command has not finished making them.
+        ConfigError: the collection has several splits, and none of them is named.
+        DataError: no counts are known, a shard is missing, or the folder has indexed shards.
     """
-    locations = expand_shards(patterns)
-    folder = _folder(locations, out)
-    names = [_name(location, folder) for location in locations]
-    check_names(names)
-    fields = Fields(label_key, image_key)
-    # Each shard has a recipe of its own, because it does not depend on the others.
-    all_jobs = [
-        _Adoption(
-            Records(folder, _recipe(name, fields)),
-            *(name, location, fields, opener),
-        )
-        for name, location in zip(names, locations, strict=True)
-    ]
-    for job in all_jobs:
-        _refuse_unfinished(job)
-    records = all_jobs[0].records
-    records.make_folder()
-    todo = [job for job in all_jobs if job.finished() is None]
-    done = len(all_jobs) - len(todo)
-    progress(done, len(all_jobs))
-    for _ in run_jobs(_Adoption.run, todo, workers):
-        done += 1
-        progress(done, len(all_jobs))
-    shards = [shard for job in all_jobs if (shard := job.records.finished(job.name, None))]
-    assert len(shards) == len(all_jobs), "every shard was indexed"
-    if left_out is not None:
-        left_out.update(count_left_out(patterns))
-        for shard in shards:
-            left_out.update(shard.left_out or {})
-    return records.write_manifest(shards, _classes(classes, folder, shards))
+    fields = fields or Fields()
+    if samples_per_shard is None:
+        collection = read_collection(urls, split, opener)
+    else:
+        collection = counted(urls, samples_per_shard, fields, opener)
+    folder = _folder(collection.shards, out)
+    _refuse_indexed(folder)
+    labels = classes or collection.classes
+    refuse_lost_shards(folder, [name_in_manifest(s.location, folder) for s in collection.shards])
+    entries = []
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        for entry in pool.map(partial(_entry, folder, opener), collection.shards):
+            entries.append(entry)
+            progress(len(entries), len(collection.shards))
+    manifest = Manifest(
+        num_classes=len(labels or ()),
+        classes=None if labels is None else tuple(labels),
+        shards=tuple(entries),
+        location=str(folder),
+        fields=fields,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest.save(folder)
+    return manifest, collection.source
 
 
-def load_class_names(path: Path) -> list[str]:
-    """The names of label 0, 1, ... from the lines of a file; empty lines are no names.
-
-    Raises:
-        DataError: it cannot be read, or has no names.
-    """
-    try:
-        names = [name for line in read_lines(path) if (name := line.strip())]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: this is no text file of class names", cure="give another"
-        ) from error
-    if not names:
-        raise DataError(f"{path}: there are no class names here", cure="write one on each line")
-    return names
-
-
-def _folder(locations: Sequence[str], out: Path | None) -> Path:
-    """Where the indexes and the manifest go."""
+def _folder(shards: Sequence[CountedShard], out: Path | None) -> Path:
+    """Where the manifest goes."""
     if out is not None:
         return out
-    if any(is_remote(location) for location in locations):
-        raise DataError(f"{locations[0]}: this is remote", cure="say where its index goes by --out")
-    parents = {Path(location).parent for location in locations}
-    if len(parents) > 1:
-        first, second = sorted(map(str, parents))[:2]
+    folders = {path.parent for shard in shards if (path := local_path(shard.location))}
+    if len(folders) != 1:
         raise DataError(
-            f"{first} and {second}: the shards lie in several folders",
-            cure="index each by itself, or give one --out for all",
+            f"{shown(shards[0].location)}: the shards do not all lie in one local folder",
+            cure="say where their manifest goes by --out",
         )
-    return parents.pop()
+    return folders.pop()
 
 
-def _name(location: str, folder: Path) -> str:
-    """The shard's name in the manifest: relative if it lies beside it, and without secrets."""
-    if is_remote(location):
-        return shown(location)
-    path = Path(location)
-    return path.name if path.parent.resolve() == folder.resolve() else str(path.resolve())
+def _refuse_indexed(folder: Path) -> None:
+    if not (folder / MANIFEST_NAME).exists():
+        if (folder / RECORDS_NAME).is_dir():
+            raise DataError(f"{folder}: not all shards are here", cure=cure_of_missing(folder))
+    elif Manifest.load(folder).fields is None:
+        raise DataError(
+            f"{folder}: there is a manifest of indexed shards here, which need not be adopted",
+            cure="train from this folder, or give another --out",
+        )
 
 
-def _recipe(name: str, fields: Fields) -> str:
-    more = {} if fields.image_key is None else {"image_key": fields.image_key}
-    return recipe_id(location=name, label_key=fields.label_key, **more)
-
-
-def _refuse_unfinished(job: _Adoption) -> None:
-    """Refuse shards of an interrupted command: their manifest would present a part as the whole."""
-    places = {job.records.folder: job.name}
-    if not is_remote(job.location):
-        places[Path(job.location).parent] = Path(job.location).name
-    for folder, name in places.items():
-        if (folder / MANIFEST_NAME).exists():
-            continue
-        records = Records(folder, _recipe(name, job.fields))
-        if records.has_other(name):
+def _entry(folder: Path, opener: str | None, shard: CountedShard) -> ShardEntry:
+    num_bytes = shard.num_bytes
+    if num_bytes is None or local_path(shard.location) is not None:
+        num_bytes = shard_size(shard.location, opener)
+        if shard.num_bytes not in (None, num_bytes):
             raise DataError(
-                f"{folder}: the command that was making these shards has not finished",
-                cure="start it again; or, if these are all shards, remove "
-                f"{records.records_folder} first",
+                f"{shown(shard.location)}: has {num_bytes:,} bytes where its collection says "
+                f"{shard.num_bytes:,}",
+                cure="fetch it again",
             )
-
-
-def _classes(
-    classes: Sequence[str] | None, folder: Path, shards: Sequence[FinishedShard]
-) -> Sequence[str] | None:
-    """Names of the labels, if there is one for each."""
-    needed = max(shard.num_classes for shard in shards)
-    if classes is not None and needed > len(classes):
-        raise DataError(
-            f"{folder}: labels go up to {needed - 1}, but there are only {len(classes)} class "
-            "names",
-            cure="name every class",
-        )
-    if classes is not None or not (folder / MANIFEST_NAME).exists():
-        return classes
-    try:
-        known = Manifest.load(folder).classes
-    except DataError:  # the cure for a broken manifest is this very command
-        return None
-    return known if known is not None and len(known) >= needed else None
+    return ShardEntry(name_in_manifest(shard.location, folder), shard.num_samples, num_bytes)

@@ -11,7 +11,6 @@ A row of ``data`` is an image of 32x32 pixels: all red values, then all green, t
 
 import pickle
 import tarfile
-import zlib
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import open_file
 from rwp_dist.shards.sources import Listing, Source, encode
 
 FOLDER = "cifar-100-python"
@@ -63,7 +63,7 @@ def cifar100_listing(archive: Path, split: str) -> Listing:
             raise ValueError("there are not as many images as labels")
         if not set(labels) <= set(range(len(names))):
             raise ValueError("a label has no name")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(archive, error) from error
     return Listing(samples, names, partial(_read_png, split=split))
 
@@ -82,10 +82,12 @@ def _pixels(archive: Path, split: str) -> NDArray[np.uint8]:
 def _member(archive: Path, name: str) -> dict[str, Any]:
     """One pickled dictionary of the archive."""
     try:
-        with tarfile.open(archive) as tar:
+        with open_file(archive) as whole, tarfile.open(fileobj=whole) as tar:
             file = tar.extractfile(f"{FOLDER}/{name}")
             content = None if file is None else _ArrayUnpickler(file, encoding="latin1").load()
-    except (tarfile.TarError, zlib.error, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a pickle raises whatever broken bytes lead it to
         raise _damaged(archive, error) from error
     if not isinstance(content, dict):
         raise _damaged(archive, f"{FOLDER}/{name} holds no dictionary")

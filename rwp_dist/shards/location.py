@@ -1,18 +1,26 @@
 """Where shards are: local paths and URLs, expanded from patterns and opened for one read."""
 
-import stat
+import math
+import posixpath
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from braceexpand import braceexpand
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.urls import local_path
+from rwp_dist.base.files import open_file
+from rwp_dist.base.urls import local_path, shown
 from rwp_dist.data.format.tar import Stream
 from rwp_dist.data.remote import download, size_of
+
+MOST_SHARDS = 1_000_000
+"""Of one pattern."""
+_OTHER_SPLITS = {"val", "valid", "validation", "test"}
 
 
 def is_remote(location: str) -> bool:
@@ -32,6 +40,14 @@ def count_left_out(patterns: Sequence[str]) -> Counter[str]:
     return Counter("hidden file beside shards" for _ in hidden)
 
 
+def name_in_manifest(location: str, folder: Path) -> str:
+    """A shard's name in a manifest: relative if it lies beside it, and without secrets."""
+    if is_remote(location):
+        return shown(location)
+    path = Path(location)
+    return path.name if path.parent.resolve() == folder.resolve() else str(path.resolve())
+
+
 def expand_shards(patterns: Sequence[str]) -> list[str]:
     """List the shards that patterns name, in order.
 
@@ -40,7 +56,8 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
             URLs such as ``in-{000000..000003}.tar``.
 
     Raises:
-        DataError: a folder holds no shards, braces do not match, or a local file is missing.
+        DataError: a folder holds no shards, braces do not match or name too many, or a local file
+            is missing.
     """
     return [shard for pattern in patterns for shard in _expand(pattern)]
 
@@ -55,21 +72,56 @@ def _expand(pattern: str) -> list[str]:
                 raise DataError(
                     f"{pattern}: there are no .tar files here", cure="name another folder"
                 )
+            _refuse_splits(pattern, tars)
             return tars
-    try:
-        shards = list(braceexpand(pattern))
-    except ValueError as error:
+    elif "." not in posixpath.basename(shown(pattern)):
         raise DataError(
-            f"{pattern}: the braces do not match", cure="write {000000..000003}"
-        ) from error
+            f"{shown(pattern)}: this is the address of a folder, and servers do not list those",
+            cure="name its shards by a pattern such as URL/{000000..000099}.tar",
+        )
+    shards = expand_braces(pattern)
     missing = [shard for shard in shards if not is_remote(shard) and not Path(shard).exists()]
     if missing:
-        raise DataError(
-            f"{pattern}: {len(missing)} of {len(shards)} files are missing, the first is "
-            f"{missing[0]}",
-            cure="check the path",
-        )
+        found = f"{len(missing)} of {len(shards)} files are missing, the first is {missing[0]}"
+        if len(shards) == 1:
+            found = "there is no such file or folder"
+        raise DataError(f"{pattern}: {found}", cure="check the path")
     return shards
+
+
+def _refuse_splits(folder: str, tars: Sequence[str]) -> None:
+    """Refuse a folder whose shards are of training and of validation, by their names."""
+    words = {word for tar in tars for word in re.findall("[a-z]+", Path(tar).name.lower())}
+    if words & {"train", "training"} and (other := words & _OTHER_SPLITS):
+        raise DataError(
+            f"{folder}: there are shards of train and of {min(other)} here",
+            cure="name those of one by a pattern such as FOLDER/train-{000000..000099}.tar, and a "
+            "folder of its own by --out",
+        )
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The names that a pattern such as ``in-{000000..000003}.tar`` stands for.
+
+    Raises:
+        DataError: its braces do not match, or it stands for more than ``MOST_SHARDS`` names.
+    """
+    # Counted first, because braceexpand makes them all at once. Nested braces count a bit more.
+    most = math.prod(1 + group.count(",") for group in re.findall(r"\{[^{}]*", pattern))
+    for first, last in re.findall(r"\{([+-]?\d+)\.\.([+-]?\d+)", pattern):
+        few_digits = len(first) < 12 and len(last) < 12
+        most *= 1 + abs(int(last) - int(first)) if few_digits else MOST_SHARDS + 1
+    if most > MOST_SHARDS:
+        raise DataError(
+            f"{pattern[:200]}: this stands for more than {MOST_SHARDS:,} names",
+            cure="check its braces",
+        )
+    try:
+        return list(braceexpand(pattern))
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{pattern[:200]}: the braces do not match", cure="write {000000..000003}"
+        ) from error
 
 
 @contextmanager
@@ -90,10 +142,7 @@ def open_shard(location: str, opener: str | None = None) -> Iterator[Stream]:
             yield file
         return
     try:
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for
-            raise DataError(f"{location}: this is no file", cure="write it to a file first")
-        with path.open("rb") as file:
+        with BufferedReader(open_file(path)) as file:
             yield file
     except OSError as error:
         raise _unreadable(location, error) from error

@@ -1,8 +1,8 @@
 """Options and argument types that the commands of ``rwp-dist shards`` share."""
 
 import errno
-import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ import click
 
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.base.urls import local_path
+from rwp_dist.process import launchers
+from rwp_dist.process.paths import PLACE, HomePath
 
 
-class LocalPath(click.Path):
+class LocalPath(HomePath):
     """A path of this machine, perhaps as a ``file:`` URL; other URLs are refused.
 
     Of ``s3://bucket/x`` pathlib would make the folder ``s3:/bucket/x``.
@@ -30,6 +32,10 @@ class LocalPath(click.Path):
         return super().convert(str(path), param, ctx)
 
 
+MOST_PIXELS = 2**24
+"""Of a synthetic image: making one takes some hundred bytes a pixel."""
+
+
 class Part(click.ParamType):
     """``K/N``, converted to (K, N)."""
 
@@ -38,10 +44,12 @@ class Part(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
             return value
-        match = re.fullmatch(r"(\d+)/(\d+)", value)
+        match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", value)
         if match is None or int(match[1]) >= int(match[2]):
             raise ConfigError(
-                f"{value!r} is no part", key="--part", cure="write K/N with K from 0, such as 0/2"
+                f"{value!r:.40} is no part",
+                key="--part",
+                cure="write K/N with K from 0, such as 0/2",
             )
         return int(match[1]), int(match[2])
 
@@ -52,31 +60,56 @@ class PixelSize(click.ParamType):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", value)
-        if match is None:
+        match = re.fullmatch("([1-9][0-9]{0,3})x([1-9][0-9]{0,3})", value)
+        if match is None or int(match[1]) * int(match[2]) > MOST_PIXELS:
             raise ConfigError(
-                f"{value!r} is no size", key="--size", cure="write WIDTHxHEIGHT, such as 500x375"
+                f"{value!r:.40} is no size of an image",
+                key="--size",
+                cure=f"write WIDTHxHEIGHT, such as 500x375, of at most {MOST_PIXELS:,} pixels",
             )
         return int(match[1]), int(match[2])
 
 
-def slurm_part() -> tuple[int, int]:
-    """This task's part of a Slurm step started with ``srun``; (0, 1) in any other process."""
-    # A batch script without srun sees the number of tasks too, but it runs alone.
-    if "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" not in os.environ:
-        return 0, 1
-    task, count = os.environ.get("SLURM_PROCID"), os.environ.get("SLURM_NTASKS")
-    if task is None or count is None:
-        return 0, 1
-    return int(task), int(count)
+class Colour(click.ParamType):
+    """A colour as in CSS, ``white`` or ``#rrggbb``, converted to (red, green, blue)."""
+
+    name = "colour"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from PIL import ImageColor  # not for --help
+
+        colour: tuple[int, ...] = ()
+        with suppress(ValueError):
+            colour = ImageColor.getrgb(value)
+        if len(colour) != 3 or max(colour) > 255:
+            raise ConfigError(
+                f"{value!r} is no colour without alpha",
+                key="--background",
+                cure="write a name or #rrggbb, such as white or #808080",
+            )
+        return colour
+
+
+def own_part() -> tuple[int, int]:
+    """This task's part of what ``srun`` or ``mpirun`` has started; (0, 1) in any other process."""
+    task = launchers.task()
+    return (task.number, task.count) if task else (0, 1)
 
 
 FOLDER = LocalPath(path_type=Path)
 WORKERS = click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes."
+    "--workers",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Number of processes.",
 )
 SEED = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random choices."
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Of all random choices.",
 )
 LABEL_KEY = click.option("--label-key", help="Field of each .json that holds the label.")
 IMAGE_KEY = click.option(
@@ -85,6 +118,15 @@ IMAGE_KEY = click.option(
     help="What follows the first dot in an image's name, the preferred one first, such as "
     "'png;jpg'. Unless given: jpg;jpeg;png;webp.",
 )
+CLASSES = click.option(
+    "--classes", type=FOLDER, help="File with the name of label 0, 1, ... on each line."
+)
+CLASSES_OF = click.option(
+    "--classes-of",
+    type=PLACE,
+    metavar="DIR",
+    help="Instead, the classes of these shards; labels are theirs.",
+)
 OPENER = click.option(
     "--opener", metavar="MODULE:FUNCTION", help="Opens remote shards, as data.opener does."
 )
@@ -92,9 +134,9 @@ PART = click.option(
     "--part",
     type=Part(),
     metavar="K/N",
-    default=slurm_part,
-    help="Write only shards K, K+N, ... (K from 0). Unless given, tasks of a Slurm step share the "
-    "shards (SLURM_PROCID of SLURM_NTASKS).",
+    default=own_part,
+    help="Write only shards K, K+N, ... (K from 0). Unless given, tasks that srun or mpirun has "
+    "started share the shards.",
 )
 PER_SHARD = click.option(
     "--samples-per-shard", type=click.IntRange(1), help="Most samples of a shard; 1,000 by default."
@@ -103,6 +145,8 @@ PER_SHARD = click.option(
 _NO_ACCESS = "name a place that you may read and write, or have its permissions changed"
 _NO_ROOM = "make room there and start the same command again, or name another place"
 _CURES = {
+    errno.EINVAL: "name a file",
+    errno.EFBIG: "name a smaller file",
     errno.EACCES: _NO_ACCESS,
     errno.EPERM: _NO_ACCESS,
     errno.EROFS: "name a place that can be written to",

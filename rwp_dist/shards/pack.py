@@ -1,7 +1,6 @@
-"""One shard, made by one process: samples are read, shrunk if asked for, and put into a tar."""
+"""One shard, made by one process: samples are read, preprocessed if asked for, put into a tar."""
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -9,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import atomic_file, remove_leftovers
 from rwp_dist.data.format.index import IndexedShard, index_name, index_tar, load_index
-from rwp_dist.data.image import GREY, converted, open_image, why_undecodable
-from rwp_dist.shards.records import FinishedShard, MadeFrom, Records
-from rwp_dist.shards.sources import Source, encode
+from rwp_dist.data.image import orientation, why_undecodable
+from rwp_dist.shards.preprocess import Preprocess
+from rwp_dist.shards.records import FinishedShard, MadeFrom, Records, stat_id, stats_of
+from rwp_dist.shards.sources import Source
 
 _KEY_LENGTH = 90  # names in a plain tar header end at 100 bytes
 
@@ -35,46 +33,6 @@ class Packed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shrink:
-    """Make images smaller, once, so that every epoch decodes less."""
-
-    short_side: int
-    """Pixels."""
-    quality: int
-    """Of the JPEG, 1 to 100."""
-
-    def __call__(self, data: bytes, name: str) -> bytes:
-        """A JPEG whose short side has ``short_side`` pixels; a JPEG that is no larger is returned.
-
-        Grey images stay grey, of 8 bits; others become RGB. EXIF data is dropped and not applied:
-        training sees the pixels that it would see in the original file. Errors call the image
-        ``name``.
-
-        Raises:
-            DataError: the image cannot be decoded.
-        """
-        try:
-            source = open_image(data)
-            ratio = self.short_side / min(source.size)
-            keep = ratio >= 1 and source.format == "JPEG" and source.mode in ("L", "RGB")
-            size, is_grey = source.size, source.mode in GREY
-            if ratio < 1:
-                size = (round(size[0] * ratio), round(size[1] * ratio))
-                # libjpeg halves large images while it decodes; the rest is done with antialiasing.
-                source.draft(None, (2 * size[0], 2 * size[1]))
-            image = converted(source, "L" if is_grey else "RGB")
-            if keep:
-                return data
-            if image.size != size:
-                image = image.resize(size, Image.Resampling.LANCZOS)
-            return encode(image, "jpeg", quality=self.quality)
-        except Exception as error:  # also what no JPEG can hold: a side of more than 65,500
-            raise DataError(
-                f"{name}: this is no readable image ({error})", cure="replace it or leave it out"
-            ) from error
-
-
-@dataclass(frozen=True)
 class ShardJob:
     """What one shard is made from."""
 
@@ -85,7 +43,7 @@ class ShardJob:
     """Places of the samples in the whole source; they make keys unique."""
     samples: Sequence[Source]
     read: Callable[[Source], bytes]
-    shrink: Shrink | None
+    preprocess: Preprocess | None
     max_bad: int = 0
     """Most images to leave out; with 1 or more, every image is decoded."""
 
@@ -96,9 +54,12 @@ def pack_shard(job: ShardJob) -> FinishedShard:
     Raises:
         DataError: more samples than ``max_bad`` cannot be read or decoded, or all of them.
     """
-    stat, sha256, bad = _stat(job), hashlib.sha256(), list[tuple[str, str]]()
+    stat, sha256, bad = stat_id(_paths(job)), hashlib.sha256(), list[tuple[str, str]]()
+    oriented = job.preprocess is not None and job.preprocess.orient
+    num_unoriented = 0
 
     def pack() -> Iterator[Packed]:
+        nonlocal num_unoriented
         for row, sample in zip(job.rows, job.samples, strict=True):
             try:
                 data = job.read(sample)
@@ -109,6 +70,7 @@ def pack_shard(job: ShardJob) -> FinishedShard:
                 if len(bad) > job.max_bad:
                     raise too_many(job.max_bad, error.problem, len(bad)) from error
                 continue
+            num_unoriented += not oriented and orientation(data) != 1
             yield packed
         if len(bad) == len(job.rows):
             raise DataError(
@@ -118,7 +80,7 @@ def pack_shard(job: ShardJob) -> FinishedShard:
             )
 
     indexed = write_tar(job.records.folder / job.name, pack())
-    made_from = MadeFrom(stat, sha256.hexdigest(), bool(job.max_bad), bad)
+    made_from = MadeFrom(stat, sha256.hexdigest(), bool(job.max_bad), bad, num_unoriented)
     job.records.save(job.name, indexed, made_from)
     finished = job.records.finished_here(job.name)
     assert finished is not None, f"{job.name} was just written"
@@ -150,7 +112,7 @@ def is_stale(job: ShardJob) -> bool:
         return bool(job.max_bad) or _differs_from_0_1(job)
     if job.max_bad and not made_from.checked:
         return True
-    stat = _stat(job)
+    stat = stat_id(_paths(job))
     if stat == made_from.stat:
         return False
     sha256 = hashlib.sha256()
@@ -166,9 +128,9 @@ def is_stale(job: ShardJob) -> bool:
 def _differs_from_0_1(job: ShardJob) -> bool:
     """``is_stale`` of a shard of version 0.1, whose record does not say what it was made from."""
     written_ns = job.records.path(job.name).stat().st_mtime_ns
-    if all(max(stat.st_mtime_ns, stat.st_ctime_ns) < written_ns for stat in _stats(job)):
+    if all(max(stat.st_mtime_ns, stat.st_ctime_ns) < written_ns for stat in stats_of(_paths(job))):
         return False
-    if job.shrink is not None:  # what is in the tar cannot be compared
+    if job.preprocess is not None:  # what is in the tar cannot be compared
         return True
     known = load_index(job.records.folder / index_name(job.name))["crc32"].tolist()
     with suppress(DataError):
@@ -180,20 +142,9 @@ def _digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _stat(job: ShardJob) -> str:
-    """See ``MadeFrom``. The time of change cannot be set back, as the one of modification can."""
-    kept = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in _stats(job)]
-    return hashlib.sha256(repr(kept).encode()).hexdigest()
-
-
-def _stats(job: ShardJob) -> list[os.stat_result]:
-    """Of the files that hold the samples, those that are there."""
-    paths = dict.fromkeys(sample.path for sample in job.samples if sample.path)
-    found = []
-    for path in paths:
-        with suppress(OSError):
-            found.append(Path(path).stat())
-    return found
+def _paths(job: ShardJob) -> list[str]:
+    """The files that hold the samples."""
+    return list(dict.fromkeys(sample.path for sample in job.samples if sample.path))
 
 
 def write_tar(path: Path, samples: Iterable[Packed]) -> IndexedShard:
@@ -218,8 +169,8 @@ def _pack(job: ShardJob, row: int, sample: Source, image: bytes) -> Packed:
     if job.max_bad and (cause := why_undecodable(image)):
         problem = f"{sample.name}: this is no readable image ({cause})"
         raise DataError(problem, cure="replace it or leave it out")
-    if job.shrink is not None:
-        image, kind = job.shrink(image, sample.name), "jpg"
+    if job.preprocess is not None:
+        image, kind = job.preprocess(image, kind, sample.name)
     kind = "jpg" if kind == "jpeg" else kind  # other readers ask for jpg alone
     return Packed(_key(row, sample.name), kind, image, sample.label)
 

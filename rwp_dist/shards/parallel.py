@@ -1,16 +1,14 @@
 """One function over many jobs in several processes."""
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from rwp_dist.base.errors import DataError
+from rwp_dist.process.sockets import can_make_sockets
+from rwp_dist.process.worker import follow_parent
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -34,7 +32,7 @@ def run_jobs(
         preload: slow modules, which are imported once instead of by each worker.
 
     Raises:
-        DataError: the operating system killed a worker.
+        DataError: workers cannot be started, or the operating system killed one.
     """
     jobs = list(jobs)
     if workers <= 1 or len(jobs) <= 1:
@@ -42,11 +40,19 @@ def run_jobs(
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *preload])
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=_follow_parent
-    )
+    can_make_sockets()  # or the fork server says what is wrong
     try:
-        for future in as_completed([pool.submit(function, job) for job in jobs]):
+        pool = ProcessPoolExecutor(
+            min(workers, len(jobs)), mp_context=context, initializer=follow_parent
+        )
+        futures = [pool.submit(function, job) for job in jobs]
+    except OSError as error:  # no semaphores, no place for sockets, too few files or processes
+        raise DataError(
+            f"worker processes cannot be started ({error.strerror or error})",
+            cure="run again with --workers 1, which needs none",
+        ) from error
+    try:
+        for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
         raise DataError(
@@ -55,15 +61,3 @@ def run_jobs(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which reports it
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)

@@ -1,22 +1,26 @@
-"""What shards are made from: a folder per class, a list file, or tars; listed first, then read."""
+"""What shards are made from: folders, lists or tars of images; listed first, then read."""
 
+import errno
 import io
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.files import read_lines
-from rwp_dist.base.urls import local_path
+from rwp_dist.base.files import open_file, read_lines
+from rwp_dist.base.text import is_utf8, plural
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest
-from rwp_dist.data.format.sample import IMAGE_TYPES, Fields, read_samples
-from rwp_dist.shards.location import count_left_out, expand_shards, open_shard, tars_in
+from rwp_dist.data.format.sample import IMAGE_TYPES, MOST_IMAGE_BYTES, Fields, read_samples
+from rwp_dist.data.format.tar import read_members
+from rwp_dist.shards.location import open_shard
 from rwp_dist.shards.parallel import run_jobs
 
 _LEFTOVERS = {
@@ -25,7 +29,13 @@ _LEFTOVERS = {
 }
 """Folders of file servers, archives and systems; hidden ones are left out as well."""
 
+_NO_IMAGE = "name without an image's ending"
+
 _SPLITS = {"train", "val", "valid", "validation", "test", "training"}
+
+
+_WHOLE = re.compile(r"^([0-9]+)\.0*$")
+"""A whole number as pandas writes it in a column with gaps, such as 3.0."""
 
 
 class Source(NamedTuple):
@@ -57,31 +67,8 @@ class Listing:
     """How many files of the source are in no sample, by kind."""
     skipped_folders: tuple[str, ...] = ()
     """Folders that are no classes, relative to the source."""
-
-
-def list_source(source: str, fields: Fields | None = None, workers: int = 1) -> Listing:
-    """List a folder with a folder per class, a list file, or tars.
-
-    Args:
-        source: a folder, a file, or a brace pattern of tars.
-        fields: which files of a sample in the tars are its image and its label.
-        workers: processes that read tars.
-
-    Raises:
-        DataError: it is none of these, or holds no samples.
-    """
-    path = local_path(source)
-    if path is None:
-        raise DataError(
-            f"{source}: shards are made from local files",
-            cure="copy it first, or leave the tars where they are and use `rwp-dist shards index`",
-        )
-    if path.is_dir() and not tars_in(path):
-        return list_folders(path)
-    if path.is_file() and path.suffix != ".tar":
-        return list_lines(path)
-    listing = list_tars(expand_shards([source]), fields or Fields(), workers)
-    return replace(listing, left_out=count_left_out([source]) + Counter(listing.left_out))
+    note: str = ""
+    """Where the classes come from, if that should be said."""
 
 
 def list_folders(root: Path) -> Listing:
@@ -89,41 +76,126 @@ def list_folders(root: Path) -> Listing:
 
     If all names are numbers, they are sorted as numbers, so that 2 comes before 10.
     """
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    with os.scandir(root) as entries:
+        beside = [entry.name for entry in entries if image_type(entry.name)]
+    with os.scandir(root) as entries:
+        names = sorted(entry.name for entry in entries if _kind(entry) == "folder")
     classes = in_order([name for name in names if not _is_leftover(name)])
     skipped = [name for name in names if _is_leftover(name)]
+    if not classes and beside:
+        raise DataError(
+            f"{root}: {plural(len(beside), 'image')} without classes",
+            cure="put them into a folder for each class, or name a table with the label of each by "
+            "--labels FILE",
+        )
     if not classes:
         raise DataError(
             f"{root}: there is neither a folder per class nor a .tar file here",
             cure="name a folder with one of them",
+        )
+    if strange := next((name for name in classes if not is_utf8(name)), None):
+        raise DataError(
+            f"{root}: the name of the folder {strange!r} is not UTF-8",
+            cure="rename it (convmv does many)",
         )
     if set(classes) <= _SPLITS:
         raise DataError(
             f"{root}: its folders ({', '.join(classes)}) are splits, not classes",
             cure=f"write each by itself, such as {root / classes[0]}",
         )
-    samples, num_skipped = list[Source](), 0
+    samples, left_out = list[Source](), Counter[str]()
     for label, name in enumerate(classes):
         before = len(samples)
-        for folder, folders, files in os.walk(root / name, onerror=_raise, followlinks=True):
-            skipped += [
-                os.path.relpath(Path(folder, inner), root)
-                for inner in sorted(folders)
-                if _is_leftover(inner)
-            ]
-            folders[:] = sorted(inner for inner in folders if not _is_leftover(inner))
-            for file in sorted(files):
-                if kind := _image_type(file):
-                    path = str(Path(folder, file))
-                    samples.append(Source(os.path.relpath(path, root), kind, label, path))
-                else:
-                    num_skipped += 1
+        for inner in _walk(root, name, left_out, skipped):
+            if kind := image_type(inner):
+                samples.append(Source(inner, kind, label, str(root / inner)))
+            else:
+                left_out[_NO_IMAGE] += 1
         if len(samples) == before:
             raise DataError(
                 f"{root / name}: this class has no images", cure="fill or remove the folder"
             )
-    left_out = {"name without an image's ending": num_skipped} if num_skipped else {}
-    return Listing(samples, tuple(classes), read_image, left_out, tuple(skipped))
+    left_out["image beside the folders"] += len(beside)
+    return Listing(samples, tuple(classes), read_image, +left_out, tuple(skipped))
+
+
+def images_in(source: Path) -> tuple[list[Source], Counter[str]]:
+    """All images in a folder or a tar, sorted by name, without labels; what was left out, by kind.
+
+    Raises:
+        DataError: there are none, or it is neither.
+    """
+    images, left_out = list[Source](), Counter[str]()
+    if source.is_dir():
+        for inner in _walk(source, "", left_out, []):
+            images.append(Source(inner, image_type(inner), -1, str(source / inner)))
+    else:
+        with open_shard(str(source)) as tar:
+            for member in read_members(tar, str(source), left_out):
+                if member.unusable is not None:
+                    left_out["link or sparse file"] += 1
+                    continue
+                place = (str(source), member.offset, member.size)
+                images.append(Source(member.name, image_type(member.name), -1, *place))
+    left_out[_NO_IMAGE] += sum(not image.kind for image in images)
+    images = sorted(image for image in images if image.kind)
+    if not images:
+        raise DataError(
+            f"{source}: there are no images here", cure="name a folder or tar of images"
+        )
+    return images, +left_out
+
+
+def _walk(root: Path, name: str, left_out: Counter[str], skipped: list[str]) -> Iterator[str]:
+    """Files of a class, relative to ``root``; each folder's own come before those below it.
+
+    Without a ``name``, all files below ``root``.
+
+    Links are followed, but no folder is read twice, nor one around the class: links in a circle
+    end. What is neither file nor folder is counted in ``left_out`` by kind; folders that belong to
+    no class are added to ``skipped``.
+    """
+    rest, known = [name], {_number(folder) for folder in root.resolve().parents}
+    if name:
+        known.add(_number(root))
+    while rest:
+        folder = rest.pop()
+        number = _number(root / folder)
+        if number in known:
+            left_out["folder that a link leads to again"] += 1
+            continue
+        known.add(number)
+        below = list[str]()
+        with os.scandir(root / folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
+            path = f"{folder}/{entry.name}".removeprefix("/")
+            kind = _kind(entry)
+            if kind == "folder":
+                (skipped if _is_leftover(entry.name) else below).append(path)
+            elif kind == "file":
+                yield path
+            else:
+                left_out[kind] += 1
+        rest += reversed(below)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """What an entry of a folder is, or what its link leads to."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except OSError:  # a link in a circle, or to where we may not look
+        return "link to nowhere"
+    return "link to nowhere" if not Path(entry).exists() else "pipe, socket or device"
+
+
+def _number(folder: Path) -> tuple[int, int]:
+    """The same for a folder by whatever path."""
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -163,6 +235,13 @@ def with_classes(listing: Listing, classes: Sequence[str], place: str) -> Listin
             key="--classes-of",
             cure="name a data set with all classes, or remove what is none here",
         )
+    if twice := [name for name in listing.classes if classes.count(name) > 1]:
+        raise DataError(
+            f"{place}: two of its classes are called {twice[0]!r}, so a name does not tell the "
+            "label",
+            key="--classes-of",
+            cure="give each class a name of its own (`rwp-dist shards index --classes FILE`)",
+        )
     label_of = {name: label for label, name in enumerate(classes)}
     label = [label_of[name] for name in listing.classes]
     samples = [sample._replace(label=label[sample.label]) for sample in listing.samples]
@@ -183,34 +262,61 @@ def list_lines(path: Path) -> Listing:
         if not line.strip():
             continue
         name, _, label = line.rpartition("\t")
-        if not name or not label.strip() or not _image_type(name):
+        if not name or not label.strip() or not image_type(name):
             raise DataError(
                 f"{path}: line {number} is {line[:80]!r}",
-                cure="write a .jpg, .jpeg, .png or .webp path, a tab and a label",
+                cure="write a .jpg, .jpeg, .png or .webp path, a tab and a label; for a table of "
+                "images that lie in one folder, write that FOLDER --labels with this file",
             )
         names.append(name)
         labels.append(label.strip())
     if not names:
         raise DataError(f"{path}: this list is empty", cure="write lines `path<TAB>label`")
-    numeric = all(label.isascii() and label.isdigit() for label in labels)
-    for label in labels if numeric else ():
-        if len(label) > 10 or int(label) >= 2**31:
-            raise DataError(
-                f"{path}: the label {label[:40]} is too large",
-                cure="number the classes from 0, below 2^31",
-            )
-    classes = None if numeric else tuple(in_order(set(labels)))
-    number_of = {name: number for number, name in enumerate(classes or ())}
+    numbers, classes = numbered(labels, path)
     samples = [
         Source(
             name,
-            _image_type(name),
-            int(label) if numeric else number_of[label],
+            image_type(name),
+            number,
             str(_beside(path.parent, name)),
         )
-        for name, label in zip(names, labels, strict=True)
+        for name, number in zip(names, numbers, strict=True)
     ]
     return Listing(samples, classes, read_image)
+
+
+def numbered(labels: Sequence[str], place: Path) -> tuple[list[int], tuple[str, ...] | None]:
+    """Labels that a text gives, as numbers; and the names of the classes, unless it gives numbers.
+
+    Raises:
+        DataError: a number is too large; ``place`` is the text's.
+    """
+    labels = [_WHOLE.sub(r"\1", label) for label in labels]
+    if not all(label.isascii() and label.isdigit() for label in labels):
+        if all(map(_is_number, labels)):
+            odd = next(label for label in labels if not (label.isascii() and label.isdigit()))
+            raise DataError(
+                f"{place}: the labels are numbers, but {odd[:40]!r} is no whole number from 0",
+                cure="number the classes 0, 1, ..., or give their names",
+            )
+        classes = tuple(in_order(set(labels)))
+        number_of = {name: number for number, name in enumerate(classes)}
+        return [number_of[label] for label in labels], classes
+    for label in labels:
+        if len(label) > 10 or int(label) >= 2**31:
+            raise DataError(
+                f"{place}: the label {label[:40]} is too large",
+                cure="number the classes from 0, below 2^31",
+            )
+    return [int(label) for label in labels], None
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def list_tars(shards: Sequence[str], fields: Fields, workers: int) -> Listing:
@@ -224,7 +330,7 @@ def list_tars(shards: Sequence[str], fields: Fields, workers: int) -> Listing:
         raise DataError(
             f"{shards[0]}: there are no samples in this source", cure="name another one"
         )
-    return Listing(samples, _classes_beside(Path(shards[0])), read_image, left_out)
+    return Listing(samples, _classes_beside(shards), read_image, left_out)
 
 
 def read_image(sample: Source) -> bytes:
@@ -234,7 +340,10 @@ def read_image(sample: Source) -> bytes:
         DataError: it cannot be read.
     """
     try:
-        with Path(sample.path).open("rb") as file:
+        with BufferedReader(open_file(Path(sample.path))) as file:
+            whole = os.fstat(file.fileno()).st_size
+            if sample.size < 0 and whole > MOST_IMAGE_BYTES:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             file.seek(sample.offset)
             data = file.read(sample.size)
     except OSError as error:
@@ -275,12 +384,17 @@ def _beside(folder: Path, name: str) -> Path:
     return path
 
 
-def _classes_beside(shard: Path) -> tuple[str, ...] | None:
-    path = shard.parent / MANIFEST_NAME
-    return Manifest.load(path).classes if path.exists() else None
+def _classes_beside(shards: Sequence[str]) -> tuple[str, ...] | None:
+    """The names of classes in the manifest beside shards, if it is a manifest of all of them."""
+    folder = Path(shards[0]).parent
+    if not (folder / MANIFEST_NAME).exists():
+        return None
+    manifest = Manifest.load(folder)
+    known = {Path(location).resolve() for location in manifest.shard_locations()}
+    return manifest.classes if known >= {Path(shard).resolve() for shard in shards} else None
 
 
-def _image_type(name: str) -> str:
+def image_type(name: str) -> str:
     """The extension, lower case, of an image that is not hidden; empty for other files."""
     kind = Path(name).suffix[1:].lower()
     return kind if kind in IMAGE_TYPES and not Path(name).name.startswith(".") else ""
@@ -289,7 +403,3 @@ def _image_type(name: str) -> str:
 def _is_leftover(folder: str) -> bool:
     """Whether a folder's name is that of no class: hidden, or made by a file server or system."""
     return folder.startswith(".") or folder in _LEFTOVERS
-
-
-def _raise(error: OSError) -> None:
-    raise error  # os.walk would skip the folder

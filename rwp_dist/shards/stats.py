@@ -13,7 +13,7 @@ from rwp_dist.base.files import atomic_file
 from rwp_dist.base.text import size as size_text
 from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.format.manifest import Manifest
-from rwp_dist.data.image import UndecodableImage, converted, open_image
+from rwp_dist.data.image import UndecodableImage, converted, open_image, orientation
 from rwp_dist.data.reader import BadSample, ShardFiles
 
 TILE = 160
@@ -56,15 +56,16 @@ def draw_samples(dataset: Dataset, count: int, seed: int = 0) -> list[DrawnSampl
 def describe_shards(manifest: Manifest, dataset: Dataset, drawn: Sequence[DrawnSample]) -> str:
     """A table of counts, classes and sizes; pixel sizes are those of the drawn samples."""
     sizes = dataset.index["size"]
-    per_class = np.bincount(dataset.labels, minlength=manifest.num_classes)
-    empty = int((per_class == 0).sum())
+    # Not by bincount: a single label may be two billion.
+    per_class = np.unique(dataset.index["label"], return_counts=True)[1]
+    empty = manifest.num_classes - len(per_class)
     num_bytes, image_bytes = size_text(manifest.num_bytes), size_text(int(sizes.sum()))
     rows = [
-        ("shards", f"{len(dataset.shards):,} of {_spread(dataset.counts)}"),
+        ("shards", f"{len(dataset.shards):,} with {_spread(dataset.counts)} samples"),
         ("samples", f"{dataset.num_samples:,}"),
         ("bytes", f"{num_bytes} in tars, {image_bytes} of images"),
         ("classes", f"{manifest.num_classes:,}" + (f", {empty:,} of them empty" if empty else "")),
-        ("per class", _spread(per_class)),
+        ("per class", _spread(per_class) + (" of those with samples" if empty else "")),
         ("image bytes", _spread(sizes)),
     ]
     pixels = _pixels(drawn)
@@ -76,6 +77,9 @@ def describe_shards(manifest: Manifest, dataset: Dataset, drawn: Sequence[DrawnS
             ("short side", f"{_spread(pixels.min(axis=1))} pixels of {len(pixels)} random images"),
             ("long side", f"{_spread(pixels.max(axis=1))} pixels"),
         ]
+    if unoriented := sum(orientation(sample.image) != 1 for sample in drawn):
+        cure = "not applied; `shards write --orient` turns such images"
+        rows.append(("EXIF turned", f"{unoriented:,} of {len(drawn):,} random images, {cure}"))
     rows.append(("id", manifest.id))
     return "\n".join(f"{name:<12}{value}" for name, value in rows)
 

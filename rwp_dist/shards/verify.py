@@ -14,7 +14,7 @@ from rwp_dist.base.urls import shown
 from rwp_dist.data.format.index import Index, check_places, load_index, read_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from rwp_dist.data.format.tar import BLOCK_BYTES, Stream
-from rwp_dist.data.image import why_undecodable
+from rwp_dist.data.image import orientation, why_undecodable
 from rwp_dist.shards.location import open_shard, shard_size, tars_in
 from rwp_dist.shards.parallel import run_jobs
 
@@ -44,6 +44,8 @@ class ShardCheck:
     num_samples: int = 0
     num_bytes: int = 0
     """Read so far."""
+    num_unoriented: int = 0
+    """Images with an orientation tag that is not applied, if they are decoded."""
     faults: list[Fault] = field(default_factory=list)
 
     def add(self, what: str, sample: int = -1, label: int = -1) -> None:
@@ -69,6 +71,7 @@ def verify_shards(
     """
     assert level in LEVELS, level
     manifest = Manifest.load(folder)
+    manifest.need_indexes()
     yield from _unlisted(manifest)
     yield from run_jobs(partial(_check, manifest, level, opener), manifest.shards, workers)
 
@@ -113,10 +116,12 @@ def _check_index(manifest: Manifest, shard: ShardEntry, check: ShardCheck) -> In
         return None
     if len(index) != shard.num_samples:
         check.add(f"its index has {len(index)} samples and should have {shard.num_samples}")
-    for row in (index["label"] >= manifest.num_classes).nonzero()[0]:
-        label = int(index["label"][row])
-        check.add(f"the label is not one of 0..{manifest.num_classes - 1}", int(row), label)
-    outside = check_places(index, shard.num_bytes)
+    label = index["label"]
+    for row in ((label < 0) | (label >= manifest.num_classes)).nonzero()[0]:
+        check.add(
+            f"the label is not one of 0..{manifest.num_classes - 1}", int(row), int(label[row])
+        )
+    outside = check_places(index, shard.num_bytes or 0)
     for row in outside:
         check.add("the image's place is beyond the end of the tar", int(row))
     return None if len(outside) else index
@@ -152,6 +157,8 @@ def _check_bytes(
         elif decode and (cause := why_undecodable(image)):
             name = header[:_NAME_BYTES].split(b"\0")[0].decode(errors="replace")
             check.add(f"{name}: {UNDECODABLE} ({cause})", row, label)
+        elif decode:
+            check.num_unoriented += orientation(image) != 1
     while take(_CHUNK_BYTES):
         pass
     if sha256.hexdigest() != shard.sha256:

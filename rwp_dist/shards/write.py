@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwp_dist.base.files import write_text
-from rwp_dist.shards.pack import ShardJob, Shrink, is_stale, pack_shard, too_many
+from rwp_dist.shards.pack import ShardJob, is_stale, pack_shard, too_many
 from rwp_dist.shards.parallel import run_jobs
+from rwp_dist.shards.preprocess import Preprocess
 from rwp_dist.shards.records import FinishedShard, Records, recipe_id
 from rwp_dist.shards.sources import Listing
 
@@ -38,6 +39,8 @@ class WriteReport:
     """Shards of this part that were made anew, because their images had changed."""
     num_bad: int = 0
     """Images left out of the shards that are finished, listed in ``BAD_NAME``."""
+    num_unoriented: int = 0
+    """Images in the shards that are finished with an orientation tag that is not applied."""
 
 
 def write_shards(
@@ -47,7 +50,7 @@ def write_shards(
     samples_per_shard: int | None = None,
     shard_bytes: int | None = None,
     seed: int = 0,
-    shrink: Shrink | None = None,
+    preprocess: Preprocess | None = None,
     max_bad: int = 0,
     part: tuple[int, int] = (0, 1),
     workers: int = 1,
@@ -57,7 +60,7 @@ def write_shards(
 
     Sources are sorted by class, so all samples are shuffled first. Then they are cut into shards
     whose lengths differ by at most one. The bytes depend only on the source, the seed and the
-    sizes, not on workers and parts (with ``shrink``, also on the version of Pillow).
+    sizes, not on workers and parts (with ``preprocess``, also on the version of Pillow).
 
     Finished shards are kept, so a call that was killed is repeated to continue. Those of this part
     whose images have changed are made anew.
@@ -66,9 +69,9 @@ def write_shards(
         listing: the source.
         out: a folder that is empty, or holds what an earlier call with the same arguments wrote.
         samples_per_shard: the most that a shard holds; 1,000 unless ``shard_bytes`` is given.
-        shard_bytes: about this many bytes of source files per shard, before shrinking.
+        shard_bytes: about this many bytes of source files per shard, before preprocessing.
         seed: of the order.
-        shrink: how to make images smaller.
+        preprocess: what to change in images.
         max_bad: most images to leave out because they cannot be read. With 1 or more, every image
             is decoded to find out.
         part: (k, n) writes the shards whose number modulo n is k. The part that finds all shards
@@ -80,7 +83,7 @@ def write_shards(
         DataError: the folder holds other shards, or more samples than ``max_bad`` cannot be read.
     """
     cuts = _cut(listing, seed, samples_per_shard, shard_bytes)
-    records = Records(out, _recipe(listing, seed, len(cuts), shrink))
+    records = Records(out, _recipe(listing, seed, len(cuts), preprocess))
     jobs = [
         ShardJob(
             records=records,
@@ -88,7 +91,7 @@ def write_shards(
             rows=rows.tolist(),
             samples=[listing.samples[row] for row in rows],
             read=listing.read,
-            shrink=shrink,
+            preprocess=preprocess,
             max_bad=max_bad,
         )
         for name, rows in zip(_names(out, len(cuts)), cuts, strict=True)
@@ -128,6 +131,7 @@ def write_shards(
         num_kept=len(own) - len(todo),
         num_stale=len(stale),
         num_bad=len(bad),
+        num_unoriented=sum(s.made_from.num_unoriented for s in finished if s.made_from),
     )
 
 
@@ -173,12 +177,14 @@ def _names(out: Path, num_shards: int) -> list[str]:
     return [f"{prefix}-{number:06d}.tar" for number in range(num_shards)]
 
 
-def _recipe(listing: Listing, seed: int, num_shards: int, shrink: Shrink | None) -> str:
+def _recipe(listing: Listing, seed: int, num_shards: int, preprocess: Preprocess | None) -> str:
+    # What is off is left out, so that ids of folders are those of versions without the option.
+    changes = None if preprocess is None else {k: v for k, v in asdict(preprocess).items() if v}
     return recipe_id(
         version=1,
         seed=seed,
         num_shards=num_shards,
-        shrink=None if shrink is None else asdict(shrink),
+        shrink=changes,
         classes=listing.classes,
         source=_fingerprint(listing),
     )

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rwp_dist.perturb.methods import METHODS
 from rwp_dist.process.webhook import Alert
 
 NEAR = 0.8
@@ -16,23 +17,29 @@ NEAR = 0.8
 MANY_SKIPPED = 20
 """So many updates in a row without a finite gradient are no accident of one batch."""
 
-CURE = "Lower method.sigma, method.rho or optimizer.lr"
+STRENGTHS = ("sigma", "rho")
 
 
 class Divergence:
     """Looks at the loss and at skipped updates of each record of training."""
 
-    def __init__(self, num_classes: int, step: int, skipped: int) -> None:
+    def __init__(self, num_classes: int, method: str, step: int, skipped: int) -> None:
         """
         Args:
             num_classes: of the model; guessing has a loss of its logarithm.
+            method: its name.
             step: updates done so far.
             skipped: updates skipped so far.
         """
+        has = [f"method.{key}" for key in STRENGTHS if key in METHODS[method].settings]
+        self._cure = f"Lower {' or '.join([*has, 'optimizer.lr'])}"
         self._limit = 10 * math.log(num_classes)
         self._step, self._skipped = step, skipped
         self._applied = step
         """The last step at which an update may have been applied."""
+        self.is_lasting = False
+        """Whether the last record has a huge loss, or ends many updates that were all skipped. One
+        gradient that was not finite may come with an infinite loss, and do no harm."""
 
     def look(self, record: Mapping[str, Any]) -> Alert | None:
         """The alert of a run whose record is that of one that diverges; None: all is well."""
@@ -40,12 +47,14 @@ class Divergence:
         if skipped - self._skipped < step - self._step:
             self._applied = step
         self._step, self._skipped = step, skipped
+        many = min(MANY_SKIPPED, step / 2)
+        self.is_lasting = self._limit <= loss < math.inf or step - self._applied >= many
         if not loss < self._limit:  # nan too
-            text = f"The loss is {loss:.3g} at step {step:,}, far above guessing. {CURE}."
+            text = f"The loss is {loss:.3g} at step {step:,}, far above guessing. {self._cure}."
         elif step - self._applied >= MANY_SKIPPED:
             text = (
                 f"The last {step - self._applied:,} updates up to step {step:,} were skipped, "
-                f"because their gradient was not finite. {CURE}."
+                f"because their gradient was not finite. {self._cure}."
             )
         else:
             return None

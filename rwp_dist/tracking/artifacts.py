@@ -23,7 +23,11 @@ def artifact_files(kind: str, run_dir: RunDir) -> Iterator[list[Path]]:
         RwpError: there is no checkpoint.
     """
     if kind == "settings":
-        yield [path for path in (run_dir.config, run_dir.environment) if path.is_file()]
+        yield [
+            path
+            for path in (run_dir.config, run_dir.identity, run_dir.environment)
+            if path.is_file()
+        ]
     elif kind == "checkpoint":
         yield [run_dir.newest_checkpoint()]
     else:

@@ -47,7 +47,9 @@ TRAIN = (
         "top1",
         "train/top1",
         "%",
-        "Accuracy on the training labels, at the clean weights if the method passes there.",
+        "Accuracy on the training labels, at the clean weights if the method passes there. With "
+        "Mixup or CutMix, a predicted class counts as its share of the image, so 100 is out of "
+        "reach.",
     ),
     Column("lr", "train/lr", "", "Learning rate of the last step."),
     Column(

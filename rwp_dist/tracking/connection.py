@@ -1,5 +1,6 @@
 """One connection of a run to W&B: what it has already, what it lacks, and how the run ended."""
 
+import atexit
 import logging
 import os
 import threading
@@ -15,6 +16,7 @@ from rwp_dist.config.sources import VARIABLES
 from rwp_dist.config.tree import Settings
 from rwp_dist.process.webhook import Alert
 from rwp_dist.record.directory import RunDir
+from rwp_dist.record.identity import OTHERS, brief
 from rwp_dist.tracking.artifacts import OF_A_FINISHED_RUN, artifact_files
 from rwp_dist.tracking.columns import STEP
 from rwp_dist.tracking.projection import Key, losses_of_rows, row_of
@@ -31,6 +33,9 @@ API_TIMEOUT_S = 30
 ARTIFACT_TIMEOUT_S = 200
 """How long the upload of one large file may take, in seconds. Other ranks may wait for it inside a
 collective, which ends after ten minutes with NCCL."""
+
+SERVICE_END_S = 30.0
+"""How long W&B's service may take to end, in seconds. All that is to be sent is sent by then."""
 
 NAME_CHARACTERS, TAG_CHARACTERS = 128, 64
 """Most characters of a name, and of a tag, in W&B."""
@@ -90,12 +95,18 @@ class Connection:
             settings=wandb.Settings(
                 silent=True,
                 console="off",
+                # Of the folder that it is started in W&B would write down another project's commit.
+                disable_git=True,
+                git_commit=commit_in(run_dir),
                 init_timeout=INIT_TIMEOUT_S,
                 finish_timeout=finish_timeout_s,
                 finish_timeout_raises=True,
                 stop_fn=stop.set,
             ),
         )
+        # Before W&B's own hook, which it has registered by now.
+        atexit.unregister(end_service)
+        atexit.register(end_service)
         run.define_metric("*", step_metric=STEP)
         return cls(run)
 
@@ -235,11 +246,32 @@ def quiet() -> Any:
 
 def reset() -> None:
     """Start W&B's service anew. Only that releases the identity that a failed start holds."""
-    import wandb
+    end_service()
+    with suppress(Exception):  # the next connection tells
+        quiet()
 
-    for call in (wandb.teardown, quiet):
-        with suppress(Exception):  # of a service that is dead; the next connection tells
-            call()
+
+def end_service(wait_s: float = SERVICE_END_S) -> None:
+    """End W&B's service; kill it after ``wait_s`` seconds.
+
+    W&B itself waits without end, also for a service that has not heard that it should end.
+    """
+    import wandb
+    from wandb.sdk import wandb_setup
+
+    connection = getattr(wandb_setup._singleton, "_connection", None)
+    process = getattr(getattr(connection, "_proc", None), "_process", None)
+
+    def end() -> None:
+        with suppress(Exception):  # of a service that is dead
+            wandb.teardown()
+
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    ending.join(wait_s)
+    if ending.is_alive() and process is not None:
+        process.kill()
+        ending.join(wait_s)
 
 
 def why_of(error: Exception) -> str:
@@ -269,12 +301,19 @@ def config_of(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
     """The resolved settings, the commit and the number of ranks, for W&B's page of the run."""
     config = shown_tree(settings.model_dump(by_alias=True, mode="json"))
     known = run_dir.read_environment() or {}
-    git = known.get("git") or {}
+    git, identity = known.get("git") or {}, brief(run_dir.read_identity() or {})
     return config | {
         "git_commit": git.get("commit"),
         "git_dirty": git.get("dirty"),
+        "git_unknown": git.get("unknown"),
         "world_size": known.get("world_size"),
+        "identity": {key: identity.get(key) for key in OTHERS},
     }
+
+
+def commit_in(run_dir: RunDir) -> str | None:
+    """The commit of the code of the newest attempt, if it is known."""
+    return ((run_dir.read_environment() or {}).get("git") or {}).get("commit")
 
 
 def tags_of(settings: Settings) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rwp_dist.process import output, streams
 from rwp_dist.tracking.lines import eval_line, summary_line, title_line, train_line, train_postfix
 from rwp_dist.tracking.sink import RunInfo, Sink
 
@@ -19,7 +20,7 @@ WIDTH = 80
 
 
 class Console(Sink):
-    """Prints records. The bar goes to stderr, and only if that is a terminal; lines to stdout."""
+    """Prints records: lines to stdout; a bar to stderr, if that is a terminal that can show it."""
 
     name = "the console"
 
@@ -39,7 +40,7 @@ class Console(Sink):
         head = f"{title}: " if title else ""
         steps = f"{total_steps}/{total_steps}"
         self._beside = len(f"{head}100% || {steps} [00:00 left]")
-        if sys.stderr.isatty():
+        if streams.can_redraw(sys.stderr):
             self._bar = tqdm(
                 total=total_steps,
                 initial=first_step,
@@ -74,6 +75,7 @@ class Console(Sink):
             room -= 2 if (record.get("eta_s") or 0) >= 3600 else 0  # 0:00:00
             self._bar.set_postfix_str(train_postfix(record, room), refresh=False)
             self.advance(record["step"])
+            output.write_copy(f"{train_line(record)}\n")  # a log has lines, and no bar
 
     def advance(self, step: int) -> None:
         if self._bar is not None:

@@ -4,17 +4,17 @@ The file is what ``rwp-dist compare`` and ``rwp-launch status`` read.
 """
 
 import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
+from rwp_dist.base import clock
 from rwp_dist.base.files import finite
 from rwp_dist.record.directory import RunDir
 from rwp_dist.tracking.sink import RunInfo, Sink
 
 
 class JsonLines(Sink):
-    """Appends ``{"kind": a key of COLUMNS, "time": seconds since 1970, **record}``.
+    """Appends ``{"kind": a key of COLUMNS, "time": see base/clock.py, **record}``.
 
     A record is on disk when ``log`` returns. JSON has no nan: nan and infinities become null.
     """
@@ -31,7 +31,7 @@ class JsonLines(Sink):
         return cls(run.run_dir)
 
     def log(self, kind: str, record: Mapping[str, Any]) -> None:
-        line = json.dumps(finite({"kind": kind, "time": time.time(), **record}))
+        line = json.dumps(finite({"kind": kind, "time": clock.now(), **record}))
         self._file.write(f"{line}\n")
         self._file.flush()
 

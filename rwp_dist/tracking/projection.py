@@ -4,11 +4,12 @@
 with exactly its records, whatever was killed or away in between.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rwp_dist.base import clock
+from rwp_dist.base.files import parse_json
 from rwp_dist.tracking.columns import COLUMNS, STEP, named
 
 Key = tuple[str, int]
@@ -40,7 +41,7 @@ class Tail:
 
 def _record_of(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:  # torn by a kill
         return None
     if not isinstance(record, dict):
@@ -52,7 +53,7 @@ def _record_of(line: bytes) -> dict[str, Any] | None:
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """What W&B gets of a record: its numbers by name, its step and its time."""
     row = named(record["kind"], record) | {STEP: record["step"]}
-    return row | ({"_timestamp": record["time"]} if "time" in record else {})
+    return row | ({"_timestamp": clock.seconds(record["time"])} if "time" in record else {})
 
 
 def losses_of_rows(rows: Iterable[Mapping[str, Any]]) -> dict[Key, Any]:

@@ -92,7 +92,10 @@ def find_runs(paths: Sequence[Path], say: Callable[[str], None]) -> list[RunDir]
     for path in paths:
         if not path.is_dir():
             raise RwpError(f"{path}: there is no such folder", cure="name run directories")
-        folders = list(run_directories(path))
+        left_out: dict[Path, str] = {}
+        folders = list(run_directories(path, left_out))
+        for folder, why in left_out.items():
+            say(f"{folder}: left out, because it cannot be looked into ({why})")
         if not folders:
             raise RwpError(f"{path}: there is no run in it", cure="name run directories")
         for folder in folders:

@@ -1,6 +1,17 @@
 import pytest
 
-from rwp_dist.base.text import DASH, count, duration, percent, plural, size, table, whole
+from rwp_dist.base.text import (
+    DASH,
+    count,
+    duration,
+    percent,
+    plural,
+    size,
+    table,
+    visible,
+    whole,
+    width,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +59,46 @@ def test_table() -> None:
         "a         9",
         "long   10.5",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "m-rwp, σ=0.1",
+        "数据\u3000集",
+        "été",
+        "e\u0301te\u0301",
+        "نمونه\u200cها",
+        "👩\u200d🚀 $_^\\|*",
+    ],
+)
+def test_what_can_be_seen_is_shown_as_it_is(text: str) -> None:
+    assert visible(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\nb\tc\r", r"a\nb\tc\r"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("a\u200bb \u202eend\ufeff", r"a\u200bb \u202eend\ufeff"),
+        ("a\u200db", r"a\u200db"),  # no joiner between Latin letters
+        ("a\xa0b\u2028", r"a\xa0b\u2028"),
+        ("half \udcff", r"half \udcff"),
+    ],
+)
+def test_what_cannot_be_seen_is_written_out(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [("été", 3), ("e\u0301te\u0301", 3), ("数据", 4), ("👩\u200d🚀", 2), ("👍🏽", 2), ("שלום", 4)],
+)
+def test_width_is_that_of_a_terminal(text: str, columns: int) -> None:
+    assert width(text) == columns
+
+
+def test_columns_are_aligned_in_any_script() -> None:
+    lines = table([["name", "n"], ["数据", "1"], ["e\u0301", "2"], ["שלום", "3"]], num_left=1)
+    assert lines == ["name  n", "----  -", "数据  1", "e\u0301     2", "שלום\u200e  3"]

@@ -4,12 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.until import HANG_S
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def run(*command):
     done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=120
+        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=HANG_S
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.until import HANG_S
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
@@ -16,7 +17,7 @@ def run(*arguments):
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
     )
 
 

@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.comparisons import make, numbers, split
+from support.comparisons import id_of, make, numbers, split
 
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.compare import compare
 from rwp_dist.compare.columns import head_of, number_format
 from rwp_dist.compare.estimates import estimate
 from rwp_dist.compare.table import latex_text
+from rwp_dist.record.directory import RunDir
 
 MEASURED = {
     "sgd": [
@@ -134,4 +135,24 @@ def test_latex_has_the_table_with_rules_and_escaped_names(folder: Path, tmp_path
 
 def test_latex_text_is_plain_letters() -> None:
     assert latex_text("a_b ± 1 < 2") == r"a\_b $\pm$ 1 \textless{} 2"
+    assert latex_text("wants -261ca42a, -1e-3 -5%") == r"wants -261ca42a, $-$1e-3 $-$5\%"
     assert latex_text("-1.5 to -0.5, m-rwp-2") == "$-$1.5 to $-$0.5, m-rwp-2"
+
+
+def test_what_was_measured_on_other_data_or_settings_is_left_out_and_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    own = id_of("data/digits/test")
+    for run, subject in (
+        ("sgd-0", {"data": own + "0" * 48}),
+        ("sgd-1", {"data": "f" * 64}),
+        ("m-rwp-0", {"data": own, "data.eval_crop_ratio": "1.0"}),
+    ):
+        measured = {"subject": {"checkpoint": "a", "crc32": "b"} | subject}
+        RunDir(folder / run).write_measurement("b", measured | {"numbers": {"ece": 0.5}})
+    text = compare([folder], tmp_path, columns=["ece"])
+    assert "with other data or settings than their own; these numbers are left out: " in text
+    assert "left out: sgd, m-rwp." in text
+    rows = numbers(tmp_path)
+    assert rows["sgd"]["columns"]["ece"]["mean"] == pytest.approx((0.5 + 0.0353) / 2)
+    assert rows["m-rwp"]["columns"]["ece"]["mean"] == pytest.approx(0.0113)

@@ -13,7 +13,7 @@ from support.comparisons import make
 from rwp_dist.compare.comparison import Comparison
 from rwp_dist.compare.curves import AXES
 from rwp_dist.compare.pairs import against
-from rwp_dist.compare.plot import draw_curves, draw_ends, picture
+from rwp_dist.compare.plot import draw_curves, draw_ends, make_styles, picture
 from rwp_dist.compare.rows import make_rows
 from rwp_dist.compare.runs import collect
 
@@ -116,6 +116,18 @@ def test_many_rows_and_long_names_are_drawn_without_labels_at_the_curves(tmp_pat
     compared = comparison(tmp_path)
     assert not drawn(draw_curves, compared).texts
     assert picture(compared).startswith(b"\x89PNG")
+
+
+def test_rows_differ_in_colour_or_marker(tmp_path: Path) -> None:
+    names = [*ENDS, *(f"variant {number}" for number in range(64 - len(ENDS)))]
+    for number, name in enumerate(names):
+        make(tmp_path, name, 0, 80.0 + number / 10, 0.1, method="rwp")
+    rows = comparison(tmp_path).rows
+    styles = make_styles(rows)
+    assert len(set(styles)) == len(rows) == 64
+    assert styles == make_styles(rows)
+    few = make_styles([row for row in rows if row.label in ENDS])
+    assert few == [styles[i] for i, row in enumerate(rows) if row.label in ENDS]
 
 
 def test_a_name_is_no_formula(tmp_path: Path) -> None:

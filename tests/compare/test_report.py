@@ -67,7 +67,7 @@ def test_the_report_has_everything(folder: Path, tmp_path: Path) -> None:
         "weight noise 0.01 top-1 % — 80",
         "ECE % — 1.500",
         "method.sigma 0 0.6",
-        "commit c0ffee, with changes that are not in it",
+        "commit c0ffee",
         "GPUs 2 × H200",
         "torch 2.15.0",
         "git checkout c0ffee torchrun --nproc-per-node 2 -m rwp_dist sweep my.yaml",

@@ -221,7 +221,7 @@ def test_a_server_that_is_away_is_a_sentence(monkeypatch: pytest.MonkeyPatch) ->
         "W&B cannot be used (no answer of http://127.0.0.1:9 in 1 s); try again, or write the "
         "specification to a file with --out FILE.\n"
     )
-    assert time.monotonic() - before < 15
+    assert time.monotonic() - before < 60
 
 
 @pytest.mark.parametrize("spec", ["{}", "[]", "null", "no JSON"])

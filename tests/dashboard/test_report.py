@@ -29,7 +29,7 @@ def content(spec: dict) -> str:
 def test_it_has_the_table_of_compare_and_panels_and_is_the_same_twice(runs: Path) -> None:
     spec = report_spec([runs])
     comparison = comparison_of([runs])
-    for line in (*comparison.table.markdown(), *comparison.notes):
+    for line in (*comparison.markdown_tables(), *comparison.markdown_notes()):
         assert line in content(spec)
     [grid] = [b["metadata"] for b in spec["blocks"] if b["type"] == "panel-grid"]
     panels = grid["panelBankSectionConfig"]["panels"]

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.faulty_server import FaultyServer
+from support.pictures import encoded, picture
 from support.small_shards import cache_in
 from support.stream_sets import CLASSES, NUM, flip_bit, load, served, train_streams, write_set
 
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.config import load_settings, split_batch
-from rwp_dist.data.dataset import load_manifest
+from rwp_dist.data.dataset import check_labels_again, load_manifest
 from rwp_dist.data.format.manifest import Manifest
+from rwp_dist.data.image import Decoder, UndecodableImage
 from rwp_dist.data.open import open_dataset, open_train
 from rwp_dist.data.remote import Patience
-from rwp_dist.doctor.speed import images_per_second
 
 QUICK = Patience(retries=2, backoff_s=0.005, stall_s=0.5)
 
@@ -167,7 +168,8 @@ def test_digits_that_are_missing_may_be_those_of_either_side(tmp_path):
 def test_missing_data_are_said_of_the_setting_that_names_them(tmp_path, key, named):
     gone = tmp_path / "gone"
     chosen = load_settings(None, [f"data.mix={{{gone}: 1}}", f"data.val={gone}"])
-    refused(f"{named}: {gone}", f"or set {named}", call=lambda: open_dataset(chosen, key))
+    said = (f"{named}: {gone}", f"or set {named}")
+    refused(*said, call=lambda: open_dataset(chosen, key), error=ConfigError, key=named)
 
 
 def test_a_folder_that_may_not_be_read(folder, monkeypatch):
@@ -188,6 +190,7 @@ def test_a_label_outside_num_classes_is_named_with_its_sample(folder):
         "set model.num_classes to 5",
         call=lambda: load(folder, num_classes=3),
         key="model.num_classes",
+        error=ConfigError,
     )
     assert "train-00000" in message and "sample " in message
 
@@ -280,22 +283,44 @@ def test_the_settings_patience_and_cache_reach_all_that_is_fetched(written, tmp_
     assert cache.max_bytes == 500_000_000 and len(list((tmp_path / "here/shards").iterdir())) == 7
 
 
-# --- speed ---
+@pytest.mark.parametrize("name", ["ant/1.JPEG", "1.png"])
+def test_a_folder_of_images_is_refused_with_the_command_that_packs_it(tmp_path, name):
+    image = tmp_path / "images" / name
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"an image")
+    folder = tmp_path / "images"
+    with pytest.raises(DataError) as caught:
+        load_manifest(str(folder), key="data.val")
+    assert f"`rwp-dist shards write {folder} --out {folder}-shards`" in caught.value.cure
+    assert caught.value.key == "data.val"
 
 
-def test_the_speed_of_one_shard_is_that_of_its_good_images(folder):
-    dataset = load(folder)
-    flip_bit(folder, 0, 4, dataset.index)
-    chosen = settings(folder, "augment.crop=random_resized")
-    speed = images_per_second(chosen, seconds=0.3)
-    assert speed["shard"] == dataset.shards[0].url
-    assert (speed["images"], speed["bad"]) == (dataset.counts[0], 1)
-    assert speed["cores"] == len(os.sched_getaffinity(0))
-    # One small image takes 50 µs to some ms.
-    assert 100 < speed["images_per_s_core"] < 50_000
-    assert 0 < speed["images_per_s"] < 2 * speed["cores"] * speed["images_per_s_core"]
+def test_labels_that_were_replaced_in_an_indexed_tar_are_refused(folder):
+    tar = tars(folder)[0]
+    check_labels_again(load(folder), 0, 1)
+    data = tar.read_bytes()
+    at = data.index(b".cls\0") // 512 * 512 + 512
+    tar.write_bytes(data[:at] + (b"4" if data[at : at + 1] == b"3" else b"3") + data[at + 1 :])
+    with pytest.raises(DataError, match="its labels are not those of its index"):
+        check_labels_again(load(folder), 0, 1)
+    check_labels_again(load(folder), 1, 2)  # another rank's part
 
 
-def test_the_speed_of_a_shard_without_any_good_image(tmp_path):
-    folder = write_set(tmp_path / "train", num=5, undecodable=range(5))
-    refused("train-000000.tar", "verify", call=lambda: images_per_second(settings(folder)))
+def test_an_image_with_more_pixels_than_the_setting_is_bad():
+    data = encoded(picture(20, 30))
+    for tier in ("auto", "pil"):
+        with pytest.raises(UndecodableImage, match="30x20 is too large"):
+            Decoder(tier, 3, max_pixels=599).decode(data)
+        assert Decoder(tier, 3, max_pixels=600).decode(data).shape == (20, 30, 3)
+
+
+def test_a_pattern_of_shards_is_refused_with_the_command_that_makes_a_manifest():
+    for source in ("http://127.0.0.1:9/s-{0..3}.tar", "here/s-{0..3}.tar"):
+        refused("a pattern of shards", "shards index", call=lambda s=source: load_manifest(s))
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_missing_data_of_a_recipe_name_the_command_that_makes_them(name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load_manifest(f"data/{name}/train-that-is-missing")
+    assert f"`rwp-dist shards {name} --out data/{name}`" in str(caught.value)

@@ -1,8 +1,10 @@
+import os
 from functools import partial
 from pathlib import Path
 
 import pytest
 from support.small_shards import FORK, SIZE, content, index_of
+from support.until import HANG_S
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.data.reader import BadSample, ShardFiles
@@ -28,6 +30,12 @@ def test_samples_by_index(tmp_path):
         read(10)
 
 
+def test_a_pipe_in_the_place_of_a_shard_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.tar")
+    with pytest.raises(DataError, match="it is a pipe, socket or device, not a file"):
+        ShardFiles().sample(Shard(str(tmp_path / "x.tar")), index_of(content(0)), 3)
+
+
 def open_files():
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
@@ -46,7 +54,7 @@ def test_no_more_files_than_allowed_are_open(tmp_path):
     results = FORK.Queue()
     process = FORK.Process(target=lambda: results.put(readers[4](0)))
     process.start()
-    assert results.get(timeout=5) == content(4)[:20_000]
+    assert results.get(timeout=HANG_S) == content(4)[:20_000]
     process.join()
     assert readers[4](2) == content(4)[40_000:60_000]
 

@@ -14,9 +14,13 @@ from rwp_dist.doctor.report import as_json, show
 from rwp_dist.shards.digits import write_digits
 
 REPORT = """\
+launch
+  ok       variables             none of other runs
 software
   ok       torch                 2.*
   ok       deepspeed             0.19.*
+  ok       commit                *
+  ok       locale                *UTF-8
   ok       torch's build         *CUDA*
 gpus
   ok       present               none: ranks compute on the CPU
@@ -25,7 +29,9 @@ limits
   ok       threads               *
   ok       locked memory         *
 disks
-  ok       shared memory         * free in /dev/shm, workers need 58.4 kB
+  ok       shared memory         * free in /dev/shm, workers need * kB
+  ok       temporary folder      * can be written to
+  ok       compiled code         * can be written to
   ok       run directory         */run can be written to
   ok       room for logs         * free, 100 MB needed
   ok       room for checkpoints  * free, 1.4 MB needed

@@ -10,6 +10,7 @@ from rwp_dist.doctor import run, software
 from rwp_dist.doctor.machine import Machine
 from rwp_dist.perturb.normals import native
 from rwp_dist.record.directory import RunDir
+from rwp_dist.record.identity import settings_identity
 from rwp_dist.record.open import open_run
 from rwp_dist.shards.digits import write_digits
 
@@ -19,7 +20,8 @@ from rwp_dist.shards.digits import write_digits
 def test_another_run_in_the_run_directory_is_a_problem(tmp_path) -> None:
     here = f"run.dir={tmp_path}"
     assert look(run.earlier_run, machine(here)) == []
-    open_run(machine(here).settings, world_size=1)
+    settings = machine(here).settings
+    open_run(settings, settings_identity(settings, 1))
     (tmp_path / "checkpoints" / "step-00000040.pt").touch()
     [same] = look(run.earlier_run, machine(here))
     assert same.state == "ok" and same.figures == {"step": 40}
@@ -157,3 +159,18 @@ def test_what_a_run_cannot_import_is_a_problem(monkeypatch) -> None:
     monkeypatch.setattr(software.importlib, "import_module", broken)
     [found] = look(software.modules, Machine())
     assert found.state == "problem" and "libcudart.so" in found.seen
+
+
+def test_a_commit_that_is_not_known_is_a_warning_with_the_reason(monkeypatch) -> None:
+    unknown = {"commit": None, "dirty": None, "unknown": "git is not installed here"}
+    monkeypatch.setattr(software, "commit_here", lambda: unknown)
+    [found] = look(software.commit, Machine())
+    assert (found.state, found.seen) == ("warning", "not known: git is not installed here")
+    assert "pip install git+" in found.cure
+
+
+def test_a_locale_of_another_encoding_is_a_warning(monkeypatch) -> None:
+    for name, state in (("UTF-8", "ok"), ("ANSI_X3.4-1968", "ok"), ("GB2312", "warning")):
+        monkeypatch.setattr(software.locale, "nl_langinfo", lambda _, name=name: name)
+        [found] = look(software.encoding, Machine())
+        assert found.state == state and (state == "ok" or "LC_ALL=C.UTF-8" in found.cure)

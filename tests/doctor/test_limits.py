@@ -1,15 +1,18 @@
 """Limits of containers and jobs; room in shared memory and in the cache."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from support.examining import look, machine
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import load_settings
-from rwp_dist.doctor import cgroup, disks, limits
+from rwp_dist.data import room
+from rwp_dist.data.room import shared_bytes
+from rwp_dist.doctor import disks, limits
 from rwp_dist.doctor.finding import Finding
 from rwp_dist.doctor.machine import Machine
+from rwp_dist.process import cgroup
 
 
 def groups(folder: Path, monkeypatch: pytest.MonkeyPatch, path: str, **files: str) -> None:
@@ -74,16 +77,11 @@ def test_a_cache_on_a_network_file_system_is_a_warning(
     assert look(disks.cache, machine()) == [], "local data needs no cache"
 
 
-class Usage(NamedTuple):
-    total: int
-    used: int
-    free: int
-
-
 def shared_memory(size: int, *overrides: str) -> Finding:
     images = ["data.channels=3", "data.image_size=224"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(disks.shutil, "disk_usage", lambda path: Usage(size, 0, size))
+        for module in (disks, room):
+            patch.setattr(module, "shared_memory_left", lambda: size)
         [finding] = look(disks.shared_memory, machine(*images, *overrides))
     return finding
 
@@ -91,7 +89,58 @@ def shared_memory(size: int, *overrides: str) -> Finding:
 def test_dockers_default_of_shared_memory_is_too_little_for_workers() -> None:
     batches = ["batch.global=64", "data.workers=4", "data.prefetch=2"]
     found = shared_memory(64 << 20, *batches)
-    assert found.state == "problem" and "--ipc=host" in found.cure
-    assert found.figures["need_bytes"] == 4 * 3 * 64 * (3 * 224 * 224 + 12)
+    assert found.state == "warning" and "--ipc=host" in found.cure and "pipes" in found.cure
+    assert found.figures["need_bytes"] == shared_bytes(
+        64 * (3 * 224 * 224 + 12), prefetch=2, workers=4, ranks=1
+    )
     assert shared_memory(64 << 20, *batches, "data.workers=0").state == "ok"
     assert shared_memory(1 << 30, *batches).state == "ok"
+
+
+def test_a_users_limit_of_processes_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "threads_left", lambda: None)
+    monkeypatch.setattr(limits.os, "geteuid", lambda: 1000)  # root has no such limit
+    for soft, state in ((1 << 22, "ok"), (1, "problem")):
+        monkeypatch.setattr(limits.resource, "getrlimit", lambda which, soft=soft: (soft, soft))
+        [finding] = look(limits.threads, Machine())
+        assert finding.state == state
+    assert "ulimit -u" in finding.cure
+
+
+def test_a_folder_for_temporary_files_that_is_of_no_use_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert [f.state for f in look(disks.temporary_folder, Machine())] == ["ok"]
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nothing"))
+    [finding] = look(disks.temporary_folder, Machine())
+    assert finding.state == "warning" and f"{tmp_path}/nothing (TMPDIR)" in finding.seen
+
+
+def test_compiled_code_that_cannot_be_kept_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert [f.state for f in look(disks.compiled_code, Machine())] == ["ok"]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    [finding] = look(disks.compiled_code, Machine())
+    assert finding.state == "warning" and "XDG_CACHE_HOME" in finding.cure
+    monkeypatch.setattr(disks, "compiled_folder", lambda: None)
+    [finding] = look(disks.compiled_code, Machine())
+    assert finding.state == "warning" and "no home" in finding.seen
+
+
+def test_triton_without_a_place_for_its_kernels_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise ConfigError("Triton cannot keep what it compiles", cure="set TRITON_CACHE_DIR")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(Machine, "on_gpus", True)
+    monkeypatch.setattr(disks, "kernels_folder", refuse)
+    _, finding = look(disks.compiled_code, Machine())
+    assert (finding.state, finding.cure) == ("problem", "set TRITON_CACHE_DIR")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from support.examining import CONFIG, ROOT
+from support.until import HANG_S
 
 from rwp_dist.doctor.finding import Finding
 from rwp_dist.doctor.ranks import merge
@@ -41,7 +42,7 @@ def both(one: list[str], other: list[str], **environment: str) -> list[tuple[str
         start(0, port, *one, node="n1", **environment),
         start(1, port, *other, node="n2", **environment),
     ]
-    said = [rank.communicate(timeout=150) for rank in ranks]
+    said = [rank.communicate(timeout=HANG_S) for rank in ranks]
     return [(*words, rank.returncode) for words, rank in zip(said, ranks, strict=True)]
 
 

@@ -35,17 +35,21 @@ PRIVATE = {
     "fp32_partitioned_groups_flat",
     # all
     "__compatible_ops__",
+    "_broadcast_model",
 }
 PUBLIC = {
     *("module", "optimizer", "step", "backward", "destroy"),  # the engine, documented
     *("was_step_applied", "set_gradient_accumulation_boundary", "get_global_grad_norm"),
     *("state", "param_groups", "zero_grad", "device"),  # torch.optim.Optimizer's, or ZeRO's same
 }
-DEEPSPEEDS = {"ds", "optimizer", "_optimizer", "mapping", "parameter_offload", "ops", "param"}
+DEEPSPEEDS = {
+    *("ds", "optimizer", "_optimizer", "mapping", "parameter_offload", "ops", "param"),
+    "DeepSpeedEngine",
+}
 """What objects of DeepSpeed, or those that it adds attributes to, are called in the engine."""
 TENSORS = {
-    *("add_", "copy_", "data", "detach", "device", "flatten"),
-    *("grad", "mul_", "numel", "requires_grad", "shape"),
+    *("add_", "copy_", "data", "detach", "device", "dtype", "flatten"),
+    *("grad", "mul_", "ndim", "numel", "requires_grad", "shape"),
 }
 
 
@@ -65,7 +69,7 @@ def test_the_list_has_exactly_the_private_names_that_the_engine_uses() -> None:
     assert used_names() == PRIVATE
 
 
-def initialize(stage: int):
+def initialize(stage: int, seed: int = 0):
     """A DeepSpeed engine with the configuration of this project, and its clean weights."""
     import deepspeed
 
@@ -76,7 +80,7 @@ def initialize(stage: int):
     settings = load_settings(
         None, ["method.name=sgd", "batch.global=4", f"deepspeed.zero_stage={stage}"]
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
     weights = [p.detach().clone() for p in model.parameters()]
     engine, *_ = deepspeed.initialize(
@@ -153,6 +157,16 @@ def shards_of_zero_3() -> None:
     engine.destroy()
 
 
+def nothing_is_broadcast() -> None:
+    from rwp_dist.engine.engine import broadcast_nothing
+
+    broadcast_nothing()
+    engine, drawn = initialize(0, seed=torch.distributed.get_rank())
+    for param, weight in zip(engine.module.parameters(), drawn, strict=True):
+        assert torch.equal(param, weight)
+    engine.destroy()
+
+
 def nothing_is_compiled() -> None:
     from deepspeed.comm.torch import build_shm_op
 
@@ -169,6 +183,10 @@ def test_the_shards_of_zero_1_and_2(stage: int) -> None:
 
 def test_the_shards_of_zero_3() -> None:
     run_ranks(shards_of_zero_3, 2)
+
+
+def test_ranks_keep_their_own_weights_where_nothing_is_broadcast() -> None:
+    run_ranks(nothing_is_broadcast, 2)
 
 
 def test_an_operator_that_is_marked_incompatible_is_not_compiled() -> None:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from click.testing import CliRunner
-from support.evaluations import evaluated, untrained_run, write_checkpoint
+from support.evaluations import evaluated, measured_numbers, untrained_run, write_checkpoint
 from support.ranks import run_ranks
 from support.stream_sets import rename_classes, write_set
 from torch.nn import functional as F
@@ -123,7 +123,7 @@ def test_numbers_of_the_same_network_stay_and_those_of_another_go(run, val):
     command(run.path, "--corruptions", "jpeg", "batch.per_rank=16")  # computes the same
     kinds = [numbers_of(run)[f"corruption.{kind}.top1"] for kind in CORRUPTIONS]
     assert numbers_of(run)["corruptions.top1"] == pytest.approx(sum(kinds) / len(kinds))
-    assert run.read_numbers() == numbers_of(run)
+    assert measured_numbers(run) == numbers_of(run)
 
     command(run.path, "data.eval_crop_ratio=0.5")
     assert numbers_of(run).keys() == {"top1", "top5", "nll", "ece"}
@@ -229,7 +229,9 @@ def test_settings_alone_are_no_run():
 def test_evaluation_samples_whose_labels_mean_other_classes_are_refused(val, tmp_path):
     run = untrained_run(tmp_path / "run", val)
     classes = {"num": 5, "names": tuple(f"class-{i}" for i in range(5)), "place": "shards/train"}
-    write_checkpoint(run, load_settings(run.config), step=2, parts={"classes": classes})
+    write_checkpoint(
+        run, load_settings(run.config), step=2, parts={"history": {"classes": classes}}
+    )
     command(run.path)
     other = rename_classes(
         write_set(tmp_path / "other", num=9), "class-0", "class-1", "class-3", "class-2", "class-4"

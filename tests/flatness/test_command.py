@@ -9,6 +9,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from click.testing import CliRunner
+from support.evaluations import measured_numbers
 from support.ranks import run_ranks
 
 from rwp_dist.base.errors import ConfigError, RwpError
@@ -53,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_digits(folder / "digits")
     run_ranks(train_runs, 1, folder)
     everything = replace(SMALL, slices=("around", "between"))
-    run_ranks(measured, 2, [folder], folder / "out", everything, timeout_s=300)
+    run_ranks(measured, 2, [folder], folder / "out", everything)
     return folder
 
 
@@ -66,7 +67,7 @@ def measured(paths: list[Path], out: Path, request: Request) -> str:
 
 def test_numbers_and_pictures_are_written(folder: Path) -> None:
     for label in ("sgd", "slow"):
-        assert RunDir(folder / label).read_numbers().keys() == KEYS
+        assert measured_numbers(RunDir(folder / label)).keys() == KEYS
         content = RunDir(folder / label).read_measurement("flatness")
         assert content is not None
         assert content["images"] == 25
@@ -84,13 +85,13 @@ def test_numbers_and_pictures_are_written(folder: Path) -> None:
 
 def test_one_rank_gets_the_numbers_of_two(folder: Path, tmp_path: Path) -> None:
     kept = folder / "sgd" / "measured" / "flatness.jsonl"
-    before = RunDir(folder / "sgd").read_numbers()
+    before = measured_numbers(RunDir(folder / "sgd"))
     content = kept.read_text()
     kept.unlink()
     [text] = run_ranks(measured, 1, [folder / "sgd"], tmp_path, SMALL)
     kept.write_text(content)
     assert f"Written: {tmp_path / 'flatness.png'}" in text
-    after = RunDir(folder / "sgd").read_numbers()
+    after = measured_numbers(RunDir(folder / "sgd"))
     assert after == pytest.approx(before, rel=1e-3)
 
 

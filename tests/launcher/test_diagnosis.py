@@ -1,5 +1,6 @@
 """Which rank failed first, and what is said of it: one rule, here and on a cluster."""
 
+import json
 import subprocess
 import sys
 from itertools import permutations
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.until import HANG_S
 
 from launcher.diagnosis import describe, explain, first_failure
 from rwp_dist.process.exits import RankExit, read_exits
@@ -71,6 +73,23 @@ def test_the_log_of_the_rank_that_failed_comes_before_the_sentence(tmp_path: Pat
     ]
 
 
+def test_the_earliest_counts_whatever_its_offset_and_torchrun_reads_whole_seconds(
+    tmp_path: Path,
+) -> None:
+    for number in (1, 2):
+        leave(tmp_path, number, **FAILED, host="n1")
+    first, last = sorted(tmp_path.rglob("error.json"))
+    known = json.loads(last.read_text())
+    assert known["timestamp"] == 9_000_000_000 and known["time"] == "2255-03-14T16:00:00.000+00:00"
+    known["time"] = "2255-03-14T17:59:59.000+02:00"  # one second before the other's
+    last.write_text(json.dumps(known))
+    failure = first_failure(read_exits(tmp_path))
+    assert failure is not None and failure.rank == 2
+    first.write_text(json.dumps(known | {"rank": 1, "time": 8e9}))  # by an earlier version
+    failure = first_failure(read_exits(tmp_path))
+    assert failure is not None and failure.rank == 1
+
+
 def test_what_all_ranks_say_is_said_once(tmp_path: Path) -> None:
     for rank in (0, 1):
         leave(tmp_path, rank, message="run.dir: holds another run.", exit_code=2, shared=True)
@@ -102,11 +121,11 @@ def test_the_agent_writes_down_a_rank_that_was_killed_and_prints_nothing(tmp_pat
     script.write_text(
         "import os, signal, time\n"
         "if os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "time.sleep(60)\n"
+        "time.sleep(3600)\n"
     )
     agent = [sys.executable, "-m", "launcher.agent", str(tmp_path), "0"]
     torchrun = ["--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2", str(script)]
-    done = subprocess.run([*agent, *torchrun], capture_output=True, timeout=60)
+    done = subprocess.run([*agent, *torchrun], capture_output=True, timeout=HANG_S)
     assert done.returncode == 1
     assert (done.stdout, done.stderr) == (b"", b"")
     assert "ChildFailedError" in (tmp_path / "node-0.log").read_text()

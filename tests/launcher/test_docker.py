@@ -17,6 +17,8 @@ from rwp_dist.record.directory import RunDir
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "digits.yaml")
 
+SECRET = "planted-" + 24 * "x"  # not in one piece: a submission keeps the code's diff
+
 ENGINE = f"""#!{sys.executable}
 import json, os, pathlib, subprocess, sys
 known = pathlib.Path(__file__).parent / "container.json"
@@ -94,7 +96,7 @@ def test_what_the_engine_refuses_is_said_and_can_be_submitted_again(
     submit = ("submit", CONFIG, "--backend=docker", "--container=rwp", f"run.dir={run}")
     done = launch(*submit)
     assert done.exit_code == 1 and done.stderr.startswith("docker refused: no such image; ")
-    assert collect([run])[0][0].state == "unsubmitted"
+    assert not run.exists()
     program.write_text(ENGINE)
     assert launch(*submit).exit_code == 0
 
@@ -102,3 +104,38 @@ def test_what_the_engine_refuses_is_said_and_can_be_submitted_again(
 def test_an_image_is_needed(tmp_path: Path) -> None:
     done = launch("submit", CONFIG, "--backend=docker", f"run.dir={tmp_path}/run")
     assert done.exit_code == 2 and "--container: docker runs an image" in done.stderr
+
+
+def test_keys_are_in_the_containers_environment_and_in_no_command(
+    tmp_path: Path, engine: Path
+) -> None:
+    """Docker's own --env-file would keep quotes and line ends of Windows, and refuse ``export``."""
+    keys = tmp_path / "keys"
+    keys.write_bytes(f"export MY_KEY='{SECRET}'\r\n".encode())
+    keys.chmod(0o600)
+    program = engine.parent / "docker"
+    program.write_text(
+        program.read_text().replace(
+            'if command == "run":',
+            'if command == "run":\n    (known.parent / "key").write_text(os.environ["MY_KEY"])',
+        )
+    )
+    run = tmp_path / "run"
+    submit = ("submit", CONFIG, "--backend=docker", "--container=rwp", f"--secrets={keys}")
+    done = launch(*submit, f"run.dir={run}")
+    assert done.exit_code == 0, done.output
+    assert (engine.parent / "key").read_text() == SECRET
+    arguments = engine.read_text()
+    assert '"--env", "MY_KEY"' in arguments and SECRET not in arguments
+    assert not [p for p in run.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
+    launch("cancel", str(run))
+
+
+def test_a_wrong_file_of_keys_is_refused_without_its_value(tmp_path: Path, engine: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"A=1\n{SECRET}\n")
+    keys.chmod(0o600)
+    submit = ("submit", CONFIG, "--backend=docker", "--container=rwp", f"--secrets={keys}")
+    done = launch(*submit, f"run.dir={tmp_path}/run")
+    assert done.exit_code == 2 and f"--secrets: line 2 of {keys} is no NAME" in done.stderr
+    assert SECRET not in done.output

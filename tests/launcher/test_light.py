@@ -10,7 +10,7 @@ import pytest
 from rwp_dist.record.directory import RunDir
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "digits.yaml")
-HEAVY = ("torch", "deepspeed", "wandb", "numpy", "matplotlib", "torchvision")
+HEAVY = ("torch", "deepspeed", "wandb", "matplotlib", "torchvision")
 
 CODE = """
 import sys

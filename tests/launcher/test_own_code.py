@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from launcher import snapshot
 from launcher.cli import main
 from launcher.job import Job, Resources, read_job
-from launcher.snapshot import own_code_of
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.named import find_source
 from rwp_dist.config import load_settings
+from rwp_dist.record.code import own_code_of
 from rwp_dist.record.directory import RunDir
 
 ROOT = Path(__file__).parents[2]

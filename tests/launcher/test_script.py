@@ -1,7 +1,9 @@
 """What is submitted, byte for byte. ``WRITE_GOLDEN=1 pytest tests/launcher`` writes it anew."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -114,7 +116,9 @@ def test_no_variable_that_happens_to_be_set_changes_a_job(name: str) -> None:
 
 def test_the_dry_run_says_the_command_beside_the_script() -> None:
     done = CliRunner().invoke(main, [*CASES["one_node.sh"], "--dry-run"], catch_exceptions=False)
-    assert re.fullmatch(r"sbatch --parsable --comment=[0-9a-f]{16}\n", done.stderr)
+    first, *warnings = done.stderr.splitlines()
+    assert re.fullmatch(r"sbatch --parsable --comment=[0-9a-f]{16}", first)
+    assert all(line.startswith("Warning: ") for line in warnings)  # neither data nor venv are here
     assert "--parsable" not in done.stdout
 
 
@@ -199,3 +203,53 @@ def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
 def test_runs_with_equal_settings_are_one_task() -> None:
     script = dry_run(*SWEEP, "--variants=sgd,sgd", "--seeds=2", "--grid=optimizer.lr=0.05,0.050")
     assert "#SBATCH --array=0-1\n" in script
+
+
+ODD = ("40%noise", "it's", 'a "b" c', "x #y", "d$HOME", "模型", "%%", "-n", "a;b&c|d", "*")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_reach_slurm_as_they_are(name: str) -> None:
+    """A real sbatch has taken all of these, and its jobs have written where they should."""
+    own = (f"run.dir={json.dumps(f'/runs/{name}/a')}", f"run.name={json.dumps(name)}")
+    script = dry_run(*SUBMIT, "variant=sgd", *own)
+    lines = [line for line in script.splitlines() if line.startswith("#SBATCH ")]
+    options = dict(
+        word.removeprefix("--").split("=", 1)
+        for line in lines
+        if "=" in line
+        for word in shlex.split(line.removeprefix("#SBATCH "))
+    )
+    output = options["output"]
+    expanded = re.sub("%(.)", lambda match: "%" if match[1] == "%" else "7", output)
+    assert expanded == f"/runs/{name}/a/logs/slurm-7.out"
+    assert options["job-name"] == name
+    assert options["chdir"].startswith(f"/runs/{name}/a/code/")
+    settings = script[script.index("# --- settings") : script.index(JOB_LINE)]
+    shown = subprocess.run(
+        ["bash", "-c", f'SLURM_SUBMIT_DIR=x\n{settings}\nprintf "%s\\n" "$RUN_DIR" "$@"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout == f"/runs/{name}/a\n/runs/{name}/a/submitted.yaml\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*SUBMIT, "run.dir=/runs/b\\s"), "sbatch takes no such name"),
+        ((*SUBMIT, r'run.dir="/runs/b\ns"'), "has a line break, which sbatch takes"),
+        ((*BOXED, "--container=i", "run.dir=/runs/a,b"), "--container-mounts would be cut there"),
+        (
+            (*BOXED, "--container=i", "--backend=docker", "run.dir=/runs/a:b"),
+            "docker's --volume would be cut there",
+        ),
+    ],
+)
+def test_a_name_that_a_backend_would_change_is_refused(
+    arguments: tuple[str, ...], said: str
+) -> None:
+    done = CliRunner().invoke(main, [*arguments, "--dry-run"], catch_exceptions=False)
+    assert done.exit_code == 2
+    assert said in done.stderr and re.search(r"; (use|choose) a \w+ without", done.stderr)

@@ -35,7 +35,14 @@ def test_a_task_starts_every_node_with_the_run_in_the_bucket() -> None:
     for option, value in {"--nnodes": "2", "--node-rank": "1", "--nproc-per-node": "8"}.items():
         assert told[told.index(option) + 1] == value
     assert told[told.index("--master-addr") + 1] == "10.0.0.1"
-    assert told[-4:] == ["train", CONFIG, "variant=sgd 2x", "run.dir=/runs/sgd 2x-s0"]
+    assert told[-4:] == ["train", CONFIG, "variant=sgd 2x", "run.dir=/runs/digits/sgd 2x-s0"]
     (bucket,) = task["file_mounts"].items()
     # Plain MOUNT lets no file be appended to.
     assert bucket == ("/runs", {"name": "rwp-runs", "mode": "MOUNT_CACHED"})
+
+
+def test_its_name_is_one_that_skypilot_takes() -> None:
+    for name, shown in (("40% Nöise_x", "run-40-n-ise-x"), ("模型", "run"), ("Sgd.1", "sgd-1")):
+        task = export(f"run.name={name}")
+        assert task["name"] == shown
+        assert f"/{name}" in task["run"]  # as it is, in the run directory

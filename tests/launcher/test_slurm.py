@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from launcher import logs
-from launcher.backends import REFUSED, JobStatus, LaunchError, backend
+from launcher.backends import REFUSED, JobStatus, LaunchError, NoAnswerError, backend
 from launcher.backends.slurm import Slurm
 from launcher.backends.slurm_queue import _accounts
 from launcher.cli import main
@@ -288,3 +288,117 @@ def test_a_machine_without_slurm_is_told_so(
         (run,), troubles = collect([tmp_path])
         assert run.state == shown
         assert len(troubles) == 1 and "squeue: there is no such program here" in str(troubles[0])
+
+
+def refusal(folder: Path, monkeypatch: pytest.MonkeyPatch, says: str) -> LaunchError:
+    programs(folder, monkeypatch, sbatch=f"cat >&2 <<'END'\n{says}\nEND\nexit 1")
+    with pytest.raises(LaunchError) as refused:
+        Slurm().submit([JOB], Slurm().render([JOB]))
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    ("says", "cure"),
+    [
+        ("Batch job submission failed: Invalid account or account/partition combination specified",
+         "--account"),
+        ("You must specify an account", "--account"),
+        ("Batch job submission failed: Invalid partition name specified", "--partition"),
+        ("Batch job submission failed: No partition specified or system default partition",
+         "--partition"),
+        ("Batch job submission failed: Invalid qos specification", "--option qos="),
+        ("Invalid generic resource (gres) specification", "--option gres=gpu:8"),
+        ("unrecognized option '--gpus-per-node=8'", "--option gres=gpu:8"),
+        ("Batch job submission failed: Requested time limit is invalid (missing or exceeds some "
+         "limit)", "--time"),
+        ("Memory specification can not be satisfied", "--option mem="),
+        ("Batch job submission failed: Requested node configuration is not available", "--cpus"),
+        ("Batch job submission failed: something new", REFUSED),
+    ],
+)  # fmt: skip
+def test_what_a_refused_sbatch_says_has_a_cure(
+    says: str, cure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = refusal(tmp_path, monkeypatch, f"sbatch: error: {says}.")
+    assert error.problem == f"sbatch refused: {says}"
+    assert cure in str(error.cure)
+
+
+def test_a_refusal_of_several_lines_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says = (
+        "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed."
+    )
+    error = refusal(tmp_path, monkeypatch, says)
+    assert str(error) == (
+        "sbatch refused: invalid partition specified: x; Batch job submission failed; choose one "
+        "with --partition (sinfo lists them)."
+    )
+
+
+@pytest.mark.parametrize(
+    "printed",
+    ["17", "17;cluster", "Welcome\n17;cluster\n\nBudget: 30 h left", "Submitted batch job 17\n"],
+)
+def test_the_id_is_found_among_what_a_cluster_adds(
+    printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(tmp_path, monkeypatch, sbatch=f"cat <<'END'\n{printed}\nEND")
+    assert Slurm().submit([JOB], "") == "17"
+
+
+def test_a_submission_without_an_id_may_have_been_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(tmp_path, monkeypatch, sbatch="echo Welcome")
+    with pytest.raises(NoAnswerError, match="names no job: 'Welcome"):
+        Slurm().submit([JOB], "")
+
+
+def test_a_slurm_that_does_not_answer_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(tmp_path, monkeypatch, squeue="exec sleep 60")
+    monkeypatch.setattr("launcher.backends.slurm_queue.PATIENCE_S", 0.2)
+    with pytest.raises(NoAnswerError, match="squeue has not answered within"):
+        Slurm().find([JOB])
+
+
+LINE = "JobId=17 JobName=a JobState=RUNNING Reason=None NodeList=n1 Comment=token"
+
+
+@pytest.mark.parametrize(
+    "squeue",
+    [
+        "echo \"squeue: unrecognized option '--json'\" >&2; exit 1",
+        "echo 'squeue: fatal: Unable to find plugin: serializer/json' >&2; exit 1",
+        "echo JOBID PARTITION NAME",
+    ],
+)
+def test_a_slurm_without_json_is_asked_by_scontrol(
+    squeue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(tmp_path, monkeypatch, squeue=squeue, scontrol=f"echo '{LINE}'")
+    (found,) = Slurm().find([JOB])
+    assert found == JobStatus("17", "running", "n1", "RUNNING")
+
+
+def test_a_place_without_scontrol_has_the_queue_and_the_accounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(tmp_path, monkeypatch, sacct="echo '17|FAILED|1:0|n1|token'")
+    (tmp_path / "bin" / "scontrol").unlink()
+    for name in ("cat", "sh"):  # a machine may have a real one beside them
+        (tmp_path / "bin" / name).symlink_to(f"/bin/{name}")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (found,) = Slurm().find([JOB])
+    assert found == JobStatus("17", "ended", "n1", "FAILED, exit code 1")
+
+
+@pytest.mark.parametrize("option", ["gres=gpu:8", "gpus=16", "gpus-per-node=a100:8"])
+def test_gpus_are_asked_for_once(option: str) -> None:
+    wants = Resources(options=(option,))
+    script = Slurm().render([replace(JOB, resources=wants)])
+    asked = [line for line in script.splitlines() if line.startswith("#SBATCH") and "gpu" in line]
+    assert asked == [f"#SBATCH --{option}"]

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from launcher import snapshot
 from launcher.cli import main
 from launcher.job import Job, Resources, read_job
+from rwp_dist.record import code
 from rwp_dist.record.directory import RunDir
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "digits.yaml")
@@ -33,6 +34,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "first")
     monkeypatch.setattr(snapshot, "PROJECT", folder)
+    monkeypatch.setattr(code, "PACKAGE", folder / "package")
     monkeypatch.setattr(snapshot, "PACKAGES", (folder / "package",))
     return folder
 
@@ -80,14 +82,13 @@ def test_the_diff_can_be_applied_to_the_commit(checkout: Path, tmp_path: Path) -
     (checkout / "logo.png").write_bytes(bytes(range(256)))
     git(checkout, "add", "logo.png")
     (checkout / "notes.txt").write_text("not known to git")
-    code = snapshot.take(Resources())
-    assert code.git is not None
-    assert code.git["untracked"] == ["notes.txt"] and code.git["dirty"]
-    code.write(tmp_path / "code")
+    taken = snapshot.take(Resources())
+    assert taken.git["untracked"] == ["notes.txt"] and taken.git["dirty"]
+    taken.write(tmp_path / "code")
 
     git(tmp_path, "clone", "-q", str(checkout), "clone")
     clone = tmp_path / "clone"
-    git(clone, "checkout", "-q", code.git["commit"])
+    git(clone, "checkout", "-q", taken.git["commit"])
     git(clone, "apply", "--check", str(tmp_path / "code" / "code.diff"))
     git(clone, "apply", str(tmp_path / "code" / "code.diff"))
     for name in ("package/train.py", "logo.png"):
@@ -96,14 +97,18 @@ def test_the_diff_can_be_applied_to_the_commit(checkout: Path, tmp_path: Path) -
 
 def test_a_diff_that_git_cannot_make_is_noted(checkout: Path) -> None:
     git(checkout, "update-ref", "-d", "HEAD")  # a checkout without any commit
-    code = snapshot.take(Resources())
-    assert code.git is not None and "git diff failed" in code.git["diff"]
-    assert "code.diff" not in code.files
+    taken = snapshot.take(Resources())
+    assert taken.git == {
+        "commit": None,
+        "dirty": None,
+        "unknown": "`git rev-parse` failed (fatal: Needed a single revision)",
+    }
+    assert "code.diff" not in taken.files
 
 
 def test_a_commit_without_changes_has_no_diff(checkout: Path) -> None:
-    code = snapshot.take(Resources())
-    assert code.git == {"commit": git(checkout, "rev-parse", "HEAD").strip(), "dirty": False} | {
+    taken = snapshot.take(Resources())
+    assert taken.git == {"commit": git(checkout, "rev-parse", "HEAD").strip(), "dirty": False} | {
         "untracked": []
     }
-    assert list(code.files) == ["package/train.py"]
+    assert list(taken.files) == ["package/train.py"]

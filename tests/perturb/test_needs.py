@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from support.until import HANG_S
 
 ROOT = Path(__file__).parents[2]
 LOOP = """
@@ -76,6 +77,6 @@ def test_every_method_trains_in_a_virtual_environment_of_torch_and_numpy(tmp_pat
                 link.symlink_to(distribution.locate_file(top))
     (packages / "rwp_dist").symlink_to(ROOT / "rwp_dist")
     command = [tmp_path / "bin" / "python", "-I", "-c", LOOP]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "trained without DeepSpeed\n"

@@ -118,7 +118,7 @@ def errors(got, wanted):
 def check(world_size, micro_batches, cases, num_samples=60):
     """Run all cases on one group of ranks and compare each with the oracle."""
     cases = [(*case, split_over(world_size, micro_batches)) for case in cases]
-    by_rank = run_ranks(run_package, world_size, cases, num_samples, timeout_s=150)
+    by_rank = run_ranks(run_package, world_size, cases, num_samples)
     for number, case in enumerate(cases):
         formula = formula_of(small_settings(*case, steps=STEPS))
         wanted = run_oracle(formula, world_size, micro_batches, num_samples)
@@ -228,7 +228,7 @@ def test_noise_and_energy_of_the_kernels_equal_the_oracle():
 def test_every_method_equals_the_oracle_under_bf16_autocast_within_its_precision():
     methods, common = oracle.METHODS, ("deepspeed.zero_stage=1", split_over(2, 2))
     cases = [(f"method.name={method}", *common, "precision=bf16") for method in methods]
-    by_rank = run_ranks(run_package, 2, cases, 60, timeout_s=150)
+    by_rank = run_ranks(run_package, 2, cases, 60)
     finals = {
         method: run_oracle(formula_of(small_settings(*case, steps=STEPS)), 2, 2, 60).weights
         for method, case in zip(methods, cases, strict=True)

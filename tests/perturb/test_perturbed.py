@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from support.ranks import run_ranks
 from support.small import same_bits, small_net
+from support.until import HANG_S
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -84,7 +85,7 @@ assert not others & names, others & names
 ours = {".".join(n.split(".")[:2]) for n in sys.modules if n.startswith("rwp_dist.")}
 assert ours <= {"rwp_dist.base", "rwp_dist.perturb", "rwp_dist.process"}, ours
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANG_S, cwd=ROOT)
 
 
 def with_and_without_a_scaler():
@@ -394,7 +395,7 @@ def test_a_state_of_another_method_is_refused():
 def test_the_example_runs_on_two_ranks():
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command = [*launch, str(EXAMPLE), "--steps=30"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     assert top1_of(done.stdout) > 50, done.stdout
 

@@ -104,8 +104,8 @@ def digests_after_every_step(cases, on_a_copy):
 
 
 def compare(world_size, cases):
-    in_place = run_ranks(digests_after_every_step, world_size, cases, False, timeout_s=120)
-    on_copies = run_ranks(digests_after_every_step, world_size, cases, True, timeout_s=120)
+    in_place = run_ranks(digests_after_every_step, world_size, cases, False)
+    on_copies = run_ranks(digests_after_every_step, world_size, cases, True)
     for number, case in enumerate(cases):
         first = in_place[0][number]
         assert len(set(first)) == STEPS, f"{case}: weights did not move"

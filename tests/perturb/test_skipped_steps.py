@@ -43,7 +43,7 @@ def _run_poisoned(case, poisoned_rank, poisoned_pass):
 
 
 def check(world_size, cases, rank, number):
-    results = run_ranks(run_poisoned, world_size, cases, rank, number, timeout_s=120)
+    results = run_ranks(run_poisoned, world_size, cases, rank, number)
     for index, case in enumerate(cases):
         for history, shown in (by_rank[index] for by_rank in results):
             before, poisoned = history[POISONED_STEP - 1], history[POISONED_STEP]

@@ -45,6 +45,18 @@ def test_a_run_that_goes_on_is_healthy_and_one_that_hangs_is_not(file, monkeypat
     assert health() == (0, "nothing trains here, or not yet")
 
 
+def test_a_disk_with_another_clock_makes_no_run_look_hung(file, monkeypatch):
+    touch = Path.touch
+
+    def touch_by_the_disk(path, **more):  # whose clock is an hour behind
+        touch(path, **more)
+        os.utime(path, (time.time() - 3600,) * 2)
+
+    monkeypatch.setattr(Path, "touch", touch_by_the_disk)
+    with Heartbeat():
+        assert health()[0] == 0
+
+
 def test_the_file_goes_when_a_run_fails(file):
     with pytest.raises(RuntimeError), Heartbeat():
         assert file.exists()
@@ -60,7 +72,8 @@ def test_it_beats_once_a_second_and_on_one_rank_of_a_node(file, monkeypatch):
         heartbeat._last -= 1.0
         heartbeat.beat()
         assert file.stat().st_mtime > 1
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
     with Heartbeat():
         assert not file.exists()
 

@@ -10,8 +10,9 @@ from support.until import until, until_ended
 
 RANK = """
 import signal
+from rwp_dist.base.parent import end_with_parent
 from rwp_dist.process import rank
-rank.end_with_parent()
+end_with_parent()
 rank.write_to_log()
 print("here", flush=True)
 signal.pause()

@@ -75,9 +75,9 @@ def test_nobody_waits_for_a_server_that_never_answers(monkeypatch: pytest.Monkey
         begin = time.perf_counter()
         for _ in range(100):
             hook.post(DOCUMENT)
-        assert time.perf_counter() - begin < 0.1
+        assert time.perf_counter() - begin < module.TIMEOUT_S
         hook.close()
-        assert 0.3 <= time.perf_counter() - begin < 3.0
+        assert 0.3 <= time.perf_counter() - begin < module.TIMEOUT_S
         assert said == ["The webhook has not answered yet; an alert may be lost."]
 
 

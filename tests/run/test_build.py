@@ -8,7 +8,7 @@ from support.ranks import run_ranks
 from support.small import small_parts, small_settings
 from support.stream_sets import CLASSES, SIZE, rename_classes, write_set
 
-from rwp_dist.base.errors import DataError
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import load_settings
 from rwp_dist.perturb.normals import native
 from rwp_dist.process.group import same_on_all_ranks
@@ -38,8 +38,8 @@ def without_shards_on_rank_1(folder):
 
 def test_shards_that_are_missing_on_one_node_end_all_ranks_at_once(tmp_path):
     write_digits(tmp_path)
-    with pytest.raises(DataError, match="nowhere"):
-        run_ranks(without_shards_on_rank_1, 2, tmp_path, timeout_s=30)
+    with pytest.raises(ConfigError, match="nowhere"):
+        run_ranks(without_shards_on_rank_1, 2, tmp_path)
 
 
 def opened(train, val, *overrides):
@@ -57,8 +57,8 @@ def test_validation_with_other_classes_is_refused_on_all_ranks(tmp_path):
     train, val = (write_set(tmp_path / name, num=12) for name in ("train", "val"))
     rename_classes(val, "class-0", "class-2", "class-1", "class-3", "class-4")
     words = r"1 is 'class-1' in \S+/train and 'class-2' in \S+/val; .* --classes-of \S+/train"
-    with pytest.raises(DataError, match=words):
-        run_ranks(opened, 2, train, val, timeout_s=60)
+    with pytest.raises(ConfigError, match=words):
+        run_ranks(opened, 2, train, val)
 
 
 def test_what_is_doubtful_about_classes_and_mixing_is_known_before_the_first_step(tmp_path):

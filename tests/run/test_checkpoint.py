@@ -1,6 +1,7 @@
 """Property 6 of checkpoints: whole, clean, portable, and a resumed run is an undisturbed one."""
 
 import re
+import zipfile
 from unittest.mock import patch
 
 import pytest
@@ -133,7 +134,7 @@ def test_the_newest_keep_last_checkpoints_stay_and_nothing_else(tmp_path):
 def test_a_checkpoint_holds_tensors_and_numbers_only(tmp_path):
     (state,) = run_ranks(save_three, 1, tmp_path, 1)
     loaded = torch.load(tmp_path / "step-00000003.pt", weights_only=True)
-    assert loaded["step"] == 3 and loaded["parts"].keys() == {"perturbed", "data", "progress"}
+    assert loaded["step"] == 3 and loaded["parts"].keys() == {"perturbed", "history", "progress"}
     assert loaded["weights"].keys() == dict(small_net().named_parameters()).keys()
     assert {n: v for n, v in state.items() if n.startswith("weight ")}.keys() == {
         f"weight {n}" for n in loaded["weights"]
@@ -196,10 +197,16 @@ def test_without_checkpoints_there_is_nothing_to_resume(tmp_path):
     assert run_ranks(load_newest, 1, tmp_path / "nowhere") == [0]
 
 
+def wider_net():
+    net = SmallNet()
+    net.linear1, net.linear2 = torch.nn.Linear(20, 7), torch.nn.Linear(7, 3)
+    return net
+
+
 @pytest.mark.parametrize(
     ("net", "differs"),
     [
-        (SmallNet(num_classes=4), "linear2.bias"),
+        (wider_net(), "linear1.bias"),
         (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3)), "1.bias"),
     ],
     ids=["another shape", "other names"],
@@ -290,13 +297,24 @@ class Anything:
     """Of a kind that a checkpoint may not hold."""
 
 
-@pytest.mark.parametrize("kind", ["text", "objects", "another program's", "nothing"])
+def test_a_checkpoint_that_unpacks_to_more_than_it_has_is_not_read_to_its_end(tmp_path):
+    path = tmp_path / "step-00000001.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**7))
+    assert path.stat().st_size < 10**5
+    chosen, trouble = _newest_readable(tmp_path)
+    assert chosen is None and "it is compressed" in trouble[0]
+
+
+@pytest.mark.parametrize("kind", ["text", "objects", "another program's", "a part", "nothing"])
 def test_what_is_no_checkpoint_is_refused_with_our_cure_and_not_torchs(tmp_path, kind):
     path = tmp_path / "file"
     if kind == "text":
         path.write_text("# A page\n" * 100)
     elif kind == "objects":
         torch.save({"format": FORMAT, "model": Anything()}, path)
+    elif kind == "a part":
+        torch.save({"format": FORMAT, "step": 3}, path)
     elif kind == "another program's":
         torch.save({"weights": torch.ones(3)}, path)
     with pytest.raises(CheckpointError) as refused:

@@ -53,7 +53,7 @@ def test_trying_a_network_leaves_no_trace(name):
 
 def test_unknown_models_and_grey_images_are_refused_with_the_cure():
     for overrides, key, cure in (
-        (["model.name=resnet5O"], "model.name", "write resnet50"),
+        (["model.name=resnet5O"], "model.name", "did you mean resnet50?"),
         (["model.name=resnet18"], "data.channels", "set it to 3"),
     ):
         with pytest.raises(ConfigError) as caught:

@@ -14,12 +14,13 @@ from support.small import same_bits
 from torch import nn
 
 from rwp_dist.config import load_settings
+from rwp_dist.data.chosen import data_identity
 from rwp_dist.record.directory import RunDir
 from rwp_dist.run.bad_samples import BadSamples
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.checkpoint import FORMAT, list_checkpoints, load_checkpoint, read_checkpoint
 from rwp_dist.run.evaluate import LastEvaluation
-from rwp_dist.run.parts import DataCheck
+from rwp_dist.run.history import History
 from rwp_dist.run.progress import Progress
 from rwp_dist.train import train
 
@@ -38,7 +39,7 @@ def loaded(folder):
     progress, evaluation, bad = Progress(parts), LastEvaluation(), BadSamples(folder, 100)
     stateful = {
         "perturbed": parts.perturbed,
-        "data": DataCheck(parts.train),
+        "history": History(data_identity(parts.settings)),
         "bad_samples": bad,
         "progress": progress,
         "evaluation": evaluation,

@@ -129,7 +129,7 @@ def test_two_groups_of_parameters_compute_the_same_at_every_stage(more):
     # Stage 3 draws other noise, so sgd is compared there.
     methods = (("m-rwp", 0), ("m-rwp", 1), ("m-rwp", 2), ("sgd", 0), ("sgd", 3))
     cases = [(f"method.name={m}", f"deepspeed.zero_stage={s}", *more) for m, s in methods]
-    for found in run_ranks(ends, 2, cases, timeout_s=120):
+    for found in run_ranks(ends, 2, cases):
         for first, other in ((0, 1), (0, 2), (3, 4)):
             for name, wanted in found[first][0].items():
                 torch.testing.assert_close(found[other][0][name], wanted, rtol=1e-3, atol=1e-5)
@@ -175,4 +175,4 @@ def test_an_optimizer_of_your_own_resumes_exactly_whatever_it_keeps(name, tmp_pa
 
 
 def test_the_settings_know_the_names_of_all_optimizers():
-    assert tuple(OPTIMIZERS) == tree.OPTIMIZERS
+    assert OPTIMIZERS.keys() == tree.OPTIMIZERS.keys()

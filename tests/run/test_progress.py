@@ -24,6 +24,7 @@ from support.small import (
 from torch.nn import functional as F
 
 from rwp_dist import train as train_module
+from rwp_dist.data.image import Mixer
 from rwp_dist.data.remote import CacheStats
 from rwp_dist.perturb import stopwatch
 from rwp_dist.process.consensus import Agreed, Consensus
@@ -120,7 +121,7 @@ def _losses_by_hand(method, *more):
             net.load_state_dict(module.state_dict())
             each = F.cross_entropy(net(images[-1].double()), targets, reduction="none")
             perturbed = not same_bits(weights_of(parts), clean[0])
-            passes.append((perturbed, float(each[weights > 0].sum()), int(weights.sum())))
+            passes.append((perturbed, float(each[weights > 0].detach().sum()), int(weights.sum())))
             return loss(logits, targets, weights)
 
         parts.task.loss = looking
@@ -154,6 +155,50 @@ def test_losses_at_clean_and_perturbed_weights_are_means_over_the_samples_of_all
         assert record["tflops"] * 1e12 * record["step_s"] * STEPS == pytest.approx(work)
         assert record["samples"] == 57 + 11  # an epoch, and a step with one of three paddings
         assert record["mfu"] is None and record["grad_norm"] > 0
+
+
+def accuracy_of_mixed_images(alpha, smoothing):
+    """Top-1 of a record, that of the shares that targets hold, and that of the images' labels."""
+    settings = small_settings(
+        "method.name=sgd",
+        f"augment.mixup={alpha}",
+        f"augment.label_smoothing={smoothing}",
+        steps=STEPS,
+    )
+    with small_parts(settings) as parts:
+        sums, loss, mixed = [0.0, 0.0, 0.0], parts.task.loss, Mixer.__call__
+
+        def mixing(mixer, images, labels, *args):
+            sums.append(labels)
+            return mixed(mixer, images, labels, *args)
+
+        def looking(logits, targets, weights):
+            best = logits.detach().argmax(1)
+            spread = smoothing / targets.shape[1]
+            shares = (targets - spread) / (1 - smoothing)
+            sums[0] += float((shares.gather(1, best[:, None])[:, 0] * weights).sum())
+            sums[1] += float(((sums.pop() == best) * weights).sum())
+            sums[2] += float(weights.sum())
+            return loss(logits, targets, weights)
+
+        parts.task.loss = looking
+        progress = Progress(parts)
+        with patch.object(Mixer, "__call__", mixing):
+            for _ in run_steps(parts, 0, STEPS, progress):
+                pass
+        top1 = progress.train_record(STEPS, 0)["top1"]
+        return top1, 100 * sums[0] / sums[2], 100 * sums[1] / sums[2]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_training_accuracy_under_mixup_is_counted_by_the_mixed_labels(smoothing):
+    found, by_shares, by_labels = run_ranks(accuracy_of_mixed_images, 1, 1.0, smoothing)[0]
+    assert found == pytest.approx(by_shares, abs=1e-3) and abs(found - by_labels) > 1
+
+
+def test_label_smoothing_does_not_change_what_training_accuracy_counts():
+    found, by_shares, by_labels = run_ranks(accuracy_of_mixed_images, 1, 0.0, 0.1)[0]
+    assert found == by_labels == pytest.approx(by_shares, abs=1e-3)
 
 
 def second_record(case):

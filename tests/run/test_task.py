@@ -1,4 +1,4 @@
-"""How well calibrated a network is: the expected calibration error."""
+"""What counts as right, and how well calibrated a network is."""
 
 import pytest
 import torch
@@ -7,6 +7,27 @@ from torch.nn import functional as F
 from rwp_dist.run.task import NUM_BINS, Classification, calibration_error
 
 TASK = Classification()
+
+
+def predicting(*classes, num_classes=7):
+    """Logits whose order begins with these classes, one row each."""
+    return torch.stack(
+        [torch.linspace(1, 0, num_classes).roll(best) for best in classes]
+    )  # best, best + 1, ...
+
+
+def test_a_label_among_the_first_one_or_five_is_a_hit_and_padding_is_none():
+    logits, labels = predicting(0, 0, 0, 3), torch.tensor([0, 4, 5, 3])
+    hits = TASK.hits(logits, labels, torch.tensor([1.0, 1, 1, 0]))
+    assert hits.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0]]
+
+
+def test_a_class_of_a_mixed_image_counts_as_its_share():
+    shares = torch.zeros(5, 7)
+    shares[:, 2], shares[:, 6] = 0.75, 0.25
+    hits = TASK.hits(predicting(2, 6, 0, 3, 2), shares, torch.tensor([1.0, 1, 1, 1, 0]))
+    assert hits[0].tolist() == [0.75, 0.25, 0, 0, 0]
+    assert hits[1].tolist() == [1, 1, 0.75, 0.25, 0]  # 2-6, 6-3, 0-4, 3-0, padding
 
 
 def logits_of(confidences, best):

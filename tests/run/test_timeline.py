@@ -118,6 +118,12 @@ def test_a_run_that_would_never_perturb_is_refused(
     assert error.key == key and error.cure
 
 
+def test_a_run_of_two_billion_steps_is_judged_at_once() -> None:
+    long = ["schedule.steps=2147483647", "method.every=2147483647", "method.warmup_steps=1"]
+    with pytest.raises(ConfigError, match="no step is perturbed"):
+        Timeline.of(load_settings(None, long), steps_per_epoch=4)
+
+
 def test_never_to_perturb_may_be_asked_for() -> None:
     asked = (["method.stop=0", "method.start=0.5"], ["method.sigma=0", "method.every=20"])
     for overrides in (*asked, ["method.name=sgd", "method.warmup_steps=2", "method.every=20"]):

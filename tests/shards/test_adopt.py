@@ -1,334 +1,370 @@
-import dataclasses
-import hashlib
-import http.server
+"""Shards of others are trained from at once, by their counts alone."""
+
 import json
-import os
 import shutil
-import subprocess
-import tarfile
-import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
-import webdataset as wds
 from support.faulty_server import FaultyServer
-from support.shard_files import files, jpeg, run, sample_members, tar_contents, tar_file
+from support.shard_files import run
+from support.small_shards import cache_in
+from support.stream_sets import CLASSES, NUM, digest, train_streams, write_set
 
-from rwp_dist.base.errors import DataError
+from rwp_dist.base.errors import ConfigError, DataError, RwpError
+from rwp_dist.config import load_settings
+from rwp_dist.data import lazy_indexes
+from rwp_dist.data.chosen import choose_selection
 from rwp_dist.data.dataset import load_dataset
-from rwp_dist.data.format.index import index_bytes, load_index
 from rwp_dist.data.format.manifest import Manifest
-from rwp_dist.data.remote import Patience
-from rwp_dist.shards.verify import verify_shards
+from rwp_dist.data.format.sample import Fields
+from rwp_dist.data.remote import NoAttemptsLeftError
+from rwp_dist.shards import collection, location
+from rwp_dist.shards.adopt import adopt_shards
+from rwp_dist.shards.index import index_shards
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory):
+    """A data set as this project writes it."""
+    return write_set(tmp_path_factory.mktemp("set") / "train")
 
 
 @pytest.fixture
-def server(tmp_path):
-    """Serves ``tmp_path/www``: (its address, the list of files asked for)."""
+def others(indexed, tmp_path):
+    """Its tars alone."""
+    folder = tmp_path / "others"
+    folder.mkdir()
+    for tar in indexed.glob("*.tar"):
+        shutil.copy(tar, folder)
+    return folder
+
+
+def counts_of(indexed):
+    return {shard.name: shard.num_samples for shard in Manifest.load(indexed).shards}
+
+
+def timm(counts, sizes):
+    split = {"name": "train", "num_samples": sum(counts.values())}
+    lists = {"filenames": list(counts), "shard_lengths": list(counts.values())}
+    return {"_info.json": {"name": "x", "splits": {"train": split | lists}}}
+
+
+def wids(counts, sizes):
+    shards = [{"url": n, "nsamples": c, "filesize": sizes[n]} for n, c in counts.items()]
+    return {"index.json": {"__kind__": "wids-shard-index-v1", "shardlist": shards}}
+
+
+def open_clip(counts, sizes):
+    return {"sizes.json": counts}
+
+
+def img2dataset(counts, sizes):
+    return {
+        f"{name.removesuffix('.tar')}_stats.json": {"count": count + 3, "successes": count}
+        for name, count in counts.items()
+    }
+
+
+KINDS = [timm, wids, open_clip, img2dataset]
+
+
+def say(folder, kind, counts):
+    """Put the files that say the counts beside the shards."""
+    sizes = {name: (folder / name).stat().st_size for name in counts}
+    for name, content in kind(counts, sizes).items():
+        (folder / name).write_text(json.dumps(content))
+
+
+def adopted(folder, tmp_path, num_classes=CLASSES, cache=None):
+    return load_dataset([Manifest.load(folder)], num_classes, cache, tmp_path / "indexes")
+
+
+def epoch(dataset, workers=0, cache=None):
+    (stream,) = train_streams(dataset, workers=workers, cache=cache)
+    return [digest([step]) for step in stream.steps(0, stream.steps_per_epoch)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adopted_shards_give_the_batches_of_indexed_ones(kind, indexed, others, tmp_path):
+    say(others, kind, counts_of(indexed))
+    manifest, _ = adopt_shards([str(others)])
+    assert manifest.num_samples == NUM and not list(others.glob("*.npy"))
+    wanted = epoch(load_dataset([Manifest.load(indexed)], CLASSES, None))
+    assert epoch(adopted(others, tmp_path)) == wanted
+    # Every shard was indexed once; the indexes lie beside the shards and are used again.
+    indexes = {path: path.stat().st_mtime_ns for path in others.glob("*.index.npy")}
+    assert len(indexes) == len(counts_of(indexed))
+    assert epoch(adopted(others, tmp_path), workers=2) == wanted
+    assert {path: path.stat().st_mtime_ns for path in others.glob("*.index.npy")} == indexes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_shard_is_read_to_adopt_it(kind, indexed, others, monkeypatch):
+    say(others, kind, counts_of(indexed))
+    monkeypatch.setattr(collection, "open_shard", None)
+    monkeypatch.setattr(location, "open_shard", None)
+    assert "100 samples" not in run("adopt", others)
+
+
+@pytest.mark.parametrize("kind", [timm, wids, open_clip])
+def test_remote_shards_are_indexed_in_the_cache_when_they_are_fetched(
+    kind, indexed, others, tmp_path
+):
+    say(others, kind, counts_of(indexed))
+    (others / "classnames.txt").write_text("".join(f"class-{i}\n" for i in range(CLASSES)))
+    served = {f"/set/{path.name}": path.read_bytes() for path in others.iterdir()}
+    with FaultyServer(served) as site:
+        manifest, _ = adopt_shards([site.url("/set")], tmp_path / "here")
+        assert manifest.classes == tuple(f"class-{i}" for i in range(CLASSES))
+        wanted = epoch(load_dataset([Manifest.load(indexed)], CLASSES, None))
+        for _ in range(2):
+            cache = cache_in(tmp_path)
+            dataset = adopted(tmp_path / "here", tmp_path, cache=cache)
+            assert epoch(dataset, workers=2, cache=cache) == wanted
+        tar = next(path for path in served if path.endswith("000.tar"))
+        # One request for its size (wids says it), one for its content.
+        assert len(site.asked(tar)) == (1 if kind is wids else 2)
+        found = sorted((tmp_path / "indexes").glob("*.npy"))
+    assert len(found) == len(counts_of(indexed))
+
+
+def test_a_pattern_with_its_stats_is_adopted_from_a_server(indexed, others, tmp_path):
+    counts = counts_of(indexed)
+    say(others, img2dataset, counts)
+    with FaultyServer({f"/{path.name}": path.read_bytes() for path in others.iterdir()}) as site:
+        pattern = site.url(f"/train-{{000000..{len(counts) - 1:06d}}}.tar?key=secret")
+        manifest, _ = adopt_shards([pattern], tmp_path / "here")
+        assert manifest.num_samples == NUM
+    assert "secret" not in (tmp_path / "here" / "manifest.json").read_text()
+
+
+def test_absolute_names_below_the_collection_are_names_in_it(indexed, others, monkeypatch):
+    shards = [
+        {"url": str(others / name), "nsamples": count} for name, count in counts_of(indexed).items()
+    ]
+    (others / "any.json").write_text(json.dumps({"shardlist": shards}))
+    monkeypatch.chdir(others.parent)
+    manifest, _ = adopt_shards([f"{others.name}/any.json"])
+    assert manifest.shards == adopt_shards([str(others / "any.json")])[0].shards
+    assert manifest.shards[0].name == min(counts_of(indexed))
+
+
+def test_with_one_number_for_all_shards_the_last_is_counted(indexed, others):
+    counts = counts_of(indexed)
+    run("adopt", others, "--samples-per-shard", 15)
+    found = [shard.num_samples for shard in Manifest.load(others).shards]
+    assert found == [15] * (len(counts) - 1) + [counts[max(counts)]] and found[-1] != 15
+
+
+def test_another_count_than_the_collection_says_is_refused_when_the_shard_is_read(
+    indexed, others, tmp_path
+):
+    counts = counts_of(indexed)
+    name = next(iter(counts))
+    say(others, open_clip, counts | {name: counts[name] + 1})
+    adopt_shards([str(others)])
+    dataset = adopted(others, tmp_path)
+    with pytest.raises(DataError, match=f"holds {counts[name]} samples where its collection says"):
+        dataset.rows_of(0)
+    dataset.rows_of(1)
+
+
+def test_labels_are_checked_when_a_shard_is_read(indexed, others, tmp_path):
+    say(others, open_clip, counts_of(indexed))
+    adopt_shards([str(others)])
+    with pytest.raises(DataError, match=r"label \d is not one of 0..1"):
+        adopted(others, tmp_path, num_classes=2).rows_of(0)
+
+
+def test_a_replaced_shard_is_indexed_again(indexed, others, tmp_path):
+    say(others, open_clip, counts_of(indexed))
+    adopt_shards([str(others)])
+    before = adopted(others, tmp_path).rows_of(0).copy()
+    first = sorted(others.glob("*.tar"))[0]
+    other = write_set(tmp_path / "second", first=500)
+    shutil.copy(sorted(other.glob("*.tar"))[0], first)
+    adopt_shards([str(others)])  # its size may be another
+    assert (adopted(others, tmp_path).rows_of(0)["crc32"] != before["crc32"]).any()
+
+
+def test_another_label_key_is_another_index(others, indexed, tmp_path):
+    say(others, open_clip, counts_of(indexed))
+    adopt_shards([str(others)])
+    adopted(others, tmp_path).rows_of(0)
+    adopt_shards([str(others)], fields=Fields(label_key="class"))
+    with pytest.raises(DataError, match=r"has no \.json file for its label"):
+        adopted(others, tmp_path).rows_of(0)
+
+
+def test_a_damaged_download_is_fetched_again_by_the_next_start(indexed, others, tmp_path):
+    say(others, timm, counts_of(indexed))
+    served = {f"/{path.name}": path.read_bytes() for path in others.iterdir()}
+    first = f"/{min(counts_of(indexed))}"
+    with FaultyServer(served) as site:
+        adopt_shards([site.url("/")], tmp_path / "here")
+        good, bad = served[first], bytearray(served[first])
+        bad[148:156] = b"0000000\0"  # the checksum of its first header
+        served[first] = bytes(bad)
+        with pytest.raises(DataError, match="header at byte 0 is damaged"):
+            adopted(tmp_path / "here", tmp_path, cache=cache_in(tmp_path)).rows_of(0)
+        served[first] = good
+        adopted(tmp_path / "here", tmp_path, cache=cache_in(tmp_path)).rows_of(0)
+
+
+def test_what_needs_all_labels_is_refused_until_all_are_indexed(indexed, others, tmp_path):
+    say(others, open_clip, counts_of(indexed))
+    run("adopt", others)
+    settings = load_settings(None, [f"data.train={others}", "data.sampling=balanced"])
+    with pytest.raises(ConfigError, match=f"shards index {others}"):
+        choose_selection(settings, adopted(others, tmp_path))
+    for command in ("verify", "stats"):
+        with pytest.raises(DataError, match=f"`rwp-dist shards index {others}`"):
+            run(command, others)
+    for command in ("index", "verify", "stats"):
+        assert run(command, others)
+    dataset = load_dataset([Manifest.load(others)], CLASSES, None)
+    assert not dataset.lazy and len(np.unique(dataset.labels)) == CLASSES
+
+
+def test_remote_shards_are_indexed_from_their_adopted_manifest(indexed, others, tmp_path):
+    say(others, timm, counts_of(indexed))
+    with FaultyServer({f"/{path.name}": path.read_bytes() for path in others.iterdir()}) as site:
+        adopt_shards([site.url("/")], tmp_path / "here", fields=Fields(image_key="jpg"))
+        manifest = index_shards([str(tmp_path / "here")]).manifest
+    assert manifest.fields is None and manifest.num_classes == CLASSES
+    assert manifest.shards[0].sha256 == Manifest.load(indexed).shards[0].sha256
+
+
+BAD = {
+    "no JSON": ("_info.json", b"{", "no JSON"),
+    "deep": ("_info.json", b"[" * 200_000, "no JSON"),
+    "other JSON": ("_info.json", b'{"name": "x"}', "neither splits"),
+    "other split": ("_info.json", b'{"splits": {"val": {}, "test": {}}}', "splits val, test"),
+    "lists": ("_info.json", b'{"splits": {"train": {"filenames": ["a.tar"]}}}', "lists of equal"),
+    "braces": (
+        "_info.json",
+        b'{"splits": {"train": {"filenames": ["{0..999999999999}.tar"], "shard_lengths": [1]}}}',
+        "more than 1,000,000 names",
+    ),
+    "negative": ("sizes.json", b'{"a.tar": -1}', "not a whole number"),
+    "a boolean": ("sizes.json", b'{"a.tar": true}', "not a whole number"),
+    "huge": ("sizes.json", b'{"a.tar": 1000000000000}', "1000000000000 samples in"),
+    "5,000 digits": ("sizes.json", b'{"a.tar": ' + b"9" * 5000 + b"}", ""),
+    "up": ("sizes.json", b'{"../a.tar": 1}', "does not lie beside it"),
+    "absolute": ("sizes.json", b'{"/etc/a.tar": 1}', "does not lie beside it"),
+    "a pipe": ("index.json", b'{"shardlist": [{"url": "pipe:x", "nsamples": 1}]}', ""),
+    "a host": (
+        "index.json",
+        b'{"shardlist": [{"url": "http://other.host/a.tar", "nsamples": 1}]}',
+        "does not lie beside it",
+    ),
+    "elsewhere": ("index.json", b'{"shardlist": [], "base_path": "/x"}', "base_path"),
+    "nothing": ("index.json", b'{"shardlist": []}', "names no shards"),
+    "NUL": ("sizes.json", b'{"a\\u0000.tar": 1}', "does not lie beside it"),
+    "size": (
+        "index.json",
+        b'{"shardlist": [{"url": "a.tar", "nsamples": 1, "filesize": 77}]}',
+        "77",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_a_collection_cannot_say_is_refused_in_a_sentence(kind, others):
+    first = sorted(others.glob("*.tar"))[0]
+    first.rename(others / "a.tar")
+    name, content, words = BAD[kind]
+    (others / name).write_bytes(content)
+    with pytest.raises(RwpError) as caught:
+        run("adopt", others)
+    said = str(caught.value)
+    assert words in said and len(said) < 600, said
+    assert not (others / "manifest.json").exists()
+
+
+def test_without_counts_the_cure_is_said(others, tmp_path):
+    words = r"_info\.json.*--samples-per-shard"
+    with pytest.raises(DataError, match=words):
+        run("adopt", others)
+    with FaultyServer({}) as site, pytest.raises(DataError, match=words):
+        run("adopt", site.url("/set"), "--out", tmp_path / "x")
+
+
+def test_indexed_or_unfinished_shards_are_not_adopted(indexed, tmp_path):
+    folder = Path(shutil.copytree(indexed, tmp_path / "copy"))
+    with pytest.raises(DataError, match="need not be adopted"):
+        run("adopt", folder, "--samples-per-shard", 15)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(DataError, match="start the command that was making these shards again"):
+        run("adopt", folder, "--samples-per-shard", 15)
+
+
+def test_a_folder_that_cannot_be_written_has_its_indexes_in_the_cache(
+    indexed, others, tmp_path, monkeypatch
+):
+    say(others, open_clip, counts_of(indexed))
+    adopt_shards([str(others)])
+    real = lazy_indexes.write_bytes
+
+    def write(path, data):
+        if path.parent == others:
+            raise PermissionError(13, "Permission denied")
+        real(path, data)
+
+    monkeypatch.setattr(lazy_indexes, "write_bytes", write)
+    adopted(others, tmp_path).rows_of(0)
+    assert len(list((tmp_path / "indexes").glob("*.npy"))) == 1
+    assert not list(others.glob("*.npy"))
+
+
+def test_another_split_does_not_replace_the_manifest_of_the_first(indexed, others):
+    counts = counts_of(indexed)
+    for name in counts:
+        (others / name).rename(others / name.replace("train", "part"))
+    counts = {name.replace("train", "part"): count for name, count in counts.items()}
+    names = list(counts)
+    splits = {
+        split: {"filenames": part, "shard_lengths": [counts[name] for name in part]}
+        for split, part in (("train", names[:3]), ("validation", names[3:]))
+    }
+    (others / "_info.json").write_text(json.dumps({"splits": splits}))
+    run("adopt", others, "--split", "train")
+    with pytest.raises(DataError, match="the manifest here names other shards"):
+        run("adopt", others, "--split", "validation")
+    run("adopt", others, "--split", "validation", "--out", others.parent / "val")
+    with pytest.raises(DataError, match="the manifest here names other shards"):
+        run("index", *sorted(others.glob("*.tar"))[3:])
+
+
+def test_a_label_without_a_name_is_refused_when_its_shard_is_read(indexed, others, tmp_path):
+    say(others, open_clip, counts_of(indexed))
+    adopt_shards([str(others)], classes=["a", "b"])
+    with pytest.raises(DataError, match="has no name, because 2 are named"):
+        adopted(others, tmp_path).rows_of(0)
+
+
+def test_several_addresses_are_one_collection(indexed, others):
+    say(others, img2dataset, counts_of(indexed))
+    tars = sorted(map(str, others.glob("*.tar")))
+    assert adopt_shards(tars)[0].num_samples == NUM
+
+
+def test_a_count_without_its_shard_is_refused(indexed, others):
+    say(others, img2dataset, counts_of(indexed))
+    min(others.glob("*.tar")).unlink()
+    with pytest.raises(DataError, match="is missing beside"):
+        run("adopt", others)
+
+
+def test_a_server_that_is_away_is_asked_for_one_file_alone(monkeypatch):
     asked = []
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            super().do_GET()
+    def read_url(url, **_):
+        asked.append(url)
+        raise NoAttemptsLeftError(f"{url}: away", cure="wait")
 
-        def log_message(self, *arguments):
-            pass
-
-    def handler(*arguments):
-        return Handler(*arguments, directory=str(tmp_path / "www"))
-
-    (tmp_path / "www").mkdir()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
-        thread = threading.Thread(target=site.serve_forever, args=(0.02,))
-        thread.start()
-        yield f"http://127.0.0.1:{site.server_port}", asked
-        site.shutdown()
-        thread.join()
-
-
-def faults(folder):
-    return [fault for check in verify_shards(folder, "decode") for fault in check.faults]
-
-
-def test_tars_of_others_get_index_and_manifest_and_stay_as_they_are(tmp_path):
-    """GNU tar, webdataset's ShardWriter, and the layout of img2dataset, in one folder."""
-    out = tmp_path / "mixed"
-    (tmp_path / "files").mkdir()
-    for name, content in sample_members(4):
-        (tmp_path / "files" / name).write_bytes(content)
-    out.mkdir()
-    subprocess.run(
-        ["tar", "cf", out / "a.tar", "--sort=name", "-C", tmp_path / "files", "."], check=True
-    )
-    with wds.ShardWriter(str(out / "b-%d.tar"), maxcount=3, verbose=0) as writer:
-        for i in range(5):
-            writer.write({"__key__": f"s{i}", "jpg": jpeg(i), "cls": i})
-    before = files(out)
-    run("index", out)
-    assert {name: content for name, content in files(out).items() if name in before} == before
-    manifest = Manifest.load(out)
-    assert [(shard.name, shard.num_samples) for shard in manifest.shards] == [
-        ("a.tar", 4),
-        ("b-0.tar", 3),
-        ("b-1.tar", 2),
-    ]
-    assert (manifest.num_samples, manifest.num_classes) == (9, 5)
-    assert not faults(out)
-
-
-def test_labels_of_img2dataset_lie_in_json(tmp_path):
-    with wds.TarWriter(str(tmp_path / "00000.tar")) as tar:
-        for i in range(3):
-            text = json.dumps({"caption": "x", "class": i + 1, "status": "success"})
-            tar.write({"__key__": f"{i:09d}", "jpg": jpeg(i), "txt": "x", "json": text.encode()})
-    with pytest.raises(DataError, match="--label-key"):
-        run("index", tmp_path)
-    run("index", tmp_path, "--label-key", "class")
-    assert load_index(tmp_path / "00000.tar.index.npy")["label"].tolist() == [1, 2, 3]
-
-
-def test_remote_shards_are_described_by_a_local_manifest(tmp_path, server):
-    address, _ = server
-    for i in range(3):
-        tar_file(tmp_path / "www" / f"x-{i}.tar", sample_members(4, first=4 * i))
-    with pytest.raises(DataError, match="--out"):
-        run("index", address + "/x-{0..2}.tar")
-    out = tmp_path / "here"
-    run("index", address + "/x-{0..2}.tar", "--out", out, "--workers", 2)
-    assert sorted(files(out)) == ["manifest.json", *(f"x-{i}.tar.index.npy" for i in range(3))]
-    manifest = Manifest.load(out)
-    assert [shard.name for shard in manifest.shards] == [f"{address}/x-{i}.tar" for i in range(3)]
-    assert not faults(out)
-    # The same bytes give the same shas as beside the shards.
-    run("index", tmp_path / "www")
-    local = Manifest.load(tmp_path / "www")
-    assert [s.sha256 for s in local.shards] == [s.sha256 for s in manifest.shards]
-    assert [s.index_sha256 for s in local.shards] == [s.index_sha256 for s in manifest.shards]
-    # Damaged on its way or at its place: found by verify.
-    path = tmp_path / "www" / "x-1.tar"
-    data = bytearray(path.read_bytes())
-    data[int(load_index(out / "x-1.tar.index.npy")["offset"][2]) + 5] ^= 1
-    path.write_bytes(data)
-    name = manifest.shards[1].name
-    assert [(fault.shard, fault.sample) for fault in faults(out)] == [(name, 2), (name, -1)]
-
-
-def test_a_server_that_is_busy_for_a_moment_makes_no_fault_of_a_good_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr(Patience, "wait_s", lambda patience, failures, chance: 0.0)
-    tar = tar_file(tmp_path / "a.tar", sample_members(3)).read_bytes()
-    with FaultyServer({"/a.tar": tar}) as server:
-        run("index", server.url("/a.tar"), "--out", tmp_path / "out")
-        server.faults["/a.tar"] = [503, 500]
-        run("verify", tmp_path / "out", "--level", "size")
-        server.faults["/a.tar"] = [503]
-        run("index", server.url("/a.tar"), "--out", tmp_path / "out")
-        assert not server.faults["/a.tar"]
-        server.always["/a.tar"] = 503
-        with pytest.raises(DataError, match="1 fault in 1 shard"):
-            run("verify", tmp_path / "out", "--level", "size")
-
-
-def test_a_second_call_reads_only_what_is_new_or_changed(tmp_path, server):
-    address, _ = server
-    tar_file(tmp_path / "www" / "a.tar", sample_members(2))
-    (tmp_path / "www" / "b.tar").write_bytes(b"")
-    urls = [f"{address}/a.tar", f"{address}/b.tar"]
-    with pytest.raises(DataError, match=r"b\.tar: .*cut short"):
-        run("index", *urls, "--out", tmp_path / "out")
-    index = tmp_path / "out" / "a.tar.index.npy"
-    stamp = index.stat().st_mtime_ns
-    tar_file(tmp_path / "www" / "b.tar", sample_members(3))
-    run("index", *urls, "--out", tmp_path / "out")
-    assert index.stat().st_mtime_ns == stamp
-    assert Manifest.load(tmp_path / "out").num_samples == 5
-    tar_file(tmp_path / "www" / "a.tar", sample_members(20))
-    run("index", *urls, "--out", tmp_path / "out")
-    assert Manifest.load(tmp_path / "out").num_samples == 23
-
-
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_part_of_what_was_to_be_written_is_not_taken_for_all(tmp_path, elsewhere):
-    out = tmp_path / "half"
-    run("synthetic", "--num", 4, "--size", "24x16", "--samples-per-shard", 2, "--out", out)
-    (out / "manifest.json").unlink()
-    before = files(out)
-    more = ["--out", tmp_path / "else"] if elsewhere else []
-    with pytest.raises(DataError, match="has not finished") as refused:
-        run("index", out, *more)
-    assert f"remove {out / '.written'}" in refused.value.cure
-    assert files(out) == before
-    shutil.rmtree(out / ".written")
-    run("index", out, *more)
-    assert Manifest.load(tmp_path / "else" if elsewhere else out).num_samples == 4
-
-
-def test_what_a_server_does_not_have_is_named_at_once(tmp_path, server):
-    with pytest.raises(DataError, match=r"/none\.tar: .*404"):
-        run("index", f"{server[0]}/none.tar", "--out", tmp_path / "out")
-    assert len(server[1]) == 1
-
-
-def test_a_damaged_tar_is_refused_and_no_manifest_written(tmp_path):
-    path = tar_file(tmp_path / "in" / "a.tar", sample_members(10))
-    data = path.read_bytes()
-    boundary = int_offset(data)
-    for damaged in (data[:boundary], data[:boundary] + b"\1" + data[boundary + 1 :]):
-        path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"a\.tar: this is no complete"):
-            run("index", path)
-        assert not (tmp_path / "in" / "manifest.json").exists()
-
-
-def test_names_of_classes_are_kept_or_given(tmp_path):
-    tar_file(tmp_path / "in" / "a.tar", sample_members(3))
-    names = tmp_path / "names.txt"
-    names.write_text("ant\nbee\ncow\n")
-    run("index", tmp_path / "in", "--classes", names)
-    assert Manifest.load(tmp_path / "in").classes == ("ant", "bee", "cow")
-    run("index", tmp_path / "in")
-    assert Manifest.load(tmp_path / "in").classes == ("ant", "bee", "cow")
-    names.write_bytes(b"\xef\xbb\xbfant\r\n\r\nb\xc3\xa9e\r\ncow\r\n\r\n")
-    run("index", tmp_path / "in", "--classes", names)
-    assert Manifest.load(tmp_path / "in").classes == ("ant", "bée", "cow")
-    names.write_text("\n")
-    with pytest.raises(DataError, match="no class names here; write one on each line"):
-        run("index", tmp_path / "in", "--classes", names)
-    names.write_text("ant\nbee\n")
-    with pytest.raises(DataError, match="labels go up to 2, but there are only 2 class names"):
-        run("index", tmp_path / "in", "--classes", names)
-
-
-def test_shards_of_several_folders_need_a_place_and_names_of_their_own(tmp_path):
-    for name in ("x/a.tar", "y/a.tar", "y/b.tar"):
-        tar_file(tmp_path / name, sample_members(1))
-    with pytest.raises(DataError, match="several folders"):
-        run("index", tmp_path / "x", tmp_path / "y")
-    with pytest.raises(DataError, match=r"a\.tar: 2 shards have this name .*rename one"):
-        run("index", tmp_path / "x", tmp_path / "y", "--out", tmp_path / "z")
-    run("index", tmp_path / "x" / "a.tar", tmp_path / "y" / "b.tar", "--out", tmp_path / "z")
-    assert [shard.name for shard in Manifest.load(tmp_path / "z").shards] == [
-        str(tmp_path / "x" / "a.tar"),
-        str(tmp_path / "y" / "b.tar"),
-    ]
-    assert not faults(tmp_path / "z")
-
-
-@pytest.mark.parametrize("url", ["none", "none-{0..1}.tar", "braces-{0..1.tar"])
-def test_what_is_not_there_is_named(tmp_path, url):
-    with pytest.raises(DataError, match=url.split("-")[0]):
-        run("index", tmp_path / url)
-    with pytest.raises(DataError, match=r"no \.tar files here"):
-        run("index", tmp_path)
-
-
-def int_offset(data):
-    """Where the header of the fifth sample begins."""
-    return data.index(b"0004.cls")
-
-
-def test_an_opener_of_the_users_choice_indexes_and_verifies_what_it_opens(tmp_path, monkeypatch):
-    store = tmp_path / "store"
-    shard = tar_file(store / "x.tar", sample_members(3))
-    (tmp_path / "my_store.py").write_text(
-        f"def get(url):\n    return open({str(store)!r} + '/' + url.rpartition('/')[2], 'rb')\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    out, opener = tmp_path / "out", ("--opener", "my_store:get")
-    with pytest.raises(DataError, match=r"nothing here opens mine://.*--opener"):
-        run("index", "mine://bucket/x.tar", "--out", out)
-    run("index", "mine://bucket/x.tar", "--out", out, *opener)
-    assert Manifest.load(out).num_samples == 3
-    assert "all good" in run("verify", out, *opener)
-    shard.write_bytes(shard.read_bytes()[:-5000])
-    with pytest.raises(DataError, match="faults in 1 shard"):
-        run("verify", out, *opener)
-
-
-def linked(path):
-    """A tar of two samples and a third that is hard links to the first."""
-    tar_file(path, sample_members(2))
-    with tarfile.open(path, "a") as tar:
-        for kind in ("jpg", "cls"):
-            info = tarfile.TarInfo(f"copy.{kind}")
-            info.type, info.linkname = tarfile.LNKTYPE, f"0000.{kind}"
-            tar.addfile(info)
-    return path
-
-
-def test_hard_links_are_indexed_verified_and_written(tmp_path):
-    linked(tmp_path / "in" / "a.tar")
-    assert "3 samples in 1 shard" in run("index", tmp_path / "in")
-    assert not faults(tmp_path / "in")
-    run("write", tmp_path / "in", "--out", tmp_path / "out")
-    found = sorted(
-        (image, label) for _, image, label in tar_contents(next(tmp_path.glob("out/*.tar")))
-    )
-    assert found == sorted([(jpeg(0), 0), (jpeg(0), 0), (jpeg(1), 1)])
-
-
-def test_what_is_left_out_is_said_by_kind_also_by_a_second_call(tmp_path):
-    folder = tmp_path / "in"
-    strays = [("README.md", b"x"), ("dataset_info.json", b"{}"), ("._0000.jpg", b"double")]
-    for name in ("a.tar", "b.tar"):
-        tar_file(folder / name, [*strays, *sample_members(2)])
-    (folder / "._a.tar").write_bytes(b"\0\5\x16\7" + bytes(4092))
-    (folder / ".b.tar").symlink_to("b.tar")
-    kinds = "2 x .json of no sample, 2 x .md of no sample, 2 x Apple double (._*)"
-    said = f"8 files left out ({kinds}, 2 x hidden file beside shards)."
-    for _ in range(2):
-        found = run("index", folder)
-        assert "4 samples in 2 shards" in found and said in found
-    assert not faults(folder)
-    assert said in run("write", folder, "--out", tmp_path / "out")
-    assert Manifest.load(tmp_path / "out").num_samples == 4
-    assert "left out" not in run("index", tmp_path / "out", "--out", tmp_path / "clean")
-
-
-def test_another_image_key_indexes_anew(tmp_path):
-    members = [("a.jpg", jpeg(0)), ("a.png", b"mask"), ("a.cls", b"1")]
-    path = tar_file(tmp_path / "a.tar", members)
-    sizes = {"jpg": len(jpeg(0)), "png": 4}
-    for more, kind in (((), "jpg"), (("--image-key", "png"), "png"), ((), "jpg")):
-        said = run("index", path, *more)
-        assert f"1 x further .{'png' if kind == 'jpg' else 'jpg'} image of a sample" in said
-        assert load_index(tmp_path / "a.tar.index.npy")["size"].tolist() == [sizes[kind]]
-
-
-def test_what_an_earlier_version_indexed_is_read_again(tmp_path):
-    """It took the png before the jpg; its records do not say what is left out."""
-    members = [("a.jpg", jpeg(0)), ("a.png", b"mask"), ("a.cls", b"1")]
-    path = tar_file(tmp_path / "a.tar", members)
-    run("index", path)
-    record = tmp_path / ".written" / "a.tar.json"
-    content = json.loads(record.read_text())
-    del content["left_out"]
-    record.write_text(json.dumps(content))
-    assert "1 x further .png image" in run("index", path)
-    assert "left_out" in json.loads(record.read_text())
-
-
-@pytest.mark.parametrize("command", ["index", "write"])
-def test_a_pipe_is_not_waited_for(tmp_path, command):
-    os.mkfifo(tmp_path / "a.tar")
-    with pytest.raises(DataError, match=r"a\.tar: this is no file"):
-        run(command, tmp_path / "a.tar", "--out", tmp_path / "out")
-
-
-def test_an_index_that_leads_beyond_its_shard_is_a_fault_and_refused(tmp_path):
-    run("index", tar_file(tmp_path / "a.tar", sample_members(3)))
-    path = tmp_path / "a.tar.index.npy"
-    for field, value in (("offset", 2**64 - 1), ("offset", 10**12), ("size", 2**32 - 1)):
-        index = load_index(path)
-        index[field][1] = value
-        manifest = Manifest.load(tmp_path)
-        entry = dataclasses.replace(
-            manifest.shards[0], index_sha256=hashlib.sha256(index_bytes(index)).hexdigest()
-        )
-        wrong = dataclasses.replace(manifest, shards=(entry,), location=str(tmp_path / "wrong"))
-        tar = tar_file(tmp_path / "wrong" / "a.tar", sample_members(3))
-        tar.with_name(path.name).write_bytes(index_bytes(index))
-        wrong.save(tmp_path / "wrong")
-        said = [(fault.sample, fault.what) for fault in faults(tmp_path / "wrong")]
-        assert (1, "the image's place is beyond the end of the tar") in said
-        with pytest.raises(DataError, match="leads beyond the end of the shard"):
-            load_dataset([wrong], 3, None)
+    monkeypatch.setattr(collection, "read_url", read_url)
+    with pytest.raises(NoAttemptsLeftError):
+        adopt_shards(["http://127.0.0.1:9/set"])
+    assert len(asked) == 1

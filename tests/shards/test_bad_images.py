@@ -1,37 +1,28 @@
 """One verdict: ``write --short-side``, ``verify``, ``stats``, contact sheet and every decoder."""
 
-import importlib.util
 import io
 import struct
 import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.kinds import JPEGS, OTHERS, chunk, png
 from support.shard_files import jpeg, run, tar_file
+from support.tiers import TIERS
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.data.image import Decoder, UndecodableImage
-from rwp_dist.data.image.jpeg import libjpeg
-from rwp_dist.shards.pack import Shrink
+from rwp_dist.data.image import Decoder, UndecodableImage, why_undecodable
+from rwp_dist.shards.preprocess import Preprocess
 from rwp_dist.shards.stats import TILE
 from rwp_dist.shards.verify import verify_shards
 
-TIERS = ["torchvision", "pil"]
-TIERS += ["libjpeg"] if libjpeg.available() else []
-TIERS += ["simplejpeg"] if importlib.util.find_spec("simplejpeg") else []
 
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(*extra, width=8, height=8):
-    """A black PNG whose header may claim another size."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(25 * 8))
-    parts = [chunk(b"IHDR", head), *extra, chunk(b"IDAT", rows), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+def claimed(*extra, width=8, height=8):
+    """A black PNG of 8x8 pixels whose header may claim another size."""
+    data = png(8, 8, 8, 2, [bytes(24)] * 8, *extra)
+    return data[:8] + chunk(b"IHDR", struct.pack(">II", width, height) + data[24:29]) + data[33:]
 
 
 def damaged(data):
@@ -41,12 +32,12 @@ def damaged(data):
 
 
 BAD = {
-    "pHYs of 3 bytes": png(chunk(b"pHYs", b"abc")),
-    "sRGB of none": png(chunk(b"sRGB", b"")),
-    "much text": png(chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21)))),
-    "200 million pixels": png(width=40_000, height=5_000),
-    "150 million pixels": png(width=15_000, height=10_000),
-    "cut png": png()[:-30],
+    "pHYs of 3 bytes": claimed(chunk(b"pHYs", b"abc")),
+    "sRGB of none": claimed(chunk(b"sRGB", b"")),
+    "much text": claimed(chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21)))),
+    "200 million pixels": claimed(width=40_000, height=5_000),
+    "150 million pixels": claimed(width=15_000, height=10_000),
+    "cut png": claimed()[:-30],
     "cut jpeg": jpeg(1, (64, 48))[:-200],
     "damaged jpeg": damaged(jpeg(1, (64, 48))),
     "no image": b"no image",
@@ -72,22 +63,43 @@ def test_all_agree_that_an_image_is_bad_and_none_falls_over_it(tmp_path, kind):
             Decoder(tier).decode(data)
     for short_side in (4, 8, 10_000):  # smaller, and no smaller: the file as it is
         with pytest.raises(DataError, match=r"bad\.png: this is no readable image"):
-            Shrink(short_side, 90)(data, "bad.png")
+            Preprocess(short_side)(data, "png", "bad.png")
+
+
+def test_all_agree_on_files_of_every_kind(tmp_path, capfd):
+    files = {**{f"jpeg {name}": data for name, data in JPEGS.items()}, **OTHERS}
+    del files["nothing"]  # no tar that training takes has it
+    bad = {name for name, data in files.items() if why_undecodable(data)}
+    members = []
+    for number, (name, data) in enumerate(files.items()):
+        ending = "jpg" if name.startswith("jpeg") else "png"
+        members += [(f"{number:03d}.{ending}", data), (f"{number:03d}.cls", b"0")]
+    tar_file(tmp_path / "a.tar", members)
+    run("index", tmp_path)
+    found = [fault for check in verify_shards(tmp_path, "decode") for fault in check.faults]
+    assert {list(files)[fault.sample] for fault in found} == bad
+    said = run("stats", tmp_path, "--contact-sheet", tmp_path / "sheet.png", "--samples", 400)
+    assert f"no images   {len(bad)} of {len(files)}" in said
+    for name, data in files.items():
+        with pytest.raises(DataError) if name in bad else nullcontext():
+            Preprocess(8)(data, "png", name)
+    assert capfd.readouterr().err == ""
 
 
 def test_an_image_that_no_jpeg_can_hold_is_refused_by_its_name():
     buffer = io.BytesIO()
     Image.new("L", (70_000, 4)).save(buffer, "png")
     with pytest.raises(DataError, match=r"wide\.png: this is no readable image"):
-        Shrink(4, 90)(buffer.getvalue(), "wide.png")
+        Preprocess(4)(buffer.getvalue(), "png", "wide.png")
 
 
 def test_grey_of_16_bits_is_scaled_when_it_is_shrunk_and_on_the_sheet(tmp_path):
     ramp = np.linspace(0, 65535, TILE).astype(np.uint16)[None].repeat(TILE, 0)
     buffer = io.BytesIO()
     Image.fromarray(ramp).save(buffer, "png")
-    small = Image.open(io.BytesIO(Shrink(TILE // 2, 95)(buffer.getvalue(), "a.png")))
-    assert small.mode == "L"
+    shrunk, kind = Preprocess(TILE // 2, quality=95)(buffer.getvalue(), "png", "a.png")
+    small = Image.open(io.BytesIO(shrunk))
+    assert (small.mode, kind) == ("L", "jpg")
     expected = np.linspace(0, 255, TILE // 2)
     assert np.abs(np.asarray(small).astype(int)[40] - expected).max() < 4
     tar_file(tmp_path / "a.tar", [("a.png", buffer.getvalue()), ("a.cls", b"0")])

@@ -13,7 +13,7 @@ def test_figures_are_those_of_the_shards(tmp_path):
         (tmp_path / "images" / "bee" / f"large_{i}.jpg").write_bytes(jpeg(9000 + i, (60, 50)))
     run("write", tmp_path / "images", "--out", tmp_path / "t", "--samples-per-shard", 10)
     rows = dict(line.split(maxsplit=1) for line in run("stats", tmp_path / "t").splitlines())
-    assert rows["shards"] == "3 of 8"
+    assert rows["shards"] == "3 with 8 samples"
     assert rows["samples"] == "24"
     assert rows["classes"] == "2"
     assert rows["per"].startswith("class   10 / 12 / 14 ")

@@ -111,11 +111,18 @@ def test_workers_and_parts_change_no_byte_but_the_seed_does(tmp_path, source):
         ({**TASK_1_OF_2, "SLURM_JOB_ID": "9", "SLURM_STEP_ID": "0"}, None, [1, 3]),
         # A batch script without srun is alone, whatever it is told.
         ({**TASK_1_OF_2, "SLURM_JOB_ID": "9"}, None, [0, 1, 2, 3, 4]),
+        # So is a shell that salloc or `srun --pty` opens, and mpirun starts tasks, too.
+        (
+            {**TASK_1_OF_2, "SLURM_JOB_ID": "9", "SLURM_STEP_ID": "4294967290"},
+            None,
+            [0, 1, 2, 3, 4],
+        ),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, None, [1, 3]),
         (TASK_1_OF_2, "0/5", [0]),
         (TASK_1_OF_2, "0/1", [0, 1, 2, 3, 4]),
     ],
 )
-def test_slurm_tasks_share_the_shards_unless_told_otherwise(
+def test_tasks_share_the_shards_unless_told_otherwise(
     tmp_path, source, monkeypatch, environment, option, written
 ):
     for name, value in environment.items():
@@ -274,7 +281,7 @@ def test_sources_that_cannot_be_used_are_named(tmp_path, source):
         assert all(str(word) in str(caught.value) for word in words), caught.value
         assert not (tmp_path / "t" / "manifest.json").exists()
 
-    refused(tmp_path / "none", tmp_path / "none", "missing")
+    refused(tmp_path / "none", tmp_path / "none", "no such file")
     refused("s3://bucket/x.tar", "shards index")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "neither a folder per class")

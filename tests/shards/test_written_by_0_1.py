@@ -101,7 +101,7 @@ def test_a_source_with_another_image_is_refused(copy: Path) -> None:
 
 def test_tars_that_are_added_can_be_indexed(copy: Path) -> None:
     before = files(copy / "train")
-    shutil.copy(copy / "val" / "val-000000.tar", copy / "train")
+    shutil.copy(copy / "val" / "val-000000.tar", copy / "train" / "z-more.tar")
     run("index", copy / "train")
     after = files(copy / "train")
     manifest = Manifest.load(copy / "train")

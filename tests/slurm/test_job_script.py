@@ -224,3 +224,106 @@ def test_a_short_time_limit_is_not_lost_to_the_signal(tmp_path: Path) -> None:
     stubs = CRASH | {"torchrun": f"exec {sys.executable} rank.py"}
     run_in(tmp_path, stubs=stubs, SITE=str(tmp_path / "site.sh"), **limit)
     assert float((tmp_path / "end").read_text()) >= now + 6
+
+
+# --- places: what clusters and shells may be like ---
+
+ASKED = 'echo "cores ${SRUN_CPUS_PER_TASK:-} ${SLURM_CPU_BIND:-}" >>"$CALLS"; ' + STUBS["srun"]
+
+
+@pytest.mark.parametrize(
+    ("told", "asked"),
+    [
+        ({"SLURM_JOB_CPUS_PER_NODE": "128", "SLURM_CPUS_ON_NODE": "128"}, "128 "),
+        ({"SLURM_JOB_CPUS_PER_NODE": "64(x4)", "SLURM_CPUS_ON_NODE": "64"}, "64 "),
+        ({"SLURM_JOB_CPUS_PER_NODE": "128,64(x3)", "SLURM_CPUS_ON_NODE": "128"}, " none"),
+        ({"SLURM_JOB_CPUS_PER_NODE": "64(x3),128", "SLURM_CPUS_ON_NODE": "64"}, " none"),
+        ({"SLURM_JOB_CPUS_PER_NODE": "128,64", "SLURM_CPUS_PER_TASK": "32"}, "32 "),
+    ],
+)
+def test_no_node_is_asked_for_cores_that_it_has_not(
+    told: dict[str, str], asked: str, tmp_path: Path
+) -> None:
+    calls, last = run_in(tmp_path, stubs={"srun": ASKED}, **told)
+    assert last == "job 17.0: finished; saved up to step 0."
+    assert {call for call in calls if call.startswith("cores")} == {f"cores {asked}"}
+
+
+def test_what_a_shell_had_left_over_does_not_reach_the_ranks(tmp_path: Path) -> None:
+    left = {
+        "RANK": "1",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "x",
+        "PET_NNODES": "3",
+    }
+    left |= {"TORCHELASTIC_RUN_ID": "x", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+    told = 'printenv | cut -d= -f1 >"$CALLS.env"; ' + STUBS["torchrun"]
+    _, last = run_in(tmp_path, stubs={"torchrun": told}, **left)
+    assert last == "job 17.0: finished; saved up to step 0."
+    names = set((tmp_path / "calls.env").read_text().split())
+    assert "RWP_ATTEMPT" in names and not names & set(left)
+
+
+def test_an_address_of_ipv6_is_in_brackets_where_a_port_follows(tmp_path: Path) -> None:
+    scontrol = (
+        'case "$*" in *hostnames*) echo node-a ;; *) echo "NodeName=a NodeAddr=fd00::1" ;; esac'
+    )
+    calls, _ = run_in(tmp_path, stubs={"getent": "exit 2", "scontrol": scontrol})
+    (torchrun,) = (call for call in calls if call.startswith("torchrun"))
+    assert "--local-addr=fd00::1 " in torchrun and "--rdzv-endpoint=[fd00::1]:10017 " in torchrun
+
+
+ABSENT = 'echo "scontrol: command not found" >&2; exit 127'
+
+
+def test_a_node_without_scontrol_trains(tmp_path: Path) -> None:
+    srun = 'if [[ "$*" == *printenv* ]]; then echo "0: node-a"; exit; fi; ' + STUBS["srun"]
+    stubs = {"scontrol": ABSENT, "srun": srun, "getent": "exit 2"}
+    calls, last = run_in(tmp_path, stubs=stubs)
+    assert last == "job 17.0: finished; saved up to step 0."
+    assert any("--rdzv-endpoint=node-a:10017 " in call for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("scontrol", "why"),
+    [
+        (ABSENT, "command not found"),
+        (
+            "echo 'Requested operation is presently disabled for job 17' >&2; exit 1",
+            "Requested operation is presently disabled for job 17",
+        ),
+        (
+            "echo 'slurm_requeue error: Access/permission denied' >&2; exit 1",
+            "Access/permission denied",
+        ),
+    ],
+)
+def test_a_cluster_that_does_not_requeue_is_not_asked_again_and_again(
+    scontrol: str, why: str, tmp_path: Path
+) -> None:
+    body = f'case $1 in requeue) echo requeue >>"$CALLS"; {scontrol} ;; *) echo node-a ;; esac'
+    run = tmp_path / "run"
+    calls, last = run_in(tmp_path, stubs=CRASH | {"scontrol": body}, RUN_DIR=str(run))
+    assert calls.count("requeue") == 1
+    assert last == (
+        f"job 17.0: it cannot be requeued ({why}); submit it again, as with rwp-launch resume "
+        f"{run}: it goes on from its newest checkpoint."
+    )
+
+
+def test_keys_reach_the_ranks_as_they_are_meant(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.write_bytes(b"\xef\xbb\xbf# mine\r\nexport WANDB_API_KEY='a#b $HOME'\r\n")
+    secrets.chmod(0o600)
+    told = 'printf %s "$WANDB_API_KEY" >"$CALLS.key"; ' + STUBS["torchrun"]
+    _, last = run_in(tmp_path, stubs={"torchrun": told}, SECRETS=str(secrets))
+    assert last == "job 17.0: finished; saved up to step 0."
+    assert (tmp_path / "calls.key").read_bytes() == b"a#b $HOME"
+
+
+def test_a_profile_with_line_ends_of_windows_is_refused(tmp_path: Path) -> None:
+    site = tmp_path / "site.sh"
+    site.write_bytes(b"export NCCL_DEBUG=WARN\r\n")
+    calls, last = run_in(tmp_path, SITE=str(site))
+    assert calls == [] and "has line ends of Windows; convert it, as with sed -i" in last

@@ -5,9 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rwp_dist.record.identity import settings_identity
 from rwp_dist.run.checkpoint import load_checkpoint, save_checkpoint
 from rwp_dist.run.evaluate import clean_network
-from rwp_dist.run.parts import DataCheck, Parts, Stateful
+from rwp_dist.run.history import History
+from rwp_dist.run.parts import Parts, Stateful
 from rwp_dist.run.progress import Progress
 from support.small import buffers_of, weights_of
 
@@ -16,7 +18,7 @@ def stateful_of(parts: Parts, progress: Progress | None = None) -> dict[str, Sta
     """The parts with a state, by name."""
     return {
         "perturbed": parts.perturbed,
-        "data": DataCheck(parts.train),
+        "history": History(settings_identity(parts.settings, None), parts.classes),
         "progress": progress or Progress(parts),
         **parts.extras,
     }

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from rwp_dist.process.rank import end_with_parent
+from rwp_dist.base.parent import end_with_parent
 from support.until import until
 
 NODES = ("n1", "n2")
@@ -237,7 +237,7 @@ class Cluster:
             texts = (path.read_text()[-2000:] for path in self.folder.glob("*.log"))
             return "\n".join([what, *texts])
 
-        until(condition, logs, timeout_s=30, every_s=0.1)
+        until(condition, logs, every_s=0.1)
 
 
 def _find(name: str) -> str | None:

@@ -54,3 +54,12 @@ def evaluated(settings, asked=None, checkpoint=None):
     with redirect_stdout(StringIO()) as printed:
         evaluate_runs([target], asked or Asked(), torch.device("cpu"))
     return printed.getvalue().rstrip()
+
+
+def measured_numbers(run):
+    """The numbers of all measurements in a run directory."""
+    return {
+        name: value
+        for content in run.read_measurements()
+        for name, value in content.get("numbers", {}).items()
+    }

@@ -11,6 +11,7 @@ from typing import Any
 from rwp_dist.config import load_settings
 from rwp_dist.doctor.finding import Check, Finding, run_check
 from rwp_dist.doctor.machine import Machine
+from support.until import HANG_S
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "digits.yaml")
@@ -27,7 +28,7 @@ def doctor(
         cwd=ROOT,
         env=os.environ | environment,
         preexec_fn=before,
-        timeout=120,
+        timeout=HANG_S,
     )
 
 

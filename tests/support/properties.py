@@ -67,7 +67,7 @@ def _digests(cases: Cases) -> list[list[str]]:
 
 def assert_replicas_equal(method: str, *more: str, world_size: int = 2) -> None:
     """All ranks have the same weights after every step, and the weights move."""
-    ranks = run_ranks(_digests, world_size, at_stages(method, (0, 1, 2), *more), timeout_s=120)
+    ranks = run_ranks(_digests, world_size, at_stages(method, (0, 1, 2), *more))
     for case in zip(*ranks, strict=True):
         assert len(set(case[0])) == STEPS
         assert all(digests == case[0] for digests in case)
@@ -85,7 +85,7 @@ def _ends(cases: Cases) -> list[dict[str, Tensor]]:
 def assert_stages_agree(method: str, *more: str) -> None:
     """Stages 1 and 2 compute the weights of stage 0, within rounding."""
     cases = at_stages(method, (0, 1, 2), *more, split_over(2, 2))
-    for first, *others in run_ranks(_ends, 2, cases, timeout_s=120):
+    for first, *others in run_ranks(_ends, 2, cases):
         for other in others:
             for name, wanted in first.items():
                 torch.testing.assert_close(other[name], wanted, rtol=1e-4, atol=1e-6)
@@ -123,7 +123,7 @@ def assert_resumes_exactly(
     """A run that was interrupted after some steps ends with the bits of an undisturbed one."""
     stages = stages_of(method) if stages is None else stages
     cases = at_stages(method, stages, *more, split_over(2, 2))
-    for found in run_ranks(_resumed, 2, cases, at, folder, timeout_s=120):
+    for found in run_ranks(_resumed, 2, cases, at, folder):
         assert len(found) == len(cases) * len(at)
         for saved, loaded, undisturbed, resumed in found:
             assert same_bits(saved, loaded)
@@ -177,7 +177,7 @@ def assert_library_equals_engine(method: str, *more: str, steps: int = 20) -> No
     With one pass of a rank in an update and with two.
     """
     cases = [overrides(method, *more, split_over(2, count)) for count in (1, 2)]
-    ranks = run_ranks(_library_and_engine, 2, cases, steps, timeout_s=120)
+    ranks = run_ranks(_library_and_engine, 2, cases, steps)
     for case, results in zip(cases, zip(*ranks, strict=True), strict=True):
         for plain, engine in results:
             assert plain.keys() == engine.keys()

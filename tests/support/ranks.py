@@ -24,6 +24,8 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 
+from support.until import HANG_S
+
 GRACE_S = 3.0
 """How long other ranks may go on after one has failed: they may wait for it for ever."""
 
@@ -51,7 +53,7 @@ class RankError(AssertionError):
 
 
 def run_ranks(
-    function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 60.0
+    function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = HANG_S
 ) -> list[Any]:
     """Call ``function(*args)`` on every rank of a new group; what each returned, by rank.
 

@@ -165,7 +165,7 @@ def small_parts(
     plan = memory_plan(settings, samples)
     train = MemoryTrain(samples, plan, rank, split.micro_batches, split.size)
     val = MemoryEval(samples, settings.batch.per_rank, rank, world_size)
-    with patch("rwp_dist.run.build.build_model", lambda settings: net):
+    with patch("rwp_dist.run.build.build_model", lambda settings, device: net):
         parts = build_parts(settings, (train, val))
     try:
         yield parts
@@ -230,6 +230,9 @@ def memory_plan(settings: Settings, samples: Samples) -> Plan:
 def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     """Whether two sets of tensors are the same to the last bit."""
     return a.keys() == b.keys() and all(
-        x.shape == b[name].shape and x.cpu().numpy().tobytes() == b[name].cpu().numpy().tobytes()
-        for name, x in a.items()
+        x.shape == b[name].shape and torch.equal(_bits(x), _bits(b[name])) for name, x in a.items()
     )
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)

@@ -11,11 +11,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+HANG_S = 600.0
+"""What a test waits for has come by then, however busy the machine is, or never comes."""
+
 
 def until(
     condition: Callable[[], T],
     what: str | Callable[[], str],
-    timeout_s: float = 120.0,
+    timeout_s: float = HANG_S,
     every_s: float = 0.01,
 ) -> T:
     """Look until ``condition()`` is true; returns what it gave.
@@ -34,7 +37,7 @@ def until(
     return found
 
 
-def until_line(process: subprocess.Popen[str], start: str, timeout_s: float = 120.0) -> None:
+def until_line(process: subprocess.Popen[str], start: str, timeout_s: float = HANG_S) -> None:
     """Read a process's stdout to the first line that begins so.
 
     Args:
@@ -56,7 +59,7 @@ def until_line(process: subprocess.Popen[str], start: str, timeout_s: float = 12
         killer.cancel()
 
 
-def until_ended(pids: Iterable[int], timeout_s: float = 20.0) -> None:
+def until_ended(pids: Iterable[int], timeout_s: float = HANG_S) -> None:
     """Wait for the end of processes, which need not be this one's children."""
     for pid in pids:
         with suppress(ProcessLookupError):

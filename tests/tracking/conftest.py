@@ -10,6 +10,7 @@ import pytest
 from support.wandb_server import KEY, WandbServer, wandb_server
 
 from rwp_dist.tracking import wandb as sink
+from rwp_dist.tracking.connection import end_service
 
 
 @pytest.fixture
@@ -33,9 +34,7 @@ def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 def end_wandb() -> None:
     """Forget what another test has set up in this process."""
     if "wandb" in sys.modules:
-        import wandb
-
-        wandb.teardown()
+        end_service()
     sink.Sender._unreachable.clear()
 
 

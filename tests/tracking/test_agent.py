@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from support.until import HANG_S
 from support.wandb_server import Sweep, wandb_server
 
 from rwp_dist.config.load import load_settings
@@ -42,11 +43,11 @@ def test_an_agent_trains_each_point_of_its_sweep_in_a_folder_of_its_own(tmp_path
             env=inherited | server.environment() | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=HANG_S,
         )
         assert done.returncode == 0, done.stdout + done.stderr
     sigmas = {}
-    for folder in (tmp_path / "runs").iterdir():
+    for folder in (tmp_path / "runs" / "small").iterdir():
         run = RunDir(folder)
         assert run.wandb_id() in server.runs, done.stdout + done.stderr
         recorded = server.runs[run.wandb_id()]

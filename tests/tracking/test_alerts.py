@@ -19,7 +19,7 @@ import torch.distributed as dist
 from support.ranks import run_ranks
 from support.receiver import TOKEN, Receiver
 from support.stream_sets import flip_bit
-from support.until import until
+from support.until import HANG_S, until
 
 from rwp_dist import train as train_module
 from rwp_dist.base.errors import CheckpointWriteError, ConfigError
@@ -89,26 +89,29 @@ def run(settings: list[str], url: str) -> str:
         return str(error)
 
 
-def test_a_run_that_diverges_and_finishes_tells_both_once_and_the_address_is_nowhere(
-    digits: Path, tmp_path: Path, site: Receiver
+@pytest.mark.parametrize(("lr", "kind", "code"), [("0.1", "finished", 0), ("1e30", "diverged", 65)])
+def test_how_a_run_ends_is_told_once_and_the_address_is_nowhere(
+    digits: Path, tmp_path: Path, site: Receiver, lr: str, kind: str, code: int
 ) -> None:
-    settings = overrides(digits, tmp_path / "run", ALL, "optimizer.lr=1e30", "run.name=lost")
+    settings = overrides(digits, tmp_path / "run", ALL, f"optimizer.lr={lr}", "run.name=mine")
     (tmp_path / "my.yaml").write_text("{}\n")
     done = subprocess.run(
         [sys.executable, "-m", "rwp_dist", "train", str(tmp_path / "my.yaml"), *settings],
         env=os.environ | {VARIABLE: site.url},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
     )
-    assert done.returncode == 0, done.stderr
-    assert site.kinds == ["diverged", "finished"]
-    first, last = site.posted
-    assert first["text"].startswith("lost: The run diverges. The loss is ")
-    assert first["level"] == "ERROR" and 0 < first["step"] < STEPS
-    assert last["text"].startswith(f"lost: Finished. {STEPS} updates, top-1 ")
-    assert (last["level"], last["step"]) == ("INFO", STEPS)
-    assert done.stdout.count("The run diverges: ") == 1
+    assert done.returncode == code, done.stderr
+    assert site.kinds == [kind]
+    (told,) = site.posted
+    if kind == "diverged":
+        assert told["text"].startswith("mine: The run diverges. The loss is ")
+        assert told["level"] == "ERROR" and 0 < told["step"] <= STEPS
+        assert done.stdout.count("The run diverges: ") == 1
+    else:
+        assert told["text"].startswith(f"mine: Finished. {STEPS} updates, top-1 ")
+        assert (told["level"], told["step"]) == ("INFO", STEPS)
     assert TOKEN not in done.stdout + done.stderr
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert len(files) > 5
@@ -162,7 +165,7 @@ def run_with_a_slow_reader(settings: list[str], url: str) -> str:
 
     def reading(self: Training, *args: Any) -> Any:
         if dist.get_rank() == 1 and self.done == 2:
-            until(lambda: told(url), "the alert", timeout_s=40, every_s=0.1)
+            until(lambda: told(url), "the alert", every_s=0.1)
         return fetch(self, *args)
 
     with patch.object(Training, "_fetch", reading):
@@ -193,7 +196,7 @@ def run_with_a_stopped_rank(settings: list[str], url: str, pids: str) -> str:
             if dist.get_rank() == 0:
                 os.kill(os.getpid(), signal.SIGSTOP)
             else:
-                until(lambda: told(url), "the alert", timeout_s=40, every_s=0.1)
+                until(lambda: told(url), "the alert", every_s=0.1)
                 os.kill(int((Path(pids) / "0").read_text()), signal.SIGCONT)
         train_step(parts, step, *args)
 
@@ -245,8 +248,8 @@ def test_a_server_that_is_dead_slow_or_fails_costs_no_step_and_stops_nothing(
     begin = time.monotonic()
     settings = overrides(digits, tmp_path / "run")
     ((ended, took),) = run_ranks(run_with_an_alert_in_every_step, 1, settings, url)
-    assert ended == "finished" and took < 0.005
-    assert time.monotonic() - begin < 20.0
+    assert ended == "finished" and took < 0.05
+    assert time.monotonic() - begin < STEPS * webhook.TIMEOUT_S
     records = RunDir(tmp_path / "run").read_metrics("train")
     assert [record["step"] for record in records] == list(range(1, STEPS + 1))
     assert site.posted == []
@@ -295,19 +298,32 @@ def record(step: int, skipped: int = 0, loss: float = 2.0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("loss", [23.1, float("inf"), float("nan")])
 def test_a_loss_far_above_guessing_diverges(loss: float) -> None:
-    watch = alerts.Divergence(num_classes=10, step=0, skipped=0)
+    watch = alerts.Divergence(num_classes=10, method="sgd", step=0, skipped=0)
     assert watch.look(record(1, loss=23.0)) is None
     alert = watch.look(record(2, loss=loss))
     assert alert is not None and alert.kind == "diverged" and "at step 2," in alert.text
 
 
+@pytest.mark.parametrize(
+    ("method", "cure"),
+    [
+        ("sgd", "Lower optimizer.lr."),
+        ("sam", "Lower method.rho or optimizer.lr."),
+        ("m-rwp", "Lower method.sigma or optimizer.lr."),
+    ],
+)
+def test_the_cure_names_what_the_method_has(method: str, cure: str) -> None:
+    alert = alerts.Divergence(10, method, step=0, skipped=0).look(record(2, loss=99.0))
+    assert alert is not None and alert.text.endswith(cure)
+
+
 def test_many_skipped_updates_in_a_row_diverge_and_single_ones_do_not() -> None:
-    watch = alerts.Divergence(num_classes=10, step=100, skipped=7)
+    watch = alerts.Divergence(num_classes=10, method="sgd", step=100, skipped=7)
     assert watch.look(record(110, 17)) is None  # all of them, but few
     assert watch.look(record(119, 26)) is None
     alert = watch.look(record(120, 27))
     assert alert is not None and "The last 20 updates up to step 120 were skipped" in alert.text
-    watch = alerts.Divergence(num_classes=10, step=100, skipped=7)
+    watch = alerts.Divergence(num_classes=10, method="sgd", step=100, skipped=7)
     for step in range(110, 200, 10):
         assert watch.look(record(step, 7 + (step - 100) - (step - 100) // 10)) is None
 
@@ -319,3 +335,22 @@ def test_bad_samples_are_told_from_80_percent_of_the_limit_on(
     total: int, limit: int, told: bool
 ) -> None:
     assert (alerts.bad_samples(total, limit) is not None) == told
+
+
+def test_huge_losses_and_skipped_updates_last_and_one_accident_does_not() -> None:
+    for records, lasting in (
+        ([record(150)], False),
+        ([record(150, 1, float("nan"))], False),
+        ([record(150, loss=24.0)], True),
+        ([record(150, loss=24.0), record(200)], False),
+        ([record(150, 50, float("nan"))], True),
+    ):
+        watch = alerts.Divergence(num_classes=10, method="sgd", step=100, skipped=0)
+        for one in records:
+            watch.look(one)
+        assert watch.is_lasting == lasting
+    young = alerts.Divergence(num_classes=10, method="sgd", step=0, skipped=0)
+    young.look(record(6, 5, float("nan")))
+    assert not young.is_lasting
+    young.look(record(12, 11, float("nan")))
+    assert young.is_lasting

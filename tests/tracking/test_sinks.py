@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.until import HANG_S
 from support.wandb_server import wandb_server
 
 from rwp_dist.base.errors import ConfigError
@@ -206,7 +207,7 @@ def test_trackio_asks_nobody_and_keeps_the_runs_of_a_folder_together(tmp_path: P
         env=env,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trackio: TRACKIO_DIR=") == 1 and "*" not in done.stdout

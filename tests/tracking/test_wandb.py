@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support.tracked import finish, log, settings, start
-from support.until import until
+from support.until import HANG_S, until
 from support.wandb_server import KEY, WandbServer
 
 from rwp_dist.base.errors import RwpError
@@ -20,6 +21,7 @@ from rwp_dist.process.webhook import Alert
 from rwp_dist.record.directory import RunDir
 from rwp_dist.tracking import connection, open_tracker
 from rwp_dist.tracking import wandb as sink
+from rwp_dist.tracking.connection import end_service
 from rwp_dist.tracking.projection import row_of
 from rwp_dist.tracking.sync import sync, sync_all
 
@@ -131,7 +133,7 @@ def test_a_server_in_trouble_costs_no_time_and_sync_sends_all_later(
     elif trouble.isdigit():
         server.broken = int(trouble)
     else:
-        server.delay_s = 60
+        server.delay_s = HANG_S
     run = RunDir(tmp_path)
     tracker = start(run)
     slowest = 0.0
@@ -139,10 +141,10 @@ def test_a_server_in_trouble_costs_no_time_and_sync_sends_all_later(
         begin = time.perf_counter()
         log(tracker, step)
         slowest = max(slowest, time.perf_counter() - begin)
-    assert slowest < 0.5
+    assert slowest < 5
     begin = time.perf_counter()
     finish(tracker, run)
-    assert time.perf_counter() - begin < 15
+    assert time.perf_counter() - begin < HANG_S / 2
     out = capsys.readouterr().out
     assert out.count(f"rwp-dist sync {run.path}") in (1, 2)
     assert "W&B lacks records of this run" in out
@@ -152,6 +154,13 @@ def test_a_server_in_trouble_costs_no_time_and_sync_sends_all_later(
         server.restart()
     assert not sync(run).missing
     assert_equal(server, run)
+
+
+def service_process():
+    """W&B's service; what an earlier test has killed is a zombie as long as nobody asks."""
+    alive = [c for c in psutil.Process().children(True) if c.status() != psutil.STATUS_ZOMBIE]
+    (service,) = [child for child in alive if "wandb-core" in child.name()]
+    return service
 
 
 def test_a_server_that_breaks_in_the_middle_is_no_trouble_once_it_is_back(tmp_path, server):
@@ -175,11 +184,7 @@ def test_a_service_that_is_killed_in_the_middle_is_started_again(tmp_path, serve
     tracker = start(run)
     log(tracker, 10)
     until(lambda: run.wandb_id() in server.runs and server.runs[run.wandb_id()].lines, "a row")
-    import psutil
-
-    (service,) = [
-        child for child in psutil.Process().children(True) if "wandb-core" in child.name()
-    ]
+    service = service_process()
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
     worker.start()  # as a data loader's: it must not keep the lock
     try:
@@ -192,6 +197,18 @@ def test_a_service_that_is_killed_in_the_middle_is_started_again(tmp_path, serve
         worker.kill()
         worker.join()
     assert_equal(server, run)
+
+
+def test_a_service_that_does_not_hear_its_end_is_killed(tmp_path, server):
+    run = RunDir(tmp_path)
+    tracker = start(run)
+    log(tracker, 10)
+    finish(tracker, run)
+    service = service_process()
+    service.suspend()
+    begin = time.monotonic()
+    end_service(0.5)
+    assert time.monotonic() - begin < HANG_S / 2 and not service.is_running()
 
 
 def test_rows_that_wandb_gives_up_on_are_sent_again(tmp_path, server, monkeypatch):
@@ -448,7 +465,7 @@ def test_whatever_is_killed_wandb_has_each_record_once(mode, seconds, tmp_path, 
     for limit in seconds:
         argv = [sys.executable, "-m", "support.tracked", str(run.path), str(first), mode]
         attempt = subprocess.Popen(argv, env=os.environ | path)
-        until(lambda first=first: last_step(run) > first, "a record", timeout_s=60)
+        until(lambda first=first: last_step(run) > first, "a record")
         time.sleep(limit)
         attempt.send_signal(signal.SIGKILL)
         attempt.wait()

@@ -10,6 +10,7 @@ One record of 20 bytes for each sample, in the order of the tar::
 
 import hashlib
 import io
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,10 +21,14 @@ from numpy.typing import NDArray
 
 from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import read_file
 from rwp_dist.data.format.sample import Fields, read_samples
 from rwp_dist.data.format.tar import Stream
 
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4"), ("label", "<i4")])
+
+MOST_INDEX_BYTES = 1 << 28
+"""Of an index file: 13 million samples in one shard."""
 
 Index = NDArray[np.void]
 """``[N]`` of ``INDEX_DTYPE``."""
@@ -65,7 +70,7 @@ def read_index(path: Path) -> bytes:
         DataError: it is missing or cannot be read.
     """
     try:
-        return path.read_bytes()
+        return read_file(path, MOST_INDEX_BYTES)
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         cause = "this shard has no index" if missing else error.strerror
@@ -88,13 +93,15 @@ def load_index(source: str | Path | bytes, name: str = "index") -> Index:
     )
     buffer = io.BytesIO(source)
     try:
-        version = np.lib.format.read_magic(buffer)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
-    except (ValueError, EOFError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers by Python 2
+            version = np.lib.format.read_magic(buffer)
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(buffer)
+    except Exception as error:  # numpy's parser raises whatever broken bytes lead it to
         raise wrong from error
     # The header may claim any length, so it is compared before anything is allocated for it.
     rest = len(source) - buffer.tell()
-    if version != (1, 0) or dtype != INDEX_DTYPE or rest % INDEX_DTYPE.itemsize:
+    if version != (1, 0) or is_fortran or dtype != INDEX_DTYPE or rest % INDEX_DTYPE.itemsize:
         raise wrong
     if shape != (rest // INDEX_DTYPE.itemsize,):
         raise wrong
@@ -126,7 +133,10 @@ def index_tar(stream: Stream, tar: str, fields: Fields | None = None) -> Indexed
         label = sample.label()
         records.append((image.offset, image.size, checksum.crc32(image.data), label))
     if not records:
-        raise DataError(f"{tar}: this shard holds 0 samples", cure="write it again or remove it")
+        raise DataError(
+            f"{tar}: this shard holds 0 samples",
+            cure="write it again or remove it; tars in a tar are for `rwp-dist shards write`",
+        )
     index = np.array(records, dtype=INDEX_DTYPE)
     return IndexedShard(index, hashing.num_bytes, hashing.sha256.hexdigest(), left_out)
 

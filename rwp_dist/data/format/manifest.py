@@ -9,28 +9,52 @@
      "shards": [{"name": "train-000000.tar",               or an absolute path, or a URL
                  "num_samples": 8, "num_bytes": 20480, "sha256": "...", "index_sha256": "..."},
                 ...]}
+
+A manifest may come from anybody, so what it says is checked before it is used. It names files
+beside itself. One on a disk may also name absolute paths and URLs, as `rwp-dist shards index URLS
+--out FOLDER` writes them; one that comes from a URL leads to no other host and to no local file.
+
+Format 2 is what `rwp-dist shards adopt` writes: the shards have no indexes yet, so it has counts
+alone (``num_bytes`` is null where nobody says; ``num_classes`` is 0 where the names are not known),
+and says which files of a sample are its image and its label::
+
+    {"format": 2, ..., "label_key": null, "image_key": null,
+     "shards": [{"name": "train-000000.tar", "num_samples": 8, "num_bytes": 20480}, ...]}
 """
 
 import hashlib
 import json
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.files import write_text
-from rwp_dist.base.urls import joined, scheme_of, with_login_of
+from rwp_dist.base.files import MOST_JSON_BYTES, parse_json, read_file, write_text
+from rwp_dist.base.text import is_utf8
+from rwp_dist.base.urls import joined, same_host, scheme_of, shown, with_login_of
 from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name
+from rwp_dist.data.format.sample import Fields
+from rwp_dist.data.format.tar import BLOCK_BYTES
 
 MANIFEST_NAME = "manifest.json"
 RECORDS_NAME = ".written"
 """Folder beside the manifest with a record of each finished shard (see ``shards.records``)."""
 FORMAT = 1
+ADOPTED_FORMAT = 2
+MOST_SAMPLES = 10_000_000
+"""Of an adopted shard whose size is not known."""
+MOST_CLASSES = 2**31
 _MAKE = "make it with `rwp-dist shards index`"
+_MOST_NAME = 4096
+_SHA256 = re.compile("[0-9a-f]{64}")
+_CONTROLS = re.compile("[\x00-\x1f\x7f]")
+_SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]*:(?!//)")
+_LOCAL_SCHEMES = frozenset({"file", "local"})
 
 
 @dataclass(frozen=True)
@@ -40,17 +64,34 @@ class ShardEntry:
     name: str
     """Relative to the manifest, or an absolute path or URL."""
     num_samples: int
-    num_bytes: int
-    """Of the tar."""
-    sha256: str
-    """Of the tar, hexadecimal."""
-    index_sha256: str
-    """Of the index file, hexadecimal."""
+    num_bytes: int | None = None
+    """Of the tar; None: an adopted shard whose size nobody says."""
+    sha256: str | None = None
+    """Of the tar, hexadecimal; None: the shard is adopted."""
+    index_sha256: str | None = None
+    """Of the index file, hexadecimal; None: the shard is adopted."""
 
     @property
     def basename(self) -> str:
         """The last part of the name, from which the names of its index and record are made."""
         return posixpath.basename(self.name)
+
+    def fault(self, *, adopted: bool) -> str:
+        """What cannot be true of any shard; empty for a good entry. Numbers may have any type."""
+        most_bytes = self.num_bytes
+        if most_bytes is None:
+            most_bytes = MOST_SAMPLES * BLOCK_BYTES if adopted else -1
+        for number in (self.num_samples, most_bytes):
+            if type(number) is not int or not 0 <= number < 2**63:
+                return f"it has {number!r:.40} as a number of {self.name}"
+        if self.num_samples > most_bytes // BLOCK_BYTES:  # each has a header of its own
+            return f"it has {self.num_samples} samples in {self.num_bytes} bytes of {self.name}"
+        if adopted:
+            return "" if self.num_samples else f"it has no samples in {self.name}"
+        for sha256 in (self.sha256, self.index_sha256):
+            if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+                return f"it has {sha256!r:.80} as a sha256 of {self.name}"
+        return ""
 
 
 def describe(name: str, indexed: IndexedShard) -> ShardEntry:
@@ -69,26 +110,55 @@ class Manifest:
     """All shards, in order.
 
     Raises:
-        DataError: there are no shards, two of them would share an index file, or the number of
-            class names is wrong.
+        DataError: there are no shards, two of them would share an index file, an entry or the
+            classes cannot be true, or one from a URL leads to another host.
     """
 
     num_classes: int
+    """0: not known, because the shards are adopted."""
     classes: tuple[str, ...] | None
     """Names of the labels; None: not known."""
     shards: tuple[ShardEntry, ...]
     location: str = ""
     """The folder or URL of the manifest; not part of its content."""
+    fields: Fields | None = None
+    """Of adopted shards, which are indexed when they are first read. None: all have an index."""
 
     def __post_init__(self) -> None:
+        adopted = self.fields is not None
         if not self.shards:
-            raise DataError(f"{self._path}: it names no shards", cure=_MAKE)
-        if self.classes is not None and len(self.classes) != self.num_classes:
-            raise DataError(
-                f"{self._path}: {len(self.classes)} class names for {self.num_classes} classes",
-                cure=_MAKE,
+            raise self._wrong("it names no shards")
+        check_names([shard.name for shard in self.shards], self._path)
+        if fault := next(filter(None, (s.fault(adopted=adopted) for s in self.shards)), ""):
+            raise self._wrong(fault)
+        if foreign := next(filter(self._is_foreign, self.shards), None):
+            raise self._wrong(
+                f"it leads away from its own place, to {shown(foreign.name)}",
+                "index those shards yourself, `rwp-dist shards index URLS --out FOLDER`, and name "
+                "that folder",
             )
-        check_names([shard.name for shard in self.shards])
+        if type(self.num_classes) is not int or not 0 <= self.num_classes <= MOST_CLASSES:
+            raise self._wrong(f"it has {self.num_classes!r:.40} classes")
+        if not self.num_classes and not adopted:
+            raise self._wrong(f"it has {self.num_classes!r:.40} classes")
+        if self.classes is not None:
+            self._check_names_of(self.classes)
+        for key in astuple(self.fields) if self.fields is not None else ():
+            if key is not None and not isinstance(key, str):
+                raise self._wrong(f"it has {key!r:.40} as a name of a field", "adopt it again")
+
+    def _check_names_of(self, classes: Sequence[object]) -> None:
+        for name in classes:
+            if not isinstance(name, str) or not is_utf8(name):
+                raise self._wrong(
+                    f"the class name {name!r:.80} is no text",
+                    "give it a name in UTF-8 and make the manifest again",
+                )
+        if len(classes) != self.num_classes:
+            raise self._wrong(f"{len(classes)} class names for {self.num_classes} classes")
+
+    def _wrong(self, problem: str, cure: str = _MAKE) -> DataError:
+        return DataError(f"{self._path}: {problem}", cure=cure)
 
     @property
     def num_samples(self) -> int:
@@ -97,8 +167,21 @@ class Manifest:
 
     @property
     def num_bytes(self) -> int:
-        """Of all tars."""
-        return sum(shard.num_bytes for shard in self.shards)
+        """Of all tars whose size is known."""
+        return sum(shard.num_bytes or 0 for shard in self.shards)
+
+    def need_indexes(self) -> None:
+        """Refuse adopted shards where every index is needed.
+
+        Raises:
+            DataError: the shards are adopted.
+        """
+        if self.fields is not None:
+            raise DataError(
+                f"{shown(self.location)}: these shards are adopted, so their labels and checksums "
+                "are not known yet",
+                cure=f"index all of them with `rwp-dist shards index {shown(self.location)}`",
+            )
 
     @cached_property
     def id(self) -> str:
@@ -111,6 +194,10 @@ class Manifest:
         if is_absolute(shard.name):
             return with_login_of(shard.name, self.location)
         return joined(self.location, shard.name)
+
+    def shard_locations(self) -> list[str]:
+        """Paths or URLs of all shards."""
+        return [self.shard_location(shard) for shard in self.shards]
 
     def index_location(self, shard: ShardEntry) -> str:
         """Path or URL of an index: beside a relative shard, else beside the manifest."""
@@ -139,7 +226,7 @@ class Manifest:
         path = Path(path_or_folder)
         path = path / MANIFEST_NAME if path.is_dir() else path
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = read_file(path, MOST_JSON_BYTES)
         except OSError as error:
             cure = "check the path"
             if path.name == MANIFEST_NAME and path.parent.is_dir():
@@ -148,7 +235,7 @@ class Manifest:
         return cls.from_json(text, str(path.parent))
 
     @classmethod
-    def from_json(cls, text: str, location: str) -> "Manifest":
+    def from_json(cls, text: str | bytes, location: str) -> "Manifest":
         """A manifest from the content of its file; ``location`` is the folder or URL of the file.
 
         Raises:
@@ -156,18 +243,22 @@ class Manifest:
         """
         path = joined(location, MANIFEST_NAME)
         try:
-            content = json.loads(text)
-            if content["format"] != FORMAT:
+            content = parse_json(text)
+            adopted = content["format"] == ADOPTED_FORMAT
+            if not adopted and content["format"] != FORMAT:
                 raise DataError(
-                    f"{path}: its format is {content['format']!r}, this version reads {FORMAT}",
+                    f"{path}: its format is {content['format']!r:.40}, this version reads {FORMAT} "
+                    f"and {ADOPTED_FORMAT}",
                     cure=_MAKE,
                 )
             classes = content["classes"]
+            fields = Fields(content["label_key"], content["image_key"]) if adopted else None
             manifest = cls(
-                num_classes=int(content["num_classes"]),
-                classes=None if classes is None else tuple(str(name) for name in classes),
+                num_classes=content["num_classes"],
+                classes=None if classes is None else tuple(classes),
                 shards=tuple(ShardEntry(**shard) for shard in content["shards"]),
                 location=location,
+                fields=fields,
             )
             same = {key: value for key, value in content.items() if key != "id"}
             unchanged = content["id"] == manifest.id and same == manifest._content()
@@ -183,8 +274,13 @@ class Manifest:
     def _path(self) -> str:
         return joined(self.location, MANIFEST_NAME)
 
+    def _is_foreign(self, shard: ShardEntry) -> bool:
+        """Whether a manifest from a URL leads to another host, or to this machine's files."""
+        is_remote = bool(scheme_of(self.location)) and scheme_of(self.location) != "file"
+        return is_remote and is_absolute(shard.name) and not same_host(shard.name, self.location)
+
     def _content(self) -> dict[str, Any]:
-        return {
+        content = {
             "format": FORMAT,
             "num_samples": self.num_samples,
             "num_bytes": self.num_bytes,
@@ -192,6 +288,13 @@ class Manifest:
             "classes": None if self.classes is None else list(self.classes),
             "shards": [asdict(shard) for shard in self.shards],
         }
+        if self.fields is None:
+            return content
+        counts = [
+            {"name": s.name, "num_samples": s.num_samples, "num_bytes": s.num_bytes}
+            for s in self.shards
+        ]
+        return content | asdict(self.fields) | {"format": ADOPTED_FORMAT, "shards": counts}
 
 
 def cure_of_missing(folder: Path) -> str:
@@ -210,18 +313,37 @@ def is_absolute(name: str) -> bool:
     return bool(scheme_of(name)) or name.startswith("/")
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Refuse shards that would share an index file.
+def is_name(name: object) -> bool:
+    """Whether a manifest may call a shard so: a file beside it, an absolute path, or a URL."""
+    if not isinstance(name, str) or len(name) > _MOST_NAME or not is_utf8(name):
+        return False
+    scheme = scheme_of(name)
+    if scheme in _LOCAL_SCHEMES or "::" in name or _SCHEME.match(name) or _CONTROLS.search(name):
+        return False  # a local file by another name, fsspec's chains, and such as `pipe:`
+    *folders, base = name.partition("://")[2].split("/") if scheme else name.split("/")
+    return base not in ("", ".", "..") and (bool(scheme) or ".." not in folders)
+
+
+def check_names(names: Sequence[str], place: str) -> None:
+    """Refuse names that no shard may have, and shards that would share an index file.
+
+    Errors begin with ``place``.
 
     Raises:
-        DataError: two names are equal, or the last parts of two absolute ones.
+        DataError: a name leads elsewhere, two are equal, or the last parts of two absolute ones.
     """
+    for name in names:
+        if not is_name(name):
+            raise DataError(
+                f"{place}: {name!r:.80} cannot be the name of a shard",
+                cure="name files beside the manifest, absolute paths or URLs",
+            )
     seen = Counter(posixpath.basename(name) if is_absolute(name) else name for name in names)
     name, count = seen.most_common(1)[0] if seen else ("", 0)
     if count > 1:
         same = [full for full in names if full == name or full.endswith(f"/{name}")]
         raise DataError(
-            f"{name}: {count} shards have this name ({', '.join(same[:2])}), and their indexes "
-            "would overwrite each other",
+            f"{place}: {name}: {count} shards have this name ({', '.join(same[:2])}), and their "
+            "indexes would overwrite each other",
             cure="rename one, or index them into folders of their own",
         )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import decoded
 from rwp_dist.data.format.tar import Member, Stream, read_members
 
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")
@@ -27,9 +28,9 @@ webdataset's usual pipelines."""
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)[.]([^/]+)")
 """Key and extension."""
 _LABEL_RULE = "a label is a whole number from 0"
-_LABEL = re.compile(rb"\s*[+-]?[0-9]{1,20}\s*")
-_MOST_IMAGE_BYTES = 2**32 - 1
-"""An index has four bytes for it."""
+_LABEL = re.compile(r"\s*[+-]?[0-9]{1,20}\s*")
+MOST_IMAGE_BYTES = 2**30
+"""More than any decoder takes; it is read into memory."""
 _MOST_LABEL_BYTES = 1 << 24
 
 
@@ -106,17 +107,22 @@ class TarSample:
         """
         json_field, kind = self.fields.label_key, self.fields.label
         if kind not in self.files:
-            cure = "put a .cls file right beside the image, or name a .json field with --label-key"
+            cure = (
+                "put a .cls file right beside the image, or name a .json field with --label-key; "
+                "for images with a table of labels, `rwp-dist shards write SOURCE --labels FILE`; "
+                "for folders of classes, unpack them and use `rwp-dist shards write FOLDER`"
+            )
             if json_field:
                 cure = "leave out --label-key if labels are in .cls files"
             raise self._error(f"has no .{kind} file for its label", cure)
-        text = self.files[kind].data
+        data = self.files[kind].data
         try:
+            text = decoded(data)
             if json_field is None and not _LABEL.fullmatch(text):
                 raise ValueError
             value: Any = json.loads(text)[json_field] if json_field else int(text)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            what = f"the label {text[:40]!r}"
+            what = f"the label {data[:40]!r}"
             if json_field:
                 what = f"no field {json_field!r} in its .json"
             raise self._error(f"has {what}", _LABEL_RULE) from error
@@ -132,7 +138,7 @@ class TarSample:
         if label is None or self.fields.label_key is None:
             return label is not None
         try:
-            content = json.loads(label.data)
+            content = json.loads(decoded(label.data))
         except (ValueError, RecursionError):
             return False
         return isinstance(content, dict) and self.fields.label_key in content
@@ -192,7 +198,7 @@ def read_samples(
                 f"{tar}: sample {key} has two .{kind} files", cure="give each sample its own key"
             )
         if is_image or is_label:
-            _check(member, tar, _MOST_LABEL_BYTES if is_label else _MOST_IMAGE_BYTES)
+            _check(member, tar, _MOST_LABEL_BYTES if is_label else MOST_IMAGE_BYTES)
         data = member.read() if is_label or (is_image and images) else b""
         files[kind] = SampleFile(member.offset, member.size, data)
     yield from finish()

@@ -30,6 +30,8 @@ _DEVICES = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
 _LONG = {tarfile.GNUTYPE_LONGNAME: b"path", tarfile.GNUTYPE_LONGLINK: b"linkpath"}
 _EXTENDED = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 _GNU_MAGIC = b"ustar  "
+_GNU_MAP_GOES_ON, _MAP_GOES_ON = 482, 504
+"""Bytes of a sparse file's header, and of a further block of its map."""
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 _CHUNK_BYTES = 1 << 20
 _MOST_EXTENDED_BYTES = 1 << 20
@@ -89,17 +91,20 @@ def read_members(
             elif info.type != tarfile.XGLTYPE:
                 more |= _pax(content, reader)
             continue
+        sparse = info.type == tarfile.GNUTYPE_SPARSE or b"sparse" in more
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            goes_on = block[_GNU_MAP_GOES_ON]
+            while goes_on:  # the map of a file with many holes
+                goes_on = reader.take(BLOCK_BYTES)[_MAP_GOES_ON]
         begin = reader.offset
         if info.type in _LINKS:
             yield _link(info, reader, places)
-        elif info.type in _FILES and b"sparse" in more:
+        elif sparse and info.type in (*_FILES, tarfile.GNUTYPE_SPARSE):
             unusable = _unusable(tar, info.name, "a sparse file", "pack it without --sparse")
             yield Member(info.name, begin, info.size, partial(_refuse, unusable), unusable)
         elif info.type in _FILES:
             places[_plain(info.name)] = begin, info.size
             yield Member(info.name, begin, info.size, partial(reader.take, info.size))
-        elif info.type == tarfile.GNUTYPE_SPARSE:
-            raise _unusable(tar, info.name, "a sparse file", "pack it without --sparse")
         elif info.type in _DEVICES:
             left_out["device or pipe"] += 1
         elif info.type != tarfile.DIRTYPE:

@@ -10,35 +10,44 @@ from rwp_dist.base.keyed import Keyed
 from rwp_dist.base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rwp_dist.data.image.decode import Decoder, Tier
+    from rwp_dist.data.image.decode import Decoder
     from rwp_dist.data.image.mix import Mixer
     from rwp_dist.data.image.normalise import Normalise
     from rwp_dist.data.image.optional import optional_module
     from rwp_dist.data.image.pillow import (
         GREY,
+        TURNS,
         UndecodableImage,
         converted,
+        has_alpha,
+        on_background,
         open_image,
+        orientation,
         why_undecodable,
     )
     from rwp_dist.data.image.pixels import from_pixels, resize
     from rwp_dist.data.image.regions import random_resized_crop
+    from rwp_dist.data.image.tiers import Tier
     from rwp_dist.data.image.transforms import EvalTransform, TrainTransform
 else:
     __getattr__ = lazy_names(
         __name__,
         GREY="pillow",
+        TURNS="pillow",
         Decoder="decode",
         EvalTransform="transforms",
         Mixer="mix",
         Normalise="normalise",
-        Tier="decode",
+        Tier="tiers",
         TrainTransform="transforms",
         UndecodableImage="pillow",
         converted="pillow",
         from_pixels="pixels",
+        has_alpha="pillow",
+        on_background="pillow",
         open_image="pillow",
         optional_module="optional",
+        orientation="pillow",
         random_resized_crop="regions",
         resize="pixels",
         why_undecodable="pillow",
@@ -46,6 +55,7 @@ else:
 
 __all__ = [
     "GREY",
+    "TURNS",
     "Decoder",
     "EvalTransform",
     "Keyed",
@@ -56,8 +66,11 @@ __all__ = [
     "UndecodableImage",
     "converted",
     "from_pixels",
+    "has_alpha",
+    "on_background",
     "open_image",
     "optional_module",
+    "orientation",
     "random_resized_crop",
     "resize",
     "why_undecodable",

@@ -42,19 +42,22 @@ class Mixer:
         labels: Tensor,
         key: tuple[int, int, int],
         weights: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Mixed images ``[B, C, H, W]`` and targets ``[B, num_classes]``, float32.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mixed images ``[B, C, H, W]``, their targets and their labels.
+
+        Targets and labels are shares of classes, ``[B, num_classes]``, float32. Labels are not
+        smoothed: a right answer is worth the share of its class.
 
         ``key`` is (seed, step, slot). Rows of weight 0 are padding; no other row gets a part of
         them. The input is not changed. If an alpha is above 0, uint8 images come back as float32 in
         0..255; floats keep their type.
         """
-        targets = F.one_hot(labels, self.num_classes).to(torch.float32)
+        shares = targets = F.one_hot(labels, self.num_classes).to(torch.float32)
         if self.label_smoothing:
             spread = self.label_smoothing / self.num_classes
-            targets = targets * (1.0 - self.label_smoothing) + spread
+            targets = shares * (1.0 - self.label_smoothing) + spread
         if not self.mixup_alpha and not self.cutmix_alpha:
-            return images, targets
+            return images, targets, shares
         if not images.is_floating_point():
             images = images.to(torch.float32)
         draw = Keyed(*key, purpose=b"mix")
@@ -68,7 +71,10 @@ class Mixer:
             images, ratio = _cutmix(images, partner, ratio, draw)
         else:
             images = images[partner].mul_(1.0 - ratio).add_(images, alpha=ratio)
-        return images, targets[partner].mul_(1.0 - ratio).add_(targets, alpha=ratio)
+        mixed = shares[partner].mul_(1.0 - ratio).add_(shares, alpha=ratio)
+        if targets is shares:
+            return images, mixed, mixed
+        return images, targets[partner].mul_(1.0 - ratio).add_(targets, alpha=ratio), mixed
 
 
 def _cutmix(images: Tensor, partner: Tensor, ratio: float, draw: Keyed) -> tuple[Tensor, float]:

@@ -1,7 +1,6 @@
 """simplejpeg and OpenCV, which are installed by the extra ``fast``."""
 
 import importlib
-import importlib.util
 from functools import lru_cache
 from types import ModuleType
 from typing import Literal
@@ -11,9 +10,8 @@ from rwp_dist.base.errors import ConfigError
 Optional = Literal["simplejpeg", "cv2"]
 
 
-def is_installed(name: Optional) -> bool:
-    """Whether a package is there; it is not imported."""
-    return importlib.util.find_spec(name) is not None
+class BrokenLibraryError(ConfigError):
+    """A library that is installed and does not work."""
 
 
 @lru_cache(maxsize=2)
@@ -21,16 +19,23 @@ def optional_module(name: Optional) -> ModuleType:
     """Import a package.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: it is not installed, or cannot be imported.
     """
+    key = "data.interpolation" if name == "cv2" else "data.decoder"
+    without = "choose data.decoder=auto and data.interpolation=antialias, which do without it"
     try:
         module = importlib.import_module(name)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ConfigError(
             f"{name} is not installed",
-            key="data.interpolation" if name == "cv2" else "data.decoder",
-            cure="install it with `pip install 'rwp-dist[fast]'`, or choose data.decoder=auto and "
-            "data.interpolation=antialias, which do without it",
+            key=key,
+            cure=f"install it with `pip install 'rwp-dist[fast]'`, or {without}",
+        ) from error
+    except Exception as error:  # for another NumPy (ValueError), without a system's library, ...
+        raise BrokenLibraryError(
+            f"{name} is installed and cannot be imported ({error})",
+            key=key,
+            cure=f"mend that, or {without}",
         ) from error
     if name == "cv2":
         # Workers are processes, one per core: threads of OpenCV's own would only get in the way.

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rwp_dist.data.image.optional import is_installed, optional_module
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.data.image.optional import optional_module
 from rwp_dist.data.image.pillow import MAX_PIXELS, UndecodableImage
 
 Pixels = NDArray[np.uint8]
@@ -84,4 +85,8 @@ def fitted_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=1)
 def _has_opencv() -> bool:
-    return is_installed("cv2")
+    try:
+        optional_module("cv2")
+    except ConfigError:
+        return False
+    return True

@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 
 from rwp_dist.base.keyed import Keyed
-from rwp_dist.data.image.auto import AutoAugment
 from rwp_dist.data.image.decode import Decoder
 from rwp_dist.data.image.optional import optional_module
 from rwp_dist.data.image.pixels import Pixels, fit, from_pixels, mirror, resize
@@ -52,6 +51,9 @@ class TrainTransform:
         self._antialias = _antialias(self.interpolation)
         self._auto = None
         if self.auto != "none":
+            # torchvision takes a second or more to import.
+            from rwp_dist.data.image.auto import AutoAugment
+
             self._auto = AutoAugment(self.auto, self.size, self.num_ops, self.magnitude)
 
     def __call__(self, data: bytes, key: tuple[int, ...]) -> Pixels:

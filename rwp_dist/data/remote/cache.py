@@ -10,11 +10,11 @@ the manifest's. To evict a shard is to unlink it: a process that has it open can
 open files need no locks, and the cache may exceed its limit by what is open.
 """
 
-import errno
 import hashlib
 import os
 import re
 import secrets
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from rwp_dist.base import disk
 from rwp_dist.base.errors import DataError, RwpError
+from rwp_dist.base.files import open_file
 from rwp_dist.base.urls import shown
 from rwp_dist.data.remote.download import receive
 from rwp_dist.data.remote.locks import locked
@@ -38,7 +40,6 @@ WAIT_FOR_OTHERS_S = 600.0
 """How long to wait for another process that downloads the same shard, before doing it as well."""
 LEFTOVER_S = 3600.0
 """A download that has not been written to for so long is what a killed process left."""
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Shard(NamedTuple):
@@ -47,6 +48,8 @@ class Shard(NamedTuple):
     url: str
     num_bytes: int | None = None
     sha256: str | None = None
+    most_bytes: int | None = None
+    """If its size is not known. None: the disk."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class NodeCache:
             ConfigError: there is no such opener.
             DataError: it cannot be read, is not what the manifest says, or does not fit.
         """
-        name = _file_name(shard)
+        name = file_name(shard)
         try:
             file = self._find(name, shard.num_bytes)
             if file is None:
@@ -127,9 +130,14 @@ class NodeCache:
 
     def prefetch(self, shard: Shard) -> None:
         """Download a remote shard that is not here, if there is room; ``open`` reports failures."""
-        if not (self._shards / _file_name(shard)).exists() and self._may_prefetch(shard):
+        if not (self._shards / file_name(shard)).exists() and self._may_prefetch(shard):
             with suppress(RwpError):
                 self.open(shard).close()
+
+    def forget(self, shard: Shard) -> None:
+        """Remove a shard; the next ``open`` downloads it again."""
+        with suppress(OSError):
+            (self._shards / file_name(shard)).unlink(missing_ok=True)
 
     def take_stats(self) -> CacheStats:
         """Counts since the last call; a forked process inherits those of its parent."""
@@ -141,7 +149,7 @@ class NodeCache:
     def _find(self, name: str, num_bytes: int | None) -> FileIO | None:
         path = self._shards / name
         try:
-            file = FileIO(path)
+            file = open_file(path)
         except FileNotFoundError:
             return None
         if num_bytes not in (None, os.fstat(file.fileno()).st_size):  # something has cut it
@@ -170,10 +178,10 @@ class NodeCache:
                     )
                 before = found
                 attempts.failed(cause)
-            os.fsync(file.fileno())
+            disk.sync(file.fileno())
             file.seek(0)
             _touch(file)
-            part.rename(self._shards / name)
+            disk.replace(part, self._shards / name)
         except BaseException:
             file.close()
             part.unlink(missing_ok=True)
@@ -186,17 +194,18 @@ class NodeCache:
     def _receive(self, file: FileIO, shard: Shard) -> tuple[int, str]:
         """One attempt: size and sha256 of what came. What is too long is not read to its end."""
         hasher, size = hashlib.sha256(), 0
+        most = shard.most_bytes if shard.num_bytes is None else shard.num_bytes
         file.seek(0)
         file.truncate()
         if shard.num_bytes is not None:
             self._make_room(shard.num_bytes)
-            self._on_disk(partial(os.posix_fallocate, file.fileno(), 0, shard.num_bytes))
+            self._on_disk(partial(_reserve, file, shard.num_bytes))
         try:
             with closing(receive(shard.url, self.patience.stall_s, self._opener)) as pieces:
                 for piece in pieces:
                     size += len(piece)
-                    if shard.num_bytes is not None and size > shard.num_bytes:
-                        return shard.num_bytes + 1, ""
+                    if most is not None and size > most:
+                        return most + 1, ""
                     hasher.update(piece)
                     rest = memoryview(piece)
                     while rest:
@@ -212,6 +221,14 @@ class NodeCache:
 
     def _make_room(self, num_bytes: int) -> None:
         """Evict shards until ``num_bytes`` more fit under the limit, or none is left."""
+        total = shutil.disk_usage(self.folder).total
+        if 0 < total < num_bytes:  # else all shards would be evicted for nothing
+            raise DataError(
+                f"{self.folder}: a shard of {num_bytes} bytes does not fit onto this disk of "
+                f"{total} bytes",
+                key="data.cache_dir",
+                cure="set data.cache_dir to a larger one, or make the manifest again",
+            )
         if self.max_bytes is None:
             return
         if num_bytes > self.max_bytes:
@@ -230,7 +247,7 @@ class NodeCache:
             try:
                 return action()
             except OSError as error:
-                if error.errno not in DISK_FULL or not self._evict(1):
+                if error.errno not in disk.FULL or not self._evict(1):
                     raise
 
     def _evict(self, num_bytes: int) -> int:
@@ -250,9 +267,10 @@ class NodeCache:
         return freed
 
     def _leftovers(self) -> Iterator[Path]:
-        for path in self._parts.iterdir():
-            if 0 < _last_use(path) < (time.time() - LEFTOVER_S) * 1e9:
-                yield path
+        parts = list(self._parts.iterdir())
+        with suppress(OSError):  # no place to ask the disk for its time: none is known to be left
+            oldest = disk.disk_time(self._locks) - LEFTOVER_S if parts else 0.0
+            yield from (path for path in parts if 0 < _last_use(path) < oldest * 1e9)
 
     def _unusable(self, error: OSError) -> DataError:
         return DataError(
@@ -274,10 +292,20 @@ def _mismatch(shard: Shard, size: int, sha256: str) -> str | None:
 def _touch(file: FileIO) -> None:
     """Note the time of last use, which eviction goes by; the kernel's own clock is too coarse."""
     now = time.time_ns()
-    os.utime(file.fileno(), ns=(now, now))
+    with suppress(OSError):  # a cache that was filled before, and is read-only now
+        os.utime(file.fileno(), ns=(now, now))
 
 
-def _file_name(shard: Shard) -> str:
+def _reserve(file: FileIO, num_bytes: int) -> None:
+    """Have the disk say at once that it is too full; one that cannot reserve says it later."""
+    try:
+        os.posix_fallocate(file.fileno(), 0, num_bytes)
+    except OSError as error:
+        if error.errno not in disk.NOT_OFFERED:
+            raise
+
+
+def file_name(shard: Shard) -> str:
     """Readable, and different for any two URLs, or two contents of one.
 
     The same when an address is signed anew, if the manifest tells its contents apart.

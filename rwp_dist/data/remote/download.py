@@ -9,20 +9,33 @@ from contextlib import closing
 from functools import partial
 from typing import BinaryIO
 
+from rwp_dist.base.errors import DataError
+from rwp_dist.base.text import size
 from rwp_dist.data.remote.openers import open_once, read_once
 from rwp_dist.data.remote.retry import Attempts, Patience
 from rwp_dist.data.remote.watchdog import watched
 
 
-def read_url(url: str, *, attempts: Attempts | None = None, opener: str | None = None) -> bytes:
+def read_url(
+    url: str,
+    *,
+    attempts: Attempts | None = None,
+    opener: str | None = None,
+    most_bytes: int | None = None,
+) -> bytes:
     """The content of a URL. Arguments and errors are those of ``download``."""
     file = io.BytesIO()
-    download(url, file, attempts=attempts, opener=opener)
+    download(url, file, attempts=attempts, opener=opener, most_bytes=most_bytes)
     return file.getvalue()
 
 
 def download(
-    url: str, file: BinaryIO, *, attempts: Attempts | None = None, opener: str | None = None
+    url: str,
+    file: BinaryIO,
+    *,
+    attempts: Attempts | None = None,
+    opener: str | None = None,
+    most_bytes: int | None = None,
 ) -> None:
     """Write the content of a URL into an empty file, and go back to the file's start.
 
@@ -31,10 +44,11 @@ def download(
         file: open for writing.
         attempts: what is left of them. None: as ``Patience()`` says.
         opener: ``module:function`` that opens the URL, as ``data.opener``.
+        most_bytes: what is longer is refused. None: the disk.
 
     Raises:
         ConfigError: there is no such opener.
-        DataError: it is not there, may not be read, or every attempt failed.
+        DataError: it is not there, may not be read, is too long, or every attempt failed.
         OSError: the file cannot be written.
     """
     attempts = attempts or Attempts(url, Patience())
@@ -45,6 +59,10 @@ def download(
         with closing(receive(url, attempts.patience.stall_s, opener)) as pieces:
             for piece in pieces:
                 file.write(piece)
+                if most_bytes is not None and file.tell() > most_bytes:
+                    raise DataError(
+                        f"{url}: it has more than {size(most_bytes)}", cure="check the address"
+                    )
         file.seek(0)
 
     attempts.retry(write)

@@ -9,6 +9,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from http.client import InvalidURL
 from netrc import NetrcParseError, netrc
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -18,7 +19,7 @@ from urllib.request import Request, urlopen
 from rwp_dist.base.errors import DataError, RwpError
 from rwp_dist.base.named import load_named
 from rwp_dist.base.urls import scheme_of, shown
-from rwp_dist.data.remote.retry import TransientError
+from rwp_dist.data.remote.retry import OutOfReachError, TransientError
 
 READ_BYTES = 1 << 20
 """Most bytes of one piece."""
@@ -103,7 +104,7 @@ def _open_by_fsspec(url: str) -> Any:
         get_filesystem_class(scheme)
         filesystem, path = url_to_fs(url)
     except ImportError as error:
-        raise DataError(
+        raise OutOfReachError(
             f"{url}: reading {scheme}:// needs a package that is missing ({error})",
             cure="install it; for s3 and gs with `pip install rwp-dist[cloud]`",
         ) from error
@@ -123,12 +124,14 @@ def _failure(url: str, error: Exception) -> Exception:
     if isinstance(error, FileNotFoundError):
         return DataError(f"{shown(url)}: is not there ({error})", cure="check the address")
     if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
-        return DataError(
+        return OutOfReachError(
             f"{shown(url)}: access is refused ({error})", cure="check the credentials of this node"
         )
+    if isinstance(error, ValueError | InvalidURL) or "ParamValidation" in type(error).__name__:
+        return DataError(f"{shown(url)}: this is no address ({error})", cure="check it")
     cause = error.reason if isinstance(error, URLError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return DataError(
+        return OutOfReachError(
             f"{shown(url)}: the server's certificate is not trusted ({cause.verify_message})",
             cure="install the certificate of its authority",
         )
@@ -149,4 +152,5 @@ def _http_failure(url: str, error: HTTPError) -> Exception:
             "check the credentials, in the address or in ~/.netrc, or whether a signed URL has "
             "expired; no file of a run keeps them, so give data.train and data.val again"
         )
+        return OutOfReachError(f"{shown(url)}: {status}", cure=cure)
     return DataError(f"{shown(url)}: {status}", cure=cure)

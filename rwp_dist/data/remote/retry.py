@@ -16,6 +16,14 @@ FAILURES_BEFORE_NOTICE = 3
 """After this many failures a line on stderr says what the process waits for, once per URL."""
 
 
+class OutOfReachError(DataError):
+    """A source that this machine cannot read now; another one, or a later attempt, may."""
+
+
+class NoAttemptsLeftError(OutOfReachError):
+    """A source that failed at every attempt; others at the same place would fail too."""
+
+
 class TransientError(Exception):
     """A failure that may be gone at the next attempt; the message is the cause alone.
 
@@ -45,7 +53,7 @@ class Patience:
 
         Full jitter: nodes that failed together do not come back together.
         """
-        return chance * min(self.max_backoff_s, self.backoff_s * 2.0 ** (failures - 1))
+        return chance * min(self.max_backoff_s, self.backoff_s * 2.0 ** min(failures - 1, 60))
 
 
 class Attempts:
@@ -80,13 +88,13 @@ class Attempts:
         self.failures += 1
         left = self.patience.retries - self.failures + 1
         if left < 1:
-            raise DataError(
+            raise NoAttemptsLeftError(
                 f"{shown(self.url)}: cannot be read after {self.failures} attempts, the last one: "
                 f"{cause}",
                 cure="check the source; data.retries lets training try longer",
             )
         if self.failures == FAILURES_BEFORE_NOTICE:
-            notice = f"{shown(self.url)}: {cause}; trying again, {left} times at most."
+            notice = f"{shown(self.url)}: {cause}; trying again, up to {left} more times."
             print(notice, file=sys.stderr, flush=True)
         wait_s = self.patience.wait_s(self.failures, self._random.random())
         time.sleep(max(wait_s, min(retry_after_s, self.patience.max_backoff_s)))

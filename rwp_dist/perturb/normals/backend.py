@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.base.home import kernels_folder
 from rwp_dist.perturb.normals import native
 from rwp_dist.perturb.normals.generator import Normals, TorchNormals
 
@@ -19,11 +20,14 @@ def choose_backend(wanted: Backend | Literal["auto"], device: torch.device) -> B
     """The backend that is asked for; ``auto`` is the fastest that runs on this machine.
 
     Raises:
-        ConfigError: the backend that is asked for does not run here.
+        ConfigError: the backend that is asked for does not run here, or has no place for
+            what it compiles.
     """
     has_triton = importlib.util.find_spec("triton") is not None
     if wanted == "auto":
         if device.type == "cuda":
+            if has_triton:
+                kernels_folder()
             return "triton" if has_triton else "torch"
         return "native" if device.type == "cpu" and native.is_fast() else "torch"
     if wanted == "native":
@@ -47,6 +51,7 @@ def choose_backend(wanted: Backend | Literal["auto"], device: torch.device) -> B
                 key=KEY,
                 cure="leave it at auto, or set TRITON_INTERPRET=1 to run them slowly",
             )
+        kernels_folder()
     return wanted
 
 

@@ -1,4 +1,5 @@
 import io
+import os
 import subprocess
 import tarfile
 import zlib
@@ -105,6 +106,14 @@ def test_files_that_are_no_samples_are_left_out_and_counted(tmp_path):
     assert index_of(json, label_key="y").left_out[".json of no sample"] == 1
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("key", "text"), [(None, "3\r\n"), ("y", '{"y": 3}')])
+def test_a_label_may_have_a_byte_order_mark(tmp_path, encoding, key, text):
+    label = ("a.json" if key else "a.cls", text.encode(encoding))
+    path = tar_file(tmp_path / "a.tar", [("a.jpg", b"1"), label])
+    assert index_of(path, label_key=key).index["label"].tolist() == [3]
+
+
 def test_hard_links_are_samples_of_their_own(tmp_path):
     path = tar_file(tmp_path / "a.tar", [("a.jpg", jpeg(0)), ("a.cls", b"1")])
     with tarfile.open(path, "a") as tar:
@@ -189,11 +198,24 @@ def test_an_index_file_round_trips_and_anything_else_is_refused(tmp_path):
     np.save(buffer, np.zeros(3))
     claims = content.replace(b"(5,), }" + b" " * 12, b"(1000000000000,), }")
     assert len(claims) == len(content) and claims != content
-    for wrong in (claims, content[:-1], content[:20], b"", b"nonsense", buffer.getvalue()):
+    fortran = content.replace(b"False", b"True ")
+    square = content.replace(b"(5,), ", b"(5,1),")
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{}], dtype=object), allow_pickle=True)
+    deep = content.replace(b"{'descr': [", b"{'descr':((")
+    others = (fortran, square, pickled.getvalue(), deep, content.replace(b"offset", b"off'et"))
+    assert content not in others
+    for wrong in (claims, content[:-1], content[:20], b"", b"nonsense", buffer.getvalue(), *others):
         with pytest.raises(DataError, match=r"x.npy: this is no index .*shards index"):
             load_index(wrong, "x.npy")
     with pytest.raises(DataError, match=r"none.npy: cannot be read"):
         load_index(tmp_path / "none.npy")
+    with (tmp_path / "huge.npy").open("wb") as file:
+        file.truncate(10**12)
+    os.mkfifo(tmp_path / "pipe.npy")
+    for name in ("huge", "pipe"):
+        with pytest.raises(DataError, match=rf"{name}.npy: cannot be read \(it "):
+            load_index(tmp_path / f"{name}.npy")
 
 
 class _NoSeek:

@@ -12,6 +12,7 @@ import pytest
 from support.pictures import encoded, picture
 
 from rwp_dist.data.image.jpeg import libjpeg
+from rwp_dist.data.image.tiers import why_unusable
 
 SANITIZE = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 FUZZ = Path(__file__).parent / "fuzz" / "fuzz.c"
@@ -25,7 +26,9 @@ KINDS = (
     {"progressive": True},
 )
 
-pytestmark = pytest.mark.skipif(not libjpeg.available(), reason="libjpeg-turbo is optional")
+pytestmark = pytest.mark.skipif(
+    why_unusable("libjpeg") is not None, reason="libjpeg-turbo is optional"
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,11 @@ import pytest
 from PIL import Image, ImageFile
 
 from rwp_dist.data.image.jpeg import libjpeg
+from rwp_dist.data.image.tiers import why_unusable
 
-pytestmark = pytest.mark.skipif(not libjpeg.available(), reason="libjpeg-turbo is optional")
+pytestmark = pytest.mark.skipif(
+    why_unusable("libjpeg") is not None, reason="libjpeg-turbo is optional"
+)
 
 WIDTH, HEIGHT = 75, 50
 
@@ -159,10 +162,12 @@ int main(void) {
     struct jpeg_error_mgr errors;
     jpeg_component_info component = {.h_samp_factor = 1};
     JHUFF_TBL dc = {.bits = {0, 1}};
+    struct jpeg_source_mgr source = {0};
     void *before[8] = {0};
     info.err = jpeg_std_error(&errors);
     jpeg_create_decompress(&info);
     info.global_state = 205; /* between start and finish: libjpeg answers no questions before */
+    info.src = &source;
     info.entropy = (void *)before;
     info.data_precision = 8;
     info.comps_in_scan = 1;

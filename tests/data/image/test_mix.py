@@ -40,7 +40,7 @@ def test_pixels_and_targets_hold_the_same_shares_of_the_row_before(alphas):
     mixer = Mixer(*alphas, CLASSES)
     seen = set()
     for step in range(50):
-        mixed, targets = mixer(images, labels, (0, step, 0))
+        mixed, targets, _ = mixer(images, labels, (0, step, 0))
         kept = targets[1, 1].item()
         seen.add(kept)
         expected = kept * F.one_hot(labels, CLASSES) + (1 - kept) * F.one_hot(
@@ -56,7 +56,7 @@ def test_cutmix_pastes_one_box_at_the_same_place():
     images = torch.rand(BATCH, 3, 9, 14)
     mixer = Mixer(*CUTMIX, CLASSES)
     for step in range(50):
-        mixed, targets = mixer(images, torch.arange(BATCH), (0, step, 0))
+        mixed, targets, _ = mixer(images, torch.arange(BATCH), (0, step, 0))
         pasted = (mixed != images).any(1)
         assert (pasted == pasted[0]).all()
         rows, columns = pasted[0].any(1), pasted[0].any(0)
@@ -90,7 +90,7 @@ def test_with_both_each_batch_takes_one_evenly():
     images, labels = batch()
     mixer, cuts = Mixer(1.0, 1.0, CLASSES), 0
     for step in range(600):
-        mixed, _ = mixer(images, labels, (0, step, 0))
+        mixed, *_ = mixer(images, labels, (0, step, 0))
         cuts += bool((mixed == mixed.round()).all())
     # Of CutMix batches all, of Mixup batches (nearly) none have whole numbers only.
     assert abs(cuts - 300) < SIGMAS * math.sqrt(150) + 6
@@ -119,7 +119,7 @@ def test_padding_never_reaches_a_good_row(alphas, weights):
     images[~good] = math.nan
     mixer = Mixer(*alphas, CLASSES)
     for step in range(20):
-        mixed, targets = mixer(images, labels, (0, step, 0), torch.tensor(weights).float())
+        mixed, targets, _ = mixer(images, labels, (0, step, 0), torch.tensor(weights).float())
         assert mixed[good].isfinite().all()
         assert (targets[good][:, :BATCH][:, ~good] == 0).all()
         assert torch.allclose(targets.sum(1), torch.ones(BATCH))
@@ -131,7 +131,7 @@ def test_padding_never_reaches_a_good_row(alphas, weights):
 
 def test_a_batch_of_nothing_but_padding_is_harmless():
     images, labels = batch()
-    mixed, _ = Mixer(*MIXUP, CLASSES)(images, labels, (0, 0, 0), torch.zeros(BATCH))
+    mixed, *_ = Mixer(*MIXUP, CLASSES)(images, labels, (0, 0, 0), torch.zeros(BATCH))
     assert torch.allclose(mixed, images)
 
 
@@ -139,16 +139,19 @@ def test_a_batch_of_nothing_but_padding_is_harmless():
 def test_label_smoothing_is_cross_entropys(alphas):
     images, labels = batch()
     logits = torch.randn(BATCH, CLASSES, generator=torch.Generator().manual_seed(0))
-    _, plain = Mixer(*alphas, CLASSES)(images, labels, (0, 0, 0))
-    _, smooth = Mixer(*alphas, CLASSES, label_smoothing=0.1)(images, labels, (0, 0, 0))
+    _, plain, labels_of_plain = Mixer(*alphas, CLASSES)(images, labels, (0, 0, 0))
+    _, smooth, labels_of_smooth = Mixer(*alphas, CLASSES, label_smoothing=0.1)(
+        images, labels, (0, 0, 0)
+    )
     expected = F.cross_entropy(logits, plain, label_smoothing=0.1)
     assert torch.allclose(F.cross_entropy(logits, smooth), expected)
     assert not torch.allclose(F.cross_entropy(logits, plain), expected)
+    assert torch.equal(labels_of_plain, plain) and torch.equal(labels_of_smooth, plain)
 
 
 def test_nothing_to_mix_leaves_images_as_they_are():
     images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    out, targets = Mixer(0.0, 0.0, CLASSES)(images, torch.tensor([3, 4]), (0, 0, 0))
+    out, targets, _ = Mixer(0.0, 0.0, CLASSES)(images, torch.tensor([3, 4]), (0, 0, 0))
     assert out is images
     assert targets.tolist() == F.one_hot(torch.tensor([3, 4]), CLASSES).tolist()
     assert targets.dtype == torch.float32
@@ -160,9 +163,9 @@ def test_mixing_uint8_and_normalising_commute(alphas):
     images = torch.randint(0, 256, (BATCH, 3, 8, 8), dtype=torch.uint8, generator=generator)
     before, labels = images.clone(), torch.arange(BATCH)
     mixer, mean, std = Mixer(*alphas, CLASSES), [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
-    mixed, _ = mixer(images, labels, (0, 1, 0))
+    mixed, *_ = mixer(images, labels, (0, 1, 0))
     normalise = Normalise(mean, std)
-    other, _ = mixer(normalise(images), labels, (0, 1, 0))
+    other, *_ = mixer(normalise(images), labels, (0, 1, 0))
     assert mixed.dtype == torch.float32
     assert torch.allclose(normalise(mixed), other, atol=1e-5)
     assert torch.equal(images, before)
@@ -172,7 +175,7 @@ def test_mixing_uint8_and_normalising_commute(alphas):
 def test_memory_format_and_precision_are_kept(alphas):
     images = torch.rand(BATCH, 3, 8, 8, dtype=torch.bfloat16)
     images = images.contiguous(memory_format=torch.channels_last)
-    mixed, _ = Mixer(*alphas, CLASSES)(images, torch.arange(BATCH), (0, 1, 0))
+    mixed, *_ = Mixer(*alphas, CLASSES)(images, torch.arange(BATCH), (0, 1, 0))
     assert mixed.dtype == torch.bfloat16
     assert mixed.is_contiguous(memory_format=torch.channels_last)
 
@@ -183,6 +186,6 @@ def test_the_host_reads_nothing_from_the_device(alphas):
     images = torch.empty(BATCH, 3, 8, 8, dtype=torch.uint8, device="meta")
     labels = torch.empty(BATCH, dtype=torch.int64, device="meta")
     weights = torch.empty(BATCH, device="meta")
-    mixed, targets = Mixer(*alphas, CLASSES, 0.1)(images, labels, (0, 0, 0), weights)
+    mixed, targets, _ = Mixer(*alphas, CLASSES, 0.1)(images, labels, (0, 0, 0), weights)
     assert mixed.shape == images.shape
     assert targets.shape == (BATCH, CLASSES)

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import pickle
@@ -6,8 +7,9 @@ import time
 
 import pytest
 from support.faulty_server import STALL_S, FaultyServer
+from support.mounts import read_only
 from support.small_shards import SIZE, cache_in, content, files_of, path_of, shard_at
-from support.until import until
+from support.until import HANG_S, until
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.data.remote import CacheStats, Prefetcher, Shard
@@ -33,6 +35,20 @@ def read(cache, shard):
 def server():
     with FaultyServer({path_of(number): content(number) for number in range(12)}) as server:
         yield server
+
+
+def test_a_shard_larger_than_any_disk_evicts_nothing(server, tmp_path):
+    cache = cache_in(tmp_path)
+    read(cache, shard_at(server, path_of(0)))
+    kept, asked = files_of(cache), len(server.requests)
+    huge = Shard(server.url(path_of(1)), 2**62, "a" * 64)
+    refused(cache, huge, "does not fit onto this disk", key="data.cache_dir")
+    assert files_of(cache) == kept and len(server.requests) == asked
+
+
+def test_an_index_without_end_is_not_read_to_its_end(server, tmp_path):
+    shard = shard_at(server, path_of(0))._replace(num_bytes=None, most_bytes=SIZE // 2)
+    refused(cache_in(tmp_path), shard, "its sha256 is not the manifest's, twice the same")
 
 
 @pytest.mark.parametrize(
@@ -180,6 +196,41 @@ def test_what_killed_processes_left_is_removed(server, tmp_path):
     assert [int(name[-10:-4]) for name in files_of(cache) if "-" in name] == [1]
 
 
+def test_a_disk_with_another_clock_loses_no_download_that_is_under_way(
+    server, tmp_path, monkeypatch
+):
+    cache = cache_in(tmp_path, 2 * SIZE + 10)
+    behind_s = 10 * module.LEFTOVER_S
+    for name, age_s in (("old", module.LEFTOVER_S + 60), ("new", 60)):
+        path = cache.folder / "parts" / name
+        path.write_bytes(bytes(SIZE // 2))
+        os.utime(path, (time.time() - behind_s - age_s,) * 2)
+    monkeypatch.setattr(module.disk, "disk_time", lambda folder: time.time() - behind_s)
+    cache.open(shard_at(server, path_of(0))).close()
+    assert [path.name for path in cache._leftovers()] == ["old"]
+
+
+def test_a_cache_that_was_filled_before_may_be_read_only(server, tmp_path):
+    kept = read(cache_in(tmp_path), shard_at(server, path_of(0)))
+    with read_only(tmp_path):
+        assert read(cache_in(tmp_path), shard_at(server, path_of(0))) == kept
+        refused(
+            cache_in(tmp_path),
+            shard_at(server, path_of(1)),
+            "Read-only file system",
+            key="data.cache_dir",
+        )
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_disk_that_reserves_no_space_is_used(server, tmp_path, monkeypatch, number):
+    def lacking(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", lacking)
+    assert read(cache_in(tmp_path), shard_at(server, path_of(0))) == content(0)
+
+
 def test_prefetching(server, tmp_path):
     cache = cache_in(tmp_path)
     server.always[path_of(0)] = 404
@@ -187,7 +238,7 @@ def test_prefetching(server, tmp_path):
     prefetcher.want([shard_at(server, path_of(number)) for number in range(4)])
     until(lambda: any((cache.folder / "shards").iterdir()), "the second shard")
     prefetcher.close()
-    prefetcher._thread.join(timeout=5)
+    prefetcher._thread.join(timeout=HANG_S)
     assert not prefetcher._thread.is_alive()
     assert [path for path, _ in server.requests] == [path_of(0), path_of(1)]
     cache.prefetch(shard_at(server, path_of(1)))

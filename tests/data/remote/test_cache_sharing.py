@@ -18,6 +18,7 @@ from support.small_shards import (
     path_of,
     shard_at,
 )
+from support.until import HANG_S
 
 from rwp_dist.data.reader import ShardFiles
 from rwp_dist.data.remote import CacheStats, Prefetcher, locks
@@ -151,7 +152,7 @@ def fork_and_download(cache, shard, under_way, pids):
     worker = FORK.Process(target=time.sleep, args=(60,))
     worker.start()
     pids.put(worker.pid)
-    time.sleep(60)
+    time.sleep(3600)
 
 
 def test_a_worker_that_outlives_a_killed_process_blocks_nobody(
@@ -164,7 +165,7 @@ def test_a_worker_that_outlives_a_killed_process_blocks_nobody(
     process.start()
     assert server.stalled.wait(60)
     under_way.set()
-    worker = pids.get(timeout=60)
+    worker = pids.get(timeout=HANG_S)
     process.kill()
     process.join()
     try:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.faulty_server import STALL_S, FaultyServer
+from support.until import HANG_S
 
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.data.remote import Attempts, Patience, download, read_url, size_of
@@ -49,6 +50,17 @@ def test_a_fault_is_retried(server, fault):
     assert read(server.url(PATH)) == DATA
     assert time.monotonic() - before < STALL_S
     assert server.asked(PATH)[:3] == [fault, fault, "ok"]
+
+
+def test_what_is_too_long_is_not_read_to_its_end(server):
+    assert read_url(server.url(PATH), most_bytes=len(DATA)) == DATA
+    with pytest.raises(DataError, match=r"000000\.tar: it has more than 299 kB; check the address"):
+        read_url(server.url(PATH), most_bytes=299_000)
+    assert len(server.requests) == 2
+
+
+def test_any_number_of_failures_has_a_wait():
+    assert 0 < Patience(retries=10**6).wait_s(10**6, 0.5) <= Patience().max_backoff_s
 
 
 @pytest.mark.parametrize("fault", [404, 403, 401, 410])
@@ -188,7 +200,7 @@ def check_reading(bucket):
     answers = fork.Queue()
     worker = fork.Process(target=lambda: answers.put(whole()))
     worker.start()
-    assert answers.get(timeout=30) == 20 * DATA
+    assert answers.get(timeout=HANG_S) == 20 * DATA
     worker.join()
     refused(f"{bucket}/y.tar", f"{bucket}/y.tar", "not there")
 
@@ -211,7 +223,7 @@ def test_who_waits_long_is_told_once_what_for(server, capsys):
     assert read(server.url(PATH), patience=Patience(8, backoff_s=0.005)) == DATA
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert PATH in lines[0] and lines[0].endswith("Unavailable; trying again, 6 times at most.")
+    assert PATH in lines[0] and lines[0].endswith("Unavailable; trying again, up to 6 more times.")
     server.faults[PATH] = [503] * 2
     read(server.url(PATH))
     assert capsys.readouterr().err == ""

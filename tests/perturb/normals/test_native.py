@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import subprocess
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -89,6 +90,17 @@ def test_it_is_what_a_cpu_takes_where_it_was_seen_to_be_fast(monkeypatch):
     assert choose_backend("native", CPU) == "native"
     with pytest.raises(ConfigError, match=r"draws noise on the CPU, .* on cuda; leave .* at auto"):
         choose_backend("native", torch.device("cuda"))
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_a_gpu_without_a_place_for_kernels_is_refused(monkeypatch):
+    def refuse():
+        raise ConfigError("Triton cannot keep what it compiles", cure="set TRITON_CACHE_DIR")
+
+    monkeypatch.setattr("rwp_dist.perturb.normals.backend.kernels_folder", refuse)
+    for wanted in ("auto", "triton"):
+        with pytest.raises(ConfigError, match="TRITON_CACHE_DIR"):
+            choose_backend(wanted, torch.device("cuda"))
 
 
 def test_without_a_compiler_auto_takes_torch_and_native_says_what_is_missing(monkeypatch, tmp_path):

@@ -6,6 +6,12 @@ from typing import NamedTuple
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """After coded data: neither a stuffed zero nor a restart."""
 
+_SHORTEST = {0xE0: 9, 0xE2: 16, 0xEE: 9}
+"""Bytes of JFIF's, ICC's and Adobe's segments without which Pillow refuses a file."""
+
+_MOST_SIDE = 65_500
+"""Pixels that libjpeg takes."""
+
 
 class JpegHeader(NamedTuple):
     """Size and kind of a JPEG."""
@@ -18,28 +24,42 @@ class JpegHeader(NamedTuple):
     """1 grey, 3 colours, 4 CMYK."""
     height_at: int
     """Where the two bytes of the height are."""
+    is_progressive: bool
+    """Whether its coefficients come in several scans, each with more bits."""
 
 
 def jpeg_header(data: bytes) -> JpegHeader | None:
     """Read the header (ITU-T T.81, annex B). None: these bytes are not plainly a JPEG.
 
-    Plainly: Huffman coded, baseline, extended or progressive, with the height in the header.
+    Plainly: Huffman coded, baseline, extended or progressive, with the height in the header, and
+    nothing but segments up to the first scan.
     """
     if data[:3] != b"\xff\xd8\xff":
         return None
-    at, end = 2, len(data) - 9
+    header, at, end = None, 2, len(data) - 9
     while at < end and data[at] == 0xFF:
-        marker = data[at + 1]
+        marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
         if marker == 0xFF:  # a fill byte
             at += 1
-        elif marker in (0xC0, 0xC1, 0xC2):
+            continue
+        if marker == 0xDA:  # the scan
+            return header
+        if marker in (0xC0, 0xC1, 0xC2):
             height = data[at + 5] << 8 | data[at + 6]
             width = data[at + 7] << 8 | data[at + 8]
-            plain = height and width  # a height of 0 comes after the scan: left to Pillow
-            return JpegHeader(width, height, data[at + 9], at + 5) if plain else None
-        else:
-            at += 2 + (data[at + 2] << 8 | data[at + 3])
+            # Left to Pillow: a height of 0 comes after the scan. And what libjpeg refuses as a
+            # whole must not be decoded down to a crop.
+            if not (0 < height <= _MOST_SIDE and 0 < width <= _MOST_SIDE):
+                return None
+            header = JpegHeader(width, height, data[at + 9], at + 5, marker == 0xC2)
+        if _has_no_length(marker) or length < _SHORTEST.get(marker, 2):
+            return None
+        at += 2 + length
     return None
+
+
+def _has_no_length(marker: int) -> bool:
+    return marker < 0xC0 or 0xD0 <= marker <= 0xD9
 
 
 def is_plain(data: bytes, header: JpegHeader) -> bool:
@@ -50,12 +70,11 @@ def is_plain(data: bytes, header: JpegHeader) -> bool:
     libjpeg smooths such blocks by those around them, and not every version alike.
     """
     at, components = header.height_at - 5, header.components
-    progressive = data[at + 1] == 0xC2
     names = data[at + 10 : at + 10 + 3 * components : 3]
     lacking = {name: [1] * 64 for name in names}  # where coefficients have bits to come
     while data[at : at + 1] == b"\xff" and at + 3 < len(data):
         marker, begin = data[at + 1], at
-        if marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # none with a length
+        if _has_no_length(marker):
             return False
         at = end = begin + 2 + (data[begin + 2] << 8 | data[begin + 3])
         if marker != 0xDA:
@@ -64,7 +83,7 @@ def is_plain(data: bytes, header: JpegHeader) -> bool:
         if found is None:
             return False
         at, is_end = found.start(), found.group() == b"\xff\xd9"
-        if not progressive:
+        if not header.is_progressive:
             return is_end
         first, last, bits = data[end - 3 : end]
         for name in data[begin + 5 : end - 3 : 2]:

@@ -248,14 +248,15 @@ static void unstuff(struct scan *scan, const JOCTET *from, const JOCTET *end, ui
     memset(to, 0, MARGIN);
 }
 
-void huffman_take_over(j_decompress_ptr info, JDIMENSION first, JDIMENSION last) {
+const JOCTET *huffman_take_over(j_decompress_ptr info, JDIMENSION first, JDIMENSION last) {
+    const JOCTET *from = info->src->next_input_byte;
     info->client_data = NULL;
     if (info->progressive_mode || info->arith_code || info->restart_interval ||
         info->data_precision != 8 || jpeg_has_multiple_scans(info))
-        return;
+        return from;
     /* Lossless files, which libjpeg-turbo 3 reads: predictors, and no AC table. */
-    if (info->Ss != 0 || info->Se != DCTSIZE2 - 1) return;
-    if (info->comps_in_scan == 1 && info->cur_comp_info[0]->h_samp_factor != 1) return;
+    if (info->Ss != 0 || info->Se != DCTSIZE2 - 1) return from;
+    if (info->comps_in_scan == 1 && info->cur_comp_info[0]->h_samp_factor != 1) return from;
     struct scan *scan = info->mem->alloc_small((j_common_ptr)info, JPOOL_IMAGE, sizeof *scan);
     memset(scan, 0, sizeof *scan);
     for (int i = 0; i < info->comps_in_scan; i++) {
@@ -270,12 +271,12 @@ void huffman_take_over(j_decompress_ptr info, JDIMENSION first, JDIMENSION last)
     scan->columns = info->MCUs_per_row;
     scan->first = first;
     scan->last = last;
-    const JOCTET *from = info->src->next_input_byte;
     size_t size = info->src->bytes_in_buffer;
     uint8_t *room = info->mem->alloc_large((j_common_ptr)info, JPOOL_IMAGE, size + MARGIN);
     unstuff(scan, from, from + size, room);
     info->client_data = scan;
     info->entropy->decode_mcu = decode_mcu;
+    return scan->behind;
 }
 
 void huffman_give_back(j_decompress_ptr info) {

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwp_dist.base.compiled import CLibrary
-from rwp_dist.base.errors import ConfigError
 
 HERE = Path(__file__).parent
 LIBRARY = CLibrary(
@@ -43,16 +42,6 @@ def decode_region(
         data, len(data), channels, left, top, width, height, out.ctypes.data
     )
     return None if failed else out
-
-
-@lru_cache(maxsize=1)
-def available() -> bool:
-    """Whether the C files are compiled or can be."""
-    try:
-        library()
-    except ConfigError:
-        return False
-    return True
 
 
 @lru_cache(maxsize=1)

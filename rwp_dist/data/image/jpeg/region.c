@@ -42,12 +42,12 @@ static int lacks_scans(j_decompress_ptr info) {
     return 0;
 }
 
-/* Whether the end follows the scan. A file of several scans has been read up to its end by now; of
+/* Whether the end follows the scan, as seen from a place in it or behind it. A file of several scans has been read up to its end by now; of
  * one scan, damage below the rectangle would not be seen, and a marker is all that libjpeg refuses.
  */
-static int ends_behind_scan(j_decompress_ptr info) {
+static int ends_behind_scan(j_decompress_ptr info, const JOCTET *at) {
     if (jpeg_has_multiple_scans(info)) return 1;
-    const JOCTET *at = info->src->next_input_byte, *end = at + info->src->bytes_in_buffer;
+    const JOCTET *end = info->src->next_input_byte + info->src->bytes_in_buffer;
     while ((at = memchr(at, 0xFF, end - at)) != NULL) {
         while (at < end && *at == 0xFF) at++;
         if (at == end) return 0;
@@ -80,13 +80,14 @@ int decode_region(const uint8_t *data, size_t size, int channels, unsigned left,
 
     size_t right = (size_t)left + width, bottom = (size_t)top + height;
     if (right > info.output_width || bottom > info.output_height) on_error((j_common_ptr)&info);
-    if (lacks_scans(&info) || !ends_behind_scan(&info)) on_error((j_common_ptr)&info);
+    if (lacks_scans(&info)) on_error((j_common_ptr)&info);
     JDIMENSION first = left > CHROMA ? left - CHROMA : 0;
     JDIMENSION columns = right + CHROMA < info.output_width ? right + CHROMA - first
                                                             : info.output_width - first;
     if (columns < info.output_width) jpeg_crop_scanline(&info, &first, &columns);
     JDIMENSION mcu = info.max_h_samp_factor * DCTSIZE;
-    huffman_take_over(&info, first / mcu, (first + columns - 1) / mcu);
+    const JOCTET *behind = huffman_take_over(&info, first / mcu, (first + columns - 1) / mcu);
+    if (!ends_behind_scan(&info, behind)) on_error((j_common_ptr)&info);
     if (top) jpeg_skip_scanlines(&info, top);
 
     size_t stride = (size_t)columns * channels, wanted = (size_t)width * channels;

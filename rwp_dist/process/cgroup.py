@@ -1,5 +1,7 @@
 """Limits of the control groups that a container or a Slurm job puts this process into."""
 
+import math
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -31,17 +33,32 @@ def memory_left() -> int | None:
     for folder in _groups("memory"):
         for limit, (used, droppable) in names.items():
             with suppress(OSError, ValueError, KeyError):
-                lines = (folder / "memory.stat").read_text().splitlines()
+                lines = (folder / "memory.stat").read_text("utf-8").splitlines()
                 stat = dict(line.split(" ", 1) for line in lines)
                 held = _number(folder / used) - int(stat[droppable])
                 rooms.append(_number(folder / limit) - held)
     return min(rooms, default=None)
 
 
+def cores() -> int:
+    """CPU cores that this process may keep busy: of those that it may run on, what groups allow."""
+    known = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    allowed = [float(known or 1)]
+    for folder in _groups("cpu"):
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            quota, period = (folder / "cpu.max").read_text("utf-8").split()
+            allowed.append(int(quota) / int(period))
+        with suppress(OSError, ValueError):
+            quota_us = _number(folder / "cpu.cfs_quota_us")
+            if quota_us > 0:
+                allowed.append(quota_us / _number(folder / "cpu.cfs_period_us"))
+    return max(1, math.floor(min(allowed)))
+
+
 def _groups(controller: str) -> Iterator[Path]:
     """Folders of this process's group and of those around it, in either version's tree."""
     try:
-        lines = MEMBERSHIP.read_text().splitlines()
+        lines = MEMBERSHIP.read_text("utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -57,4 +74,4 @@ def _groups(controller: str) -> Iterator[Path]:
 
 
 def _number(path: Path) -> int:
-    return int(path.read_text())
+    return int(path.read_text("utf-8"))

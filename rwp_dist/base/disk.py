@@ -1,0 +1,105 @@
+"""What disks differ in: Lustre, NFS, SMB, FUSE and object stores lack some of what a local one has.
+
+Each difference is met here: no rename over a file, no sync, a clock of their own, no answer.
+"""
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryFile
+
+NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+"""What a disk says to a call that it does not know."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+REFUSED = frozenset(
+    {
+        *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT),
+        *(errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, *NOT_OFFERED),
+    }
+)
+"""What a disk that works says to a place that is wrong. Other errors may be gone a little later."""
+NO_REPLACING = frozenset({errno.EEXIST, errno.EPERM, errno.EACCES, *NOT_OFFERED})
+
+PATIENCE_S = 30.0
+"""How long a disk may take for its first answer: one that sleeps, or a server that restarts."""
+
+
+def sync(descriptor: int) -> None:
+    """Have a file or folder written to the disk itself, where the disk offers that.
+
+    Raises:
+        OSError: it is full, or fails.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+
+
+def replace(old: Path, new: Path) -> None:
+    """Give the file ``old`` the name ``new``, and end the file that has this name, if any.
+
+    At once, so that ``new`` is always one of both; on a disk that does not rename over a file it is
+    missing for a moment.
+
+    Raises:
+        OSError: the disk renames nothing, is full, or fails; both files are what they were.
+    """
+    try:
+        old.replace(new)
+    except OSError as error:
+        if error.errno not in NO_REPLACING or not new.is_file():
+            raise
+        aside = old.with_name(f"{old.name}.old.tmp")
+        new.rename(aside)
+        try:
+            old.rename(new)
+        except OSError:
+            aside.rename(new)
+            raise
+        aside.unlink()
+
+
+def disk_time(folder: Path) -> float:
+    """The present time by the clock of a folder's disk, which times of files there go by.
+
+    It may be minutes or hours off from this machine's.
+
+    Raises:
+        OSError: no file can be made there.
+    """
+    with TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime
+
+
+def unreachable(paths: Iterable[Path], patience_s: float = PATIENCE_S) -> dict[Path, OSError]:
+    """Which paths cannot be looked at, and why; that nothing is there is no reason.
+
+    A disk whose server is gone may never answer, not even to a signal. So each path is looked at in
+    a thread of its own, and all together take at most ``patience_s`` seconds.
+    """
+    found: dict[Path, OSError | None] = {}
+
+    def look(path: Path) -> None:
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the latter: a zero byte
+            found[path] = None
+        except OSError as error:
+            found[path] = error
+        else:
+            found[path] = None
+
+    lookers = {path: threading.Thread(target=look, args=[path], daemon=True) for path in paths}
+    for looker in lookers.values():
+        looker.start()
+    end = time.monotonic() + patience_s
+    for looker in lookers.values():
+        looker.join(max(0.0, end - time.monotonic()))
+    late = OSError(errno.ETIMEDOUT, f"no answer within {patience_s:.0f} s")
+    failed = {path: found.get(path, late) for path in lookers}
+    return {path: error for path, error in failed.items() if error is not None}

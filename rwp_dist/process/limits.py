@@ -1,0 +1,22 @@
+"""How many files a process may have open: a limit that it may raise by itself, up to another."""
+
+import resource
+from contextlib import suppress
+
+ENOUGH = 1 << 16
+"""Files that no run needs more of."""
+
+
+def raise_open_files() -> None:
+    """Raise the soft limit to the hard one: 1,024 is usual, and a large run needs more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # macOS has a limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def open_files() -> int:
+    """How many files this process may have open at once."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return ENOUGH if soft == resource.RLIM_INFINITY else soft

@@ -1,0 +1,258 @@
+"""Index and manifest for tars that exist; the tars stay as and where they are."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import read_lines
+from rwp_dist.base.urls import local_path
+from rwp_dist.data.classes import Classes
+from rwp_dist.data.format.index import index_tar
+from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, check_names
+from rwp_dist.data.format.sample import Fields
+from rwp_dist.shards.location import (
+    count_left_out,
+    expand_shards,
+    is_remote,
+    name_in_manifest,
+    open_shard,
+    shard_size,
+)
+from rwp_dist.shards.parallel import run_jobs
+from rwp_dist.shards.records import (
+    FinishedShard,
+    MadeFrom,
+    Records,
+    recipe_id,
+    refuse_lost_shards,
+    stat_id,
+)
+
+
+@dataclass(frozen=True)
+class _Adoption:
+    """One shard to index."""
+
+    records: Records
+    name: str
+    """In the manifest."""
+    location: str
+    fields: Fields
+    opener: str | None
+
+    def run(self) -> ShardEntry:
+        stat = self._stat()
+        with open_shard(self.location, self.opener) as stream:
+            indexed = index_tar(stream, self.location, self.fields)
+        made_from = None if stat is None else MadeFrom(stat, indexed.sha256)
+        return self.records.save(self.name, indexed, made_from)
+
+    def finished(self) -> FinishedShard | None:
+        if not self.records.path(self.name).exists():
+            return None  # and nobody asks a server for its size
+        shard = self.records.finished(self.name, shard_size(self.location, self.opener))
+        # An earlier version took another image of a sample with several.
+        if shard is None or shard.left_out is None:
+            return None
+        known = None if shard.made_from is None else shard.made_from.stat
+        return shard if known == self._stat() else None
+
+    def _stat(self) -> str | None:
+        """Changes with every change of the tar; None: it is remote, and only its size is known."""
+        path = local_path(self.location)
+        return None if path is None else stat_id([path])
+
+
+class IndexReport(NamedTuple):
+    """What was indexed."""
+
+    manifest: Manifest
+    num_kept: int
+    """Shards that were indexed before and have not changed."""
+    num_stale: int
+    """Shards that were indexed before and were read again, because they or the fields changed."""
+    left_out: Mapping[str, int]
+    """How many files are in no sample, by kind."""
+
+
+def index_shards(
+    patterns: Sequence[str],
+    out: Path | None = None,
+    *,
+    label_key: str | None = None,
+    image_key: str | None = None,
+    opener: str | None = None,
+    classes: Sequence[str] | None = None,
+    classes_of: Manifest | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> IndexReport:
+    """Read each shard once, and write an index for each and one manifest.
+
+    A call that was killed is repeated to continue; it reads only shards without a good index, and
+    local ones that have changed since, under the same size and date too.
+
+    Args:
+        patterns: folders, files, URLs that training can read, or brace patterns of them; or one
+            folder with a manifest of adopted shards, which says what ``out`` and the keys do not.
+        out: folder for the indexes and the manifest; None: beside the shards.
+        label_key: the field of each ``.json`` that holds the label; None: labels are in ``.cls``.
+        image_key: extensions of the image, the preferred one first, such as ``png``; None: as
+            webdataset's usual pipelines, ``jpg`` before ``png``.
+        opener: ``module:function`` that opens remote shards, as ``data.opener``.
+        classes: names of the labels; None: those of a manifest that is already there.
+        classes_of: the manifest of other shards whose classes these labels mean, in place of
+            ``classes``. It has names of its classes.
+        workers: number of processes.
+        progress: called with the numbers of finished shards and of all shards.
+
+    Raises:
+        DataError: a shard is damaged, cut short or no tar; a sample has no label, or labels mean
+            other classes; the shards lie in several places and ``out`` is None; or another command
+            has not finished making them.
+    """
+    adopted = _adopted(patterns)
+    if adopted is not None and adopted.fields is not None:
+        out = out or Path(adopted.location)
+        label_key = label_key or adopted.fields.label_key
+        image_key = image_key or adopted.fields.image_key
+    locations = expand_shards(patterns) if adopted is None else adopted.shard_locations()
+    folder = _folder(locations, out)
+    if classes_of is not None:
+        _refuse_other_classes(classes_of, {folder, *map(_folder_of, locations)})
+        classes = classes_of.classes
+    names = [name_in_manifest(location, folder) for location in locations]
+    check_names(names, str(folder))
+    refuse_lost_shards(folder, names)
+    fields = Fields(label_key, image_key)
+    # Each shard has a recipe of its own, because it does not depend on the others.
+    all_jobs = [
+        _Adoption(
+            Records(folder, _recipe(name, fields)),
+            *(name, location, fields, opener),
+        )
+        for name, location in zip(names, locations, strict=True)
+    ]
+    for job in all_jobs:
+        _refuse_unfinished(job)
+    records = all_jobs[0].records
+    records.make_folder()
+    todo = [job for job in all_jobs if job.finished() is None]
+    done = num_kept = len(all_jobs) - len(todo)
+    num_stale = sum(job.records.path(job.name).exists() for job in todo)
+    progress(done, len(all_jobs))
+    for _ in run_jobs(_Adoption.run, todo, workers):
+        done += 1
+        progress(done, len(all_jobs))
+    shards = [shard for job in all_jobs if (shard := job.records.finished(job.name, None))]
+    assert len(shards) == len(all_jobs), "every shard was indexed"
+    left_out = count_left_out(patterns)
+    for shard in shards:
+        left_out.update(shard.left_out or {})
+    manifest = records.write_manifest(shards, _classes(classes, folder, shards))
+    return IndexReport(manifest, num_kept, num_stale, left_out)
+
+
+def load_class_names(path: Path) -> list[str]:
+    """The names of label 0, 1, ... from the lines of a file; empty lines are no names.
+
+    Raises:
+        DataError: it cannot be read, or has no names.
+    """
+    try:
+        names = [name for line in read_lines(path) if (name := line.strip())]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: this is no text file of class names", cure="give another"
+        ) from error
+    if not names:
+        raise DataError(f"{path}: there are no class names here", cure="write one on each line")
+    return names
+
+
+def _adopted(patterns: Sequence[str]) -> Manifest | None:
+    """The manifest of adopted shards in the one folder that is named."""
+    folder = local_path(patterns[0]) if len(patterns) == 1 else None
+    if folder is None or not (folder / MANIFEST_NAME).exists():
+        return None
+    with suppress(DataError):  # the cure for a broken manifest is this very command
+        manifest = Manifest.load(folder)
+        return None if manifest.fields is None else manifest
+    return None
+
+
+def _folder(locations: Sequence[str], out: Path | None) -> Path:
+    """Where the indexes and the manifest go."""
+    if out is not None:
+        return out
+    if any(is_remote(location) for location in locations):
+        raise DataError(f"{locations[0]}: this is remote", cure="say where its index goes by --out")
+    parents = {Path(location).parent for location in locations}
+    if len(parents) > 1:
+        first, second = sorted(map(str, parents))[:2]
+        raise DataError(
+            f"{first} and {second}: the shards lie in several folders",
+            cure="index each by itself, or give one --out for all",
+        )
+    return parents.pop()
+
+
+def _folder_of(location: str) -> Path | None:
+    """The folder of a local shard."""
+    path = local_path(location)
+    return None if path is None else path.parent
+
+
+def _refuse_other_classes(classes_of: Manifest, folders: Iterable[Path | None]) -> None:
+    """Refuse labels that mean other classes by the manifest that is already there."""
+    wanted = Classes.of([classes_of])
+    for folder in filter(None, folders):
+        known = wanted
+        with suppress(DataError):  # there is none, or a broken one, which this command replaces
+            known = Classes.of([Manifest.load(folder)])
+        wanted.joined(known)
+
+
+def _recipe(name: str, fields: Fields) -> str:
+    more = {} if fields.image_key is None else {"image_key": fields.image_key}
+    return recipe_id(location=name, label_key=fields.label_key, **more)
+
+
+def _refuse_unfinished(job: _Adoption) -> None:
+    """Refuse shards of an interrupted command: their manifest would present a part as the whole."""
+    places = {job.records.folder: job.name}
+    if not is_remote(job.location):
+        places[Path(job.location).parent] = Path(job.location).name
+    for folder, name in places.items():
+        if (folder / MANIFEST_NAME).exists():
+            continue
+        records = Records(folder, _recipe(name, job.fields))
+        if records.has_other(name):
+            raise DataError(
+                f"{folder}: the command that was making these shards has not finished",
+                cure="start it again; or, if these are all shards, remove "
+                f"{records.records_folder} first",
+            )
+
+
+def _classes(
+    classes: Sequence[str] | None, folder: Path, shards: Sequence[FinishedShard]
+) -> Sequence[str] | None:
+    """Names of the labels, if there is one for each."""
+    needed = max(shard.num_classes for shard in shards)
+    if classes is not None and needed > len(classes):
+        raise DataError(
+            f"{folder}: labels go up to {needed - 1}, but there are only {len(classes)} class "
+            "names",
+            cure="name every class",
+        )
+    if classes is not None or not (folder / MANIFEST_NAME).exists():
+        return classes
+    try:
+        known = Manifest.load(folder).classes
+    except DataError:  # the cure for a broken manifest is this very command
+        return None
+    return known if known is not None and len(known) >= needed else None

@@ -1,0 +1,61 @@
+"""What a person sees of an error that ends a command."""
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from rwp_dist.process.commands import Commands
+
+
+def call(action) -> tuple[int, str, BaseException | None]:
+    group = Commands()
+    group.command("do")(action)
+    result = CliRunner().invoke(group, ["do"])
+    return result.exit_code, result.output, result.exception
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda: np.ones(2**58),
+        lambda: torch.ones(2**58),
+        lambda: bytes(2**58),
+    ],
+)
+def test_memory_that_does_not_suffice_is_one_sentence(action) -> None:
+    code, text, _ = call(action)
+    assert code == 1 and text.count("\n") == 1
+    assert text.startswith("memory does not suffice (") and "lower batch.per_rank" in text
+
+
+def test_any_other_error_is_none_of_memory() -> None:
+    def fail() -> None:
+        raise RuntimeError("a memory of last summer")
+
+    code, text, error = call(fail)
+    assert code == 1 and text == "" and str(error) == "a memory of last summer"
+
+
+def test_a_click_error_stays_click_s() -> None:
+    def fail() -> None:
+        raise click.UsageError("no")
+
+    assert call(fail)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "cure"),
+    [
+        (RuntimeError("can't start new thread"), 1, "ulimit -u"),
+        (OSError(24, "Too many open files"), 1, "ulimit -n"),
+        (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), 2, "set TMPDIR"),
+    ],
+)
+def test_what_else_a_machine_lacks_is_one_sentence(error: Exception, code: int, cure: str) -> None:
+    def fail() -> None:
+        raise error
+
+    found, text, _ = call(fail)
+    assert found == code and text.count("\n") == 1 and cure in text

@@ -1,0 +1,50 @@
+"""What a run was in each of its attempts."""
+
+import pytest
+
+from rwp_dist.base.errors import CheckpointError
+from rwp_dist.config import load_settings
+from rwp_dist.record.identity import identity_of
+from rwp_dist.run.history import History
+
+DATA = {"data.train.id": "1", "data.train.classes": "2", "data.val.id": "3"}
+
+
+def identity(*overrides: str, **more: str) -> dict:
+    settings = load_settings(None, overrides)
+    return identity_of(settings, ranks=2, data=DATA, git={"commit": "abc"}) | more
+
+
+def test_a_first_attempt_has_changed_nothing_and_says_nothing() -> None:
+    history = History(identity())
+    history.resumed(0)
+    assert (history.changes, list(history.notes())) == ([], [])
+
+
+def test_changes_of_all_attempts_are_kept_with_their_step() -> None:
+    state = History(identity(torch="1")).state_dict()
+    for step, torch in ((10, "2"), (20, "2"), (30, "3")):
+        history = History(identity(torch=torch))
+        history.load_state_dict(state)
+        history.resumed(step)
+        state = history.state_dict()
+    assert history.changes == [
+        "torch: 1 before, 2 now (after step 10)",
+        "torch: 2 before, 3 now (after step 30)",
+    ]
+    [note] = history.notes()
+    assert "torch: 2 before, 3 now" in note and "step 10" not in note
+
+
+def test_ranks_with_other_code_are_said_and_kept() -> None:
+    history = History(identity(), mixed_code=["torch: 2 on rank 0 (a), 3 on rank 1 (b)"])
+    history.resumed(0)
+    assert history.changes == ["torch: 2 on rank 0 (a), 3 on rank 1 (b) (after step 0)"]
+    [note] = history.notes()
+    assert note.startswith("Ranks have other code")
+
+
+def test_a_checkpoint_of_another_run_is_refused() -> None:
+    state = History(identity()).state_dict()
+    with pytest.raises(CheckpointError, match=r"run\.seed: 0 there, 1 here"):
+        History(identity("run.seed=1")).load_state_dict(state)
