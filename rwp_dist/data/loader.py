@@ -14,12 +14,13 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,9 @@ QUIET_S = 3600.0
 
 END_S = 5.0
 """How long a worker may take to end before it is killed."""
+
+_hears_deaths = False
+"""Whether the end of a worker may raise just now."""
 
 Begin = Callable[[int], None]
 """What runs first in every worker, with its number."""
@@ -85,8 +89,9 @@ def _started(
         items = None
         try:
             items = start(reader, reading, workers, partial(_begin, theirs), fork)
-            if all(begun.poll(WORKER_START_S) and begun.recv_bytes() for _ in range(workers)):
-                return items
+            with _hearing_deaths():
+                if all(begun.poll(WORKER_START_S) and begun.recv_bytes() for _ in range(workers)):
+                    return items
         except (OSError, RuntimeError) as error:  # the latter: one that had begun has died
             _kill(set(multiprocessing.active_children()) - before)
             cause = getattr(error, "strerror", None) or str(error).partition(".")[0]
@@ -115,7 +120,7 @@ def _through_memory(
     # torch warns of more workers than cores when a loader is made and when it starts. ``auto``
     # never asks for so many, and who names a number means it.
     warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-    return iter(
+    items = iter(
         DataLoader(
             reader,
             batch_size=None,
@@ -127,21 +132,60 @@ def _through_memory(
             multiprocessing_context=fork,
         )
     )
+    _hold_deaths_back()
+    return items
+
+
+def _hold_deaths_back() -> None:
+    """Have torch's handler of SIGCHLD raise only where workers are waited for.
+
+    It would raise the death of a worker in whatever the rank does just then.
+    """
+    if threading.current_thread() is not threading.main_thread():  # torch sets none either
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    if not callable(before) or hasattr(before, "holds_back"):
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if _hears_deaths:
+            before(number, frame)
+
+    handle.holds_back = True  # type: ignore[attr-defined]
+    signal.signal(signal.SIGCHLD, handle)
+
+
+@contextmanager
+def _hearing_deaths() -> Iterator[None]:
+    """Raise in this block if a worker dies, or has died before."""
+    global _hears_deaths
+    _hears_deaths = True
+    try:
+        if threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGCHLD)
+        yield
+    finally:
+        _hears_deaths = False
 
 
 def _guarded(items: Items) -> Items:
     """The same, with the errors of torch's loader as those of a user."""
-    try:
-        yield from items
-    except RuntimeError as error:
-        problem = str(error).partition("\n")[0].rstrip(".")
-        if not problem.startswith("DataLoader"):  # one that a worker raised
-            raise
-        raise DataError(
-            f"workers that read the data failed ({problem})",
-            cure="see this machine's kernel log (dmesg) for memory that ran out; with "
-            "data.workers=0 there are none",
-        ) from error
+    while True:
+        try:
+            with _hearing_deaths():
+                item = next(items, None)
+        except RuntimeError as error:
+            problem = str(error).partition("\n")[0].rstrip(".")
+            if not problem.startswith("DataLoader"):  # one that a worker raised
+                raise
+            raise DataError(
+                f"workers that read the data failed ({problem})",
+                cure="see this machine's kernel log (dmesg) for memory that ran out; with "
+                "data.workers=0 there are none",
+            ) from error
+        if item is None:
+            return
+        yield item
 
 
 class _Failed(NamedTuple):
@@ -240,8 +284,7 @@ def _kill(processes: set[BaseProcess]) -> None:
     for process in processes:
         process.kill()
     for process in processes:
-        with suppress(RuntimeError):  # of torch's handler, which tells of a worker's end
-            process.join()
+        process.join()
 
 
 @lru_cache

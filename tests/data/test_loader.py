@@ -136,6 +136,19 @@ def test_a_killed_worker_is_a_sentence(dataset, piped, monkeypatch):
             pass
 
 
+def test_the_death_of_a_worker_is_told_where_it_is_waited_for_and_nowhere_else(dataset):
+    """torch tells of it in whatever the rank does just then: in the middle of a backward pass."""
+    steps = train_streams(dataset, 1, 1)[0].steps(0, 1000)
+    next(steps)
+    (worker,) = FORK.active_children()
+    worker.kill()
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    signal.raise_signal(signal.SIGCHLD)  # certain to be handled here
+    with pytest.raises(DataError, match=r"worker.*kernel log"):
+        for _ in steps:
+            pass
+
+
 def broken(*_, **__):
     raise ZeroDivisionError("an error of ours")
 
