@@ -6,8 +6,10 @@ others would wait for it until their time is up. Importing this module imports n
 
 import os
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -110,8 +112,9 @@ def _store(deadline: float) -> "Store":
         if torchrun.by_agent():
             deadline = min(deadline, time.monotonic() + CONNECT_S)
         _until_it_answers(host, port, deadline)
-    try:
-        store = dist.TCPStore(  # type: ignore[attr-defined]
+
+    def connect() -> "Store":
+        return dist.TCPStore(  # type: ignore[attr-defined]
             host,
             port,
             torchrun.world_size(),
@@ -120,9 +123,34 @@ def _store(deadline: float) -> "Store":
             wait_for_workers=False,  # no signal is obeyed meanwhile
             multi_tenant=True,
         )
+
+    try:
+        store = _within(deadline, connect)
     except RuntimeError as error:
         raise _missing(str(error)) from error
     return dist.PrefixStore("meeting", store)  # type: ignore[attr-defined]
+
+
+def _within(deadline: float, connect: Callable[[], "Store"]) -> "Store":
+    """What ``connect`` returns; it obeys no signal, and waits long for what answers wrongly.
+
+    Raises:
+        RuntimeError: of ``connect``, or its time is over.
+    """
+    future: Future[Store] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(connect())
+        except RuntimeError as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()  # a pool would be waited for at the end
+    while not future.done():
+        if time.monotonic() > deadline:
+            raise RuntimeError("what answers there is no rank")
+        time.sleep(POLL_S)
+    return future.result()
 
 
 def _until_it_answers(host: str, port: int, deadline: float) -> None:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.until import HANG_S, until
@@ -108,6 +109,31 @@ def test_a_rank_that_waits_for_others_obeys_a_signal() -> None:
     assert process.communicate()[1] == ""
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_at_an_address_that_is_not_of_rank_0_obeys_a_signal_and_has_a_limit(rank) -> None:
+    """torch's store would be waited for half an hour, and no signal obeyed."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        told = {
+            "RANK": rank,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(other.getsockname()[1]),
+        }
+        if rank == "0":
+            told |= {"MASTER_ADDR": "node17.invalid", "MASTER_PORT": str(free_port())}
+        said = alone(3, **told).communicate(timeout=HANG_S)[1]
+        assert f"refused: WORLD_SIZE: RANK={rank} and WORLD_SIZE=2 say that" in said
+        process = alone(600, **told)
+        until(lambda: _connects(process.pid), "a socket of torch's store")
+        process.terminate()
+        assert process.wait(HANG_S) == -signal.SIGTERM
+
+
+def _connects(pid: int) -> bool:
+    """Whether a process has begun to connect: torch is loaded, and asks for the address."""
+    threads = Path(f"/proc/{pid}/task")
+    return len(list(threads.iterdir())) > 1
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -121,5 +147,6 @@ def test_a_rank_that_is_not_told_where_to_meet_says_so() -> None:
 def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        said = alone(MASTER_ADDR="127.0.0.1", MASTER_PORT=port).communicate(timeout=HANG_S)[1]
+        known = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        said = alone(60, **known).communicate(timeout=HANG_S)[1]
     assert f"MASTER_PORT: something else uses the port of 127.0.0.1:{port}" in said
