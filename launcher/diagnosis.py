@@ -62,7 +62,8 @@ def explain(failure: RankExit | None, logs: Path, host: bool = True) -> tuple[st
         host: whether to name the node.
     """
     if failure is None:
-        return f"No rank has said why: an agent or its node is gone. Logs: {logs}", 1
+        why = "an agent or its node is gone, or the disk of its logs is full"
+        return f"No rank has said why: {why}. Logs: {logs}", 1
     code = failure.exit_code if failure.exit_code > 0 else 1
     if failure.shared:
         return failure.message, code

@@ -11,7 +11,7 @@ for every step:
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -357,7 +357,8 @@ def _attempt(run: OpenRun, session: str, position: tuple[int, int] | None) -> di
             asked = any_rank(signals.asked)
             training.tracker.close(state)  # the last, because uploads may take long
     except BaseException as error:
-        _write_end(run, training, "failed", error)
+        with suppress(OSError):  # the disk is full or fails; the error before says more
+            _write_end(run, training, "failed", error)
         if training:
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
             training.tracker.close("interrupted" if stopped else "failed")

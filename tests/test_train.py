@@ -10,11 +10,12 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
+from support.mounts import small_disk
 from support.ranks import run_ranks
 from support.small import same_bits
 
 from rwp_dist import train as train_module
-from rwp_dist.base.errors import ConfigError, Interrupted, ReplicaError
+from rwp_dist.base.errors import CheckpointWriteError, ConfigError, Interrupted, ReplicaError
 from rwp_dist.config import load_settings
 from rwp_dist.data.stream import TrainStream
 from rwp_dist.record.directory import RunDir
@@ -127,6 +128,21 @@ def test_a_directory_with_other_settings_is_refused_by_their_keys(digits, tmp_pa
         run_ranks(run, 2, [*settings, "method.sigma=0.25", "run.seed=4"])
     assert "method.sigma: 0.5 there, 0.25 here" in str(refused.value)
     assert "run.seed: 0 there, 4 here" in str(refused.value)
+
+
+def ends_on_a_full_disk(settings):
+    try:
+        train(load_settings(None, settings))
+    except Exception as error:
+        return type(error), str(error)
+
+
+def test_the_first_error_on_a_full_disk_is_the_one_that_is_told(digits, tmp_path):
+    """Also where there is no room to write down how the attempt has ended."""
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        settings = overrides(digits, disk / "run", "schedule.steps=1")
+        [(kind, said)] = run_ranks(ends_on_a_full_disk, 1, settings)
+    assert kind is CheckpointWriteError and "(No space left on device); free space" in said
 
 
 def interrupted(settings, at_step):

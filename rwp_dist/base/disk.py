@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from rwp_dist.base.errors import ConfigError, RwpError
+
 NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 """What a disk says to a call that it does not know."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -23,8 +25,59 @@ REFUSED = frozenset(
 """What a disk that works says to a place that is wrong. Other errors may be gone a little later."""
 NO_REPLACING = frozenset({errno.EEXIST, errno.EPERM, errno.EACCES, *NOT_OFFERED})
 
+NO_ROOM = FULL | {errno.EFBIG}
+"""What a disk says that has no room for a file, or to a user who may write none so large."""
+
+_CURES = (
+    (FULL, "free space there, or {} another disk"),
+    ({errno.EFBIG}, "raise the limit of a file's size (ulimit -f unlimited)"),
+    ({errno.ENAMETOOLONG}, "{} a shorter path"),
+    ({errno.EACCES, errno.EPERM, errno.EROFS}, "{} a place of yours"),
+    ({errno.EEXIST, errno.ENOTDIR}, "{} a folder, or remove what stands in its place"),
+    ({errno.EISDIR}, "{} a file, not a folder"),
+    ({errno.ENOENT, errno.ELOOP}, "check its name and its links"),
+    ({errno.EMFILE, errno.ENFILE}, "raise the limit of open files (ulimit -n)"),
+    (NOT_OFFERED, "{} a disk where files can be written and renamed"),
+)
+"""What to do about errors; ``{}``: name another place by."""
+
 PATIENCE_S = 30.0
 """How long a disk may take for its first answer: one that sleeps, or a server that restarts."""
+
+
+def cure_of(error: OSError, name: str = "name") -> str:
+    """What to do about an error of a place.
+
+    Args:
+        error: what the disk has said.
+        name: how another place is given, such as ``set run.dir to``.
+    """
+    if error.errno == errno.EINVAL and error.strerror != os.strerror(errno.EINVAL):
+        return f"{name} another file"  # this one is of a kind that base/files does not read
+    cures = [cure for numbers, cure in _CURES if error.errno in numbers]
+    return (cures or ["check that disk and its server, or {} another place"])[0].format(name)
+
+
+def unwritable(
+    place: Path,
+    error: OSError,
+    name: str,
+    *,
+    key: str | None = None,
+    kind: type[RwpError] = RwpError,
+) -> RwpError:
+    """The error of a place that takes no files: it is wrong, or what is wrong there may pass.
+
+    Args:
+        place: a file or folder.
+        error: what the disk has said.
+        name: see ``cure_of``.
+        key: the setting that it is about.
+        kind: of an error that may pass.
+    """
+    kind = ConfigError if error.errno in REFUSED else kind
+    problem = f"{place} cannot be written to ({error.strerror or error})"
+    return kind(problem, key=key, cure=cure_of(error, name))
 
 
 def sync(descriptor: int) -> None:

@@ -100,7 +100,7 @@ def read_file(path: Path, most_bytes: int) -> bytes:
         num_bytes = os.fstat(file.fileno()).st_size
         if num_bytes > most_bytes:
             cause = f"it has {size(num_bytes)}, and {size(most_bytes)} are the most"
-            raise OSError(errno.EFBIG, cause, str(path))
+            raise OSError(errno.EINVAL, cause, str(path))
         return file.readall()
 
 

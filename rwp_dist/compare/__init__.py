@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rwp_dist.base import disk
 from rwp_dist.base.errors import RwpError
 from rwp_dist.base.files import write_bytes, write_json, write_text
 from rwp_dist.compare.columns import check_columns, flatness_keys
@@ -80,9 +81,7 @@ def compare(
             flat = pictures_of([run.path for run in comparison.runs], out, "flatness*.png")
             write_text(out / "compare.html", report(comparison, flat))
     except OSError as error:
-        raise RwpError(
-            f"{out}: cannot be written ({error})", cure="name another folder with --out"
-        ) from None
+        raise disk.unwritable(out, error, "give --out") from None
     return comparison.text()
 
 

@@ -48,8 +48,6 @@ def _places(settings: Settings) -> Iterator[tuple[str, Path]]:
 
 def _unreachable(key: str, path: Path, error: OSError) -> RwpError:
     problem = f"{path} cannot be looked at ({error.strerror or error})"
-    if error.errno in disk.REFUSED:
-        return ConfigError(problem, key=key, cure=f"set {key} to a folder of yours")
-    kind = RunDirError if key == "run.dir" else DataError
-    cure = f"check that disk and its server, or set {key} to another"
-    return kind(problem, key=key, cure=cure)
+    kind: type[RwpError] = RunDirError if key == "run.dir" else DataError
+    kind = ConfigError if error.errno in disk.REFUSED else kind
+    return kind(problem, key=key, cure=disk.cure_of(error, f"set {key} to"))

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rwp_dist.base.errors import ConfigError, RwpError
+from rwp_dist.base import disk
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.files import write_json
 from rwp_dist.config import Settings, load_settings
 from rwp_dist.config.tree import Tracking
@@ -107,9 +108,7 @@ def write(
     try:
         write_json(path, content)
     except OSError as error:
-        raise RwpError(
-            f"{path}: cannot be written ({error})", cure="name another file with --out"
-        ) from None
+        raise disk.unwritable(path, error, "give --out") from None
     cures = {"": "without --out", "no login found": "after `wandb login`"}
     how = cures.get(why, "with W&B online")
     return [

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rwp_dist.base import disk
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.base.files import MOST_JSON_BYTES
 from rwp_dist.base.urls import joined, local_path, parent, shown
@@ -230,12 +231,13 @@ def load_manifest(
     try:
         if path.is_file() or (path / MANIFEST_NAME).exists():
             return Manifest.load(path)
-        names = [entry.name for entry in path.iterdir()] if path.exists() else []
+        there = path.exists() or path.is_symlink()
+        names = [entry.name for entry in path.iterdir()] if there else []
     except OSError as error:
         raise DataError(
             f"{source}: this folder cannot be read ({error.strerror})",
             key=key,
-            cure=f"check its permissions, or set {key} to another folder",
+            cure=disk.cure_of(error, f"set {key} to"),
         ) from None
     if any(name.endswith(".tar") for name in names):
         raise DataError(f"{source}: there are shards but no manifest", cure=cure_of_missing(path))

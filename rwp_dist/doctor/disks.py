@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 import psutil  # type: ignore[import-untyped]
 
 from rwp_dist.base.compiled import compiled_folder
-from rwp_dist.base.disk import unreachable
+from rwp_dist.base.disk import cure_of, unreachable
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.files import write_bytes
 from rwp_dist.base.home import kernels_folder
@@ -194,8 +194,8 @@ def _writable(name: str, wanted: Path, key: str) -> Finding:
 
 
 def _not_writable(name: str, wanted: Path, key: str, error: OSError) -> Finding:
-    cure = f"set {key} to a folder of yours, or have this one's permissions or disk put right"
-    return problem(name, f"{wanted} cannot be written to ({error.strerror or error})", cure)
+    seen = f"{wanted} cannot be written to ({error.strerror or error})"
+    return problem(name, seen, cure_of(error, f"set {key} to"))
 
 
 def _locks_and_clock(wanted: Path) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from rwp_dist.base import disk
 from rwp_dist.base.errors import RwpError
 from rwp_dist.base.files import write_bytes, write_json
 from rwp_dist.compare.fonts import fonts_for
@@ -145,8 +146,5 @@ def _report(
             write_json(files[1], own)
             written += files
     except OSError as error:
-        raise RwpError(
-            f"{error.filename}: cannot be written ({error.strerror})",
-            cure="make room there, or name another folder with --out",
-        ) from None
+        raise disk.unwritable(out, error, "give --out") from None
     return "\n".join([*tables(rows), "", f"Written: {', '.join(map(str, written))}"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from rwp_dist.base import disk
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.process import output, signals, streams, torchrun
 from rwp_dist.process.exits import STOPPED, another_rank_stopped, report_exit
@@ -55,7 +56,8 @@ class Commands(click.Group):
 
 @contextmanager
 def _machine_suffices() -> Iterator[None]:
-    """Memory, threads, open files or a folder for temporary files that lack are a user's error."""
+    """Memory, threads, open files, disks or a folder for temporary files that lack are a user's
+    error."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
@@ -85,6 +87,11 @@ def _lack(error: Exception) -> RwpError | None:
             "no more files can be opened",
             cure="raise the limit (ulimit -n; docker run --ulimit nofile=65536), or lower "
             "data.workers",
+        )
+    if isinstance(error, OSError) and error.errno in disk.NO_ROOM:
+        return RwpError(
+            f"{error.filename or 'a file'} cannot be written to ({error.strerror})",
+            cure=f"{disk.cure_of(error)}, and start the same command again",
         )
     if "No usable temporary directory" in cause:
         return ConfigError(

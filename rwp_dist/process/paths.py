@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rwp_dist.base.disk import REFUSED, unreachable
+from rwp_dist.base.disk import REFUSED, cure_of, unreachable
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.files import expand_home
 from rwp_dist.base.urls import is_address
@@ -37,7 +37,7 @@ class HomePath(click.Path):
                 raise ConfigError(
                     f"{path} cannot be looked at ({error.strerror or error})",
                     key=key,
-                    cure="name another, or check its permissions, its disk and the disk's server",
+                    cure=cure_of(error),
                 )
 
 

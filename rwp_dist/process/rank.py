@@ -5,6 +5,7 @@ Imports nothing that takes time.
 
 import os
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import cast
@@ -13,6 +14,9 @@ from rwp_dist.process import output, torchrun
 
 LOGS = "RWP_LOGS"
 """Environment variable: the folder of this attempt's logs, one ``rank-N.log`` for each rank."""
+
+LEAST_BYTES = 1 << 16
+"""Room that logs need at least: without it, nobody could read there how the ranks have ended."""
 
 
 def write_to_log() -> None:
@@ -59,7 +63,7 @@ def _attempt() -> Path | None:
 
 
 def new_attempt(place: Path) -> Path | None:
-    """A new folder for logs, ``logs/attempt-N``; None if the place cannot be written to.
+    """A new folder for logs, ``logs/attempt-N``; None if the place takes no files or has no room.
 
     Args:
         place: the run directory, or that of a sweep.
@@ -69,7 +73,14 @@ def new_attempt(place: Path) -> Path | None:
     folder = place / "logs" / f"attempt-{last + 1}"
     try:
         folder.mkdir(parents=True)
+        trial = log_of(folder, 0)
+        trial.write_bytes(bytes(LEAST_BYTES))
+        os.truncate(trial, 0)
     except OSError:  # rank 0 will say so
+        with suppress(OSError):
+            log_of(folder, 0).unlink(missing_ok=True)
+            for made in (folder, folder.parent, place):  # as far as they are empty
+                made.rmdir()
         return None
     return folder
 

@@ -59,7 +59,8 @@ def write_refusal(run_dir: RunDir, error: RwpError) -> None:
     """Say in the directory of a run that exists already why this attempt did not begin."""
     if not run_dir.exists():
         return
-    with suppress(RwpError), run_dir.locked():  # else another process trains there
+    # Another process may train there, or the disk be full: the error that is told is the first.
+    with suppress(RwpError, OSError), run_dir.locked():
         write_lost(run_dir)
         step = run_dir.saved_step()
         total = (run_dir.read_status() or {}).get("total_steps", 0)

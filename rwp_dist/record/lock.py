@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 
 from rwp_dist.base import disk
-from rwp_dist.base.errors import ConfigError, RunDirError, RwpError
+from rwp_dist.base.errors import RunDirError, RwpError
 
 _held: set[FileIO] = set()
 """Files that this process has locked."""
@@ -29,18 +29,7 @@ _NAME_BYTES = 4096
 
 def cannot_be_written(folder: Path, error: OSError) -> RwpError:
     """The error of a run directory that does not take files."""
-    kind: type[RwpError] = RunDirError
-    if error.errno in disk.FULL:
-        cure = "free space there (`rwp-dist doctor` says how much), or set run.dir to another disk"
-    elif error.errno in disk.NOT_OFFERED:
-        kind, cure = ConfigError, "set run.dir to a disk where files can be written and renamed"
-    elif error.errno in disk.REFUSED:
-        kind, cure = ConfigError, "set run.dir to a folder of yours"
-    else:
-        cure = "check that disk, or set run.dir to another"
-    return kind(
-        f"{folder} cannot be written to ({error.strerror or error})", key="run.dir", cure=cure
-    )
+    return disk.unwritable(folder, error, "set run.dir to", key="run.dir", kind=RunDirError)
 
 
 def holder(path: Path) -> str | None:

@@ -23,8 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rwp_dist.base import checksum
-from rwp_dist.base.disk import replace
+from rwp_dist.base import checksum, disk
 from rwp_dist.base.errors import CheckpointError, CheckpointWriteError
 from rwp_dist.base.files import atomic_file, remove_leftovers
 from rwp_dist.base.text import is_utf8
@@ -118,12 +117,17 @@ def _write(folder: Path, path: Path, state: dict[str, Any], keep_last: int) -> N
     try:
         remove_leftovers(folder)  # of an attempt that was killed
         with atomic_file(path) as temporary:
-            torch.save(state, temporary)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as the latter
+            try:
+                torch.save(state, temporary)
+            except RuntimeError:  # torch does not say why; the same disk does for a little more
+                with temporary.open("ab") as file:
+                    file.write(bytes(1 << 20))
+                raise
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else OSError(str(error))
         raise CheckpointWriteError(
-            f"{path}: the checkpoint could not be written ({error})",
-            cure="free space there, or set run.dir to another disk, and start the same command "
-            "again",
+            f"{path}: the checkpoint could not be written ({cause.strerror or cause})",
+            cure=f"{disk.cure_of(cause, 'set run.dir to')}, and start the same command again",
         ) from error
     others = [old for old in list_checkpoints(folder) if old != path]
     for old in others[: max(len(others) - (keep_last - 1), 0)]:
@@ -171,7 +175,7 @@ def load_checkpoint(
     if dist.get_rank() == 0:
         newer = list_checkpoints(folder)
         for bad in newer[newer.index(path) + 1 :]:
-            replace(bad, bad.with_suffix(".bad"))
+            disk.replace(bad, bad.with_suffix(".bad"))
     step: int = state["step"]
     return step, troubles
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from rwp_dist.base import disk
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.base.urls import local_path
 from rwp_dist.process import launchers
@@ -142,23 +143,6 @@ PER_SHARD = click.option(
     "--samples-per-shard", type=click.IntRange(1), help="Most samples of a shard; 1,000 by default."
 )
 
-_NO_ACCESS = "name a place that you may read and write, or have its permissions changed"
-_NO_ROOM = "make room there and start the same command again, or name another place"
-_CURES = {
-    errno.EINVAL: "name a file",
-    errno.EFBIG: "name a smaller file",
-    errno.EACCES: _NO_ACCESS,
-    errno.EPERM: _NO_ACCESS,
-    errno.EROFS: "name a place that can be written to",
-    errno.ENOENT: "check the name",
-    errno.ENOTDIR: "name a folder, or remove the file that stands in its place",
-    errno.EEXIST: "name another place, or remove what is there",
-    errno.EISDIR: "name a file, not a folder",
-    errno.ENOSPC: _NO_ROOM,
-    errno.EDQUOT: _NO_ROOM,
-    errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer --workers",
-}
-
 
 class ShardCommands(click.Group):
     """Commands whose errors of the operating system become one sentence with a cure."""
@@ -170,5 +154,5 @@ class ShardCommands(click.Group):
             if error.errno == errno.EPIPE and error.filename is None:
                 raise  # the reader of the output has closed it: click ends quietly
             name = error.filename or f"rwp-dist shards {ctx.invoked_subcommand}"
-            cure = _CURES.get(error.errno or 0, "solve that and start the same command again")
-            raise DataError(f"{name}: {error.strerror or error}", cure=cure) from error
+            kind = ConfigError if error.errno in disk.REFUSED else DataError
+            raise kind(f"{name}: {error.strerror or error}", cure=disk.cure_of(error)) from error

@@ -5,6 +5,7 @@ The file is what ``rwp-dist compare`` and ``rwp-launch status`` read.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from rwp_dist.base import clock
@@ -32,8 +33,12 @@ class JsonLines(Sink):
 
     def log(self, kind: str, record: Mapping[str, Any]) -> None:
         line = json.dumps(finite({"kind": kind, "time": clock.now(), **record}))
-        self._file.write(f"{line}\n")
-        self._file.flush()
+        try:
+            self._file.write(f"{line}\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.run_dir.metrics)) from error
 
     def close(self, state: str) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a record that ``log`` could not write, and has said so
+            self._file.close()

@@ -11,7 +11,8 @@ import pytest
 from support.mounts import silent_disk
 
 from rwp_dist.base import disk
-from rwp_dist.base.files import write_text
+from rwp_dist.base.errors import ConfigError, RwpError
+from rwp_dist.base.files import read_file, write_text
 
 RENAME = os.rename
 LACKS = [errno.EEXIST, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL]
@@ -109,3 +110,30 @@ def test_disks_that_never_answer_are_waited_for_once_and_not_for_ever(tmp_path: 
         assert time.monotonic() - begin < 2
     assert list(found) == [folder / "a", folder / "b"]
     assert str(found[folder / "a"].strerror) == "no answer within 0 s"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "cure"),
+    [
+        (errno.ENOSPC, RwpError, "free space there, or set run.dir to another disk"),
+        (errno.EFBIG, RwpError, "raise the limit of a file's size (ulimit -f unlimited)"),
+        (errno.EIO, RwpError, "check that disk and its server, or set run.dir to another place"),
+        (errno.ENAMETOOLONG, ConfigError, "set run.dir to a shorter path"),
+        (errno.EROFS, ConfigError, "set run.dir to a place of yours"),
+        (errno.EEXIST, ConfigError, "set run.dir to a folder, or remove what stands in its place"),
+    ],
+)
+def test_an_error_of_a_place_has_the_cure_of_its_kind(
+    number: int, kind: type[RwpError], cure: str
+) -> None:
+    error = OSError(number, os.strerror(number))
+    told = disk.unwritable(Path("here"), error, "set run.dir to", key="run.dir")
+    assert type(told) is kind
+    assert str(told) == f"run.dir: here cannot be written to ({os.strerror(number)}); {cure}."
+
+
+def test_a_file_of_the_wrong_kind_is_not_the_fault_of_its_disk(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is a pipe") as caught:
+        read_file(tmp_path / "pipe", 10)
+    assert disk.cure_of(caught.value) == "name another file"

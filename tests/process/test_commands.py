@@ -50,6 +50,8 @@ def test_a_click_error_stays_click_s() -> None:
     [
         (RuntimeError("can't start new thread"), 1, "ulimit -u"),
         (OSError(24, "Too many open files"), 1, "ulimit -n"),
+        (OSError(28, "No space left on device", "run/metrics.jsonl"), 1, "free space there, or"),
+        (OSError(27, "File too large", "run/metrics.jsonl"), 1, "ulimit -f"),
         (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), 2, "set TMPDIR"),
     ],
 )

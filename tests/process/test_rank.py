@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import psutil
+from support.mounts import small_disk
 from support.until import until, until_ended
+
+from rwp_dist.process.rank import log_of, new_attempt
 
 RANK = """
 import signal
@@ -24,6 +27,13 @@ rank = subprocess.Popen([sys.executable, "-c", {RANK!r}])
 print(rank.pid, flush=True)
 signal.pause()
 """
+
+
+def test_logs_are_not_begun_where_there_is_no_room_for_them(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=8k") as disk:
+        assert new_attempt(disk / "run") is None and list(disk.iterdir()) == []
+    folder = new_attempt(tmp_path / "run")
+    assert folder == tmp_path / "run/logs/attempt-1" and log_of(folder, 0).read_bytes() == b""
 
 
 def test_a_rank_ends_with_its_agent_even_if_that_is_killed(tmp_path: Path) -> None:

@@ -121,4 +121,4 @@ def test_a_read_only_disk_is_a_wrong_place(tmp_path: Path) -> None:
         RunDir(disk / "run").locked(),
     ):
         pass
-    assert "(Read-only file system); set run.dir to a folder of yours." in str(caught.value)
+    assert "(Read-only file system); set run.dir to a place of yours." in str(caught.value)

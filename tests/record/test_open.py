@@ -104,7 +104,7 @@ def test_a_place_that_takes_no_files_is_an_error_about_run_dir(tmp_path: Path) -
     with pytest.raises(ConfigError) as caught:
         attempt(tmp_path / "file" / "run")
     assert caught.value.key == "run.dir"
-    assert caught.value.cure == "set run.dir to a folder of yours"
+    assert caught.value.cure == "set run.dir to a folder, or remove what stands in its place"
 
 
 def test_a_run_that_goes_on_stays_on_its_page_in_wandb(
@@ -144,6 +144,18 @@ def test_a_refused_start_tells_of_the_lost_attempt_before_it(tmp_path: Path) -> 
     attempt(tmp_path)
     write_refusal(RunDir(tmp_path), ConfigError("no data"))
     assert ends(RunDir(tmp_path)) == [("lost", "0", "4"), ("failed", "4", "4")]
+
+
+def test_a_refusal_that_cannot_be_written_down_leaves_the_error_to_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunDir, "write_status", full)
+    write_refusal(RunDir(tmp_path), ConfigError("no data"))
 
 
 def test_a_lost_attempt_that_its_slurm_job_has_recorded_has_one_line(

@@ -1,6 +1,7 @@
 """Property 6 of checkpoints: whole, clean, portable, and a resumed run is an undisturbed one."""
 
 import re
+import resource
 import zipfile
 from unittest.mock import patch
 
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 from support.checkpoints import everything, load, save
 from support.methods import overrides
+from support.mounts import small_disk
 from support.properties import assert_resumes_exactly
 from support.ranks import run_ranks
 from support.small import (
@@ -226,12 +228,31 @@ def save_on_a_full_disk(folder):
         return patch("rwp_dist.run.checkpoint.torch.save", write_a_part)
 
     with small_parts(small_settings("method.name=sgd")) as parts:
-        for error in (OSError(28, "No space left on device"), RuntimeError("file write failed")):
-            with (
-                fail_with(error),
-                pytest.raises(CheckpointWriteError, match=r"step-00000001\.pt.*free space there"),
-            ):
+        for error, said in (
+            (OSError(28, "No space left on device"), r"\.pt.*\(No space .*; free space there"),
+            (RuntimeError("file write failed"), r"\.pt.*\(file write failed\); check that disk"),
+        ):
+            with fail_with(error), pytest.raises(CheckpointWriteError, match=said):
                 save(folder, parts, 1)
+
+
+def save_where_torch_does_not_say_why(folder):
+    with small_parts(small_settings("method.name=sgd")) as parts:
+        with pytest.raises(CheckpointWriteError, match=r"\(No space left on device\); free space"):
+            save(folder, parts, 1)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            with pytest.raises(CheckpointWriteError, match=r"\(File too large\); .*ulimit -f"):
+                save(folder.parent, parts, 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_and_a_limit_of_files_sizes_have_their_own_cures(tmp_path):
+    with small_disk(tmp_path / "disk", "size=8k") as folder:
+        run_ranks(save_where_torch_does_not_say_why, 1, folder)
+        assert names(folder) == []
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path):

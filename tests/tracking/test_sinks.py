@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.mounts import small_disk
 from support.until import HANG_S
 from support.wandb_server import wandb_server
 
@@ -243,6 +244,16 @@ def test_the_real_trackio_in_a_folder_of_its_own(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert "\n..." in f"\n{done.stdout}"  # shown once, without its package, asks nobody
+
+
+def test_a_record_that_a_full_disk_does_not_take_names_its_file_and_closing_is_silent(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "disk", "size=8k") as disk:
+        sink = JsonLines(RunDir(disk))
+        with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):
+            sink.log("train", {"step": 1, "text": "x" * 9000})
+        sink.close("failed")
 
 
 @pytest.mark.parametrize("call", ["log", "advance", "summarize", "close"])
