@@ -16,10 +16,15 @@ TRITON = "TRITON_CACHE_DIR", "TRITON_HOME"
 """Environment variables that say where Triton keeps what it compiles."""
 
 
+_OWN = f"rwp-dist-{os.getuid()}"
+"""Name of this user's folder among those for temporary files."""
+
+
 def provide_home() -> None:
     """Give this process and those that it starts a home and a cache folder, if the user has none.
 
-    They are in a private folder for temporary files. What the user has set stays.
+    They are in a private folder for temporary files. What the user has set stays. If there can be
+    no home, ``check_home`` says so.
     """
     try:
         home = Path.home()
@@ -36,10 +41,26 @@ def provide_home() -> None:
             os.environ["XDG_CACHE_HOME"] = str(own)
 
 
+def check_home() -> None:
+    """Refuse to work without a home.
+
+    Raises:
+        ConfigError: this user has none, and could be given none (``provide_home``).
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        raise ConfigError(
+            "this user has no home folder, and no private one can be made at "
+            f"{_OWN} among temporary files",
+            cure="set HOME (or TMPDIR) to a folder of yours",
+        ) from None
+
+
 def own_folder(name: str) -> Path | None:
     """A private folder of this user among those for temporary files; None if there can be none."""
     try:
-        place = Path(tempfile.gettempdir()) / f"rwp-dist-{os.getuid()}"
+        place = Path(tempfile.gettempdir()) / _OWN
     except FileNotFoundError:  # nothing can be written to
         return None
     return place / name if _is_mine(place, private=True) and _is_mine(place / name) else None

@@ -6,12 +6,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
 from rwp_dist.base import disk
 from rwp_dist.base.errors import ConfigError, RwpError
+from rwp_dist.base.home import check_home
 from rwp_dist.process import output, signals, streams, torchrun
 from rwp_dist.process.exits import STOPPED, another_rank_stopped, report_exit
 
@@ -28,6 +30,8 @@ class Commands(click.Group):
         ctx.color = streams.in_colour()
         try:
             with _machine_suffices():
+                check_home()
+                _check_folder()
                 result = super().invoke(ctx)
             _check_written()
             return result
@@ -52,6 +56,17 @@ class Commands(click.Group):
                 raise
             _say(traceback.format_exc())
             ctx.exit(1)
+
+
+def _check_folder() -> None:
+    """Refuse to work in a folder that is gone: libraries end there in words of their own."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the folder that this was started in is gone or closed ({error.strerror})",
+            cure="change to another (cd) and start the command again",
+        ) from None
 
 
 @contextmanager

@@ -80,6 +80,19 @@ def test_a_folder_of_somebody_else_is_not_taken_for_ones_own(
     assert home.own_folder("a") == temporary / name / "a"
 
 
+def test_a_user_who_can_have_no_home_is_told(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_home(monkeypatch)
+    (temporary / f"rwp-dist-{os.getuid()}").mkdir()
+    (temporary / f"rwp-dist-{os.getuid()}").chmod(0o777)
+    home.provide_home()
+    with pytest.raises(ConfigError, match=r"has no home folder.*; set HOME"):
+        home.check_home()
+    monkeypatch.setenv("HOME", str(temporary))
+    home.check_home()
+
+
 def test_kernels_that_may_nowhere_be_executed_are_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

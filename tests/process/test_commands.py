@@ -1,11 +1,15 @@
 """What a person sees of an error that ends a command."""
 
+from pathlib import Path
+
 import click
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.process import commands
 from rwp_dist.process.commands import Commands
 
 
@@ -36,6 +40,24 @@ def test_any_other_error_is_none_of_memory() -> None:
 
     code, text, error = call(fail)
     assert code == 1 and text == "" and str(error) == "a memory of last summer"
+
+
+def test_a_folder_that_is_gone_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code, text, _ = call(lambda: None)
+    assert code == 2 and text.startswith("the folder that this was started in is gone")
+
+
+def test_no_command_works_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise ConfigError("no home", cure="set HOME")
+
+    monkeypatch.setattr(commands, "check_home", refuse)
+    assert call(lambda: None)[:2] == (2, "no home; set HOME.\n")
 
 
 def test_a_click_error_stays_click_s() -> None:
