@@ -25,6 +25,17 @@ class Commands(click.Group):
     is a traceback with the rank's number.
     """
 
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run the program to its end. What it prints is its result, also with ``--help``."""
+        try:
+            return super().main(*args, **more)
+        except SystemExit as end:
+            lost = None if end.code else _lost_output()
+            if lost is None:
+                raise
+            _say(str(lost))
+            raise SystemExit(lost.exit_code) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
         ctx.color = streams.in_colour()
@@ -32,9 +43,7 @@ class Commands(click.Group):
             with _machine_suffices():
                 check_home()
                 _check_folder()
-                result = super().invoke(ctx)
-            _check_written()
-            return result
+                return super().invoke(ctx)
         except RwpError as error:
             if ctx.params.get("debug"):
                 _say(traceback.format_exc())
@@ -116,16 +125,17 @@ def _lack(error: Exception) -> RwpError | None:
     return None
 
 
-def _check_written() -> None:
-    """What a command prints is its result, but for one that has written it to a log, too."""
+def _lost_output() -> RwpError | None:
+    """The error of output that could not be written; None: all is written, or is in a log, too."""
     if sys.stdout:
         sys.stdout.flush()
     error = streams.unwritten()
-    if error is not None and not output.has_log():
-        raise RwpError(
-            f"the output could not be written ({error.strerror})",
-            cure="make room on its disk, or send it elsewhere, and start the command again",
-        )
+    if error is None or output.has_log():
+        return None
+    return RwpError(
+        f"the output could not be written ({error.strerror})",
+        cure="make room on its disk, or send it elsewhere, and start the command again",
+    )
 
 
 def _say(text: str, with_rank: bool = True) -> None:

@@ -15,6 +15,8 @@ from support.until import HANG_S
 
 from rwp_dist.process import progress, streams
 
+CONFIG = Path(__file__).parents[2] / "configs/digits.yaml"
+RUN = f"{CONFIG} variant=rwp data.train=file:/nowhere data.val=s3://bucket/val --gpus 0"
 BEGIN = "import os, sys; from rwp_dist.process import streams; streams.prepare()\n"
 BASE = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG"))}
 BASE |= {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": ""}
@@ -97,18 +99,23 @@ def test_a_slow_reader_of_a_stream_that_does_not_block_gets_all_of_it() -> None:
     assert done.stdout == b"a line\n" * 100000
 
 
-def test_a_command_whose_output_does_not_fit_on_its_disk_has_failed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", ["status .", f"submit {RUN} --dry-run", "--help", "--version"])
+def test_a_command_whose_output_does_not_fit_on_its_disk_has_failed(
+    tmp_path: Path, asked: str
+) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "launcher", "status", str(tmp_path)],
+            [sys.executable, "-m", "launcher", *asked.split()],
             env=BASE,
+            cwd=tmp_path,
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
             timeout=HANG_S,
         )
     assert done.returncode == 1
-    assert done.stderr.startswith("the output could not be written (No space left on device); ")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("the output could not be written (No space left on device); ")
 
 
 # --- encodings ---
