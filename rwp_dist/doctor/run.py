@@ -25,7 +25,7 @@ TIGHT = 0.85
 
 
 def earlier_run(machine: Machine) -> Iterator[Finding]:
-    """A run that the run directory holds already is this one.
+    """A run that the run directory holds already is this one, and nobody trains it.
 
     Raises:
         ConfigError: it is another one.
@@ -34,7 +34,10 @@ def earlier_run(machine: Machine) -> Iterator[Finding]:
     assert settings is not None
     run_dir = RunDir(machine.run_dir)
     changed_settings(run_dir, settings, machine.world_size)
-    if run_dir.summary.is_file():
+    if holder := run_dir.holder():
+        seen = f"{run_dir.path} is being trained already ({holder})"
+        yield problem("earlier run", seen, "stop that, or choose another run.dir")
+    elif run_dir.summary.is_file():
         yield ok("earlier run", f"{run_dir.path} is finished: nothing is left to train")
     elif step := run_dir.saved_step():
         yield ok("earlier run", f"{run_dir.path} goes on from step {step:,}", step=step)

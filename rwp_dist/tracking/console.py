@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rwp_dist.base.text import visible
 from rwp_dist.process import output, streams
 from rwp_dist.tracking.lines import eval_line, summary_line, title_line, train_line, train_postfix
 from rwp_dist.tracking.sink import RunInfo, Sink
@@ -92,7 +93,7 @@ class Console(Sink):
     def summarize(self, summary: Mapping[str, Any]) -> None:
         """Print the result as a line."""
         self._remove_bar()
-        self.say(f"{summary_line(summary)}; all of it is in {self._folder}")
+        self.say(f"{summary_line(summary)}; all of it is in {visible(self._folder)}")
 
     def close(self, state: str) -> None:
         self._remove_bar()

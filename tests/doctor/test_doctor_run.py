@@ -28,6 +28,9 @@ def test_another_run_in_the_run_directory_is_a_problem(tmp_path) -> None:
     [other] = look(run.earlier_run, machine(here, "optimizer.lr=0.3"))
     assert other.state == "problem"
     assert "run.dir" in other.seen and "optimizer.lr" in other.seen and "run.label" in other.cure
+    with RunDir(tmp_path).locked():
+        [held] = look(run.earlier_run, machine(here))
+    assert held.state == "problem" and "is being trained already (process" in held.seen
     RunDir(tmp_path).write_summary({})
     [finished] = look(run.earlier_run, machine(here))
     assert finished.state == "ok" and "finished" in finished.seen

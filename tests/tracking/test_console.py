@@ -32,6 +32,14 @@ def test_the_bar_keeps_its_room(monkeypatch: pytest.MonkeyPatch, columns: int) -
     assert ("wait 0.2 %, perturb 1.1 %, 3.4 GB" in last) == (columns == 160)
 
 
+def test_the_last_line_is_one_line_whatever_the_folder_is_called(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = Console(total_steps=1, folder="a\nb\udcff")
+    console.summarize({"label": "rwp", "top1": 50.0, "steps": 1, "train_s": 1.0})
+    assert capsys.readouterr().out.endswith("; all of it is in a\\nb\\udcff\n")
+
+
 def test_without_a_terminal_there_are_lines_and_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(total_steps=12500)
     console.advance(49)
