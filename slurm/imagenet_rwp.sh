@@ -66,13 +66,20 @@ terminate() { # without Python: Slurm starts no more steps of a job that was can
 requeue() { # [NODES to leave out]
   # slurmctld may be away for some minutes. It leaves a job alone that was cancelled meanwhile.
   until [ -z "$terminated" ] && why=$(scontrol requeue Incomplete "$job" 2>&1); do
+    code=$?
     [ -z "$terminated" ] || terminate
-    case $why in # some clusters do not requeue, or have no scontrol on their nodes
+    case "$code $why" in # some clusters do not requeue, or their nodes cannot run scontrol
+      12[67]" "* | *fatal:* | *"Invalid user"* | *"Invalid job"*) deadline=0 ;;
       *disabled* | *denied* | *ermitted* | *"not found"*) deadline=0 ;;
     esac
-    if [ "$SECONDS" -ge "${deadline:=$((SECONDS + 300))}" ]; then
-      say "it cannot be requeued (${why##*: }); submit it again, as with" \
-        "rwp-launch resume${RUN_DIR:+ $RUN_DIR}: it goes on from its newest checkpoint."
+    why=${why##*$'\n'} why=${why##*: } why=${why:-exit code $code of scontrol}
+    if [ -z "${deadline:-}" ]; then
+      deadline=$((SECONDS + 300))
+      say "it cannot be requeued yet ($why); it is tried again for 5 minutes."
+    fi
+    if [ "$SECONDS" -ge "$deadline" ]; then
+      say "it cannot be requeued ($why); submit it again, as with rwp-launch resume" \
+        "$(printf %q "${RUN_DIR:-RUN}"): it goes on from its newest checkpoint."
       exit 75
     fi
     sleep 5

@@ -129,13 +129,15 @@ def test_an_unknown_container_runtime_is_refused(tmp_path: Path) -> None:
 # --- the end of an attempt ---
 
 CRASH = {"torchrun": "exit 1"}
+AWAY = "Unable to contact slurm controller (connect failure)"
 
 
 def test_requeueing_waits_for_a_slurmctld_that_is_away(tmp_path: Path) -> None:
     scontrol = 'echo "scontrol $*" >>"$CALLS"\n[ "$1" != requeue ] || [ -e again ] || '
-    scontrol += "{ touch again; exit 1; }\necho node-a"
-    calls, _ = run_in(tmp_path, stubs=CRASH | {"scontrol": scontrol})
+    scontrol += f"{{ touch again; echo 'slurm_requeue error: {AWAY}'; exit 1; }}\necho node-a"
+    calls, last = run_in(tmp_path, stubs=CRASH | {"scontrol": scontrol})
     assert calls.count("scontrol requeue Incomplete 17") == 2
+    assert last == f"job 17.0: it cannot be requeued yet ({AWAY}); it is tried again for 5 minutes."
 
 
 def test_a_job_cancelled_after_its_ranks_have_ended_is_not_requeued(tmp_path: Path) -> None:
@@ -289,6 +291,13 @@ def test_a_node_without_scontrol_trains(tmp_path: Path) -> None:
     ("scontrol", "why"),
     [
         (ABSENT, "command not found"),
+        ("echo 'scontrol: Befehl nicht gefunden' >&2; exit 127", "Befehl nicht gefunden"),
+        ("exit 126", "exit code 126 of scontrol"),
+        (
+            "printf 'scontrol: %s\\n' 'error: no DNS' 'fatal: Could not find it' >&2; exit 1",
+            "Could not find it",
+        ),
+        ("echo 'slurm_requeue error: Invalid user id' >&2; exit 1", "Invalid user id"),
         (
             "echo 'Requested operation is presently disabled for job 17' >&2; exit 1",
             "Requested operation is presently disabled for job 17",
@@ -303,12 +312,12 @@ def test_a_cluster_that_does_not_requeue_is_not_asked_again_and_again(
     scontrol: str, why: str, tmp_path: Path
 ) -> None:
     body = f'case $1 in requeue) echo requeue >>"$CALLS"; {scontrol} ;; *) echo node-a ;; esac'
-    run = tmp_path / "run"
+    run = tmp_path / "it's mine"
     calls, last = run_in(tmp_path, stubs=CRASH | {"scontrol": body}, RUN_DIR=str(run))
     assert calls.count("requeue") == 1
     assert last == (
         f"job 17.0: it cannot be requeued ({why}); submit it again, as with rwp-launch resume "
-        f"{run}: it goes on from its newest checkpoint."
+        f"{tmp_path}/it\\'s\\ mine: it goes on from its newest checkpoint."
     )
 
 
