@@ -31,8 +31,9 @@ MAX_ATTEMPTS="${MAX_ATTEMPTS:-50}"  # how often the job may start before it give
 # --- job ---
 set -uo pipefail  # not -e: a signal makes `wait` fail
 # What is left of other runs in the shell that has submitted this would speak to Python and torchrun.
-unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
-unset "${!TORCHELASTIC_@}" "${!OMPI_COMM_WORLD_@}" "${!PET_@}"
+unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK NODE_RANK MASTER_ADDR MASTER_PORT
+unset MPI_LOCALRANKID MPI_LOCALNRANKS "${!TORCHELASTIC_@}" "${!PET_@}" "${!OMPI_COMM_WORLD_@}"
+unset "${!PMI_@}" "${!PMIX_@}" "${!MV2_COMM_WORLD_@}" "${!JSM_NAMESPACE_@}"
 attempt=${SLURM_RESTART_COUNT:-0}
 export MAX_ATTEMPTS RWP_ATTEMPT=$SLURM_JOB_ID.$attempt RWP_LOGS=''
 # For scontrol. SLURM_JOB_ID may be that of a whole array: its last task has the array's number.

@@ -14,6 +14,7 @@ import psutil  # type: ignore[import-untyped]
 from launcher.backends import JobStatus, refuse
 from launcher.job import Job, Resources
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.process import launchers
 
 TOKEN = "RWP_JOB"
 """Environment variable by which a job's processes are found."""
@@ -49,7 +50,7 @@ class Local:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {TOKEN: job.token},
+                env=launchers.without_tasks(os.environ) | {TOKEN: job.token},
                 start_new_session=True,  # it outlives this terminal
             )
         assert process.stdin is not None

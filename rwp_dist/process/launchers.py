@@ -6,7 +6,7 @@ them on to whatever is started there.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,18 +14,31 @@ from rwp_dist.base.errors import ConfigError
 from rwp_dist.process import torchrun
 
 NO_TASKS = 0xFFFFFFF0
-"""Slurm's ids of steps from here on are no steps of tasks: 0xfffffffa is an interactive shell, as
-``salloc`` opens it, 0xfffffffb the batch script."""
+"""Slurm's ids of steps from here on are no steps of tasks, such as 0xfffffffb, the batch script."""
+
+INTERACTIVE = 0xFFFFFFFA
+"""Slurm's id of the step that is a shell, as ``salloc`` opens it."""
 
 MPI = (
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI
-    ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI, Cray
-    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),  # MVAPICH
+    ("mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI
+    ("mpirun", "PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI, Cray
+    ("mpirun", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),  # MVAPICH
+    ("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
 )
 
-OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+OF_TORCHRUN = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"),
+    *("MASTER_ADDR", "MASTER_PORT"),
+)
 
-OF_MPI = ("OMPI_COMM_WORLD_", "PMI_", "MV2_COMM_WORLD_")
+OF_MPI = (
+    *("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    "JSM_NAMESPACE_",
+)
+"""How the variables of ``mpirun`` and ``jsrun`` begin."""
+
+OF_SRUN = ("SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+"""How the variables begin that make a process a task of ``srun``."""
 
 HOW = (
     "start it with `rwp-launch submit` on a cluster, with `rwp-launch run --nproc=N` on this "
@@ -50,21 +63,28 @@ def task() -> Task | None:
     found = _slurm_task()
     if found is not None:
         return found
-    for own, all_ in MPI:
+    # Slurm sets PMI_* in its shells too. What mpirun starts from there has one more variable.
+    slurms = _in_slurm_shell() and "MPI_LOCALRANKID" not in os.environ
+    for launcher, own, all_ in MPI:
         number, count = torchrun.number(own), torchrun.number(all_)
+        if own == "PMI_RANK" and slurms:
+            continue
         if number is not None and count is not None and number < count and count > 1:
-            return Task(all_, "mpirun", number, count)
+            return Task(all_, launcher, number, count)
     return None
 
 
 def in_slurm_step() -> bool:
     """Whether ``srun`` has started this process; not if it is in a job's script or a shell."""
     step = torchrun.number("SLURM_STEP_ID")
-    if step is None:
-        return False
-    # The shell of `srun --pty bash`; what srun starts from there has no terminal.
-    shell = "SLURM_PTY_PORT" in os.environ and _has_terminal()
-    return step < NO_TASKS and not shell
+    return step is not None and step < NO_TASKS and not _in_slurm_shell()
+
+
+def _in_slurm_shell() -> bool:
+    """Whether this is a shell that ``salloc`` or ``srun --pty bash`` has opened."""
+    # What srun starts from the shell of `srun --pty bash` has no terminal.
+    terminal = "SLURM_PTY_PORT" in os.environ and _has_terminal()
+    return terminal or torchrun.number("SLURM_STEP_ID") == INTERACTIVE
 
 
 def _slurm_task() -> Task | None:
@@ -152,3 +172,12 @@ def forget_ranks() -> None:
     for name in list(os.environ):
         if name in OF_TORCHRUN or name.startswith(("TORCHELASTIC_", "PET_")):
             del os.environ[name]
+
+
+def without_tasks(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which no process is a task of ``srun`` or ``mpirun``.
+
+    For a run in the background: what is left over in the shell would have it refused there, where
+    nobody looks.
+    """
+    return {k: v for k, v in environment.items() if not k.startswith((*OF_MPI, *OF_SRUN))}

@@ -5,10 +5,27 @@ may hold one of them from something else. ``launchers`` says what to do about th
 """
 
 import os
+import re
 import socket
 
-LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+LOCAL_RANKS = (
+    "LOCAL_RANK",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "JSM_NAMESPACE_LOCAL_RANK",
+    "SLURM_LOCALID",  # the last: on a cluster, mpirun may start its helpers with srun
+)
 """Who starts ranks without torchrun may give each its number on the node under another name."""
+
+LOCAL_SIZES = (
+    "LOCAL_WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MV2_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALNRANKS",
+    "JSM_NAMESPACE_LOCAL_SIZE",
+)
+"""The same for how many are on the node; Slurm lists it for all nodes."""
 
 LOOPBACK = ("localhost", "::1")
 
@@ -44,7 +61,7 @@ def local_rank() -> int:
     """Number of this rank among those of its node; 0 without torchrun.
 
     Kubernetes' training operator does not say it: it starts one rank a pod. Of ranks that meet at
-    this machine's own address, all are here.
+    a loopback address, such as ``localhost``, all are here.
     """
     if world_size() == 1:
         return 0
@@ -57,7 +74,7 @@ def ranks_here() -> int:
     """Number of ranks on this node; 1 without torchrun."""
     if world_size() == 1:
         return 1
-    told = number("LOCAL_WORLD_SIZE") or number("OMPI_COMM_WORLD_LOCAL_SIZE")
+    told = next(filter(None, map(number, LOCAL_SIZES)), None) or _slurm_tasks_here()
     return told or (world_size() if _all_here() else 1)
 
 
@@ -75,6 +92,19 @@ def endpoint(host: str, port: int) -> str:
 def node_name() -> str:
     """Slurm's name of this node, or the host's."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def _slurm_tasks_here() -> int | None:
+    """How many ranks of this node ``srun`` has started; None if it has not started the ranks."""
+    node = number("SLURM_NODEID")
+    if node is None or number("SLURM_STEP_NUM_TASKS") != world_size():
+        return None
+    listed = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as 4(x2),3
+    for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", listed):
+        node -= int(times or 1)
+        if node < 0:
+            return int(tasks)
+    return None
 
 
 def _all_here() -> bool:

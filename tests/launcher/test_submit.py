@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from support.gate import Gate
-from support.until import HANG_S, until
+from support.until import HANG_S, until, until_ended
 
 from launcher.backends.local import Local
 from launcher.backends.slurm import Slurm
@@ -210,6 +210,21 @@ def test_secrets_that_others_may_read_are_refused(tmp_path: Path) -> None:
     keys.chmod(0o644)
     done = submit(tmp_path / "run", f"--secrets={keys}")
     assert done.exit_code == 2 and "chmod 600" in done.stderr
+
+
+def test_a_run_in_the_background_is_no_task_of_what_is_left_over_in_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "PMI_SIZE": "4"}
+    left |= {"JSM_NAMESPACE_SIZE": "4", "SLURM_PROCID": "1", "SLURM_NTASKS": "8"}
+    left |= {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}
+    for name, value in (left | {"SLURM_JOB_ID": "7"}).items():
+        monkeypatch.setenv(name, value)
+    job = Job(tmp_path, "a", "local", folder=tmp_path)
+    job.output.mkdir()
+    until_ended([int(Local().submit([job], "printenv | cut -d= -f1"))])
+    names = set((job.output / "local.out").read_text().split())
+    assert {"PATH", "RWP_JOB", "SLURM_JOB_ID"} <= names and not names & set(left)
 
 
 def test_addresses_with_secrets_are_refused_as_a_file_would_keep_them(tmp_path: Path) -> None:

@@ -12,8 +12,12 @@ from rwp_dist.base.errors import ConfigError
 from rwp_dist.process import launchers, torchrun
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM_", "OMPI_", "PMI_", "TORCHELASTIC_")
+KINDS = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM_", "TORCHELASTIC_", *launchers.OF_MPI)
 SRUN = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "8"}
+SHELL = SRUN | {"SLURM_STEP_ID": "4294967290"}  # of salloc
+PMI = {"PMI_RANK": "0", "PMI_SIZE": "3"}
+TASKS = {"SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4"}
+TASKS |= {"SLURM_STEP_TASKS_PER_NODE": "2(x2),3"}
 OPERATOR = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "job-0", "MASTER_PORT": "23456"}
 
 
@@ -38,14 +42,18 @@ def told(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
         (SRUN, (1, 8)),
         (SRUN | {"SLURM_STEP_NUM_TASKS": "2"}, (1, 2)),  # of a job that has more
         (SRUN | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
-        (SRUN | {"SLURM_STEP_ID": "4294967290"}, None),  # salloc's shell
+        (SHELL, None),
         (SRUN | {"SLURM_STEP_ID": "4294967291"}, None),  # the batch script
         ({name: SRUN[name] for name in SRUN if name != "SLURM_STEP_ID"}, None),
         (SRUN | {"SLURM_PTY_PORT": "4"}, (1, 8)),  # started by srun from a shell of srun's
         ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, (1, 2)),
-        ({"PMI_RANK": "0", "PMI_SIZE": "3"}, (0, 3)),
+        (PMI, (0, 3)),
         ({"PMI_RANK": "0", "PMI_SIZE": "1"}, None),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, None),
+        ({"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "4"}, (1, 4)),
+        (SHELL | PMI, None),  # Slurm sets them there
+        (SHELL | PMI | {"MPI_LOCALRANKID": "0"}, (0, 3)),  # mpirun in salloc's shell
+        ({"SLURM_JOB_ID": "7"} | PMI, (0, 3)),  # mpirun in the batch script
         ({}, None),
     ],
 )
@@ -67,7 +75,7 @@ def test_only_what_srun_or_mpirun_has_started_is_a_task_of_several(
 
 
 def test_a_shell_of_srun_is_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    told(monkeypatch, SRUN | {"SLURM_PTY_PORT": "4"})
+    told(monkeypatch, SRUN | PMI | {"SLURM_PTY_PORT": "4"})
     monkeypatch.setattr(launchers, "_has_terminal", lambda: True)
     assert launchers.task() is None
 
@@ -125,7 +133,16 @@ def test_variables_that_do_not_fit_are_refused(rank: str, monkeypatch: pytest.Mo
         ({"MASTER_ADDR": "127.0.0.1"}, 1, 4),
         ({"MASTER_ADDR": "[::1]"}, 1, 4),
         ({"MASTER_ADDR": "localhost"}, 1, 4),
-        ({"SLURM_LOCALID": "2"}, 2, 1),
+        ({"SLURM_LOCALID": "0"}, 0, 1),
+        (TASKS | {"SLURM_NODEID": "0"}, 1, 2),
+        (TASKS | {"SLURM_NODEID": "1", "LOCAL_RANK": "0"}, 0, 2),
+        (TASKS | {"SLURM_NODEID": "2"}, 1, 3),
+        (TASKS | {"SLURM_NODEID": "3"}, 1, 1),
+        # a step of torchrun's agents or of mpirun's helpers
+        (TASKS | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": "0"}, 1, 1),
+        (TASKS | {"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "3"}, 0, 3),
+        ({"MV2_COMM_WORLD_LOCAL_RANK": "1", "MV2_COMM_WORLD_LOCAL_SIZE": "2"}, 1, 2),
+        ({"JSM_NAMESPACE_LOCAL_RANK": "1", "JSM_NAMESPACE_LOCAL_SIZE": "2"}, 1, 2),
         ({"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, 1, 2),
         ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3", "SLURM_LOCALID": "2"}, 0, 3),
     ],

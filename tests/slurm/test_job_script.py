@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rwp_dist.process import launchers
 from rwp_dist.record.directory import RunDir
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "imagenet_rwp.sh"
@@ -259,7 +260,8 @@ def test_what_a_shell_had_left_over_does_not_reach_the_ranks(tmp_path: Path) -> 
         "MASTER_ADDR": "x",
         "PET_NNODES": "3",
     }
-    left |= {"TORCHELASTIC_RUN_ID": "x", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+    left |= {"TORCHELASTIC_RUN_ID": "x"} | dict.fromkeys(launchers.OF_TORCHRUN, "1")
+    left |= {name if name[-1] != "_" else f"{name}RANK": "1" for name in launchers.OF_MPI}
     told = 'printenv | cut -d= -f1 >"$CALLS.env"; ' + STUBS["torchrun"]
     _, last = run_in(tmp_path, stubs={"torchrun": told}, **left)
     assert last == "job 17.0: finished; saved up to step 0."
