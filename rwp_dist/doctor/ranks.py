@@ -16,7 +16,7 @@ from rwp_dist.doctor.finding import Check, Finding, ok, run_check
 from rwp_dist.doctor.machine import Machine
 from rwp_dist.process import torchrun
 from rwp_dist.process.group import gathered
-from rwp_dist.process.meeting import meet
+from rwp_dist.process.meeting import meet, waiting
 
 JOIN_S = 120.0
 """How long ranks wait for each other to join: some are slow to import torch."""
@@ -66,7 +66,8 @@ def merge(every: list[list[Finding]]) -> list[Finding]:
 
 def _join(machine: Machine) -> Iterator[Finding]:
     rank, size, limit = torchrun.rank(), torchrun.world_size(), timedelta(seconds=EXAMINE_S)
-    dist.init_process_group("gloo", store=meet(), rank=rank, world_size=size, timeout=limit)
+    with waiting():
+        dist.init_process_group("gloo", store=meet(), rank=rank, world_size=size, timeout=limit)
     if dist.get_rank() == 0:
         yield ok("ranks", f"{dist.get_world_size()} have joined")
 

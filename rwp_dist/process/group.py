@@ -12,8 +12,7 @@ import torch.distributed as dist
 
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.process import launchers, torchrun
-from rwp_dist.process.meeting import meet
-from rwp_dist.process.stages import stage
+from rwp_dist.process.meeting import meet, waiting
 
 T = TypeVar("T")
 
@@ -67,7 +66,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     launchers.adopt_variables()
     rank, size = torchrun.rank(), torchrun.world_size()
     if size > 1:
-        with stage(f"waiting for the other ranks (this is RANK {rank} of WORLD_SIZE {size})"):
+        with waiting():
             dist.init_process_group(
                 backend, store=meet(), rank=rank, world_size=size, device_id=gpu
             )

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.process import torchrun
+from rwp_dist.process.stages import stage
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -43,8 +44,16 @@ def refused_together() -> Iterator[None]:
         yield
     except RwpError as error:
         if torchrun.world_size() > 1 and torchrun.master() is not None:
-            _refuse(error)
+            with stage("telling the other ranks that this one cannot start", every_rank=True):
+                _refuse(error)
         raise
+
+
+def waiting() -> AbstractContextManager[None]:
+    """The stage of a block in which ranks meet."""
+    place = torchrun.endpoint(*(torchrun.master() or ("", 0)))
+    this = f"RANK {torchrun.rank()} of WORLD_SIZE {torchrun.world_size()}"
+    return stage(f"waiting for the other ranks at {place} (this is {this})", every_rank=True)
 
 
 def meet() -> "Store":
@@ -94,18 +103,9 @@ def _store(deadline: float) -> "Store":
         ConfigError: there is no such address, or nobody looks after these ranks and none holds it.
         RwpError: none holds it until the deadline.
     """
+    host, port = _place()
     import torch.distributed as dist
 
-    place = torchrun.master()
-    if place is None:
-        raise ConfigError(
-            f"this is rank {torchrun.rank()} of {torchrun.world_size()}, and nothing says where "
-            "they meet",
-            key="WORLD_SIZE",
-            cure="unset RANK WORLD_SIZE to train alone, or start all ranks with torchrun, which "
-            "sets MASTER_ADDR and MASTER_PORT too",
-        )
-    host, port = place
     # torchrun's agent holds it for its ranks.
     holds = torchrun.rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     if not holds:
@@ -131,18 +131,45 @@ def _store(deadline: float) -> "Store":
     return dist.PrefixStore("meeting", store)  # type: ignore[attr-defined]
 
 
+def _place() -> tuple[str, int]:
+    """MASTER_ADDR and MASTER_PORT.
+
+    Raises:
+        ConfigError: they say no place.
+    """
+    if place := torchrun.master():
+        return place
+    this = f"rank {torchrun.rank()} of {torchrun.world_size()}"
+    alone = "unset RANK WORLD_SIZE to train alone"
+    if os.environ.get("MASTER_ADDR", "").strip():
+        port = os.environ.get("MASTER_PORT", "").strip()
+        what = f"{port!r:.40} is no port" if port else "it is not set"
+        raise ConfigError(
+            f"{what}, so {this} cannot meet the others",
+            key="MASTER_PORT",
+            cure=f"set it to a free port of MASTER_ADDR, such as 29500, on all ranks, or {alone}",
+        )
+    raise ConfigError(
+        f"this is {this}, and nothing says where they meet",
+        key="WORLD_SIZE",
+        cure=f"{alone}, or start all ranks with torchrun, which sets MASTER_ADDR and MASTER_PORT "
+        "too",
+    )
+
+
 def _within(deadline: float, connect: Callable[[], "Store"]) -> "Store":
     """What ``connect`` returns; it obeys no signal, and waits long for what answers wrongly.
 
     Raises:
-        RuntimeError: of ``connect``, or its time is over.
+        RuntimeError: its time is over.
+        Exception: of ``connect``.
     """
     future: Future[Store] = Future()
 
     def run() -> None:
         try:
             future.set_result(connect())
-        except RuntimeError as error:
+        except Exception as error:
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()  # a pool would be waited for at the end

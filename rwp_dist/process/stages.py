@@ -15,18 +15,25 @@ from rwp_dist.process import torchrun
 PATIENCE_S = 2.0
 """A stage that takes longer says its name."""
 
+OTHERS_PATIENCE_S = 10.0
+"""The same on ranks other than 0, of those stages that they name."""
+
 
 @contextmanager
-def stage(name: str, *, at_once: bool = False, file: TextIO | None = None) -> Iterator[None]:
+def stage(
+    name: str, *, at_once: bool = False, every_rank: bool = False, file: TextIO | None = None
+) -> Iterator[None]:
     """Print ``name ...`` on rank 0 if the block takes longer than ``PATIENCE_S``.
 
     Args:
         name: what the block does, such as ``opening the shards``.
         at_once: it is known to take long, so print before it.
+        every_rank: the others print it too, after ``OTHERS_PATIENCE_S``: rank 0 may not even run.
         file: where to print; None: stdout as it is now. A command whose stdout is its result says
             stderr, or sends all that the block prints there.
     """
-    if torchrun.rank() != 0:
+    first = torchrun.rank() == 0
+    if not first and not every_rank:
         yield
         return
     # The present stdout: a block may redirect it to hide what a library prints.
@@ -35,7 +42,7 @@ def stage(name: str, *, at_once: bool = False, file: TextIO | None = None) -> It
         say()
         yield
         return
-    timer = threading.Timer(PATIENCE_S, say)
+    timer = threading.Timer(PATIENCE_S if first else OTHERS_PATIENCE_S, say)
     timer.daemon = True
     timer.start()
     try:

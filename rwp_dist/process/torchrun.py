@@ -79,9 +79,9 @@ def ranks_here() -> int:
 
 
 def master() -> tuple[str, int] | None:
-    """Host, without brackets, and port at which ranks meet; None if they are not said."""
-    host, port = os.environ.get("MASTER_ADDR", "").strip(), number("MASTER_PORT")
-    return (host.strip("[]"), port) if host and port else None
+    """Host, without brackets, and port at which ranks meet; None if there are no such two."""
+    host, port = os.environ.get("MASTER_ADDR", "").strip(), number("MASTER_PORT") or 0
+    return (host.strip("[]"), port) if host and 0 < port < 65536 else None
 
 
 def endpoint(host: str, port: int) -> str:

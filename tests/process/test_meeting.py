@@ -5,10 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from support.until import HANG_S, until
+
+from rwp_dist.process import meeting, stages
 
 RANK = """
 import os, sys, time
@@ -73,6 +76,20 @@ def test_ranks_meet_at_an_address_of_ipv6(address: str) -> None:
     if not socket.has_ipv6:
         pytest.skip("no IPv6")
     assert ranks("right", "right", address=address) == [(0, ""), (0, "")]
+
+
+def test_every_rank_that_waits_long_says_for_what(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "::1", "MASTER_PORT": "29500"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(stages, "OTHERS_PATIENCE_S", 0.01)
+    with meeting.waiting():
+        (timer,) = (t for t in threading.enumerate() if isinstance(t, threading.Timer))
+        timer.join(HANG_S)
+    place = "waiting for the other ranks at [::1]:29500"
+    assert capsys.readouterr().out == f"{place} (this is RANK 1 of WORLD_SIZE 2) ...\n"
 
 
 # --- variables that are left over in a shell ---
@@ -142,6 +159,16 @@ def _listens(port: int) -> bool:
 def test_a_rank_that_is_not_told_where_to_meet_says_so() -> None:
     said = alone().communicate(timeout=HANG_S)[1]
     assert "this is rank 0 of 2, and nothing says where they meet; unset RANK WORLD_SIZE" in said
+
+
+@pytest.mark.parametrize(
+    ("port", "what"),
+    [("70000", "'70000' is no port"), ("abc", "'abc' is no port"), ("", "it is not set")],
+)
+def test_a_port_that_is_none_is_named(port: str, what: str) -> None:
+    said = alone(MASTER_ADDR="localhost", MASTER_PORT=port).communicate(timeout=HANG_S)[1]
+    assert f"refused: MASTER_PORT: {what}, so rank 0 of 2 cannot meet the others; set" in said
+    assert said.count("\n") == 1
 
 
 def test_a_port_that_is_taken_is_named() -> None:
