@@ -126,35 +126,44 @@ load() { # NAME FILE, whose default may be missing
   . "$2"
   set -u
 }
-keys() { # FILE of NAME=value lines, read as launcher/keys.py does
-  local LC_ALL=C # bytes that are no UTF-8 are characters, too
+keys() { # FILE of NAME=value lines, read into `found` as launcher/keys.py does
+  local LC_ALL=C # characters are bytes
   double='^[[:space:]]*"([^"]*)"[[:space:]]*(#.*)?$' single="^[[:space:]]*'([^']*)'[[:space:]]*(#.*)?$"
   number=0
   while IFS= read -r line || [ -n "$line" ]; do
     number=$((number + 1))
     [ "$number" -gt 1 ] || line=${line#$'\xef\xbb\xbf'}
     line=$(trim "$line")
+    [[ ${line//$'\t'} != *[[:cntrl:]]* ]] || wrong "$odd"
     case $line in "" | "#"*) continue ;; esac
     name='' value=''
-    if [[ $line =~ ^(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:space:]]*=(.*)$ ]]; then
+    if [[ $line =~ ^(export[[:space:]]+)?([A-Z_][A-Z0-9_]*|[a-z]+_proxy)[[:space:]]*=(.*)$ ]]; then
       name=${BASH_REMATCH[2]} value=${BASH_REMATCH[3]}
     fi
     if [[ $value =~ $double || $value =~ $single ]]; then
       value=${BASH_REMATCH[1]}
     elif [ -z "$name" ] || [[ $value =~ ^[[:space:]]*[\"\'] ]]; then
-      say "SECRETS: line $number of $1 is no NAME=value; correct it." && exit 2
+      wrong "is no NAME=value, with a NAME in capitals; correct it."
     else
       value=$(trim "${value%%[[:space:]]#*}")
     fi
-    export "$name=$value"
-  done <"$1"
+    [[ $value != *[![:print:]]* ]] || wrong "$odd"
+    case $name in UID | EUID | PPID | IFS | SHELLOPTS | BASH*)
+      wrong "has a name that belongs to the shell; leave it out." ;;
+    esac
+    found+=("$name=$value")
+  done < <(tr '\0' '\1' <"$1") # bash would leave out zero bytes
 }
+odd="has a character that no key has; type it anew, in a file of plain text (UTF-8, not UTF-16)."
+wrong() { say "SECRETS: line $number of $SECRETS $1" && exit 2; }
 trim() { [[ $1 =~ ^[[:space:]]*(.*[^[:space:]])?[[:space:]]*$ ]] && printf '%s' "${BASH_REMATCH[1]}"; }
 load SITE "$SITE"
 if [ -n "$SECRETS" ] && [[ $(stat -Lc %a "$SECRETS") != [0-7]00 ]]; then
   say "SECRETS: $SECRETS is not there, or others may read it; chmod 600 it." && exit 2
 fi
+found=()
 [ -z "$SECRETS" ] || keys "$SECRETS"
+[ "${#found[@]}" = 0 ] || export "${found[@]}" # not in keys(), whose own LC_ALL would take theirs
 export PYTHONPATH="$CODE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
 # All cores of a node, which the job has for itself, unless --cpus-per-task says otherwise. Where nodes
 # are not equal, as in 128,64(x3), srun would want the first one's number on all; unbound, each gives

@@ -1,6 +1,5 @@
 """Files of keys, as launcher/keys.py and the job script read them: in the same way."""
 
-import re
 import subprocess
 from pathlib import Path
 
@@ -33,8 +32,12 @@ RIGHT = {
     b"KEY= # none\n": "",
     b"KEY=https://h/x?a=1&b=$2;`id`\\n*\n": "https://h/x?a=1&b=$2;`id`\\n*",
     b"KEY=old\nKEY=new\n": "new",
-    "KEY=gr\u00fc\u00df\n".encode(): "gr\u00fc\u00df",
+    b"\v\fKEY=0123\f\n": "0123",
+    "# f\u00fcr mich\nKEY=0123 # f\u00fcr mich\n".encode(): "0123",
+    b"KEY=0123\nexport https_proxy=http://h:1\nNUMBER=1\nLC_ALL=C.UTF-8\n": "0123",
 }
+NO_LINE, ODD = "is no NAME=value, with a NAME in capitals", "has a character that no key has"
+SHELLS = "has a name that belongs to the shell"
 WRONG = {
     b"KEY\n": 1,
     b"\n0123secret\n": 2,
@@ -44,17 +47,42 @@ WRONG = {
     b'KEY="sec"ret"\n': 1,
     b"1KEY=secret\n": 1,
     b"=secret\n": 1,
-    b"export=\nexport secret\n": 2,
-    "KEY=secret\n".encode("utf-16"): 1,
+    b"export=\nexport secret\n": 1,
+    b"A=1\nkey=secret\n": 2,
+    b"A=1\nnumber=secret\n": 2,
+    "\u00a0KEY=secret\n".encode(): 1,
+    "KEY='secret'\u00a0\n".encode(): 1,
 }
+ODD_LINES = {
+    "KEY=secret\n".encode("utf-16"): 1,
+    "A=1\nKEY=secret\n".encode("utf-16-le"): 1,
+    b"A=1\nKEY=sec\0ret\n": 2,
+    b"KEY=secret\0": 1,
+    b"A=1\rKEY=secret\r": 1,
+    b"# mine\rKEY=secret\r": 1,
+    b"KEY=secret\x1c\n": 1,
+    b"KEY='sec\tret'\n": 1,
+    "KEY=secret\u00a0\n".encode(): 1,
+    "KEY=\u00a0secret # mine\n".encode(): 1,
+    "KEY=secret\u0085\n".encode(): 1,
+    "A=1\nKEY=secret\u2028\n".encode(): 2,
+    "KEY=\u201csecret\u201d\n".encode(): 1,
+    "KEY=gr\u00fc\u00df\n".encode("latin-1"): 1,
+}
+OF_SHELLS = {b"A=1\nUID=7\n": 2, b"IFS=secret\n": 1, b"export BASH_ENV=secret\n": 1}
+PROBLEMS = [
+    (content, f"line {line} of", problem)
+    for lines, problem in ((WRONG, NO_LINE), (ODD_LINES, ODD), (OF_SHELLS, SHELLS))
+    for content, line in lines.items()
+]
 
 
-def in_job(file: Path) -> tuple[int, str]:
-    """Exit code and output of the job script's own reader, with the value of KEY after it."""
+def in_job(file: Path, name: str = "KEY") -> tuple[int, str]:
+    """Exit code and output of the job script's own reader, with the value of a key after it."""
     text = SCRIPT.read_text()
-    functions = re.findall(r"^keys\(\) \{.*?^\}$|^trim\(\)[^\n]*", text, re.MULTILINE | re.DOTALL)
-    code = 'set -uo pipefail\nsay() { echo "$*"; }\n' + "\n".join(functions)
-    code += '\nkeys "$1"\nprintenv KEY'
+    functions, _, rest = text[text.index("keys() {") :].partition("\nload SITE")
+    code = 'set -uo pipefail\nsay() { echo "$*"; }\nSECRETS=$1\n' + functions
+    code += rest[rest.index("\nfound=()") : rest.index("\nexport ")] + f"\nprintenv {name}"
     env = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
         ["bash", "-c", code, "-", str(file)], env=env, capture_output=True, text=True
@@ -71,13 +99,23 @@ def test_a_value_is_what_a_person_means(content: bytes, tmp_path: Path) -> None:
     assert in_job(file) == (0, RIGHT[content])
 
 
-@pytest.mark.parametrize("content", WRONG)
-def test_a_wrong_line_is_named_and_never_shown(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("content", "line", "problem"), PROBLEMS)
+def test_a_wrong_line_is_named_and_never_shown(
+    content: bytes, line: str, problem: str, tmp_path: Path
+) -> None:
     file = tmp_path / "keys"
     file.write_bytes(content)
     with pytest.raises(ConfigError) as refused:
         read_keys(file)
-    assert str(refused.value).startswith(f"--secrets: line {WRONG[content]} of {file} is no NAME")
+    assert str(refused.value).startswith(f"--secrets: {line} {file} {problem}; ")
     assert "secret" not in str(refused.value).replace("--secrets", "")
-    said = f"SECRETS: line {WRONG[content]} of {file} is no NAME=value; correct it."
-    assert in_job(file) == (2, said)
+    code, said = in_job(file)
+    assert code == 2 and said.startswith(f"SECRETS: {line} {file} {problem}; ")
+    assert "secret" not in said
+    assert said.count("\n") == 0
+
+
+def test_what_a_job_gets_is_not_changed_by_the_names_of_its_script(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(b"LC_ALL=C\nKEY=1\nNUMBER=2\n")
+    assert in_job(file, "LC_ALL") == (0, "C")
