@@ -1,6 +1,7 @@
 """From settings to a queued job: check them, copy the code, hand over, write down."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from launcher.backends import JobStatus, LaunchError, NoAnswerError, backend
 from launcher.job import Job, Resources, new_jobs, read_job
 from launcher.limit import SAVE_S, limit_seconds, save_seconds
-from launcher.snapshot import Snapshot, take
+from launcher.snapshot import Snapshot, site, take
 from launcher.undo import undone_on_failure
 from rwp_dist.base.errors import ConfigError, RunDirError, RwpError
 from rwp_dist.base.files import write_bytes, write_text
@@ -80,7 +81,7 @@ def warnings_of(job: Job) -> Iterator[str]:
 
 def faults(jobs: Sequence[Job], settings: Sequence[Settings]) -> list[RwpError]:
     """Why ``submit`` would refuse these jobs now, apart from what settings have; makes no files."""
-    found: list[RwpError] = [*filter(None, map(_secret_in, settings))]
+    found: list[RwpError] = [*filter(None, (*map(_secret_in, settings), _wrong_profile(jobs[0])))]
     for job in jobs:
         if holder := RunDir(job.run_dir).holder():
             found.append(
@@ -108,13 +109,13 @@ def submit(jobs: Sequence[Job], settings: Sequence[Settings], code: Snapshot) ->
         code: from ``with_code``.
 
     Raises:
-        ConfigError: a run directory is finished, has a job, or is none that can be written to.
+        ConfigError: a run directory is finished, has a job, or is none that can be written to; or
+            the job script would refuse the cluster's profile.
         RunDirError: a run directory is in use, or its disk is full or fails.
         LaunchError: the backend refused.
     """
-    for own in settings:
-        if error := _secret_in(own):
-            raise error
+    for error in filter(None, (*map(_secret_in, settings), _wrong_profile(jobs[0]))):
+        raise error
     jobs = new_jobs(jobs)
     script = backend(jobs[0].backend).render(jobs)
     with _locked(jobs), undone_on_failure(jobs[0].folder, _written(jobs)):
@@ -241,6 +242,18 @@ def _secret_in(settings: Settings) -> ConfigError | None:
                 cure="put the password into ~/.netrc of the nodes, or name a function in "
                 "data.opener that adds the signature",
             )
+    return None
+
+
+def _wrong_profile(job: Job) -> ConfigError | None:
+    """The error of a profile that the job script would refuse."""
+    profile = site(job.resources) if job.backend == "slurm" else None
+    if profile and re.search(rb"\r$", profile.read_bytes(), re.MULTILINE):
+        return ConfigError(
+            f"{profile} has line ends of Windows",
+            key="--site",
+            cure=f"convert it, as with sed -i 's/\\r$//' {shlex.quote(str(profile))}",
+        )
     return None
 
 

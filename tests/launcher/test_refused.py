@@ -168,6 +168,26 @@ def test_options_that_a_queue_would_find_wrong_later_are_refused_at_once(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_profile_that_the_job_would_refuse_is_refused_at_once(
+    tmp_path: Path, cluster: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = tmp_path / "slurm" / "site.sh"
+    profile.parent.mkdir()
+    profile.write_bytes(b"export A=1\r\n")
+    program(cluster, "sbatch", ACCEPTED)
+    said = f"--site: {profile} has line ends of Windows; convert it, as with sed -i "
+    said += f"'s/\\r$//' {profile}."
+    for more in ([], ["--dry-run"]):
+        done = submit(tmp_path / "run", digits, f"--site={profile}", *more)
+        assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
+        assert done.stdout.startswith("#!/bin/bash") == bool(more)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(snapshot, "PROJECT", tmp_path)  # the project's own
+    done = submit(tmp_path / "run", digits, "--dry-run")
+    assert done.exit_code == 2 and said in done.stderr
+    assert submit(tmp_path / "run", digits, "--backend=local", "--dry-run").exit_code == 0
+
+
 def test_wrong_options_and_settings_are_told_in_one_list(
     tmp_path: Path, cluster: Path, digits: Path
 ) -> None:
