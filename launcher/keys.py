@@ -3,11 +3,12 @@
 Also as other programs write them: with ``export``, quotes, comments, empty lines, blanks at the
 ends, and line ends and a byte order mark of Windows. A value is taken as it stands: nothing in it
 is expanded. Names have capitals, but for ``https_proxy`` and its like: those in small letters are
-the job script's own variables. Values are ASCII: a blank or a quote of Unicode, pasted with a key,
-would spoil it. ``slurm/imagenet_rwp.sh`` reads the same files without Python, and one test holds
-for both.
+the job script's own variables. Blanks, quotes and invisible characters of Unicode, pasted with a
+key, would spoil it: they are refused. ``slurm/imagenet_rwp.sh`` reads the same files without
+Python, and one test holds for both.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -20,6 +21,9 @@ _LINE = re.compile(
       | (?!\s*["'])(?P<plain>.*?)(?:\s\#.*)? )""",
     re.VERBOSE,
 )
+
+_PASTED = re.compile(rb"\xc2[\x80-\xa0]|\xe2[\x80\x81]|\xe3\x80\x80|\xef\xbb\xbf")
+"""UTF-8 of control characters, of blanks, and of the block that has quotes and invisible ones."""
 
 _OF_SHELLS = re.compile(rb"UID|EUID|PPID|IFS|SHELLOPTS|BASH.*")
 """Names that a shell does not let others set, or that change how it reads its script."""
@@ -64,8 +68,8 @@ def _read(line: bytes) -> dict[str, str]:
             cure="correct it; a value that begins with a quote must end with the same one",
         )
     value = match["double"] or match["single"] or (match["plain"] or b"").strip()
-    if not re.fullmatch(rb"[ -~]*", value):
+    if _PASTED.search(value) or b"\t" in value:
         raise odd
     if _OF_SHELLS.fullmatch(match["name"]):
         raise ConfigError("has a name that belongs to the shell", cure="leave it out")
-    return {match["name"].decode(): value.decode()}
+    return {match["name"].decode(): os.fsdecode(value)}

@@ -129,6 +129,7 @@ load() { # NAME FILE, whose default may be missing
 keys() { # FILE of NAME=value lines, read into `found` as launcher/keys.py does
   local LC_ALL=C # characters are bytes
   double='^[[:space:]]*"([^"]*)"[[:space:]]*(#.*)?$' single="^[[:space:]]*'([^']*)'[[:space:]]*(#.*)?$"
+  pasted=$'\t|\xc2[\x80-\xa0]|\xe2[\x80\x81]|\xe3\x80\x80|\xef\xbb\xbf'
   number=0
   while IFS= read -r line || [ -n "$line" ]; do
     number=$((number + 1))
@@ -147,7 +148,7 @@ keys() { # FILE of NAME=value lines, read into `found` as launcher/keys.py does
     else
       value=$(trim "${value%%[[:space:]]#*}")
     fi
-    [[ $value != *[![:print:]]* ]] || wrong "$odd"
+    [[ ! $value =~ $pasted ]] || wrong "$odd"
     case $name in UID | EUID | PPID | IFS | SHELLOPTS | BASH*)
       wrong "has a name that belongs to the shell; leave it out." ;;
     esac
