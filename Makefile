@@ -1,7 +1,8 @@
 # `make demo` shows what it is good for, and `make demo-noise` the same with wrong labels.
 # `make check` tells in a minute and a half whether a change is sound, `make test` in about nine
 # minutes, and `make test-all` checks everything, as CI does.
-.PHONY: demo demo-noise lint check test test-all format clean
+.PHONY: demo demo-noise lint check test test-all test-here test-slurm format clean
+.NOTPARALLEL:
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -33,8 +34,12 @@ check: lint
 test: lint
 	$(BIN)/pytest -n 2 -m "not long"
 
-test-all: lint
+test-all: test-here test-slurm
+
+test-here: lint
 	$(BIN)/pytest -n 2 --ignore=tests/slurm
+
+test-slurm: lint
 	$(BIN)/pytest tests/slurm  # one after another, because they share a cluster
 
 format: .venv/installed-dev

@@ -265,7 +265,7 @@ def test_a_preemption_which_signals_the_steps_alone_means_another_attempt(
     job.until_step(job.saved() + 10)
     cluster.run("scancel", "--signal=TERM", str(job.id))  # not --batch: as in a GraceTime
     job.until_line(f"job {job.id}.{attempt}: requeued; ")
-    assert (job.run.read_status() or {})["state"] == "interrupted"
+    job.until(lambda: (job.run.read_status() or {})["state"] == "interrupted", "its end")
 
 
 def test_scancel_saves_and_stays_cancelled(cluster: Cluster, job: Job) -> None:
