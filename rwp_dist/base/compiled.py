@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rwp_dist.base.disk import disk_time
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.files import expand_home
 from rwp_dist.base.parent import end_with_parent
@@ -36,6 +37,14 @@ COMPILE_S = 60.0
 
 PAUSE_S = 0.05
 """Between two looks at whether another process still compiles."""
+
+LEFT_S = 3600.0
+"""A compiler's folder of this age was left by a process that was killed."""
+
+ANOTHER = "set CC to another C compiler"
+
+_too_slow: set[str] = set()
+"""Compilers that took too long in this process."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +75,20 @@ class CLibrary:
         """Load the library; compile it if it is missing.
 
         Raises:
-            ConfigError: there is no compiler, the compiler fails, or nothing can be written.
+            ConfigError: there is no compiler, it fails or takes too long, or nothing can be
+                written.
         """
         # Without a home no folder can be made, as none can in a file.
         place = compiled_folder() or Path(os.devnull)
         path = place / f"{self.files[0].stem}-{self._digest()}.so"
         with suppress(OSError):  # missing, or compiled on a machine with other system libraries
             return _open(path)
+        compiler = self._compiler()
         with _turn():
             with suppress(OSError):  # another process may have compiled it meanwhile
                 return _open(path)
             try:
-                return self._compiled(path)
+                return self._compiled(path, compiler)
             except OSError as error:
                 raise self._error(
                     f"cannot be compiled or loaded ({error})",
@@ -93,32 +104,54 @@ class CLibrary:
             digest.update(_processor().encode())
         return digest.hexdigest()[:16]
 
-    def _compiled(self, path: Path) -> ctypes.CDLL:
-        """Compile and load the library; keep it as ``path`` if there is a place for it.
+    def _compiler(self) -> list[str]:
+        """The command that starts the compiler.
 
         Raises:
-            ConfigError: there is no compiler, or it fails.
-            OSError: nothing can be written, or the library cannot be loaded.
+            ConfigError: there is none, or it took too long before.
         """
+        named = os.environ.get("CC", "")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=path.parent) as folder:
-                _publish(self._compile(Path(folder)), path, replace=path.exists())
-            return _open(path)
-        except OSError:  # a home that is full, read-only or not there: compile at each start
-            with TemporaryDirectory() as folder:
-                return _from_memory(self._compile(Path(folder)))
-
-    def _compile(self, folder: Path) -> Path:
-        """The new library, in a folder of its own."""
-        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+            compiler = shlex.split(named) or ["cc"]
+        except ValueError as error:
+            problem = f"needs a C compiler, and CC={named} is no command ({error})"
+            raise self._error(problem, ANOTHER) from None
         if shutil.which(compiler[0]) is None:
             raise self._error(
                 f"needs a C compiler, and there is no {compiler[0]!r}", "install a C compiler"
             )
+        if shlex.join(compiler) in _too_slow:
+            raise self._late(compiler)
+        return compiler
+
+    def _compiled(self, path: Path, compiler: list[str]) -> ctypes.CDLL:
+        """Compile and load the library; keep it as ``path`` if there is a place for it.
+
+        Raises:
+            ConfigError: the compiler fails, or takes too long.
+            OSError: nothing can be written, or the library cannot be loaded.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(path.parent)
+            with TemporaryDirectory(dir=path.parent) as folder:
+                _publish(self._compile(Path(folder), compiler), path, replace=path.exists())
+            return _open(path)
+        except OSError:  # a home that is full, read-only or not there: compile at each start
+            with TemporaryDirectory() as folder:
+                return _from_memory(self._compile(Path(folder), compiler))
+
+    def _compile(self, folder: Path, compiler: list[str]) -> Path:
+        """The new library, in a folder of its own."""
         library, begin = folder / "library.so", time.monotonic()
         command = [*compiler, "-shared", "-fPIC", *self.options, *map(str, self.files)]
-        code, said = _run([*command, "-o", str(library), *self.libraries], folder)
+        try:
+            code, said = _run([*command, "-o", str(library), *self.libraries], folder)
+        except subprocess.TimeoutExpired:
+            _too_slow.add(shlex.join(compiler))
+            end = f"no end after {COMPILE_S:.0f} s, so {compiler[0]} is not started again"
+            print(f"compiling {self.files[0].name}: {end}", file=sys.stderr, flush=True)
+            raise self._late(compiler) from None
         if code:
             if os.strerror(errno.ENOSPC) in said:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
@@ -128,6 +161,10 @@ class CLibrary:
         seconds = time.monotonic() - begin
         print(f"compiling {self.files[0].name}: {seconds:.1f} s", file=sys.stderr, flush=True)
         return library
+
+    def _late(self, compiler: list[str]) -> ConfigError:
+        late = f"{compiler[0]} took more than {COMPILE_S:.0f} s"
+        return self._error(f"cannot be compiled ({late})", ANOTHER)
 
     def _error(self, problem: str, cure: str) -> ConfigError:
         return ConfigError(
@@ -142,7 +179,7 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
     kills the group: the compiler's own death would leave its parts running.
 
     Raises:
-        OSError: it took too long.
+        subprocess.TimeoutExpired: it took too long.
     """
     leader = ["sh", "-c", 'trap "kill -9 0" TERM; "$@" & wait $!', "sh", *command]
     with subprocess.Popen(
@@ -156,12 +193,23 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
     ) as compiler:
         try:
             said = compiler.communicate(timeout=COMPILE_S)[1]
-        except BaseException as error:
+        except BaseException:
             os.killpg(compiler.pid, signal.SIGKILL)
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-            raise OSError(f"{command[0]} took more than {COMPILE_S:.0f} s") from error
+            raise
     return compiler.returncode, said
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the compilers' folders of processes that were killed, also those of other machines.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    now = disk_time(folder)
+    for left in folder.glob("tmp*"):
+        with suppress(OSError):  # another process removes it, too
+            if now - left.stat().st_mtime > LEFT_S:
+                shutil.rmtree(left)
 
 
 @contextmanager
@@ -220,7 +268,7 @@ def _publish(temporary: Path, path: Path, replace: bool) -> None:
         except FileExistsError:
             return
         except OSError:  # a file system without links
-            pass
+            _remove_leftovers(path.parent)
     temporary.replace(path)
 
 

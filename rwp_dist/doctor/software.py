@@ -8,8 +8,9 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-from rwp_dist.doctor.finding import Check, Finding, ok, problem, warning
+from rwp_dist.doctor.finding import Check, Finding, from_error, ok, problem, warning
 from rwp_dist.doctor.machine import Machine
+from rwp_dist.process.commands import lack_behind
 from rwp_dist.record.code import commit_here
 
 
@@ -37,6 +38,9 @@ def modules(machine: Machine) -> Iterator[Finding]:
         torch = importlib.import_module("torch")
         importlib.import_module("rwp_dist.run.build")
     except Exception as error:  # of many kinds: a broken library raises what it likes
+        if lack := lack_behind(error):
+            yield from_error("imports", lack)
+            return
         text = " ".join(str(error).split())[:300]
         cure = "install this project's requirements again: python -m pip install -e ."
         yield problem("imports", f"a run cannot start ({type(error).__name__}: {text})", cure)

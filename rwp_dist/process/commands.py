@@ -14,7 +14,8 @@ import click
 from rwp_dist.base import disk
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.base.home import check_home
-from rwp_dist.process import output, signals, streams, torchrun
+from rwp_dist.base.text import size
+from rwp_dist.process import limits, output, signals, streams, torchrun
 from rwp_dist.process.exits import STOPPED, another_rank_stopped, report_exit
 
 
@@ -84,22 +85,29 @@ def _machine_suffices() -> Iterator[None]:
     error."""
     try:
         yield
-    except (MemoryError, RuntimeError, OSError) as error:
-        lack = _lack(error)
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        lack = lack_behind(error)
         if lack is None:
             raise
         raise lack from error
 
 
-def _lack(error: Exception) -> RwpError | None:
+def lack_behind(error: Exception) -> RwpError | None:
     """What a machine does not have enough of; None: another error."""
     cause = str(error).partition("\n")[0].rstrip(".")
+    limit = limits.memory_limit()
+    raising = f"raise the limit of {size(limit)} (ulimit -v unlimited)" if limit else ""
+    if limit and cause.endswith("failed to map segment from shared object"):
+        return ConfigError(f"memory does not suffice for torch ({cause})", cure=raising)
+    if isinstance(error, ImportError):
+        return None
     # torch has no class of its own for the memory of CPUs.
     signs = ("out of memory", "allocate memory")
     if isinstance(error, MemoryError) or any(sign in cause for sign in signs):
         return RwpError(
             f"memory does not suffice ({cause or 'nothing is left'})",
-            cure="lower batch.per_rank, data.image_size, data.prefetch or the number of workers",
+            cure=f"{raising and f'{raising}, or '}lower batch.per_rank, data.image_size, "
+            "data.prefetch or the number of workers",
         )
     if "can't start new thread" in cause or cause == os.strerror(errno.EAGAIN):  # the latter: gloo
         return RwpError(

@@ -1,4 +1,4 @@
-"""How many files a process may have open: a limit that it may raise by itself, up to another."""
+"""What the system lets a process have: open files, a limit that it may raise itself, and memory."""
 
 import resource
 from contextlib import suppress
@@ -20,3 +20,9 @@ def open_files() -> int:
     """How many files this process may have open at once."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return ENOUGH if soft == resource.RLIM_INFINITY else soft
+
+
+def memory_limit() -> int | None:
+    """Bytes of addresses that this process may use (``ulimit -v``); None: any number."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft

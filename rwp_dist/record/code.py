@@ -58,7 +58,7 @@ def commit_of(run_dir: RunDir, *, dirty: bool = True) -> dict[str, Any]:
 
 def commit_here(*, dirty: bool = True) -> dict[str, Any]:
     """The same of the package as it is here, whichever run it trains."""
-    return _commit_of_image() or _commit_of_install() or git_state(PACKAGE.parent, dirty=dirty)
+    return _commit_of_image() or _commit_of_install() or git_state(PACKAGE, dirty=dirty)
 
 
 def _commit_of_job(run_dir: RunDir) -> dict[str, Any] | None:

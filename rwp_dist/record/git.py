@@ -2,8 +2,11 @@
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil  # type: ignore[import-untyped]
 
 TIMEOUT_S = 10.0
 """How long one question to git may take, in seconds."""
@@ -13,15 +16,20 @@ class GitError(Exception):
     """Git does not tell something. Its text says why, as part of a sentence."""
 
 
-def git_state(source: Path, *, dirty: bool = True) -> dict[str, Any]:
+def git_state(package: Path, *, dirty: bool = True) -> dict[str, Any]:
     """``commit``, ``dirty`` and, if one of them could not be known, ``unknown``: why.
 
-    Only the top of a checkout counts: a package installed below some other checkout is not part of
-    it. Without ``dirty``, which reads the whole checkout, that is None.
+    Only a checkout counts that has the package at its top, in its commit: a package that is
+    installed in some other checkout is not part of it. Without ``dirty``, which reads the whole
+    checkout, that is None.
     """
+    source = package.parent
     state: dict[str, Any] = {"commit": None, "dirty": None}
     try:
-        state["commit"] = git_output(source, "rev-parse", "--verify", "HEAD").decode().strip()
+        commit = git_output(source, "rev-parse", "--verify", "HEAD").decode().strip()
+        if not git_output(source, "ls-tree", "HEAD", package.name):
+            raise GitError("the code is in a checkout of something else")
+        state["commit"] = commit
         if dirty:
             state["dirty"] = bool(git_output(source, *STATUS))
     except GitError as error:
@@ -53,21 +61,38 @@ def git_output(source: Path, *command: str) -> bytes:
         "LC_ALL": "C",
     }
     try:
-        done = subprocess.run(
+        with subprocess.Popen(
             ["git", *places, *command],
             cwd=source,
             env=own,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=TIMEOUT_S,
-        )
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as git:
+            try:
+                said, problems = git.communicate(timeout=TIMEOUT_S)
+            except BaseException:
+                _end(git.pid)
+                raise
     except subprocess.TimeoutExpired:
         raise GitError(f"`git {command[0]}` took more than {TIMEOUT_S:.0f} s") from None
     except FileNotFoundError:
         raise GitError("git is not installed here") from None
     except OSError as error:
         raise GitError(f"git cannot be started ({error.strerror})") from None
-    if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines() or ["no word"]
+    if git.returncode:
+        words = problems.decode(errors="replace").strip().splitlines() or ["no word"]
         raise GitError(f"`git {command[0]}` failed ({words[0]})")
-    return done.stdout
+    return said
+
+
+def _end(process: int) -> None:
+    """Kill a process and those that it has started, as a git that is a script has.
+
+    A session of its own would do too, but Ctrl-C would not reach git there.
+    """
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(process)
+        for each in (*parent.children(recursive=True), parent):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()

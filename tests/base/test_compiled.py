@@ -20,6 +20,7 @@ from rwp_dist.base.errors import ConfigError
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(compiled, "_too_slow", set())
     path = tmp_path / "answer.c"
     path.write_text("int answer(void) { return 42; }")
     return path
@@ -59,6 +60,7 @@ def test_a_library_that_does_not_load_is_replaced(source: Path, tmp_path: Path) 
     [
         ("no-such-compiler", "there is no 'no-such-compiler'", "install a C compiler, or leave it"),
         ("cc --no-such-option", "no-such-option", "mend it, or leave it"),
+        ("'cc", "CC='cc is no command", "set CC to another C compiler, or leave it"),
     ],
 )
 def test_without_a_compiler_the_error_has_a_cure(
@@ -170,6 +172,39 @@ def test_the_time_of_a_compiler_and_its_parts_is_bounded(
     with pytest.raises(ConfigError, match=r"took more than 0 s.*leave it"):
         library(source).load()
     until_ended(list(map(int, (tmp_path / "pids").read_text().split())))
+
+
+def test_a_compiler_that_took_too_long_is_not_started_again(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CC", compiler(tmp_path, "exec sleep 60"))
+    monkeypatch.setattr(compiled, "COMPILE_S", 0.3)
+    other = source.with_name("other.c")
+    other.write_text("int other(void) { return 7; }")
+    for late in (source, other):
+        with pytest.raises(ConfigError, match=r"took more than 0 s.*set CC to another"):
+            library(late).load()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("compiling answer.c: no end after 0 s") and "not started again" in line
+    monkeypatch.delenv("CC")
+    monkeypatch.setattr(compiled, "COMPILE_S", 60)
+    assert library(other).load().other() == 7, "another compiler is"
+
+
+def test_what_killed_compilers_left_is_removed_and_what_another_is_using_is_not(
+    source: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "cache/rwp-dist/compiled"
+    for name in ("tmpleft", "tmpused"):
+        (kept / name).mkdir(parents=True)
+        (kept / name / "cc.s").touch()
+    hours_ago = time.time() - 2 * compiled.LEFT_S
+    os.utime(kept / "tmpleft", (hours_ago, hours_ago))
+    library(source).load()
+    assert [path.name for path in kept.glob("tmp*")] == ["tmpused"]
 
 
 LOADING = """

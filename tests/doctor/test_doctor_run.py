@@ -9,6 +9,7 @@ from support.stream_sets import rename_classes, write_set
 from rwp_dist.doctor import run, software
 from rwp_dist.doctor.machine import Machine
 from rwp_dist.perturb.normals import native
+from rwp_dist.process import limits
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.identity import settings_identity
 from rwp_dist.record.open import open_run
@@ -162,6 +163,19 @@ def test_what_a_run_cannot_import_is_a_problem(monkeypatch) -> None:
     monkeypatch.setattr(software.importlib, "import_module", broken)
     [found] = look(software.modules, Machine())
     assert found.state == "problem" and "libcudart.so" in found.seen
+
+
+def test_a_limit_of_addresses_is_the_cure_where_it_keeps_torch_out(monkeypatch) -> None:
+    def unloaded(name: str) -> None:
+        raise ImportError("libtorch_cuda.so: failed to map segment from shared object")
+
+    monkeypatch.setattr(software.importlib, "import_module", unloaded)
+    monkeypatch.setattr(limits, "memory_limit", lambda: 3_072_000_000)
+    [found] = look(software.modules, Machine())
+    assert (found.state, found.cure) == (
+        "problem",
+        "raise the limit of 3.1 GB (ulimit -v unlimited)",
+    )
 
 
 def test_a_commit_that_is_not_known_is_a_warning_with_the_reason(monkeypatch) -> None:

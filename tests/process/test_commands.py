@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.process import commands
+from rwp_dist.process import commands, limits
 from rwp_dist.process.commands import Commands
 
 
@@ -83,3 +83,38 @@ def test_what_else_a_machine_lacks_is_one_sentence(error: Exception, code: int, 
 
     found, text, _ = call(fail)
     assert found == code and text.count("\n") == 1 and cure in text
+
+
+UNLOADED = ImportError("libtorch_cuda.so: failed to map segment from shared object")
+
+
+def test_a_limit_of_addresses_that_keeps_memory_from_sufficing_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load() -> None:
+        raise UNLOADED
+
+    monkeypatch.setattr(limits, "memory_limit", lambda: 3_072_000_000)
+    code, text, _ = call(load)
+    assert code == 2 and text.count("\n") == 1
+    assert text.endswith("; raise the limit of 3.1 GB (ulimit -v unlimited).\n")
+    code, text, _ = call(lambda: np.ones(2**58))
+    assert code == 1 and "(ulimit -v unlimited), or lower batch.per_rank" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "limit"),
+    [
+        (UNLOADED, None),
+        (ImportError(f"{UNLOADED}: Operation not permitted"), 3_072_000_000),  # noexec
+        (ImportError("libgomp.so.1: cannot allocate memory in static TLS block"), None),
+    ],
+)
+def test_another_error_of_an_import_is_not_one_of_memory(
+    error: ImportError, limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load() -> None:
+        raise error
+
+    monkeypatch.setattr(limits, "memory_limit", lambda: limit)
+    assert call(load)[2] is error

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.until import until
 
 from rwp_dist.base.files import write_json, write_text
 from rwp_dist.record import code, git
@@ -110,6 +111,17 @@ def test_a_package_within_another_repository_is_not_part_of_it(
     assert code.commit_here()["commit"] is None
 
 
+def test_a_package_that_a_checkout_does_not_have_is_not_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = repository(tmp_path / "other")
+    write_text(other / ".gitignore", "*")
+    write_text(other / "copied" / "train.py", "copied")
+    monkeypatch.setattr(code, "PACKAGE", other / "copied")
+    why = "the code is in a checkout of something else"
+    assert code.commit_here() == {"commit": None, "dirty": None, "unknown": why}
+
+
 def program(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     (folder / "git").write_text(f"#!/bin/sh\n{body}\n")
@@ -132,6 +144,27 @@ def test_a_git_that_fails_hangs_or_is_missing_is_the_reason(
     program(tmp_path / "c", '[ "$3" = status ] && exec sleep 60\necho abc', monkeypatch)
     slow = {"commit": "abc", "dirty": None, "unknown": "`git status` took more than 0 s"}
     assert code.commit_here() == slow
+
+
+def test_a_git_that_hangs_ends_with_what_it_has_started(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    held = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    program(tmp_path / "bin", f"exec 3>{tmp_path}/fifo; sleep 600; true", monkeypatch)
+    monkeypatch.setattr(git, "TIMEOUT_S", 1.0)
+
+    def has_ended() -> bool:
+        try:
+            return os.read(held, 1) == b""
+        except BlockingIOError:
+            return False
+
+    try:
+        assert code.commit_here()["unknown"] == "`git rev-parse` took more than 1 s"
+        until(has_ended, "the end of the sleep", timeout_s=60)
+    finally:
+        os.close(held)
 
 
 def test_a_checkout_without_any_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
