@@ -15,7 +15,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         disk.replace(temporary, path)
-        _sync(path.parent)
+        with suppress(PermissionError, IsADirectoryError):  # disks where folders cannot be opened
+            _sync(path.parent)
     except OSError as error:
         if error.filename not in (None, str(temporary)):
             raise

@@ -34,12 +34,18 @@ _process = 0
 
 
 def exit_on_signals() -> None:
-    """From now on SIGINT and SIGTERM end this process at once; SIGINT with the present message."""
+    """From now on signals end this process at once; all but SIGTERM with the present message.
+
+    SIGUSR1 and SIGUSR2 are ignored if they were: a job script may wait until ranks can save.
+    """
     global _process
     _process = os.getpid()
     say_on_ctrl_c(nothing_lost)
     for number in SIGNALS:
         signal.signal(number, _exit)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _exit)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
@@ -133,7 +139,7 @@ def _exit(number: int, frame: FrameType | None) -> None:
     message = _message()
     if message is None:
         return
-    if number == signal.SIGINT:
+    if number != signal.SIGTERM:
         said = torchrun.rank() == 0
         if said:
             # Not print: the handler may have interrupted one. A terminal has shown ^C before.

@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 
 from rwp_dist.base import disk
-from rwp_dist.base.errors import RunDirError, RwpError
+from rwp_dist.base.errors import ConfigError, RunDirError, RwpError
 
 _held: set[FileIO] = set()
 """Files that this process has locked."""
@@ -67,6 +67,8 @@ def locked(path: Path, doing: str, cure: str, key: str | None = None) -> Iterato
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ConfigError(f"{path} is not a file", key=key, cure="remove it")
         file = FileIO(path, "a+")
     except OSError as error:
         raise cannot_be_written(path.parent, error) from None

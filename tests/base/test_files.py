@@ -118,3 +118,19 @@ def test_lines_are_those_that_an_editor_shows(tmp_path, data):
 def test_only_ends_of_lines_end_lines(tmp_path):
     (tmp_path / "list").write_bytes("a\u2028b\x85\x0cc\n\nd\n".encode())
     assert read_lines(tmp_path / "list") == ["a\u2028b\x85\x0cc", "", "d"]
+
+
+def test_a_file_is_written_where_folders_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some servers of files refuse it."""
+    open_it = os.open
+
+    def refuse(path: Path, *args: int) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_it(path, *args)
+
+    monkeypatch.setattr(os, "open", refuse)
+    write_text(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text("utf-8") == "text"

@@ -18,7 +18,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_they_end_process_1_of_a_container_too(number: signal.Signals) -> None:
     """The kernel keeps that process from dying of a signal that it does not handle."""
     inside = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
@@ -51,6 +51,16 @@ def execute(code: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_signal_that_asks_for_a_checkpoint_stays_ignored_where_it_was() -> None:
+    code = """
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+signals.exit_on_signals()
+os.kill(os.getpid(), signal.SIGUSR1)
+print("goes on")
+"""
+    assert execute(code) == "goes on\n"
 
 
 @pytest.mark.parametrize(

@@ -122,3 +122,10 @@ def test_a_read_only_disk_is_a_wrong_place(tmp_path: Path) -> None:
     ):
         pass
     assert "(Read-only file system); set run.dir to a place of yours." in str(caught.value)
+
+
+def test_a_lock_that_is_no_file_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="is not a file; remove it"):
+        RunDir(tmp_path).locked().__enter__()
