@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/overlap.py       (as root: it makes network namespaces)
 
 Two ranks sit in two network namespaces that are joined by a veth pair, limited by ``tc … tbf`` in
-both directions; gloo, ZeRO-1, ResNet-18. Methods take turns step by step. Bytes are those that the
+both directions; gloo, ResNet-18. Methods take turns step by step. Bytes are those that the
 kernel counted on the link. Namespaces are taken down again, also after an error.
 """
 
@@ -19,7 +19,7 @@ import click
 import torch
 import torch.distributed as dist
 from engines import engine_step
-from step import WARM_UP, noise_work, ratio
+from step import WARM_UP, noise_work, ratios
 
 from rwp_dist.process import choose_device, process_group
 
@@ -28,6 +28,9 @@ METHODS = {
     "m-rwp": ("m-rwp", []),
     "m-arwp": ("m-arwp", []),
     "m-rwp, in line": ("m-rwp", ["noise.prefetch=false"]),
+    "sam": ("sam", []),
+    "sgd, ZeRO-1": ("sgd", ["deepspeed.zero_stage=1"]),
+    "m-rwp, ZeRO-1": ("m-rwp", ["deepspeed.zero_stage=1"]),
 }
 NAMES = (f"rwp-{os.getpid()}-0", f"rwp-{os.getpid()}-1")
 ADDRESSES = ("10.213.77.1", "10.213.77.2")
@@ -118,7 +121,9 @@ def measure(model: str, size: int, batch: int, rounds: int) -> None:
     )
     for name, seconds in times.items():
         middle = statistics.median(seconds)
-        line = f"{name:<16}{middle * 1e3:10.1f}{ratio(seconds, times['sgd']):8.3f}"
+        line = (
+            f"{name:<16}{middle * 1e3:10.1f}{statistics.median(ratios(seconds, times['sgd'])):8.3f}"
+        )
         work, exposed, hidden = noise[name]
         line += f"{work * 1e3:10.1f}{exposed * 1e3:8.1f}{hidden:8.3f}" if work else f"{'':>26}"
         line += f"{sent[name] / rounds / 1e6:10.2f}{sent[name] / sent['sgd']:9.4f}"

@@ -2,14 +2,16 @@
 
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/step.py
 
-ResNet-18, 64x64 images, 32 images a rank, one thread a rank, ZeRO-1, fp32. Methods take turns step
-by step, so that a machine that is shared or throttles does so for all. ``authors`` is the released
-scheme's operations under DistributedDataParallel: noise expanded to full size, kept through the
-backward pass and subtracted afterwards. ``attached`` is the same plain loop with
-``Perturbed(ddp, "m-rwp").attach(optimizer)`` before it.
+ResNet-18, 64x64 images, 32 images a rank, one thread a rank, fp32. Rows take turns step by step, so
+that a machine that is shared or throttles does so for all. Rows with the name of a method are the
+service's; the others are a loop of one's own around DistributedDataParallel. *authors* has the
+released scheme's operations: noise expanded to full size, kept through the backward pass and
+subtracted afterwards. *Perturbed* has ``Perturbed(ddp, "m-rwp").attach(optimizer)`` before the
+loop. *sam, plain* is SAM as it is usually written, its first pass without a reduction.
 
-``x sgd`` is the median of the ratios within each turn. ``noise`` is the core time of perturbation
-on one rank of each pair, drawing included. Where no core is idle, it makes the step longer:
+*x plain sgd* is the median of the ratios within each turn, *95 %* its interval. *noise* is the core
+time of perturbation on one rank of each pair, drawing included. Where no core is idle, it makes the
+step longer:
 ``floor`` is the step if both ranks' cores share this work, and ``above`` is what the step takes
 more than that. Drawing that a step has begun ends within its time; otherwise the next method would
 pay for it.
@@ -28,6 +30,8 @@ import torch
 import torch.distributed as dist
 from authors import add_expanded_noise, subtract_noise
 from engines import engine_step, network
+from ratios import median_interval
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,21 +40,34 @@ from rwp_dist.perturb import Perturbed
 from rwp_dist.process import choose_device, process_group
 from rwp_dist.run import build_model
 
-METHODS = ("sgd", "m-rwp", "m-arwp", "sam")
-By = Literal["nobody", "authors", "attach"]
-IN_A_PLAIN_LOOP: dict[str, By] = {
-    "sgd, DDP": "nobody",
-    "m-rwp, attached, DDP": "attach",
-    "authors' m-rwp, DDP": "authors",
+ZERO = "deepspeed.zero_stage=1"
+OF_THE_SERVICE: dict[str, tuple[str, ...]] = {
+    "sgd": ("sgd",),
+    "m-rwp": ("m-rwp",),
+    "m-arwp": ("m-arwp",),
+    "rwp": ("rwp",),
+    "sam": ("sam",),
+    "sgd, stage 0": ("sgd", "engine.name=deepspeed"),
+    "sgd, ZeRO-1": ("sgd", ZERO),
+    "m-rwp, ZeRO-1": ("m-rwp", ZERO),
 }
-"""Rows under DistributedDataParallel, and who perturbs."""
+"""Method and settings of a row."""
+By = Literal["nobody", "authors", "attach", "sam"]
+BASE = "sgd, plain"
+IN_A_PLAIN_LOOP: dict[str, By] = {
+    BASE: "nobody",
+    "sam, plain": "sam",
+    "m-rwp, Perturbed": "attach",
+    "m-rwp, authors": "authors",
+}
+"""Rows of a loop around DistributedDataParallel, and who perturbs."""
 WARM_UP = 3
 
 
 def plain(
     model: str, size: int, batch: int, precision: str, *, by: By
 ) -> tuple[Perturbed | None, Callable[[int], None]]:
-    """SGD under DistributedDataParallel, and who perturbs odd ranks in it."""
+    """SGD under DistributedDataParallel, and who perturbs in it."""
     device = choose_device("auto")
     settings = load_settings(None, network(model, size))
     replica = DistributedDataParallel(build_model(settings).to(device))
@@ -63,18 +80,38 @@ def plain(
     if by == "attach":
         noisy = Perturbed(replica, "m-rwp", seed=0).attach(optimizer)
 
-    def step(_: int) -> None:
-        perturbed = by == "authors" and dist.get_rank() % 2 == 1
-        kept = add_expanded_noise(replica, 0.01) if perturbed else []
+    def backward() -> None:
         autocast = torch.autocast(device.type, torch.bfloat16)
         with autocast if precision == "bf16" else nullcontext():
             loss = F.cross_entropy(replica(images), labels)
         loss.backward()
+
+    def step(_: int) -> None:
+        perturbed = by == "authors" and dist.get_rank() % 2 == 1
+        kept = add_expanded_noise(replica, 0.01) if perturbed else []
+        if by == "sam":
+            with replica.no_sync():
+                backward()
+            kept = ascend(replica, 0.05)
+        backward()
         subtract_noise(kept)
         optimizer.step()
         optimizer.zero_grad()
 
     return noisy, step
+
+
+def ascend(model: nn.Module, rho: float) -> list[tuple[nn.Parameter, Tensor]]:
+    """Add SAM's step along this rank's gradient, which is dropped; what was added."""
+    params = [p for p in model.parameters() if p.grad is not None]
+    grads = [p.grad for p in params if p.grad is not None]
+    scale = rho / torch.stack(torch._foreach_norm(grads)).norm()
+    moves = torch._foreach_mul(grads, scale)
+    with torch.no_grad():
+        for param, move in zip(params, moves, strict=True):
+            param.add_(move)
+    model.zero_grad()
+    return list(zip(params, moves, strict=True))
 
 
 def in_turns(
@@ -105,9 +142,9 @@ def in_turns(
     return times
 
 
-def ratio(seconds: list[float], base: list[float]) -> float:
-    """Median of the ratios within each turn: what slows a turn down slows down both."""
-    return statistics.median(a / b for a, b in zip(seconds, base, strict=True))
+def ratios(seconds: list[float], base: list[float]) -> list[float]:
+    """Within each turn: what slows a turn down slows down both."""
+    return [a / b for a, b in zip(seconds, base, strict=True)]
 
 
 def noise_work(perturbed: Perturbed, steps: int) -> tuple[float, float, float]:
@@ -134,8 +171,8 @@ def main(model: str, size: int, batch: int, precision: str, rounds: int) -> None
     with process_group(choose_device("auto")):
         world_size, rank = dist.get_world_size(), dist.get_rank()
         built = {
-            name: engine_step(name, model, size, batch, [f"precision={precision}"])
-            for name in METHODS
+            name: engine_step(method, model, size, batch, [f"precision={precision}", *more])
+            for name, (method, *more) in OF_THE_SERVICE.items()
         }
         steps = {name: step for name, (_, step) in built.items()}
         perturbed = {name: parts.perturbed for name, (parts, _) in built.items()}
@@ -150,17 +187,18 @@ def main(model: str, size: int, batch: int, precision: str, rounds: int) -> None
     if rank != 0:
         return
     print(
-        f"{'step of':<22}{'median ms':>10}{'x sgd':>8}{'noise ms':>10}{'shows':>8}{'hidden':>8}"
-        f"{'floor':>8}{'above':>8}"
+        f"{'step of':<18}{'median ms':>10}{'x plain sgd':>13}{'95 %':>16}{'noise ms':>10}"
+        f"{'shows':>7}{'hidden':>8}{'floor':>7}{'above':>8}"
     )
+    base = times[BASE]
     for name, seconds in times.items():
-        base = times["sgd, DDP" if "DDP" in name else "sgd"]
-        share = ratio(seconds, base)
-        line = f"{name:<22}{statistics.median(seconds) * 1e3:10.1f}{share:8.3f}"
+        share, low, high = median_interval(ratios(seconds, base))
+        line = f"{name:<18}{statistics.median(seconds) * 1e3:10.1f}{share:13.3f}"
+        line += f"{f'{low:.3f} to {high:.3f}':>16}"
         if name in noise and name.startswith("m-"):
             work, exposed, hidden = noise[name]
             floor = 1.0 + work / world_size / statistics.median(base)
-            line += f"{work * 1e3:10.1f}{exposed * 1e3:8.1f}{hidden:8.3f}{floor:8.3f}"
+            line += f"{work * 1e3:10.1f}{exposed * 1e3:7.1f}{hidden:8.3f}{floor:7.3f}"
             line += f"{share - floor:+8.3f}"
         print(line)
 

@@ -145,10 +145,10 @@ def evaluate(
     text = "Stopped before the evaluation was done; what was measured before is kept."
     signals.say_on_ctrl_c(lambda: text)
     with redirect_stdout(sys.stderr), loading():
+        from rwp_dist.evaluation.command import evaluate_runs
         from rwp_dist.process.group import choose_device
 
         device = choose_device(targets[0].settings.run.device)
-        from rwp_dist.evaluation.command import evaluate_runs  # imports DeepSpeed: needs the device
 
     evaluate_runs(targets, asked, device)
 
@@ -288,9 +288,6 @@ def flatness(runs: tuple[str, ...], checkpoint: Path | None, out: Path, **reques
     overrides = [text for text in runs if is_override(text)]
     found = find_runs([Path(text) for text in runs if text not in overrides], overrides, checkpoint)
     with redirect_stdout(sys.stderr), loading():
-        from rwp_dist.process.group import choose_device
-
-        choose_device(found[0].settings.run.device)  # before DeepSpeed is imported, as above
         from rwp_dist.flatness.command import Request, measure
 
     text = measure(found, Request(**request), out)

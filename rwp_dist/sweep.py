@@ -29,7 +29,7 @@ def run_all(runs: Sequence[Settings], session: str) -> None:
 
         with refused_together():
             device = choose_device(runs[0].run.device)
-        from rwp_dist.train import train  # imports DeepSpeed, which needs the device
+        from rwp_dist.train import train
 
     with process_group(device):
         for series.current, settings in enumerate(runs):

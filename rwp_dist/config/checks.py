@@ -40,11 +40,23 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             "set optimizer.nesterov to false, or optimizer.name to sgd and optimizer.momentum "
             "above 0",
         )
-    if s.deepspeed.overlap_comm and s.deepspeed.zero_stage == 0:
+    if s.deepspeed.overlap_comm and s.deepspeed.zero_stage in (0, "auto"):
         yield Conflict(
             ("deepspeed.overlap_comm", "deepspeed.zero_stage"),
-            "stage 0 cannot overlap",
+            f"stage {s.deepspeed.zero_stage} cannot overlap",
             "set deepspeed.zero_stage to 1 or 2, or deepspeed.overlap_comm to false",
+        )
+    if s.engine.name == "ddp" and s.deepspeed.zero_stage not in (0, "auto"):
+        yield Conflict(
+            ("engine.name", "deepspeed.zero_stage"),
+            f"ddp splits nothing, and stage {s.deepspeed.zero_stage} does",
+            "set deepspeed.zero_stage to 0, or engine.name to deepspeed",
+        )
+    if s.engine.name == "ddp" and s.deepspeed.extra:
+        yield Conflict(
+            ("engine.name", "deepspeed.extra"),
+            "ddp has no use for deepspeed.extra",
+            "remove deepspeed.extra, or set engine.name to deepspeed",
         )
 
 

@@ -401,12 +401,24 @@ class Schedule(Section):
     """Factor of the learning rate at each decay of a step schedule."""
 
 
+class Engine(Section):
+    """What computes gradients and averages them over the ranks."""
+
+    name: Literal["auto", "ddp", "deepspeed"] = "auto"
+    """``ddp``: torch's DistributedDataParallel, the faster one. ``deepspeed``: ZeRO splits memory
+    over the ranks. ``auto``: deepspeed where ``deepspeed`` has settings that need it, else ddp."""
+
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Type in which gradients are averaged over the ranks. bf16 sends half the bytes, and rounds
+    every sum to 8 bits: the more ranks, the less of a small gradient is left."""
+
+
 class DeepSpeed(Section):
     """Options of DeepSpeed. The rest of its configuration follows from the other settings."""
 
-    zero_stage: Annotated[Literal[0, 1, 2, 3], NoBool, Affects.SPLIT] = 1
+    zero_stage: Annotated[Literal["auto", 0, 1, 2, 3], NoBool, Affects.SPLIT] = "auto"
     """What is split over the ranks. 0: nothing. 1: optimizer state. 2: gradients too. 3: weights
-    too; all ranks then share one noise."""
+    too; all ranks then share one noise. auto: the first of 0, 1 and 2 that fits into memory."""
 
     overlap_comm: Flag = False
     """Reduce gradients while the backward pass still runs. Stages 1 to 3."""
@@ -519,6 +531,7 @@ class Settings(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32: everything in 32 bits. bf16: convolutions and matrix products in bfloat16 by autocast;
     weights stay in fp32."""
+    engine: Annotated[Engine, Affects.ROUNDING] = Engine()
     deepspeed: Annotated[DeepSpeed, Affects.ROUNDING] = DeepSpeed()
     evaluation: Evaluation = Evaluation()
     checkpoint: Annotated[Checkpoint, Affects.NOTHING] = Checkpoint()

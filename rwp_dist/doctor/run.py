@@ -13,15 +13,20 @@ from rwp_dist.data.reader import BadSample, ShardFiles
 from rwp_dist.doctor import disks
 from rwp_dist.doctor.finding import Check, Finding, from_error, ok, problem, warning
 from rwp_dist.doctor.machine import Machine
-from rwp_dist.doctor.memory import PROCESS_BYTES, available_bytes, checkpoint_bytes, estimate
 from rwp_dist.doctor.speed import images_per_second
+from rwp_dist.engine.sharding import engine_text
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.perturb.normals import native
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.resume import changed_settings
-
-TIGHT = 0.85
-"""Share of the memory above which what the estimate leaves out may not fit."""
+from rwp_dist.run.memory import (
+    PROCESS_BYTES,
+    TIGHT,
+    available_bytes,
+    checkpoint_bytes,
+    estimate,
+    with_zero_stage,
+)
 
 
 def earlier_run(machine: Machine) -> Iterator[Finding]:
@@ -60,21 +65,23 @@ def memory(machine: Machine) -> Iterator[Finding]:
         seen = f"with {plural(machine.world_size, 'rank')}, {found.seen}"
         yield warning("batch", seen, f"{found.cure}, or start another number of ranks")
         return
+    memories = [gpu.memory_bytes for gpu in machine.gpus if gpu.memory_bytes]
+    settings = with_zero_stage(settings, split, min(memories, default=None))
     parts = estimate(settings, split, on_gpus=machine.on_gpus)
     total = sum(parts.values())
     text = ", ".join(f"{name} {size(n)}" for name, n in parts.items() if n >= 0.005 * total)
     figures = {f"{name.replace(' ', '_')}_bytes": n for name, n in parts.items()}
     yield ok(
         "estimate",
-        f"{size(total)} a rank, with {plural(split.world_size, 'rank')} at ZeRO "
-        f"{settings.deepspeed.zero_stage}: {text}",
+        f"{size(total)} a rank, with {plural(split.world_size, 'rank')} {engine_text(settings)}: "
+        f"{text}",
         total_bytes=total,
         **figures,
     )
     if not machine.on_gpus:
         need = machine.num_ranks * (total + PROCESS_BYTES)
         yield _fits("main memory", need, available_bytes(), split.size)
-    elif memories := [gpu.memory_bytes for gpu in machine.gpus if gpu.memory_bytes]:
+    elif memories:
         yield _fits("GPU memory", total, min(memories), split.size)
 
 

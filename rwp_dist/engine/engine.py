@@ -1,114 +1,50 @@
-"""One DeepSpeed engine behind few methods: forward, backward, step, whole weights."""
+"""What a run asks of an engine, which computes gradients and updates the weights."""
 
-import io
-import math
 from collections.abc import Sequence
-from contextlib import redirect_stdout
-from typing import Any
+from typing import Any, Protocol
 
-import deepspeed
-import torch
 from torch import Tensor, nn
 
-from rwp_dist.base.errors import ConfigError
-from rwp_dist.config import Settings, Split
-from rwp_dist.engine.deepspeed import check_extra, deepspeed_config
-from rwp_dist.engine.sharding import needs_copy, shares_weights
-from rwp_dist.engine.state import (
-    OptimizerState,
-    gather_optimizer_state,
-    group_state,
-    inner_optimizer,
-    load_group_state,
-    load_state,
-)
-from rwp_dist.engine.zero import Gathered, RestoredByStep
-from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy
+from rwp_dist.engine.state import OptimizerState
+from rwp_dist.perturb.weights import CleanWeights
 
 
-class Engine:
-    """Forward, backward of weighted losses, one update.
+class Engine(Protocol):
+    """Forward, backward of weighted losses, one update."""
 
-    Another engine needs the same public names; nothing outside this folder asks for the stage.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        settings: Settings,
-        split: Split,
-        device: torch.device,
-        *,
-        num_perturbed: int,
-    ) -> None:
-        """``num_perturbed``: most perturbed passes of any one rank in one update."""
-        if shares_weights(settings):
-            prepare_for_stage_3(model)
-        compile_nothing()
-        broadcast_nothing()
-        _broadcast(model)
-        deepspeed.utils.logger.setLevel("ERROR")  # it warns of every optimizer that is not its own
-        stage = settings.deepspeed.zero_stage
-        self.device = device
-        self._stage = stage
-        self._autocast = settings.precision == "bf16"
-        self.num_passes = split.micro_batches
-        # Stage 3 empties parameters, so their shapes are kept.
-        self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        config = deepspeed_config(settings, split)
-        check_extra(config)
-        with redirect_stdout(io.StringIO()):
-            self.ds, *_ = deepspeed.initialize(
-                model=model,
-                optimizer=optimizer,
-                config=config,
-                dist_init_required=False,
-            )
-        self.module: nn.Module = self.ds.module
-        self.params = dict(self.module.named_parameters())
-        self.trained = {name: p for name, p in self.params.items() if p.requires_grad}
-        self.weights: CleanWeights
-        if shares_weights(settings):
-            self.weights = Gathered(self.ds.optimizer)
-        elif needs_copy(settings, num_perturbed):
-            self.weights = PerturbedCopy()
-        else:
-            self.weights = RestoredByStep(self.ds.optimizer, split.world_size)
-        self._passes = 0
-        self._norm: Tensor | None = None
-        """Norm of the last update's gradient, at stage 0."""
-        self.skipped_steps = 0
-        self.num_parameters = sum(math.prod(self.shapes[name]) for name in self.trained)
+    module: nn.Module
+    """The network itself."""
+    params: dict[str, nn.Parameter]
+    trained: dict[str, nn.Parameter]
+    """Parameters by name: all of them, and those that have gradients."""
+    shapes: dict[str, tuple[int, ...]]
+    """Of whole parameters, by name."""
+    num_parameters: int
+    """Elements of all trained parameters."""
+    weights: CleanWeights
+    """How the clean weights come back after a perturbed pass."""
+    num_passes: int
+    """Passes of this rank in one update."""
+    skipped_steps: int
+    """Updates that were left out because their gradient was not finite."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, num_classes]`` in fp32, for a ``backward``. Images ``[B, C, H, W]``."""
-        self._passes += 1
-        self.ds.set_gradient_accumulation_boundary(self._passes == self.num_passes)
-        logits: Tensor = self.ds(images)
-        return logits.float()
 
     def forward_only(self, images: Tensor) -> Tensor:
-        """Logits in fp32 past DeepSpeed's hooks: for evaluation and for ascent."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            logits: Tensor = self.module(images)
-        return logits.float()
+        """Logits in fp32 past the engine's hooks: for evaluation and for ascent."""
 
     def backward(self, loss: Tensor) -> None:
         """Add this pass's gradient; the update's gradient is the mean over all passes and ranks.
 
         The last pass of an update reduces the gradient over all ranks.
         """
-        self.ds.backward(loss)
 
     def gradients(self, params: Sequence[nn.Parameter]) -> list[Tensor | None]:
         """Whole gradients of the update, between its last ``backward`` and ``step``.
 
-        A collective where ZeRO shares gradients out: one for each parameter.
+        A collective where gradients are shared out: one for each parameter.
         """
-        if self._stage == 0:
-            return [p.grad for p in params]
-        return [deepspeed.utils.safe_get_full_grad(p) for p in params]
 
     def step(self, lr: float) -> bool:
         """Update the weights; False if the gradient was not finite and the step was skipped.
@@ -116,57 +52,24 @@ class Engine:
         Args:
             lr: learning rate; each group of parameters multiplies it by its ``lr_factor``.
         """
-        for group in self.ds.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_factor", 1.0)
-        self._passes = 0
-        if self._stage == 0 and not self._gradient_is_finite():
-            self.ds.optimizer.zero_grad()
-            applied = False
-        else:
-            self.ds.step()
-            applied = self.ds.was_step_applied()
-        self.skipped_steps += not applied
-        return applied
-
-    def _gradient_is_finite(self) -> bool:
-        """Stage 0 in fp32 would apply any gradient. All ranks hold the same, and so agree."""
-        grads = [p.grad for p in self.trained.values() if p.grad is not None]
-        self._norm = torch.stack(torch._foreach_norm(grads)).norm()
-        return bool(self._norm.isfinite())
 
     def grad_norm(self) -> float | None:
         """Norm of the last update's gradient, averaged over passes and ranks, before clipping.
 
         The one that was computed for the update anyway. Not finite if that was skipped; None if
-        there was none yet, or DeepSpeed was told not to compute it (``compute_grad_norm``).
+        there was none yet, or none is computed.
 
         It waits for the device: at log steps only.
         """
-        norm = self._norm if self._stage == 0 else self.ds.get_global_grad_norm()
-        return None if norm is None else float(norm)
 
     def optimizer_state(self, *, keep: bool) -> OptimizerState:
         """Whole optimizer state in fp32 on the CPU. A collective; ``keep``: on this rank too."""
-        return gather_optimizer_state(self.ds.optimizer, self._stage, self.trained, keep=keep)
-
-    def full_weights(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """Whole clean fp32 weights by name on the CPU; empty unless ``keep``. A collective."""
-        self.weights.ensure_clean()
-        weights = {}
-        for name, param in self.params.items():
-            if self._stage == 3 and name in self.trained:
-                value = deepspeed.utils.safe_get_full_fp32_param(param)
-                if keep:
-                    weights[name] = value.cpu().clone()
-                continue
-            with deepspeed.zero.GatheredParameters([param], enabled=self._stage == 3):
-                if keep:
-                    weights[name] = param.detach().cpu().clone()
-        return weights
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
         """What the optimizer keeps for each group of parameters beside the settings."""
-        return group_state(self.optimizer)
+
+    def full_weights(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """Whole clean fp32 weights by name on the CPU; empty unless ``keep``. A collective."""
 
     def load(
         self,
@@ -174,68 +77,7 @@ class Engine:
         state: OptimizerState,
         groups: list[dict[str, Any]] | None = None,
     ) -> None:
-        """Take over whole weights and optimizer state, whatever ranks and stage wrote them."""
-        load_state(self.ds.optimizer, self._stage, self.params, weights, state)
-        if groups:
-            load_group_state(self.optimizer, groups)
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """torch's optimizer; under ZeRO it holds this rank's flat shards."""
-        return inner_optimizer(self.ds.optimizer, self._stage)
+        """Take over whole weights and optimizer state, whatever ranks and engine wrote them."""
 
     def close(self) -> None:
-        """Release DeepSpeed's hooks and buffers, so that a process can run another engine."""
-        self.ds.destroy()
-
-
-def compile_nothing() -> None:
-    """Keep DeepSpeed from compiling its shared-memory collective, which training does not use.
-
-    It would do so at the first start on a CPU, for a minute, also for one process alone.
-    """
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def prepare_for_stage_3(model: nn.Module) -> None:
-    """Lay out parameters as ZeRO stage 3 wants them, which shares out rows of bytes.
-
-    Raises:
-        ConfigError: there is a parameter that it cannot share out.
-    """
-    for name, param in model.named_parameters():
-        odd = "no dimensions" if not param.ndim else "no elements" if not param.numel() else None
-        if param.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            odd = f"the type {param.dtype}"
-        if odd:
-            raise ConfigError(
-                f"stage 3 cannot share out {name}, which has {odd}",
-                key="deepspeed.zero_stage",
-                cure="set it to 2",
-            )
-        param.data = param.data.contiguous()
-    if type(model).__name__ == "OptimizedModule":
-        raise ConfigError(
-            "stage 3 cannot gather the weights of a compiled network",
-            key="deepspeed.zero_stage",
-            cure="set it to 2, or leave out torch.compile",
-        )
-
-
-def broadcast_nothing() -> None:
-    """Keep DeepSpeed from giving all ranks the parameters of rank 0: ``_broadcast`` has done it.
-
-    DeepSpeed's own fails for parameters without dimensions and for some that are not contiguous.
-    """
-    deepspeed.DeepSpeedEngine._broadcast_model = lambda self: None
-
-
-def _broadcast(model: nn.Module) -> None:
-    """Give every rank the parameters and buffers of rank 0, of whatever type and layout."""
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            content = tensor.detach().contiguous().view(-1)
-            if len(content):
-                torch.distributed.broadcast(content.view(torch.uint8), 0)
-                if content.data_ptr() != tensor.data_ptr():
-                    tensor.copy_(content.view(tensor.shape))
+        """Release hooks and buffers, so that a process can run another engine."""

@@ -8,8 +8,9 @@ from typing import Any
 
 FP32_BYTES = 4
 
-BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's default of ``zero_optimization.reduce_bucket_size``."""
+BUCKET_ELEMENTS = 2**22
+"""What is reduced or gathered at once: 16 MB. Most networks have fewer than DeepSpeed's own 5e8
+elements, so that their first reduction would start after the last gradient."""
 
 
 def engine_bytes(

@@ -6,14 +6,32 @@ Who does not know ZeRO's stages asks these questions.
 from rwp_dist.config import Settings
 
 
+def zero_stage(settings: Settings) -> int:
+    """The ZeRO stage; ``auto`` is 0, unless ``with_zero_stage`` has replaced it by another."""
+    stage = settings.deepspeed.zero_stage
+    return 0 if stage == "auto" else stage
+
+
+def uses_deepspeed(settings: Settings) -> bool:
+    """Whether DeepSpeed trains: it is named, or asked for what it alone does."""
+    if settings.engine.name != "auto":
+        return settings.engine.name == "deepspeed"
+    return zero_stage(settings) > 0 or bool(settings.deepspeed.extra)
+
+
+def engine_text(settings: Settings) -> str:
+    """For a sentence: "under DDP", "at ZeRO stage 1"."""
+    return f"at ZeRO stage {zero_stage(settings)}" if uses_deepspeed(settings) else "under DDP"
+
+
 def shares_weights(settings: Settings) -> bool:
     """Whether all ranks see the same weights in a pass, because each holds a shard of them."""
-    return settings.deepspeed.zero_stage == 3
+    return zero_stage(settings) == 3
 
 
 def hands_out_flat_shards(settings: Settings) -> bool:
     """Whether the optimizer gets flat shards of all parameters in place of the parameters."""
-    return settings.deepspeed.zero_stage > 0
+    return zero_stage(settings) > 0
 
 
 def needs_copy(settings: Settings, num_perturbed: int) -> bool:

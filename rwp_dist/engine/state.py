@@ -1,11 +1,7 @@
-"""Whole weights and optimizer state of a DeepSpeed engine, for checkpoints of any rank count.
-
-DeepSpeed's own checkpoints are bound to the number of ranks and the ZeRO stage that wrote them.
-"""
+"""Whole optimizer state by parameter name, for checkpoints of any engine and rank count."""
 
 from typing import Any
 
-import deepspeed
 import torch
 from torch import Tensor, nn
 
@@ -17,42 +13,37 @@ OF_SETTINGS = {"params", "lr", "lr_factor", "weight_decay"}
 """What a group of parameters has from the settings; everything else is the optimizer's state."""
 
 
-def inner_optimizer(optimizer: Any, stage: int) -> torch.optim.Optimizer:
-    """torch's optimizer inside ZeRO's."""
-    inner: torch.optim.Optimizer = optimizer if stage == 0 else optimizer.optimizer
-    return inner
-
-
-def gather_optimizer_state(
-    optimizer: Any, stage: int, trained: dict[str, nn.Parameter], *, keep: bool
+def whole_state(
+    optimizer: torch.optim.Optimizer, trained: dict[str, nn.Parameter]
 ) -> OptimizerState:
-    """Whole state in fp32 on the CPU. A collective; ``keep``: this rank keeps the result."""
-    inner = inner_optimizer(optimizer, stage)
-    state: OptimizerState = {name: {} for name in trained}
-    if stage == 0:
-        for name, param in trained.items() if keep else ():
-            state[name] = {k: _on_cpu(v) for k, v in inner.state.get(param, {}).items()}
-        return state
-    shards = [s for s in inner.state.values() if s]
-    if shards and stage < 3:
-        _link_states(optimizer)
-    for key, example in shards[0].items() if shards else ():
-        for name, param in trained.items():
-            value = example
-            if torch.is_tensor(example) and example.ndim:
-                value = deepspeed.utils.safe_get_full_optimizer_state(param, key)
-                if value is None:  # a parameter without elements
-                    continue
-                value = torch.atleast_1d(value)  # or it would look like a counter
-            if keep:
-                state[name][key] = _on_cpu(value)
-    return state
+    """State of an optimizer that holds whole parameters."""
+    return {
+        name: {key: on_cpu(value) for key, value in optimizer.state.get(param, {}).items()}
+        for name, param in trained.items()
+    }
+
+
+def load_whole_state(
+    optimizer: torch.optim.Optimizer, trained: dict[str, nn.Parameter], state: OptimizerState
+) -> None:
+    """Take over what ``whole_state`` gave, or what was gathered from shards."""
+    shaped = shaped_keys(state)
+    for name, param in trained.items():
+        optimizer.state[param] = {
+            key: _for(param, value) if key in shaped else on_cpu(value)
+            for key, value in state[name].items()
+        }
+
+
+def _for(param: nn.Parameter, value: Tensor) -> Tensor:
+    """The value of a parameter where that lies; without dimensions if it has none."""
+    return value.to(param.device).reshape(value.shape if param.ndim else ())
 
 
 def group_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """What an optimizer keeps in its groups beside what the settings say, such as a counter."""
     return [
-        {k: _on_cpu(v) for k, v in group.items() if k not in OF_SETTINGS}
+        {k: on_cpu(v) for k, v in group.items() if k not in OF_SETTINGS}
         for group in optimizer.param_groups
     ]
 
@@ -63,113 +54,12 @@ def load_group_state(optimizer: torch.optim.Optimizer, groups: list[dict[str, An
         group.update(saved)
 
 
-def _on_cpu(value: Any) -> Any:
+def on_cpu(value: Any) -> Any:
     """A copy of a tensor on the CPU; a number as it is."""
     return value.detach().cpu().clone() if torch.is_tensor(value) else value
 
 
-def load_state(
-    optimizer: Any,
-    stage: int,
-    params: dict[str, nn.Parameter],
-    weights: dict[str, Tensor],
-    state: OptimizerState,
-) -> None:
-    """Take over whole weights and optimizer state into this rank's shards."""
-    with torch.no_grad():
-        for name, param in params.items():
-            with deepspeed.zero.GatheredParameters([param], modifier_rank=0, enabled=stage == 3):
-                param.copy_(weights[name])
-    trained = {name: p for name, p in params.items() if p.requires_grad}
-    load = {0: _load_whole, 1: _load_shards, 2: _load_shards, 3: _load_stage3}[stage]
-    load(optimizer, trained, weights, state)
-
-
-def _load_whole(
-    optimizer: Any,
-    trained: dict[str, nn.Parameter],
-    weights: dict[str, Tensor],
-    state: OptimizerState,
-) -> None:
-    shaped = _shaped_keys(state)
-    for name, param in trained.items():
-        optimizer.state[param] = {
-            key: _for(param, value) if key in shaped else _on_cpu(value)
-            for key, value in state[name].items()
-        }
-
-
-def _for(param: nn.Parameter, value: Tensor) -> Tensor:
-    """The value of a parameter where that lies; without dimensions if it has none."""
-    return value.to(param.device).reshape(value.shape if param.ndim else ())
-
-
-def _load_shards(
-    optimizer: Any,
-    trained: dict[str, nn.Parameter],
-    weights: dict[str, Tensor],
-    state: OptimizerState,
-) -> None:
-    """Shards of the flat fp32 weights, and in the same places those of the optimizer's state."""
-    inner = optimizer.optimizer
-    optimizer.refresh_fp32_params()
-    flats, shaped = optimizer.single_partition_of_fp32_groups, _shaped_keys(state)
-    for flat in flats:
-        inner.state[flat] = _empty_state(flat, state)
-    for name, param in trained.items():
-        if not param.numel():
-            continue
-        mapping: Any = param._hp_mapping  # type: ignore[attr-defined]
-        if mapping is None:  # all of it lies in other ranks' shards
-            continue
-        there, here = mapping.hp_fragment_address, mapping.lp_fragment_address
-        shard = flats[mapping.param_group_index]
-        for key, value in state[name].items():
-            if key in shaped:
-                piece = value.flatten().narrow(0, here.start, here.numel)
-                inner.state[shard][key].narrow(0, there.start, there.numel).copy_(piece)
-    _link_states(optimizer)  # a checkpoint may be due before the next step
-
-
-def _link_states(optimizer: Any) -> None:
-    """Tell DeepSpeed which part of the optimizer's state belongs to which parameter.
-
-    It does so itself in its first step, but after the first group of parameters: the state of the
-    others is still empty then, and not asked for again.
-    """
-    optimizer._hp_optimizer_states_linked = False
-    optimizer._lazy_init_hp_params_optimizer_state()
-
-
-def _load_stage3(
-    optimizer: Any,
-    trained: dict[str, nn.Parameter],
-    weights: dict[str, Tensor],
-    state: OptimizerState,
-) -> None:
-    shaped = _shaped_keys(state)
-    for flat in optimizer.fp32_partitioned_groups_flat:
-        optimizer.optimizer.state[flat] = _empty_state(flat, state)
-    for name, param in trained.items():
-        device = optimizer.device
-        deepspeed.utils.safe_set_local_fp32_param(param, _shard(weights[name], device))
-        for key, value in state[name].items():
-            if key in shaped:
-                shard = _shard(value, device)
-                deepspeed.utils.safe_set_local_optimizer_state(param, shard, key)
-
-
-def _empty_state(flat: Tensor, state: OptimizerState) -> dict[str, Any]:
-    """Zeros for a flat shard, and counters as they were."""
-    shaped = _shaped_keys(state)
-    return {
-        key: torch.zeros_like(flat) if key in shaped else _on_cpu(value)
-        for values in state.values()
-        for key, value in values.items()
-    }
-
-
-def _shaped_keys(state: OptimizerState) -> set[str]:
+def shaped_keys(state: OptimizerState) -> set[str]:
     """Keys of what belongs to the elements of a parameter; the others are counters.
 
     Other parameters tell, because a value of one without dimensions looks like a counter.
@@ -180,10 +70,3 @@ def _shaped_keys(state: OptimizerState) -> set[str]:
         for key, value in values.items()
         if torch.is_tensor(value) and value.ndim
     }
-
-
-def _shard(value: Tensor, device: torch.device) -> Tensor:
-    """This rank's part of a whole parameter; DeepSpeed's own setters fail on a remainder."""
-    world_size = torch.distributed.get_world_size()
-    flat = torch.nn.functional.pad(value.flatten(), (0, -value.numel() % world_size))
-    return flat.chunk(world_size)[torch.distributed.get_rank()].to(device)

@@ -53,6 +53,6 @@ def stage(
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """The stage of a block that imports torch and DeepSpeed, unless they are imported already."""
-    with stage("loading torch and DeepSpeed", at_once="torch" not in sys.modules):
+    """The stage of a block that imports torch, unless it is imported already."""
+    with stage("loading torch", at_once="torch" not in sys.modules):
         yield

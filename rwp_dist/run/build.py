@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.base.text import size
 from rwp_dist.config import Settings, Split, split_batch
 from rwp_dist.data.chosen import check_classes
 from rwp_dist.data.classes import Note, notes
@@ -15,8 +16,9 @@ from rwp_dist.data.dataset import check_labels_again
 from rwp_dist.data.image import Mixer, Normalise
 from rwp_dist.data.open import Eval, Train, open_eval, open_train
 from rwp_dist.data.stream import EvalStream, TrainStream
-from rwp_dist.engine.deepspeed import check_energy_buckets
+from rwp_dist.engine.deepspeed.config import check_energy_buckets
 from rwp_dist.engine.engine import Engine
+from rwp_dist.engine.start import start_engine
 from rwp_dist.perturb import METHODS, Perturbed
 from rwp_dist.perturb.energy import ENERGY_BUCKET_BYTES
 from rwp_dist.perturb.normals import Backend, choose_backend
@@ -24,6 +26,7 @@ from rwp_dist.perturb.slots import Slot
 from rwp_dist.process.group import choose_device, gathered, same_on_all_ranks
 from rwp_dist.process.stages import stage
 from rwp_dist.run.flops import count_flops
+from rwp_dist.run.memory import with_zero_stage
 from rwp_dist.run.models import build_model
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.parts import EXTRAS, Parts
@@ -49,13 +52,15 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     """
     split = split_batch(settings, dist.get_world_size())
     device = choose_device(settings.run.device)
+    asked, memory = settings, _least_memory(device)
+    settings = with_zero_stage(settings, split, memory)
     torch.set_num_threads(settings.run.threads)
     method = METHODS[settings.method.name]
     pin = device.type == "cuda"
     # What fails here may fail on one node alone; the others would wait for it in the engine.
     with stage("building the network"), same_on_all_ranks():
         model = build_model(settings, device)
-        check_trainable(model, settings, split.size)
+        unused = check_trainable(model, settings, split.size)
         optimizer = build_optimizer(model, settings)
         # Before DeepSpeed adds hooks, or empties the parameters.
         flops = count_flops(model, settings.data.channels, settings.data.image_size)
@@ -68,9 +73,15 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     if backend == "triton" and method.observes_gradients:
         check_energy_buckets(settings, ENERGY_BUCKET_BYTES)
     slots = slots_of(settings, split)
-    with stage("starting DeepSpeed"):
-        engine = Engine(
-            model, optimizer, settings, split, device, num_perturbed=most_perturbed(slots)
+    with stage("starting the engine"):
+        engine = start_engine(
+            model,
+            optimizer,
+            settings,
+            split,
+            device,
+            num_perturbed=most_perturbed(slots),
+            some_unused=bool(unused),
         )
     perturbed = _perturb(settings, engine, slots, timeline, backend)
     engine.module.train()
@@ -91,7 +102,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         extras={name: extra for name, extra in extras.items() if extra is not None},
         flops_per_image=flops,
         classes=train.dataset.classes if isinstance(train, TrainStream) else None,
-        notes=tuple(_notes(settings, split, train, val)),
+        notes=(*_stage_notes(asked, settings, memory), *_notes(settings, split, train, val)),
     )
 
 
@@ -108,6 +119,15 @@ def _open_streams(settings: Settings, split: Split, pin: bool) -> tuple[TrainStr
     for stream in (train, val):
         check_labels_again(stream.dataset, rank, world_size)
     return train, val
+
+
+def _stage_notes(asked: Settings, settings: Settings, memory: int | None) -> list[Note]:
+    """What ``deepspeed.zero_stage: auto`` has chosen, if it is not the usual stage 0."""
+    stage = settings.deepspeed.zero_stage
+    if asked.deepspeed.zero_stage != "auto" or stage == 0 or memory is None:
+        return []
+    problem = f"auto has chosen {stage}, because less does not fit into the {size(memory)} of a GPU"
+    return [Note("deepspeed.zero_stage", problem, "set it to another if that is not meant")]
 
 
 def _notes(settings: Settings, split: Split, train: Train, val: Eval) -> list[Note]:
@@ -152,6 +172,13 @@ def keys_of_settings() -> Iterator[None]:
     except ConfigError as error:
         key = SETTINGS.get(error.key or "", error.key)
         raise ConfigError(error.problem, key=key, cure=error.cure) from error
+
+
+def _least_memory(device: torch.device) -> int | None:
+    """Bytes of the smallest GPU of all ranks; None: this is no GPU. A collective."""
+    if device.type != "cuda":
+        return None
+    return min(gathered(torch.cuda.get_device_properties(device).total_memory))
 
 
 def _common(mine: Backend) -> Backend:

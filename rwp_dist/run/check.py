@@ -18,7 +18,7 @@ from rwp_dist.config import (
     unreachable_places,
 )
 from rwp_dist.data.check import DataCheck, Problem
-from rwp_dist.engine.deepspeed import deepspeed_config
+from rwp_dist.engine.deepspeed.config import deepspeed_config
 from rwp_dist.process.stages import stage
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.ending import write_refusal

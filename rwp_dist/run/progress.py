@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rwp_dist.data.batch import Step
 from rwp_dist.data.remote import CacheStats
+from rwp_dist.engine.sharding import uses_deepspeed, zero_stage
 from rwp_dist.perturb.slots import Slot
 from rwp_dist.perturb.stopwatch import Stopwatch
 from rwp_dist.process.consensus import Agreed
@@ -266,6 +267,8 @@ class Progress:
             "num_parameters": parts.engine.num_parameters,
             "world_size": parts.split.world_size,
             "device": parts.device.type,
+            "engine": "deepspeed" if uses_deepspeed(s) else "ddp",
+            "zero_stage": zero_stage(s),
             "steps": parts.timeline.total_steps,
             "epochs": parts.timeline.total_steps / parts.timeline.steps_per_epoch,
             "passes_per_step": parts.method.passes,

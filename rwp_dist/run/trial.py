@@ -56,8 +56,10 @@ def check_parameters(model: nn.Module, name: str) -> None:
             )
 
 
-def check_trainable(model: nn.Module, settings: Settings, micro_batch: int) -> None:
+def check_trainable(model: nn.Module, settings: Settings, micro_batch: int) -> list[str]:
     """Refuse a network that cannot be trained, before anything is built around it.
+
+    Returns names of trained parameters that take no part in its output.
 
     Args:
         model: on its device.
@@ -74,13 +76,15 @@ def check_trainable(model: nn.Module, settings: Settings, micro_batch: int) -> N
                 f"{name} is a SyncBatchNorm, which works on GPUs alone",
                 "use BatchNorm, or set run.device to cuda",
             )
-    try_network(model, settings, micro_batch, training=True)
+    return try_network(model, settings, micro_batch, training=True)
 
 
 def try_network(
     model: nn.Module, settings: Settings, num_images: int = 2, *, training: bool = False
-) -> None:
+) -> list[str]:
     """Pass images through a network, and look at what it returns; leaves no trace in it.
+
+    Returns names of trained parameters that take no part in it, if ``training``.
 
     The images have shapes and no values, unless the network cannot do with these.
 
@@ -98,19 +102,40 @@ def try_network(
     with _in_mode(model, training), torch.set_grad_enabled(training):
         try:
             try:
-                output = _output(model, shape, META)
+                output, tensors = _output(model, shape, META)
             except Exception:  # it may look at values, or have tensors that are no buffers
                 own = next(model.parameters(), torch.empty(0)).device
-                output = _output(model, shape, own)
+                output, tensors = _output(model, shape, own)
         except Exception as error:  # a network of the user's may raise anything
             raise _failed(model, settings, shape, error) from error
-    _check_output(output, settings, num_images, training)
+    logits = _check_output(output, settings, num_images, training)
+    if not training:
+        return []
+    used = _leaves(logits)
+    return [n for n, p in model.named_parameters() if p.requires_grad and tensors[n] not in used]
 
 
-def _output(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> object:
-    """What a copy of the network on ``device`` returns."""
+def _output(
+    model: nn.Module, shape: tuple[int, ...], device: torch.device
+) -> tuple[object, dict[str, Tensor]]:
+    """What a copy of the network on ``device`` returns, and its tensors by name."""
     with torch.random.fork_rng(devices=[]):
-        return call_with(model, copies_of(model, device), torch.rand(shape, device=device))
+        copies = copies_of(model, device)
+        return call_with(model, copies, torch.rand(shape, device=device)), copies
+
+
+def _leaves(output: Tensor) -> set[Tensor]:
+    """Tensors without a history that a gradient of ``output`` would reach."""
+    found, seen, open_ = set[Tensor](), set[Any](), [output.grad_fn]
+    while open_:
+        node = open_.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        open_ += [before for before, _ in node.next_functions]
+    return found
 
 
 def named_once(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -195,7 +220,8 @@ def _module_of(error: Exception, model: nn.Module) -> str:
     return next((names[owner] for owner in reversed(owners) if owner in names), "")
 
 
-def _check_output(output: object, settings: Settings, num_images: int, training: bool) -> None:
+def _check_output(output: object, settings: Settings, num_images: int, training: bool) -> Tensor:
+    """The logits, if that is what it is."""
     name, wanted = settings.model.name, (num_images, settings.model.num_classes)
     where = "" if training else " in evaluation mode"
     if not isinstance(output, Tensor):
@@ -220,6 +246,7 @@ def _check_output(output: object, settings: Settings, num_images: int, training:
             f"no trained parameter has a part in what {name} returns",
             "set requires_grad of parameters that it uses, and detach nothing",
         )
+    return output
 
 
 def _dtype(tensor: Tensor) -> str:

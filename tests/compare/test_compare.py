@@ -144,7 +144,7 @@ def test_one_label_with_different_settings_is_several_rows(tmp_path: Path) -> No
     for seed, top1 in ((0, 95.0), (1, 96.0)):
         own = [f"run.seed={seed}", "method.sigma=0.1", "batch.global=128"]
         aside = ["data.workers=0", "tracking.log_every=7", "evaluation.every_epochs=3"]
-        aside += ["checkpoint.keep_last=9", "deepspeed.overlap_comm=true", "run.threads=2"]
+        aside += ["checkpoint.keep_last=9", "engine.name=deepspeed", "run.threads=2"]
         configure(make(runs, "m-rwp", seed, top1, 0.01), *own, *(aside if seed else []))
         configure(make(runs, "sgd", seed, 74.0, 0.01), "method.name=sgd", f"run.seed={seed}")
     configure(make(runs / "other", "m-rwp", 0, 9.2, 0.01, session=""), "method.sigma=0.8")
@@ -158,12 +158,12 @@ def test_one_label_with_different_settings_is_several_rows(tmp_path: Path) -> No
     assert rows["m-rwp, sigma=0.8, global=64"]["differs"] == differs
     assert "Careful: runs of" not in notes_of(runs)
 
-    compare([runs], tmp_path / "out", by=["method.sigma", "deepspeed.overlap_comm"])
+    compare([runs], tmp_path / "out", by=["method.sigma", "engine.name"])
     assert list(numbers(tmp_path / "out")) == [
         "sgd",
-        "m-rwp, sigma=0.1, overlap_comm=False",
-        "m-rwp, sigma=0.1, overlap_comm=True",
-        "m-rwp, sigma=0.8, overlap_comm=False",
+        "m-rwp, sigma=0.1, name=auto",
+        "m-rwp, sigma=0.1, name=deepspeed",
+        "m-rwp, sigma=0.8, name=auto",
     ]
 
 

@@ -15,8 +15,8 @@ from support.small import (
 )
 
 from rwp_dist.config import Split
-from rwp_dist.engine.engine import Engine
-from rwp_dist.engine.zero import Gathered, RestoredByStep
+from rwp_dist.engine.deepspeed.weights import Gathered, RestoredByStep
+from rwp_dist.engine.start import start_engine
 from rwp_dist.perturb.weights import PerturbedCopy
 from rwp_dist.run.optimizers import build_optimizer
 
@@ -49,7 +49,7 @@ def mean_gradient():
         settings = small_settings(*plain, f"deepspeed.zero_stage={stage}")
         model, split = torch.nn.Linear(1, 1), Split(2, 2, 3)
         optimizer = build_optimizer(model, settings)
-        engine = Engine(model, optimizer, settings, split, CPU, num_perturbed=0)
+        engine = start_engine(model, optimizer, settings, split, CPU, num_perturbed=0)
         before = engine.full_weights()
         rank = torch.distributed.get_rank()
         for micro_batch in range(2):
@@ -76,7 +76,7 @@ def norms_of_the_gradient(clip):
             "method.name=sgd", f"optimizer.clip_norm={clip}", f"deepspeed.zero_stage={stage}"
         )
         optimizer = build_optimizer(model, settings)
-        engine = Engine(model, optimizer, settings, Split(2, 2, 3), CPU, num_perturbed=0)
+        engine = start_engine(model, optimizer, settings, Split(2, 2, 3), CPU, num_perturbed=0)
         assert stage > 0 or engine.grad_norm() is None
         for micro_batch in range(2):
             engine.backward(loss_of(engine.forward, 2 * rank + micro_batch))
@@ -114,7 +114,7 @@ def norms_of_skipped_steps():
         settings = small_settings("method.name=sgd", *more)
         model = torch.nn.Linear(1, 1)
         optimizer = build_optimizer(model, settings)
-        engine = Engine(model, optimizer, settings, Split(1, 1, 3), CPU, num_perturbed=0)
+        engine = start_engine(model, optimizer, settings, Split(1, 1, 3), CPU, num_perturbed=0)
         engine.backward(engine.forward(torch.full((3, 1), float("inf"))).mean())
         assert not engine.step(lr=0.5)
         norms.append(engine.grad_norm())
@@ -231,3 +231,34 @@ def test_gradients_may_be_asked_for_before_the_step_and_are_means_over_passes_an
             for grad, wanted in zip(grads, ranks[0][0], strict=True):
                 torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-6)
     assert ranks[0][0][0].norm() > 0
+
+
+ENGINES = (
+    "engine.name=ddp",
+    "engine.name=deepspeed",
+    *map("deepspeed.zero_stage={}".format, (1, 2)),
+)
+
+
+def gradients_in_bf16(precision):
+    found = []
+    for engine_name in ENGINES:
+        more = ("engine.reduce_dtype=bf16", f"precision={precision}", engine_name)
+        with small_parts(small_settings("method.name=sgd", *more)) as parts:
+            engine = parts.engine
+            (batch,) = next(parts.train.steps(0, 1)).batches
+            logits = engine.forward(parts.normalise(batch.images))
+            engine.backward(parts.task.loss(logits, batch.labels, batch.weights).mean())
+            (grad,) = engine.gradients([engine.params["conv1.weight"]])
+            found.append(grad.clone())
+            engine.step(0.1)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_engine_averages_in_bf16_if_it_is_asked_to(precision):
+    for grads in run_ranks(gradients_in_bf16, 2, precision):
+        for grad in grads:
+            assert grad.dtype == torch.float32 and grad.norm() > 0
+            assert torch.equal(grad, grad.bfloat16().float())
+            torch.testing.assert_close(grad, grads[0], rtol=2e-2, atol=1e-3)

@@ -156,7 +156,7 @@ def subtract_noise_again():
             clean.copy_(param.data - (param.data - clean))
         self.recover()
 
-    with patch("rwp_dist.engine.engine.PerturbedCopy.restore", restore):
+    with patch("rwp_dist.perturb.weights.PerturbedCopy.restore", restore):
         return digests_after_every_step([("method.name=m-rwp", "deepspeed.zero_stage=0")], False)
 
 

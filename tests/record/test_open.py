@@ -43,7 +43,7 @@ def test_what_changes_the_updates_of_a_resumed_run_is_allowed_and_told(tmp_path:
     more = ("batch.per_rank=16", "deepspeed.zero_stage=0")
     assert attempt(tmp_path, *more, ranks=4) == [
         "batch.per_rank: 64 before, 16 now",
-        "deepspeed.zero_stage: 1 before, 0 now",
+        "deepspeed.zero_stage: auto before, 0 now",
         "ranks: 2 before, 4 now",
     ]
     assert attempt(tmp_path, *more, ranks=4) == []

@@ -118,7 +118,7 @@ def ends(cases):
     for case in cases:
         with small_parts(small_settings(*case, split_over(2, 2))) as parts:
             run_all(parts, stop=4)
-            groups = parts.engine.ds.optimizer.param_groups
+            groups = parts.engine.optimizer.param_groups
             found.append((parts.engine.full_weights(), [group["lr"] for group in groups]))
     return found
 

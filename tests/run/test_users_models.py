@@ -26,7 +26,7 @@ from torch.nn.utils import parametrizations
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import load_settings
-from rwp_dist.engine.engine import prepare_for_stage_3
+from rwp_dist.engine.deepspeed.engine import prepare_for_stage_3
 from rwp_dist.perturb import METHODS, Perturbed
 from rwp_dist.process.replicas import check_replicas
 from rwp_dist.run.checkpoint import read_checkpoint

@@ -108,6 +108,7 @@ SLOW = (
         f"perturb/test_oracle.py::test_{name}"
         for name in (
             "a_padded_last_batch",
+            "buckets_of_any_size",
             "every_method_equals_the_oracle_at_stages_0_1_and_2[1-2",
             "every_method_equals_the_oracle_at_stages_0_1_and_2[2",
             "every_method_equals_the_oracle_at_stages_0_1_and_2[3",
@@ -124,7 +125,7 @@ SLOW = (
     "doctor/test_doctor_report.py::test_the_whole",
     "doctor/test_gpus.py::test_a_driver",
     "doctor/test_gpus.py::test_the_probe",
-    "doctor/test_memory.py::test_the_",
+    "run/test_memory.py::test_the_",
     "doctor/test_ranks.py",
     "process/test_meeting.py",
     "doctor/test_speed.py::test_it_is_that_of",

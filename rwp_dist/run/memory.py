@@ -5,13 +5,14 @@ what CUDA, NCCL and cuDNN take for themselves and what fragmentation loses.
 """
 
 import importlib.util
+from typing import Literal
 
 import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 
 from rwp_dist.config import Settings, Split
-from rwp_dist.engine.deepspeed import deepspeed_config
+from rwp_dist.engine.deepspeed.config import deepspeed_config
 from rwp_dist.engine.memory import engine_bytes
 from rwp_dist.engine.sharding import needs_copy
 from rwp_dist.perturb.memory import perturbation_bytes
@@ -21,8 +22,15 @@ from rwp_dist.run.models import build_shapes
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.slots import most_perturbed, slots_of
 
+TIGHT = 0.85
+"""Share of the memory above which what the estimate leaves out may not fit."""
+
 PROCESS_BYTES = 0.6e9
 """A rank on the CPU before it has any tensor: Python, torch and DeepSpeed."""
+
+
+ZERO_STAGES: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)
+"""Stages that ``auto`` chooses from: stage 3 has all ranks share one noise."""
 
 
 def estimate(settings: Settings, split: Split, *, on_gpus: bool) -> dict[str, float]:
@@ -56,6 +64,29 @@ def estimate(settings: Settings, split: Split, *, on_gpus: bool) -> dict[str, fl
         ),
         "activations": activation_bytes(settings, split.size, model),
     }
+
+
+def with_zero_stage(settings: Settings, split: Split, memory_bytes: float | None) -> Settings:
+    """The same with a number for ``deepspeed.zero_stage: auto``: the first that fits.
+
+    Args:
+        settings: of the run.
+        split: how a batch is shared.
+        memory_bytes: of the smallest GPU; None: ranks compute on CPUs, where nothing is split.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    if settings.deepspeed.zero_stage != "auto":
+        return settings
+    for stage in ZERO_STAGES:
+        deepspeed = settings.deepspeed.model_copy(update={"zero_stage": stage})
+        chosen = settings.model_copy(update={"deepspeed": deepspeed})
+        if memory_bytes is None:
+            break
+        if sum(estimate(chosen, split, on_gpus=True).values()) <= TIGHT * memory_bytes:
+            break
+    return chosen
 
 
 def optimizer_bytes(settings: Settings, model: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Every name of DeepSpeed that ``rwp_dist/engine`` uses and DeepSpeed does not promise to keep.
+"""Every name of DeepSpeed that the engine uses and DeepSpeed does not promise to keep.
 
 Each is tested by what it does, with DeepSpeed alone. A new release of DeepSpeed that changes one
 of them fails here first, and says which.
@@ -14,7 +14,7 @@ from torch import nn
 
 from rwp_dist.config import load_settings, split_batch
 
-ENGINE = Path(__file__).parents[2] / "rwp_dist" / "engine"
+ENGINE = Path(__file__).parents[3] / "rwp_dist" / "engine" / "deepspeed"
 
 PRIVATE = {
     # optimizer of ZeRO 1 and 2
@@ -73,8 +73,8 @@ def initialize(stage: int, seed: int = 0):
     """A DeepSpeed engine with the configuration of this project, and its clean weights."""
     import deepspeed
 
-    from rwp_dist.engine.deepspeed import deepspeed_config
-    from rwp_dist.engine.engine import compile_nothing
+    from rwp_dist.engine.deepspeed.config import deepspeed_config
+    from rwp_dist.engine.deepspeed.engine import compile_nothing
 
     compile_nothing()
     settings = load_settings(
@@ -158,7 +158,7 @@ def shards_of_zero_3() -> None:
 
 
 def nothing_is_broadcast() -> None:
-    from rwp_dist.engine.engine import broadcast_nothing
+    from rwp_dist.engine.deepspeed.engine import broadcast_nothing
 
     broadcast_nothing()
     engine, drawn = initialize(0, seed=torch.distributed.get_rank())
@@ -170,7 +170,7 @@ def nothing_is_broadcast() -> None:
 def nothing_is_compiled() -> None:
     from deepspeed.comm.torch import build_shm_op
 
-    from rwp_dist.engine.engine import compile_nothing
+    from rwp_dist.engine.deepspeed.engine import compile_nothing
 
     compile_nothing()
     assert build_shm_op() is None

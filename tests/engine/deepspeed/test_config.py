@@ -7,7 +7,8 @@ import pytest
 
 from rwp_dist.base.errors import ConfigError, SettingsError
 from rwp_dist.config import load_settings, split_batch
-from rwp_dist.engine.deepspeed import check_extra, deepspeed_config
+from rwp_dist.engine.deepspeed.config import check_extra, deepspeed_config
+from rwp_dist.engine.memory import BUCKET_ELEMENTS
 
 
 def config_of(*overrides: str, world_size: int = 1) -> dict[str, object]:
@@ -29,6 +30,7 @@ def test_it_says_what_the_settings_say_and_extra_adds_to_it() -> None:
         "stage": 2,
         "overlap_comm": True,
         "reduce_bucket_size": 1000,
+        "allgather_bucket_size": BUCKET_ELEMENTS,
     }
     assert config["torch_autocast"] == {
         "enabled": True,

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from rwp_dist.base.errors import ConfigError, SettingsError
 from rwp_dist.config import Settings, Split
+from rwp_dist.engine.memory import BUCKET_ELEMENTS
+from rwp_dist.engine.sharding import zero_stage
 
 SET_BY = {
     "optimizer": "optimizer.*",
@@ -45,7 +47,7 @@ def deepspeed_config(settings: Settings, split: Split) -> dict[str, Any]:
         raise SettingsError("deepspeed.extra", problems)
     sizes = (settings.batch.global_, split.size, split.micro_batches)
     fixed = _fixed(settings) | dict(zip(SPLIT_KEYS, sizes, strict=True))
-    return _merge(_merge(_preferred(), settings.deepspeed.extra), fixed)
+    return _merge(_merge(_preferred(settings), settings.deepspeed.extra), fixed)
 
 
 def check_extra(config: dict[str, Any]) -> None:
@@ -164,21 +166,24 @@ def _conflicts(
             yield here, ours, theirs
 
 
-def _preferred() -> dict[str, Any]:
+def _preferred(settings: Settings) -> dict[str, Any]:
     """What ``deepspeed.extra`` may override."""
+    buckets = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), BUCKET_ELEMENTS)
+    # Empty: the gradients of no type of module are reduced in the type of autocast.
+    types: dict[str, Any] = {"lower_precision_safe_modules": []}
     return {
+        "zero_optimization": buckets,
+        "torch_autocast": {} if _reduces_in_bf16(settings) else types,
         "steps_per_print": 2**62,
         "wall_clock_breakdown": False,
         # Its timer synchronises the device at every forward pass; steps are timed elsewhere.
         "timers": {"throughput": {"enabled": False}},
-        # Empty: gradients are reduced in fp32, not in the type of autocast.
-        "torch_autocast": {"lower_precision_safe_modules": []},
     }
 
 
 def _fixed(settings: Settings) -> dict[str, Any]:
     """What other settings decide."""
-    stage = settings.deepspeed.zero_stage
+    stage = zero_stage(settings)
     zero: dict[str, Any] = {"stage": stage}
     if stage:
         zero["overlap_comm"] = settings.deepspeed.overlap_comm
@@ -187,7 +192,12 @@ def _fixed(settings: Settings) -> dict[str, Any]:
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "torch_autocast": {"enabled": settings.precision == "bf16", "dtype": "bfloat16"},
+        **({"communication_data_type": "bf16"} if _reduces_in_bf16(settings) else {}),
     }
+
+
+def _reduces_in_bf16(settings: Settings) -> bool:
+    return settings.engine.reduce_dtype == "bf16"
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from support.small import small_parts, small_settings
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import load_settings
-from rwp_dist.engine.deepspeed import check_energy_buckets
+from rwp_dist.engine.deepspeed.config import check_energy_buckets
 
 SMALL = "deepspeed.extra={zero_optimization: {reduce_bucket_size: 1000}}"
 SCATTERED = "deepspeed.extra={zero_optimization: {contiguous_gradients: false}}"

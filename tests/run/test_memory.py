@@ -6,13 +6,14 @@ from support.examining import look
 from support.ranks import run_ranks
 
 from rwp_dist.config import Settings, load_settings, split_batch
-from rwp_dist.doctor import memory, run
+from rwp_dist.doctor import run
 from rwp_dist.doctor.finding import Finding
 from rwp_dist.doctor.machine import Machine
 from rwp_dist.doctor.probe import Gpu, Probe
 from rwp_dist.engine.memory import engine_bytes
 from rwp_dist.perturb.memory import perturbation_bytes
 from rwp_dist.perturb.methods import METHODS
+from rwp_dist.run import memory
 from rwp_dist.run.models import build_model, build_shapes
 
 IMAGENET = ["data.channels=3", "data.image_size=224", "model.num_classes=1000"]
@@ -42,7 +43,7 @@ def peak_of_engine(overrides: list[str]) -> tuple[int, dict[str, float]]:
     """Bytes after a backward pass of the second update, when all state is there; the estimate."""
     import torch.distributed as dist
 
-    from rwp_dist.engine.engine import Engine
+    from rwp_dist.engine.start import start_engine
     from rwp_dist.perturb.ahead import DrawAhead
     from rwp_dist.perturb.normals.generator import TorchNormals
     from rwp_dist.perturb.rows import list_rows
@@ -54,7 +55,7 @@ def peak_of_engine(overrides: list[str]) -> tuple[int, dict[str, float]]:
     model = build_model(settings)
     rows = list_rows(model.named_parameters())
     cpu, optimizer = torch.device("cpu"), build_optimizer(model, settings)
-    engine = Engine(model, optimizer, settings, split, cpu, num_perturbed=split.micro_batches)
+    engine = start_engine(model, optimizer, settings, split, cpu, num_perturbed=split.micro_batches)
     ahead = DrawAhead(TorchNormals(0, cpu), rows) if settings.noise.prefetch else None
     peak = 0
     for update in range(2):
@@ -195,14 +196,37 @@ def on_gpus(memory_gb: float, *overrides: str, count: int = 2) -> list[Finding]:
     return look(run.memory, machine)
 
 
+BIG = ["model.name=resnet50", "batch.global=512", "batch.per_rank=256"]
+
+
 def test_a_network_that_does_not_fit_is_a_problem_with_the_settings_to_change() -> None:
-    big = ["model.name=resnet50", "batch.global=512", "batch.per_rank=256"]
+    big = [*BIG, "deepspeed.zero_stage=1"]
     estimate, verdict = on_gpus(16, *big)
     assert "activations 22.0 GB" in estimate.seen and "2 ranks" in estimate.seen
     assert verdict.state == "problem" and "16.0 GB" in verdict.seen
     assert "batch.per_rank below 256" in verdict.cure and "bf16" in verdict.cure
     assert on_gpus(80, *big)[1].state == "ok"
-    assert on_gpus(27, *big)[1].state == "warning"
+    assert on_gpus(26, *big)[1].state == "warning"
+
+
+def test_the_first_stage_that_fits_is_chosen() -> None:
+    """64 ranks, so that each stage has a place between those of its neighbours."""
+    told = [*IMAGENET, "model.name=vit_l_16", "batch.global=256"]
+    settings = settings_of(*told)
+    split = split_batch(settings, 64)
+
+    def need(stage: int) -> float:
+        chosen = settings_of(*told, f"deepspeed.zero_stage={stage}")
+        return sum(memory.estimate(chosen, split, on_gpus=True).values()) / memory.TIGHT
+
+    for stage in (0, 1):
+        enough = memory.with_zero_stage(settings, split, need(stage) + 1)
+        assert enough.deepspeed.zero_stage == stage
+    for too_little in (need(1) - 1, 1.0):
+        assert memory.with_zero_stage(settings, split, too_little).deepspeed.zero_stage == 2
+    assert memory.with_zero_stage(settings, split, None).deepspeed.zero_stage == 0
+    named = settings_of(*told, "deepspeed.zero_stage=1")
+    assert memory.with_zero_stage(named, split, 1e15) is named
 
 
 def test_a_batch_that_so_many_ranks_cannot_share_is_a_warning() -> None:

@@ -1,0 +1,189 @@
+"""torch's DistributedDataParallel: every rank holds all weights, gradients and optimizer state."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.config import Settings, Split
+from rwp_dist.engine.broadcast import broadcast_tensors
+from rwp_dist.engine.state import (
+    OptimizerState,
+    group_state,
+    load_group_state,
+    load_whole_state,
+    whole_state,
+)
+from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy
+
+
+class DDPEngine:
+    """An ``Engine`` that splits nothing over the ranks."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        settings: Settings,
+        split: Split,
+        device: torch.device,
+        *,
+        some_unused: bool = False,
+    ) -> None:
+        """``some_unused``: there are parameters that take no part in a pass."""
+        broadcast_tensors(model)
+        self.module, self.optimizer, self.device = model, optimizer, device
+        self.num_passes = split.micro_batches
+        self.params = dict(model.named_parameters())
+        self.trained = {name: p for name, p in self.params.items() if p.requires_grad}
+        self.shapes = {name: tuple(p.shape) for name, p in self.params.items()}
+        self.num_parameters = sum(p.numel() for p in self.trained.values())
+        self.weights: CleanWeights = PerturbedCopy()
+        self.skipped_steps = 0
+        self._autocast = settings.precision == "bf16"
+        self._clip_norm = settings.optimizer.clip_norm
+        self._replica: DistributedDataParallel | None = None
+        if dist.get_world_size() > 1:
+            in_bf16 = settings.engine.reduce_dtype == "bf16"
+            self._replica = _replicated(model, some_unused=some_unused, in_bf16=in_bf16)
+        self._passes = 0
+        self._norm: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        self._passes += 1
+        if self._replica is None:
+            return self.forward_only(images)
+        # Whether a backward pass reduces gradients is decided by its forward pass.
+        last = self._passes == self.num_passes
+        reducing = nullcontext() if last else self._replica.no_sync()
+        with _refusing(), reducing, self._in_precision():
+            logits: Tensor = self._replica(images)
+        return logits.float()
+
+    def forward_only(self, images: Tensor) -> Tensor:
+        with self._in_precision():
+            logits: Tensor = self.module(images)
+        return logits.float()
+
+    def _in_precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
+
+    def backward(self, loss: Tensor) -> None:
+        with _refusing():
+            (loss / self.num_passes).backward()
+
+    def gradients(self, params: Sequence[nn.Parameter]) -> list[Tensor | None]:
+        return [p.grad for p in params]
+
+    def step(self, lr: float) -> bool:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_factor", 1.0)
+        self._passes = 0
+        trained = self.trained.values()
+        for param in trained:
+            if param.grad is None:  # no pass has used it; ZeRO's gradient is 0 then
+                param.grad = torch.zeros_like(param)
+        self._norm = get_total_norm([p.grad for p in trained if p.grad is not None])
+        # All ranks hold the same gradient, and so agree.
+        applied = bool(self._norm.isfinite())
+        if applied:
+            if self._clip_norm:
+                clip_grads_with_norm_(trained, self._clip_norm, self._norm)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.skipped_steps += not applied
+        return applied
+
+    def grad_norm(self) -> float | None:
+        return None if self._norm is None else float(self._norm)
+
+    def optimizer_state(self, *, keep: bool) -> OptimizerState:
+        return whole_state(self.optimizer, self.trained if keep else {})
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        return group_state(self.optimizer)
+
+    def full_weights(self, *, keep: bool = True) -> dict[str, Tensor]:
+        self.weights.ensure_clean()
+        return {name: p.detach().cpu().clone() for name, p in self.params.items() if keep}
+
+    def load(
+        self,
+        weights: dict[str, Tensor],
+        state: OptimizerState,
+        groups: list[dict[str, Any]] | None = None,
+    ) -> None:
+        with torch.no_grad():
+            for name, param in self.params.items():
+                param.copy_(weights[name])
+        load_whole_state(self.optimizer, self.trained, state)
+        if groups:
+            load_group_state(self.optimizer, groups)
+
+    def close(self) -> None:
+        self._replica = None
+
+
+class _Network(nn.Module):
+    """The network, or without images the sum of its weights."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor | None = None) -> Tensor:
+        if images is None:
+            trained = [p for p in self.network.parameters() if p.requires_grad]
+            return torch.stack([p.sum() for p in trained]).sum()
+        logits: Tensor = self.network(images)
+        return logits
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Have DDP's errors about a network name what helps.
+
+    Raises:
+        ConfigError: a pass has not used the parameters that the passes before have used, or one of
+            them twice.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).partition(". ")[0]
+        if not said.startswith(("Expected to have finished reduction", "Expected to mark")):
+            raise
+        raise ConfigError(
+            f"DistributedDataParallel cannot train this network ({said})",
+            key="engine.name",
+            cure="set it to deepspeed",
+        ) from error
+
+
+def _replicated(network: nn.Module, *, some_unused: bool, in_bf16: bool) -> DistributedDataParallel:
+    """The network, whose backward passes average gradients over all ranks."""
+    # It is about strides of dimensions with one element, where all strides are the same.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    replica = DistributedDataParallel(
+        _Network(network),
+        init_sync=False,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=some_unused,
+    )
+    # Each rank keeps the statistics of what it has seen. Two versions of torch, two names.
+    replica.broadcast_buffers = replica.forward_sync_buffers = False
+    if in_bf16:
+        replica.register_comm_hook(None, bf16_compress_hook)
+    # DDP sorts its buckets by the first backward pass, and from then on sums in another order.
+    # Sorted now, a resumed run sums as one that was never interrupted.
+    replica().backward()
+    network.zero_grad()
+    return replica

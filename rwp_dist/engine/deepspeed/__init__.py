@@ -1,0 +1,1 @@
+"""DeepSpeed's ZeRO. The only folder that knows DeepSpeed."""

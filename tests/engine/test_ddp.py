@@ -1,0 +1,127 @@
+"""The engine without DeepSpeed: the bits of stage 0, whatever takes part in a pass."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from support.checkpoints import everything, load, save
+from support.methods import METHOD_SETTINGS, overrides
+from support.ranks import run_ranks
+from support.small import (
+    NUM_CLASSES,
+    run_all,
+    run_steps,
+    same_bits,
+    small_net,
+    small_parts,
+    small_settings,
+    split_over,
+)
+from torch import nn
+
+from rwp_dist.base.errors import ConfigError
+
+
+def ends_of(engine, cases):
+    ends = []
+    for case in cases:
+        with small_parts(small_settings(*case, f"engine.name={engine}", steps=4)) as parts:
+            run_all(parts)
+            ends.append(everything(parts))
+    return ends
+
+
+def test_every_method_has_the_bits_of_deepspeed_at_stage_0():
+    cases = [overrides(method, split_over(2, 2)) for method in METHOD_SETTINGS]
+    ours, deepspeeds = (run_ranks(ends_of, 2, name, cases) for name in ("ddp", "deepspeed"))
+    for here, there in zip(ours, deepspeeds, strict=True):
+        for method, a, b in zip(METHOD_SETTINGS, here, there, strict=True):
+            assert same_bits(a, b), method
+
+
+def test_clipped_gradients_are_those_of_deepspeed():
+    """Norms are summed in another order."""
+    case = overrides("m-rwp", "optimizer.clip_norm=0.5", split_over(2, 2))
+    (ours,), (deepspeeds,) = (run_ranks(ends_of, 2, x, [case])[0] for x in ("ddp", "deepspeed"))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, deepspeeds[name], rtol=1e-5, atol=1e-6)
+
+
+def resumed_on_three_ranks(folder):
+    """A network of many buckets' worth of sums, undisturbed and resumed."""
+    settings = small_settings(*overrides("m-rwp", split_over(3, 2)), steps=4)
+    with small_parts(settings, wide()) as parts:
+        for step in run_steps(parts, 0, 4):
+            if step == 1:
+                save(folder, parts, 2)
+        undisturbed = everything(parts)
+    with small_parts(settings, wide()) as parts:
+        load(folder, parts)
+        run_all(parts, 2)
+        return undisturbed, everything(parts)
+
+
+def wide():
+    """Its layers are used in another order than they are registered in."""
+    torch.manual_seed(0)
+    return Crossed()
+
+
+class Crossed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(300, NUM_CLASSES)
+        self.first = nn.Linear(36, 700)
+        self.middle = nn.Linear(700, 300)
+
+    def forward(self, images):
+        x = torch.tanh(self.first(images.flatten(1)))
+        return self.last(torch.tanh(self.middle(x)))
+
+
+def test_ranks_sum_in_one_order_from_the_first_step_on(tmp_path):
+    """DDP sorts its buckets anew after the first pass; three ranks sum by the place in them."""
+    for undisturbed, resumed in run_ranks(resumed_on_three_ranks, 3, tmp_path):
+        assert same_bits(undisturbed, resumed)
+
+
+class Fickle(nn.Module):
+    """A layer has a part in every second pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.other = small_net(), nn.Linear(NUM_CLASSES, NUM_CLASSES)
+        self.passes = 0
+
+    def forward(self, images):
+        x = self.net(images)
+        self.passes += 1
+        return self.other(x) if self.passes % 2 else x
+
+
+def train_fickle():
+    settings = small_settings("method.name=sgd", steps=4)
+    with small_parts(settings, Fickle()) as parts:
+        run_all(parts)
+
+
+def test_a_network_that_uses_other_parameters_in_each_pass_is_refused_with_the_cure():
+    with pytest.raises(ConfigError, match=r"engine\.name: Distributed.*set it to deepspeed"):
+        run_ranks(train_fickle, 2)
+
+
+def test_a_run_loads_no_deepspeed(tmp_path):
+    script = """
+import sys
+from rwp_dist.config import load_settings
+from rwp_dist.process.group import choose_device, process_group
+from support.small import run_all, small_parts, small_settings
+with process_group(choose_device("cpu")), small_parts(small_settings("method.name=m-rwp")) as parts:
+    run_all(parts, 0, 2)
+print([name for name in sys.modules if name.partition(".")[0] == "deepspeed"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, cwd="tests"
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
