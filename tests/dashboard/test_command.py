@@ -56,9 +56,9 @@ def done(*arguments: str) -> str:
     return result.stdout
 
 
-def refused(*arguments: str) -> str:
+def refused(*arguments: str, code: int = 1) -> str:
     result = run(*arguments)
-    assert (result.exit_code, result.stdout) == (1, ""), result.output
+    assert (result.exit_code, result.stdout) == (code, ""), result.output
     assert result.stderr.count("\n") == 1
     return result.stderr
 
@@ -122,7 +122,8 @@ def test_runs_bring_the_report_and_their_project() -> None:
 
 def test_a_file_that_cannot_be_written_is_said() -> None:
     Path("file").touch()
-    assert "name another file with --out" in refused("--out", "file/d.json")
+    said = refused("--out", "file/d.json", code=2)
+    assert "give --out a folder, or remove what stands in its place" in said
 
 
 # --- to W&B ---

@@ -36,10 +36,9 @@ disks
   ok       room for logs         * free, 100 MB needed
   ok       room for checkpoints  * free, 1.4 MB needed
 memory
-  ok       estimate              2.5 MB a rank, with 1 rank at ZeRO 1: weights 226 kB, fp32 \
-shards 226 kB, gradients 226 kB, optimizer state 226 kB, reduction buckets 226 kB, noise 226 kB, \
-activations 1.2 MB
-  ok       main memory           * GB, 603 MB needed
+  ok       estimate              2.3 MB a rank, with 1 rank under DDP: weights 226 kB, \
+gradients 226 kB, optimizer state 226 kB, perturbed copy 226 kB, noise 226 kB, activations 1.2 MB
+  ok       main memory           * GB, 602 MB needed
 noise
   ok       generator             *
 data

@@ -19,7 +19,7 @@ def call(*arguments: object) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("number", "code", "cure"),
     [
-        (errno.EACCES, 2, "name a place of yours"),
+        (errno.EACCES, 2, "check its permissions, or name a place of yours"),
         (errno.EROFS, 2, "name a place of yours"),
         (errno.ENOSPC, 1, "free space there, or name another disk"),
         (errno.EIO, 1, "check that disk and its server, or name another place"),
