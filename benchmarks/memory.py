@@ -39,7 +39,7 @@ def peak_of(name: str, model: str) -> None:
     method, override = METHODS[name]
     device = choose_device("auto")
     with process_group(device):
-        parts, step = engine_step(method, model, 64, 2, [override])
+        parts, step = engine_step(method, model, 64, 2, [override, "deepspeed.zero_stage=1"])
         for number in range(STEPS):
             step(number)
         own = memory_bytes(device) - (file_bytes() if device.type == "cpu" else 0)

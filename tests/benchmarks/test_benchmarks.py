@@ -33,7 +33,7 @@ def test_step_compares_all_methods_and_the_authors_scheme():
         *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
         *(BENCHMARKS / "step.py", "--model=small_cnn", "--size=8", "--batch=4", "--rounds=2"),
     )
-    wanted = ["sgd", "m-rwp", "m-arwp", "sam", "sgd, DDP", "authors' m-rwp, DDP"]
+    wanted = ["sgd", "m-rwp", "m-arwp", "sam", "sgd, plain", "m-rwp, authors"]
     assert [name for name in rows(table) if name in wanted] == wanted, table
 
 
