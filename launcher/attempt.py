@@ -30,6 +30,7 @@ from launcher.diagnosis import explain, first_failure
 from launcher.limit import SAVE_S, save_seconds
 from rwp_dist.base import clock
 from rwp_dist.base.errors import CheckpointError, ConfigError, Interrupted
+from rwp_dist.base.home import provide_home
 from rwp_dist.config import load_settings, split_batch
 from rwp_dist.process import streams
 from rwp_dist.process.commands import Commands
@@ -237,4 +238,5 @@ def _say(*lines: str) -> None:
 
 if __name__ == "__main__":
     streams.prepare()
+    provide_home()
     main()

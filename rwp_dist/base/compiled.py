@@ -268,7 +268,7 @@ def _publish(temporary: Path, path: Path, replace: bool) -> None:
         except FileExistsError:
             return
         except OSError:  # a file system without links
-            _remove_leftovers(path.parent)
+            pass
     temporary.replace(path)
 
 

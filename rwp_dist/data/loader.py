@@ -72,7 +72,8 @@ def load(reader: StepReader, reading: Reading, num_steps: int, samples: int) -> 
     )
     if why:
         _say_once(f"Workers hand their batches over in pipes, which takes longer: {why}.")
-    return _guarded(_started(_through_pipes if why else _through_memory, reader, reading, workers))
+    start = _through_pipes if why else _through_memory
+    return _guarded(*_started(start, reader, reading, workers))
 
 
 def _started(
@@ -80,7 +81,8 @@ def _started(
     reader: StepReader,
     reading: Reading,
     workers: int,
-) -> Items:
+) -> tuple[Items, set[BaseProcess]]:
+    """The items, and the processes that read them."""
     # Forked, so that index and plan are shared and not copied.
     fork = multiprocessing.get_context("fork")
     for _ in range(WORKER_STARTS):
@@ -91,7 +93,7 @@ def _started(
             items = start(reader, reading, workers, partial(_begin, theirs), fork)
             with _hearing_deaths():
                 if all(begun.poll(WORKER_START_S) and begun.recv_bytes() for _ in range(workers)):
-                    return items
+                    return items, set(multiprocessing.active_children()) - before
         except (OSError, RuntimeError) as error:  # the latter: one that had begun has died
             _kill(set(multiprocessing.active_children()) - before)
             cause = getattr(error, "strerror", None) or str(error).partition(".")[0]
@@ -157,22 +159,31 @@ def _hold_deaths_back() -> None:
 
 @contextmanager
 def _hearing_deaths() -> Iterator[None]:
-    """Raise in this block if a worker dies, or has died before."""
+    """Raise in this block if a worker dies."""
     global _hears_deaths
     _hears_deaths = True
     try:
-        if threading.current_thread() is threading.main_thread():
-            signal.raise_signal(signal.SIGCHLD)
         yield
     finally:
         _hears_deaths = False
 
 
-def _guarded(items: Items) -> Items:
+def _refuse_dead(workers: set[BaseProcess]) -> None:
+    """Raise what torch would, of a worker that died while nobody waited for it."""
+    for worker in workers:
+        if worker.exitcode:
+            why = f"exit code {worker.exitcode}"
+            if worker.exitcode < 0:
+                why = f"killed by signal {-worker.exitcode}"
+            raise RuntimeError(f"DataLoader worker (pid {worker.pid}) has ended: {why}")
+
+
+def _guarded(items: Items, workers: set[BaseProcess]) -> Items:
     """The same, with the errors of torch's loader as those of a user."""
     while True:
         try:
             with _hearing_deaths():
+                _refuse_dead(workers)
                 item = next(items, None)
         except RuntimeError as error:
             problem = str(error).partition("\n")[0].rstrip(".")

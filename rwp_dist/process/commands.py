@@ -121,10 +121,12 @@ def lack_behind(error: Exception) -> RwpError | None:
             "data.workers",
         )
     if isinstance(error, OSError) and error.errno in disk.NO_ROOM:
-        return RwpError(
-            f"{error.filename or 'a file'} cannot be written to ({error.strerror})",
-            cure=f"{disk.cure_of(error)}, and start the same command again",
-        )
+        if error.filename is None:
+            problem, cure = f"a disk takes no more ({error.strerror})", "see `rwp-dist doctor`"
+        else:
+            problem = f"{error.filename} cannot be written to ({error.strerror})"
+            cure = disk.cure_of(error)
+        return RwpError(problem, cure=f"{cure}, and start the same command again")
     if "No usable temporary directory" in cause:
         return ConfigError(
             "no folder for temporary files can be written to, TMPDIR, /tmp or this one",

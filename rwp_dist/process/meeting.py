@@ -125,7 +125,8 @@ def _store(deadline: float) -> "Store":
         )
 
     try:
-        store = _within(deadline, connect)
+        # At least some seconds: to load torch may have taken all the time there was.
+        store = _within(max(deadline, time.monotonic() + 5.0), connect)
     except RuntimeError as error:
         raise _missing(str(error)) from error
     return dist.PrefixStore("meeting", store)  # type: ignore[attr-defined]

@@ -71,6 +71,7 @@ def new_attempt(place: Path) -> Path | None:
     known = [path.name.rpartition("-")[2] for path in place.glob("logs/attempt-*")]
     last = max((int(number) for number in known if number.isdigit()), default=0)
     folder = place / "logs" / f"attempt-{last + 1}"
+    new = not place.exists()
     try:
         folder.mkdir(parents=True)
         trial = log_of(folder, 0)
@@ -79,8 +80,10 @@ def new_attempt(place: Path) -> Path | None:
     except OSError:  # rank 0 will say so
         with suppress(OSError):
             log_of(folder, 0).unlink(missing_ok=True)
-            for made in (folder, folder.parent, place):  # as far as they are empty
+            for made in (folder, folder.parent):  # as far as they are empty
                 made.rmdir()
+            if new:
+                place.rmdir()
         return None
     return folder
 
