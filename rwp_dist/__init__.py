@@ -1,4 +1,4 @@
-"""Random weight perturbation training on DeepSpeed, from WebDataset shards.
+"""Random weight perturbation training, from WebDataset shards.
 
 Importing this package imports no torch: settings and command line answer at once.
 """

@@ -65,6 +65,7 @@ terminate() { # without Python: Slurm starts no more steps of a job that was can
   exit 143
 }
 requeue() { # [NODES to leave out]
+  deadline=''
   # slurmctld may be away for some minutes. It leaves a job alone that was cancelled meanwhile.
   until [ -z "$terminated" ] && why=$(scontrol requeue Incomplete "$job" 2>&1); do
     code=$?

@@ -43,7 +43,7 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
     if s.deepspeed.overlap_comm and s.deepspeed.zero_stage in (0, "auto"):
         yield Conflict(
             ("deepspeed.overlap_comm", "deepspeed.zero_stage"),
-            f"stage {s.deepspeed.zero_stage} cannot overlap",
+            f"is for ZeRO's stages 1 to 3, and deepspeed.zero_stage is {s.deepspeed.zero_stage}",
             "set deepspeed.zero_stage to 1 or 2, or deepspeed.overlap_comm to false",
         )
     if s.engine.name == "ddp" and s.deepspeed.zero_stage not in (0, "auto"):

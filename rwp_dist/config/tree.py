@@ -405,10 +405,11 @@ class Engine(Section):
     """What computes gradients and averages them over the ranks."""
 
     name: Literal["auto", "ddp", "deepspeed"] = "auto"
-    """``ddp``: torch's DistributedDataParallel, the faster one. ``deepspeed``: ZeRO splits memory
-    over the ranks. ``auto``: deepspeed where ``deepspeed`` has settings that need it, else ddp."""
+    """``ddp``: torch's DistributedDataParallel, the faster one. ``deepspeed``: it can split memory
+    over the ranks (``deepspeed.zero_stage``). ``auto``: deepspeed where ``deepspeed`` has settings
+    that need it, or a GPU is too small without it; else ddp."""
 
-    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    reduce_dtype: Annotated[Literal["fp32", "bf16"], Affects.RESULT] = "fp32"
     """Type in which gradients are averaged over the ranks. bf16 sends half the bytes, and rounds
     every sum to 8 bits: the more ranks, the less of a small gradient is left."""
 
@@ -418,7 +419,8 @@ class DeepSpeed(Section):
 
     zero_stage: Annotated[Literal["auto", 0, 1, 2, 3], NoBool, Affects.SPLIT] = "auto"
     """What is split over the ranks. 0: nothing. 1: optimizer state. 2: gradients too. 3: weights
-    too; all ranks then share one noise. auto: the first of 0, 1 and 2 that fits into memory."""
+    too; all ranks then share one noise. auto: the first of 0, 1 and 2 that fits into the GPUs'
+    memory, 0 on CPUs."""
 
     overlap_comm: Flag = False
     """Reduce gradients while the backward pass still runs. Stages 1 to 3."""

@@ -66,7 +66,8 @@ def memory(machine: Machine) -> Iterator[Finding]:
         yield warning("batch", seen, f"{found.cure}, or start another number of ranks")
         return
     memories = [gpu.memory_bytes for gpu in machine.gpus if gpu.memory_bytes]
-    settings = with_zero_stage(settings, split, min(memories, default=None))
+    least = min(memories, default=None) if machine.on_gpus else None
+    settings = with_zero_stage(settings, split, least)
     parts = estimate(settings, split, on_gpus=machine.on_gpus)
     total = sum(parts.values())
     text = ", ".join(f"{name} {size(n)}" for name, n in parts.items() if n >= 0.005 * total)

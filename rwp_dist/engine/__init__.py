@@ -1,4 +1,5 @@
-"""Gradients, updates and clean weights. The only folder that knows DeepSpeed.
+"""Gradients, updates and clean weights.
 
-``engine.Engine`` is what a run calls; another engine is a class with the same public methods.
+``engine.Engine`` is what a run calls: ``ddp.DDPEngine``, or ``deepspeed.engine.DeepSpeedEngine``,
+whose folder alone knows DeepSpeed. Another engine is a class with the same methods.
 """

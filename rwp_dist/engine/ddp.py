@@ -79,6 +79,8 @@ class DDPEngine:
     def backward(self, loss: Tensor) -> None:
         with _refusing():
             (loss / self.num_passes).backward()
+            if self._replica is not None and self._passes == self.num_passes:
+                self._replica._check_reducer_finalized()  # or ranks would step apart
 
     def gradients(self, params: Sequence[nn.Parameter]) -> list[Tensor | None]:
         return [p.grad for p in params]
@@ -159,18 +161,19 @@ def _refusing() -> Iterator[None]:
         yield
     except RuntimeError as error:
         said = str(error).partition(". ")[0]
-        if not said.startswith(("Expected to have finished reduction", "Expected to mark")):
+        if not said.startswith(("Expected to have finished", "Expected to mark")):
             raise
         raise ConfigError(
             f"DistributedDataParallel cannot train this network ({said})",
             key="engine.name",
-            cure="set it to deepspeed",
+            cure="set it to deepspeed (or checkpoint activations with use_reentrant=False)",
         ) from error
 
 
 def _replicated(network: nn.Module, *, some_unused: bool, in_bf16: bool) -> DistributedDataParallel:
     """The network, whose backward passes average gradients over all ranks."""
-    # It is about strides of dimensions with one element, where all strides are the same.
+    # DDP warns where a gradient lies otherwise in memory than its place in a bucket: also where a
+    # dimension has one element, so that every stride is right. The copy is right in any case.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     replica = DistributedDataParallel(
         _Network(network),
@@ -181,9 +184,19 @@ def _replicated(network: nn.Module, *, some_unused: bool, in_bf16: bool) -> Dist
     # Each rank keeps the statistics of what it has seen. Two versions of torch, two names.
     replica.broadcast_buffers = replica.forward_sync_buffers = False
     if in_bf16:
-        replica.register_comm_hook(None, bf16_compress_hook)
+        replica.register_comm_hook(dist.group.WORLD, _average_in_bf16)
     # DDP sorts its buckets by the first backward pass, and from then on sums in another order.
     # Sorted now, a resumed run sums as one that was never interrupted.
     replica().backward()
     network.zero_grad()
+    with replica.no_sync():  # it sorts at the beginning of a forward pass
+        replica()
     return replica
+
+
+def _average_in_bf16(
+    group: dist.ProcessGroup,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
+    """torch's own hook, which DDP takes by its name for one that needs NCCL."""
+    return bf16_compress_hook(group, bucket)

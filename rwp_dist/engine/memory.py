@@ -1,6 +1,7 @@
 """Memory of one rank for weights, gradients and optimizer state, by ZeRO stage.
 
-These are the tensors that DeepSpeed 0.19 allocates in fp32. Imports no torch.
+These are the tensors that DeepSpeed 0.19 and DistributedDataParallel allocate in fp32. Imports no
+torch.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ def engine_bytes(
     world_size: int,
     micro_batches: int,
     on_cpu: bool,
+    ddp: bool = False,
 ) -> dict[str, float]:
     """Bytes that one rank holds, by what they are for.
 
@@ -31,13 +33,15 @@ def engine_bytes(
             ``reduce_bucket_size``.
         world_size: number of ranks.
         micro_batches: passes of one rank in one update.
+        ddp: DistributedDataParallel trains, whose buckets hold the gradients; those that several
+            passes add up are beside them.
         on_cpu: a bucket larger than the gradients then costs only what is used of it.
     """
     stage, shard = zero["stage"], weight_bytes / world_size
     if stage == 0:
         return {
             "weights": weight_bytes,
-            "gradients": weight_bytes,
+            "gradients": weight_bytes * (2 if ddp and world_size > 1 and micro_batches > 1 else 1),
             "optimizer state": optimizer_bytes,
         }
     bucket = FP32_BYTES * float(zero.get("reduce_bucket_size", BUCKET_ELEMENTS))

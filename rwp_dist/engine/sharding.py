@@ -1,6 +1,6 @@
 """What follows from the parts of a run that ZeRO shares out. Imports neither torch nor DeepSpeed.
 
-Who does not know ZeRO's stages asks these questions.
+Code that does not know ZeRO's stages asks these questions.
 """
 
 from rwp_dist.config import Settings
@@ -37,8 +37,9 @@ def hands_out_flat_shards(settings: Settings) -> bool:
 def needs_copy(settings: Settings, num_perturbed: int) -> bool:
     """Whether perturbed weights take memory of their own.
 
-    At stages 1 and 2 the optimizer's step brings the clean weights back, which is enough for one
-    perturbed pass in an update. Stage 3 restores them from its shards.
+    Under DDP and at stage 0 they always do. At stages 1 and 2 the optimizer's step brings the clean
+    weights back, which is enough for one perturbed pass in an update. Stage 3 restores them from
+    its shards.
 
     Args:
         settings: of the run.

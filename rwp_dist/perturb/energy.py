@@ -51,7 +51,8 @@ class GradientEnergy:
             from rwp_dist.perturb.normals.triton.fused import FusedEnergy  # needs Triton
 
             self._fused = FusedEnergy(device, ENERGY_BUCKET_BYTES)
-        # A leaf's hook sees this rank's own gradient before any reduction, at every ZeRO stage.
+        # A leaf's hook sees this rank's own gradient before any reduction, under DDP and at every
+        # ZeRO stage.
         self._hooks = [r.param.register_hook(self._hook(r)) for r in rows]
 
     def _hook(self, rows: Rows) -> Callable[[Tensor], None]:

@@ -23,7 +23,13 @@ from rwp_dist.perturb import METHODS, Perturbed
 from rwp_dist.perturb.energy import ENERGY_BUCKET_BYTES
 from rwp_dist.perturb.normals import Backend, choose_backend
 from rwp_dist.perturb.slots import Slot
-from rwp_dist.process.group import choose_device, gathered, same_on_all_ranks
+from rwp_dist.process.group import (
+    any_rank,
+    choose_device,
+    from_main,
+    gathered,
+    same_on_all_ranks,
+)
 from rwp_dist.process.stages import stage
 from rwp_dist.run.flops import count_flops
 from rwp_dist.run.memory import with_zero_stage
@@ -52,8 +58,6 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     """
     split = split_batch(settings, dist.get_world_size())
     device = choose_device(settings.run.device)
-    asked, memory = settings, _least_memory(device)
-    settings = with_zero_stage(settings, split, memory)
     torch.set_num_threads(settings.run.threads)
     method = METHODS[settings.method.name]
     pin = device.type == "cuda"
@@ -61,6 +65,11 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     with stage("building the network"), same_on_all_ranks():
         model = build_model(settings, device)
         unused = check_trainable(model, settings, split.size)
+    asked, memory = settings, _least_memory(device)
+    with same_on_all_ranks():
+        mine = with_zero_stage(asked, split, memory)
+    settings = from_main(lambda: mine)  # nodes may differ in what they have installed
+    with same_on_all_ranks():
         optimizer = build_optimizer(model, settings)
         # Before DeepSpeed adds hooks, or empties the parameters.
         flops = count_flops(model, settings.data.channels, settings.data.image_size)
@@ -81,7 +90,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
             split,
             device,
             num_perturbed=most_perturbed(slots),
-            some_unused=bool(unused),
+            some_unused=any_rank(bool(unused)),
         )
     perturbed = _perturb(settings, engine, slots, timeline, backend)
     engine.module.train()
@@ -126,7 +135,8 @@ def _stage_notes(asked: Settings, settings: Settings, memory: int | None) -> lis
     stage = settings.deepspeed.zero_stage
     if asked.deepspeed.zero_stage != "auto" or stage == 0 or memory is None:
         return []
-    problem = f"auto has chosen {stage}, because less does not fit into the {size(memory)} of a GPU"
+    why = f"a smaller stage does not fit into the {size(memory)} of a GPU"
+    problem = f"auto has chosen {stage}, because {why}"
     return [Note("deepspeed.zero_stage", problem, "set it to another if that is not meant")]
 
 

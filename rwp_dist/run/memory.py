@@ -11,22 +11,23 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, Split
 from rwp_dist.engine.deepspeed.config import deepspeed_config
 from rwp_dist.engine.memory import engine_bytes
-from rwp_dist.engine.sharding import needs_copy
+from rwp_dist.engine.sharding import needs_copy, uses_deepspeed
 from rwp_dist.perturb.memory import perturbation_bytes
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.process import cgroup
 from rwp_dist.run.models import build_shapes
-from rwp_dist.run.optimizers import build_optimizer
+from rwp_dist.run.optimizers import build_optimizer, is_elementwise
 from rwp_dist.run.slots import most_perturbed, slots_of
 
 TIGHT = 0.85
 """Share of the memory above which what the estimate leaves out may not fit."""
 
 PROCESS_BYTES = 0.6e9
-"""A rank on the CPU before it has any tensor: Python, torch and DeepSpeed."""
+"""A rank on the CPU before it has any tensor: Python, torch and perhaps DeepSpeed."""
 
 
 ZERO_STAGES: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)
@@ -41,17 +42,26 @@ def estimate(settings: Settings, split: Split, *, on_gpus: bool) -> dict[str, fl
     """
     model = build_shapes(settings)
     sizes = [p.nbytes for p in model.parameters()]
+    held = _held(settings, split, sizes, optimizer_bytes(settings, model), on_gpus=on_gpus)
+    return held | {"activations": activation_bytes(settings, split.size, model)}
+
+
+def _held(
+    settings: Settings, split: Split, sizes: list[int], of_optimizer: int, *, on_gpus: bool
+) -> dict[str, float]:
+    """What the engine and the perturbation hold of parameters of these sizes in bytes."""
     zero = deepspeed_config(settings, split)["zero_optimization"]
     num_perturbed = most_perturbed(slots_of(settings, split))
     triton = on_gpus and importlib.util.find_spec("triton") is not None
     return {
         **engine_bytes(
             sum(sizes),
-            optimizer_bytes(settings, model),
+            of_optimizer,
             zero,
             world_size=split.world_size,
             micro_batches=split.micro_batches,
             on_cpu=not on_gpus,
+            ddp=not uses_deepspeed(settings),
         ),
         **perturbation_bytes(
             METHODS[settings.method.name],
@@ -62,12 +72,14 @@ def estimate(settings: Settings, split: Split, *, on_gpus: bool) -> dict[str, fl
             prefetch=settings.noise.prefetch,
             in_registers=triton and settings.noise.backend in ("auto", "triton"),
         ),
-        "activations": activation_bytes(settings, split.size, model),
     }
 
 
 def with_zero_stage(settings: Settings, split: Split, memory_bytes: float | None) -> Settings:
     """The same with a number for ``deepspeed.zero_stage: auto``: the first that fits.
+
+    0 where nothing can be split: on one rank, for an optimizer that needs whole parameters, under
+    ``engine.name=ddp``, and for a network of which the memory cannot be estimated.
 
     Args:
         settings: of the run.
@@ -75,18 +87,35 @@ def with_zero_stage(settings: Settings, split: Split, memory_bytes: float | None
         memory_bytes: of the smallest GPU; None: ranks compute on CPUs, where nothing is split.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: there is no such model or optimizer.
     """
     if settings.deepspeed.zero_stage != "auto":
         return settings
+    whole = _with_stage(settings, 0)
+    only = settings.engine.name == "ddp" or split.world_size == 1 or not is_elementwise(settings)
+    if memory_bytes is None or only:
+        return whole
+    try:
+        model = build_shapes(settings)
+        sizes, of_optimizer = [p.nbytes for p in model.parameters()], optimizer_bytes(whole, model)
+        activations = activation_bytes(settings, split.size, model)
+    except ConfigError:
+        raise
+    except Exception:  # a network of the user's may not work without values
+        return whole
+    needs = {}
     for stage in ZERO_STAGES:
-        deepspeed = settings.deepspeed.model_copy(update={"zero_stage": stage})
-        chosen = settings.model_copy(update={"deepspeed": deepspeed})
-        if memory_bytes is None:
-            break
-        if sum(estimate(chosen, split, on_gpus=True).values()) <= TIGHT * memory_bytes:
-            break
-    return chosen
+        chosen = _with_stage(settings, stage)
+        held = _held(chosen, split, sizes, of_optimizer, on_gpus=True)
+        needs[stage] = sum(held.values()) + activations
+        if needs[stage] <= TIGHT * memory_bytes:
+            return chosen
+    return _with_stage(settings, min(needs, key=lambda stage: needs[stage]))
+
+
+def _with_stage(settings: Settings, stage: Literal[0, 1, 2]) -> Settings:
+    deepspeed = settings.deepspeed.model_copy(update={"zero_stage": stage})
+    return settings.model_copy(update={"deepspeed": deepspeed})
 
 
 def optimizer_bytes(settings: Settings, model: nn.Module) -> int:

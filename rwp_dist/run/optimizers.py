@@ -66,6 +66,15 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimiz
     return entry.build(group_parameters(model, settings), settings)
 
 
+def is_elementwise(settings: Settings) -> bool:
+    """Whether the optimizer can work on flat shards of all parameters, which ZeRO hands it.
+
+    Raises:
+        ConfigError: there is no such optimizer.
+    """
+    return _find_entry(settings.optimizer.name).elementwise
+
+
 def _find_entry(name: str) -> OptimizerEntry:
     if is_named(name):
         return _entry_of(load_named(name, key="optimizer.name"))

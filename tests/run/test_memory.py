@@ -75,9 +75,13 @@ def peak_of_engine(overrides: list[str]) -> tuple[int, dict[str, float]]:
     return peak, parts
 
 
+SMALL_BUCKETS = "deepspeed.extra={zero_optimization: {reduce_bucket_size: 40000}}"
+
+
 @pytest.mark.parametrize(
     "stage, more",
     [
+        (0, ["optimizer.name=adamw", "engine.name=deepspeed"]),
         (0, ["optimizer.name=adamw"]),
         (1, ["optimizer.name=adamw", "batch.per_rank=32"]),
         (2, ["optimizer.momentum=0"]),
@@ -88,7 +92,7 @@ def test_the_estimate_is_what_an_engine_holds(stage: int, more: list[str]) -> No
     overrides = [
         *("model.name=small_cnn", "data.channels=3", "data.image_size=32", "batch.global=128"),
         *("batch.per_rank=64", "method.name=rwp", f"deepspeed.zero_stage={stage}"),
-        "deepspeed.extra={zero_optimization: {reduce_bucket_size: 40000}}",
+        *([SMALL_BUCKETS] if stage else []),
         *more,
     ]
     [peak, *_], [parts, *_] = zip(*run_ranks(peak_of_engine, 2, overrides), strict=True)
@@ -209,9 +213,14 @@ def test_a_network_that_does_not_fit_is_a_problem_with_the_settings_to_change() 
     assert on_gpus(26, *big)[1].state == "warning"
 
 
+def by_norm(groups, lr):
+    """An optimizer that looks at whole parameters."""
+    return torch.optim.SGD(groups, lr=lr)
+
+
 def test_the_first_stage_that_fits_is_chosen() -> None:
     """64 ranks, so that each stage has a place between those of its neighbours."""
-    told = [*IMAGENET, "model.name=vit_l_16", "batch.global=256"]
+    told = [*IMAGENET, "model.name=vit_l_16", "batch.global=512", "batch.per_rank=4"]
     settings = settings_of(*told)
     split = split_batch(settings, 64)
 
@@ -225,6 +234,11 @@ def test_the_first_stage_that_fits_is_chosen() -> None:
     for too_little in (need(1) - 1, 1.0):
         assert memory.with_zero_stage(settings, split, too_little).deepspeed.zero_stage == 2
     assert memory.with_zero_stage(settings, split, None).deepspeed.zero_stage == 0
+    for whole in ("engine.name=ddp", f"optimizer.name={__name__}:by_norm"):
+        asked = settings_of(*told, whole)
+        assert memory.with_zero_stage(asked, split, 1.0).deepspeed.zero_stage == 0
+    alone = split_batch(settings, 1)
+    assert memory.with_zero_stage(settings, alone, 1.0).deepspeed.zero_stage == 0
     named = settings_of(*told, "deepspeed.zero_stage=1")
     assert memory.with_zero_stage(named, split, 1e15) is named
 

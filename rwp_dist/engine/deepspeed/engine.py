@@ -22,7 +22,7 @@ from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy
 
 
 class DeepSpeedEngine:
-    """An ``Engine`` with ZeRO; nothing outside this folder asks for the stage."""
+    """An ``Engine`` that can split memory over the ranks (ZeRO)."""
 
     def __init__(
         self,
