@@ -67,6 +67,8 @@ SLOW = (
     # Groups of ranks, once for each of many cases.
     "flatness/test_command.py",
     "flatness/test_hessian.py::test_eigenvalue",
+    "engine/test_ddp.py::test_a_run_loads",
+    "engine/test_ddp.py::test_every_method",
     "engine/test_engine.py::test_optimizer_state_is_the_same_by_name",
     "evaluation/test_command.py::test_numbers_are",
     "evaluation/test_command.py::test_numbers_of",
