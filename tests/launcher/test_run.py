@@ -255,7 +255,7 @@ def test_ctrl_c_while_ranks_start_is_one_line(place: str, in_ranks: bool, tmp_pa
     run = tmp_path / "run"
     gate = Gate(tmp_path / "gate", place, ranks_only=in_ranks)
     process = subprocess.Popen(
-        launch("run", CONFIG, "--nproc", "2", f"run.dir={run}"),
+        launch("run", CONFIG, "--nproc", "2", f"run.dir={run}", "deepspeed.zero_stage=1"),
         env=gate.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
