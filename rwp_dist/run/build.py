@@ -18,6 +18,7 @@ from rwp_dist.data.open import Eval, Train, open_eval, open_train
 from rwp_dist.data.stream import EvalStream, TrainStream
 from rwp_dist.engine.deepspeed.config import check_energy_buckets
 from rwp_dist.engine.engine import Engine
+from rwp_dist.engine.sharding import zero_stage
 from rwp_dist.engine.start import start_engine
 from rwp_dist.perturb import METHODS, Perturbed
 from rwp_dist.perturb.energy import ENERGY_BUCKET_BYTES
@@ -32,7 +33,7 @@ from rwp_dist.process.group import (
 )
 from rwp_dist.process.stages import stage
 from rwp_dist.run.flops import count_flops
-from rwp_dist.run.memory import with_zero_stage
+from rwp_dist.run.memory import with_stage, with_zero_stage
 from rwp_dist.run.models import build_model
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.parts import EXTRAS, Parts
@@ -67,8 +68,9 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         unused = check_trainable(model, settings, split.size)
     asked, memory = settings, _least_memory(device)
     with same_on_all_ranks():
-        mine = with_zero_stage(asked, split, memory)
-    settings = from_main(lambda: mine)  # nodes may differ in what they have installed
+        settings = with_zero_stage(asked, split, memory)
+    # Nodes may differ in what they have installed, so rank 0's choice counts, and only this choice.
+    settings = with_stage(settings, from_main(lambda: zero_stage(settings)))
     with same_on_all_ranks():
         optimizer = build_optimizer(model, settings)
         # Before DeepSpeed adds hooks, or empties the parameters.

@@ -91,7 +91,7 @@ def with_zero_stage(settings: Settings, split: Split, memory_bytes: float | None
     """
     if settings.deepspeed.zero_stage != "auto":
         return settings
-    whole = _with_stage(settings, 0)
+    whole = with_stage(settings, 0)
     only = settings.engine.name == "ddp" or split.world_size == 1 or not is_elementwise(settings)
     if memory_bytes is None or only:
         return whole
@@ -105,15 +105,16 @@ def with_zero_stage(settings: Settings, split: Split, memory_bytes: float | None
         return whole
     needs = {}
     for stage in ZERO_STAGES:
-        chosen = _with_stage(settings, stage)
+        chosen = with_stage(settings, stage)
         held = _held(chosen, split, sizes, of_optimizer, on_gpus=True)
         needs[stage] = sum(held.values()) + activations
         if needs[stage] <= TIGHT * memory_bytes:
             return chosen
-    return _with_stage(settings, min(needs, key=lambda stage: needs[stage]))
+    return with_stage(settings, min(needs, key=lambda stage: needs[stage]))
 
 
-def _with_stage(settings: Settings, stage: Literal[0, 1, 2]) -> Settings:
+def with_stage(settings: Settings, stage: int) -> Settings:
+    """The same settings with this number for ``deepspeed.zero_stage``."""
     deepspeed = settings.deepspeed.model_copy(update={"zero_stage": stage})
     return settings.model_copy(update={"deepspeed": deepspeed})
 
