@@ -55,7 +55,7 @@ class RestoredElsewhere:
     def recover(self) -> None:
         """Nothing."""
 
-    def stepped(self, applied: bool) -> None:
+    def stepped(self, applied: bool | Tensor) -> None:
         """Nothing."""
 
     def ensure_clean(self) -> None:

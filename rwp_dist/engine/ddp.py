@@ -47,7 +47,9 @@ class DDPEngine:
         self.shapes = {name: tuple(p.shape) for name, p in self.params.items()}
         self.num_parameters = sum(p.numel() for p in self.trained.values())
         self.weights: CleanWeights = PerturbedCopy()
-        self.skipped_steps = 0
+        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self._skips_by_itself = False
+        """Whether the optimizer skips an update if it is told so on the device."""
         self._autocast = settings.precision == "bf16"
         self._clip_norm = settings.optimizer.clip_norm
         self._replica: DistributedDataParallel | None = None
@@ -85,7 +87,7 @@ class DDPEngine:
     def gradients(self, params: Sequence[nn.Parameter]) -> list[Tensor | None]:
         return [p.grad for p in params]
 
-    def step(self, lr: float) -> bool:
+    def step(self, lr: float) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_factor", 1.0)
         self._passes = 0
@@ -94,15 +96,34 @@ class DDPEngine:
             if param.grad is None:  # no pass has used it; ZeRO's gradient is 0 then
                 param.grad = torch.zeros_like(param)
         self._norm = get_total_norm([p.grad for p in trained if p.grad is not None])
+        if self._clip_norm:
+            clip_grads_with_norm_(trained, self._clip_norm, self._norm)
         # All ranks hold the same gradient, and so agree.
-        applied = bool(self._norm.isfinite())
-        if applied:
-            if self._clip_norm:
-                clip_grads_with_norm_(trained, self._clip_norm, self._norm)
-            self.optimizer.step()
+        applied = self._norm.isfinite()
+        self._update_if(applied)
         self.optimizer.zero_grad()
-        self.skipped_steps += not applied
+        self._skipped += ~applied
         return applied
+
+    def _update_if(self, finite: Tensor) -> None:
+        """Update the weights if the gradient is finite.
+
+        Fused optimizers read that on the device, so that the host goes on. Not in their first
+        update: SGD would begin with momentum that nothing has written if it were skipped.
+        """
+        if self._skips_by_itself:
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif finite:
+            self.optimizer.step()
+            fused = all(group.get("fused") for group in self.optimizer.param_groups)
+            self._skips_by_itself = fused and getattr(
+                self.optimizer, "_step_supports_amp_scaling", False
+            )
+
+    @property
+    def skipped_steps(self) -> int:
+        return int(self._skipped)
 
     def grad_norm(self) -> float | None:
         return None if self._norm is None else float(self._norm)

@@ -25,8 +25,14 @@ class Engine(Protocol):
     """How the clean weights come back after a perturbed pass."""
     num_passes: int
     """Passes of this rank in one update."""
-    skipped_steps: int
-    """Updates that were left out because their gradient was not finite."""
+
+    @property
+    def skipped_steps(self) -> int:
+        """Updates that were left out because their gradient was not finite.
+
+        It waits for the device: at log steps only.
+        """
+        ...
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, num_classes]`` in fp32, for a ``backward``. Images ``[B, C, H, W]``."""
@@ -46,11 +52,14 @@ class Engine(Protocol):
         A collective where gradients are shared out: one for each parameter.
         """
 
-    def step(self, lr: float) -> bool:
-        """Update the weights; False if the gradient was not finite and the step was skipped.
+    def step(self, lr: float) -> bool | Tensor:
+        """Update the weights, unless the gradient is not finite.
 
         Args:
             lr: learning rate; each group of parameters multiplies it by its ``lr_factor``.
+
+        Returns:
+            False if the update was skipped. A tensor of one bool if only the device knows.
         """
 
     def grad_norm(self) -> float | None:

@@ -9,8 +9,9 @@ OptimizerState = dict[str, dict[str, Any]]
 """State of each parameter by name: ``{"conv1.weight": {"momentum_buffer": ...}}``. Values are
 tensors on the CPU, or numbers."""
 
-OF_SETTINGS = {"params", "lr", "lr_factor", "weight_decay"}
-"""What a group of parameters has from the settings; everything else is the optimizer's state."""
+OF_SETTINGS = {"params", "lr", "lr_factor", "weight_decay", "foreach", "fused"}
+"""What a group of parameters has from the settings and the machine; everything else is the
+optimizer's state."""
 
 
 def whole_state(
@@ -30,14 +31,26 @@ def load_whole_state(
     shaped = shaped_keys(state)
     for name, param in trained.items():
         optimizer.state[param] = {
-            key: _for(param, value) if key in shaped else on_cpu(value)
+            key: _for(param, value) if key in shaped else counter(optimizer, param, value)
             for key, value in state[name].items()
         }
 
 
 def _for(param: nn.Parameter, value: Tensor) -> Tensor:
-    """The value of a parameter where that lies; without dimensions if it has none."""
-    return value.to(param.device).reshape(value.shape if param.ndim else ())
+    """The value of a parameter where that lies; without dimensions if it has none.
+
+    In memory as the parameter is, because fused optimizers go through both side by side.
+    """
+    if value.shape != param.shape and param.ndim:
+        return value.to(param.device)
+    return torch.empty_like(param, dtype=value.dtype).copy_(value.view(param.shape))
+
+
+def counter(optimizer: torch.optim.Optimizer, param: Tensor, value: Any) -> Any:
+    """A copy of a counter of a parameter: fused optimizers want it where the parameter lies."""
+    value = on_cpu(value)
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    return value.to(param.device) if fused and torch.is_tensor(value) else value
 
 
 def group_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
@@ -51,7 +64,7 @@ def group_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
 def load_group_state(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
     """Take over what ``group_state`` gave."""
     for group, saved in zip(optimizer.param_groups, groups, strict=True):
-        group.update(saved)
+        group.update({k: v for k, v in saved.items() if k not in OF_SETTINGS})
 
 
 def on_cpu(value: Any) -> Any:

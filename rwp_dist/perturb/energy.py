@@ -90,7 +90,7 @@ class GradientEnergy:
         if dist.is_initialized() and dist.get_world_size() > 1:
             self._work = dist.all_reduce(self._observed, async_op=True)
 
-    def update(self, applied: bool) -> None:
+    def update(self, applied: bool | Tensor) -> None:
         """Take up what was observed; forget it if the optimizer skipped the step.
 
         A row whose gradient was not finite keeps its decayed past.
@@ -98,9 +98,12 @@ class GradientEnergy:
         if self._work is not None:
             self._work.wait()
             self._work = None
-        if applied:
-            seen = torch.nan_to_num_(self._observed, 0.0, 0.0, 0.0)
-            self.value.mul_(self.beta).add_(seen, alpha=1.0 / max(self.num_slots, 1))
+        seen = torch.nan_to_num_(self._observed, 0.0, 0.0, 0.0)
+        following = (self.value * self.beta).add_(seen, alpha=1.0 / max(self.num_slots, 1))
+        if isinstance(applied, Tensor):  # the host need not know
+            torch.where(applied, following, self.value, out=self.value)
+        elif applied:
+            self.value.copy_(following)
         self._observed.zero_()
 
     def forget(self) -> None:

@@ -280,14 +280,14 @@ class Perturbed:
         """What happened so far: ``steps``, ``skipped_steps``, ``strength`` of the last step,
         ``perturbed_passes`` of this rank, and ``adaptation`` of arwp and m-arwp.
 
-        Asks the device for ``adaptation``: for log lines, not for every step.
+        Asks the device: for log lines, not for every step.
         """
         if self._attached is not None:
             self._attached.end_step()
         adaptation = self.move.adaptation()
         return {
             "steps": self.counts.steps,
-            "skipped_steps": self.counts.skipped_steps,
+            "skipped_steps": int(self.counts.skipped_steps),
             "strength": self.strength(self._step),
             "perturbed_passes": self.counts.perturbed_passes,
         } | ({} if adaptation is None else {"adaptation": float(adaptation)})
@@ -459,12 +459,13 @@ class Perturbed:
         except LookupError:  # a table of the user's that ends with the run
             return None
 
-    def end_step(self, applied: bool | None = None) -> None:
+    def end_step(self, applied: bool | Tensor | None = None) -> None:
         """The optimizer's step is over.
 
         Args:
-            applied: False if it was skipped because a gradient was not finite. None: it was
-                applied, unless the GradScaler has lowered its scale since.
+            applied: False if it was skipped because a gradient was not finite. A tensor of one
+                bool if only the device knows. None: it was applied, unless the GradScaler has
+                lowered its scale since.
 
         Raises:
             ConfigError: the update lacks passes.
@@ -473,7 +474,9 @@ class Perturbed:
         if applied is None:
             applied = self.scaler is None or self.scaler.get_scale() >= self._scale
         self.counts.steps += 1
-        self.counts.skipped_steps += not applied
+        self.counts.skipped_steps = self.counts.skipped_steps + (
+            ~applied if isinstance(applied, Tensor) else not applied
+        )
         self.weights.stepped(applied)
         with self._on_device:
             self.move.step_done(applied)

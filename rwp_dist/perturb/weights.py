@@ -32,7 +32,7 @@ class CleanWeights(Protocol):
     def recover(self) -> None:
         """End a perturbed pass that raised."""
 
-    def stepped(self, applied: bool) -> None:
+    def stepped(self, applied: bool | Tensor) -> None:
         """The optimizer's step is over; ``applied``: it was not skipped."""
 
     def ensure_clean(self) -> None:
@@ -93,7 +93,7 @@ class PerturbedCopy:
             param.data = clean
             self._clean.pop()  # after it, should a signal come in between
 
-    def stepped(self, applied: bool) -> None:
+    def stepped(self, applied: bool | Tensor) -> None:
         pass
 
     def ensure_clean(self) -> None:

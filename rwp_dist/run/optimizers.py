@@ -31,12 +31,28 @@ class OptimizerEntry:
 
 def _sgd(groups: Groups, settings: Settings) -> torch.optim.Optimizer:
     o = settings.optimizer
-    return torch.optim.SGD(groups, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov)
+    fused = can_fuse(groups)
+    return torch.optim.SGD(groups, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, fused=fused)
 
 
 def _adamw(groups: Groups, settings: Settings) -> torch.optim.Optimizer:
     o = settings.optimizer
-    return torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, eps=o.eps)
+    return torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, eps=o.eps, fused=can_fuse(groups))
+
+
+def can_fuse(groups: Groups) -> bool:
+    """Whether torch's fused kernels can update these parameters, each in one pass over its memory.
+
+    They take real numbers on a CPU or GPU, and on a CPU go through memory without looking at
+    strides: a parameter with gaps in it would be updated by the gradients of other elements.
+    """
+    params = [p for group in groups for p in group["params"]]
+    return all(
+        p.device.type in ("cpu", "cuda")
+        and p.is_floating_point()
+        and torch.empty_like(p).stride() == p.stride()
+        for p in params
+    )
 
 
 OPTIMIZERS: dict[str, OptimizerEntry] = {

@@ -34,8 +34,8 @@ class Extra(Stateful, Protocol):
     place of the trained ones: while training, and by ``rwp-dist evaluate`` from a checkpoint.
     """
 
-    def after_step(self, applied: bool) -> None:
-        """An update is done; ``applied``: it was not skipped."""
+    def after_step(self, applied: bool | Tensor) -> None:
+        """An update is done; ``applied``: it was not skipped, perhaps known on the device alone."""
 
 
 EXTRAS: dict[str, Callable[[Settings, Engine], Extra | None]] = {}

@@ -9,7 +9,14 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from rwp_dist.engine.state import OptimizerState, load_whole_state, on_cpu, shaped_keys, whole_state
+from rwp_dist.engine.state import (
+    OptimizerState,
+    counter,
+    load_whole_state,
+    on_cpu,
+    shaped_keys,
+    whole_state,
+)
 
 
 def inner_optimizer(optimizer: Any, stage: int) -> torch.optim.Optimizer:
@@ -73,7 +80,7 @@ def _load_shards(
     optimizer.refresh_fp32_params()
     flats, shaped = optimizer.single_partition_of_fp32_groups, shaped_keys(state)
     for flat in flats:
-        inner.state[flat] = _empty_state(flat, state)
+        inner.state[flat] = _empty_state(inner, flat, state)
     for name, param in trained.items():
         if not param.numel():
             continue
@@ -107,7 +114,7 @@ def _load_stage3(
 ) -> None:
     shaped = shaped_keys(state)
     for flat in optimizer.fp32_partitioned_groups_flat:
-        optimizer.optimizer.state[flat] = _empty_state(flat, state)
+        optimizer.optimizer.state[flat] = _empty_state(optimizer.optimizer, flat, state)
     for name, param in trained.items():
         device = optimizer.device
         deepspeed.utils.safe_set_local_fp32_param(param, _shard(weights[name], device))
@@ -117,11 +124,13 @@ def _load_stage3(
                 deepspeed.utils.safe_set_local_optimizer_state(param, shard, key)
 
 
-def _empty_state(flat: Tensor, state: OptimizerState) -> dict[str, Any]:
+def _empty_state(
+    inner: torch.optim.Optimizer, flat: Tensor, state: OptimizerState
+) -> dict[str, Any]:
     """Zeros for a flat shard, and counters as they were."""
     shaped = shaped_keys(state)
     return {
-        key: torch.zeros_like(flat) if key in shaped else on_cpu(value)
+        key: torch.zeros_like(flat) if key in shaped else counter(inner, flat, value)
         for values in state.values()
         for key, value in values.items()
     }

@@ -39,7 +39,7 @@ class RestoredByStep:
         if self._alone:
             self.stepped(applied=False)
 
-    def stepped(self, applied: bool) -> None:
+    def stepped(self, applied: bool | Tensor) -> None:
         """Gather clean weights from the shards if the step was skipped."""
         if not applied:
             self._optimizer.update_lp_params()
@@ -86,7 +86,7 @@ class Gathered:
             ):
                 shard.copy_(clean)
 
-    def stepped(self, applied: bool) -> None:
+    def stepped(self, applied: bool | Tensor) -> None:
         pass
 
     def ensure_clean(self) -> None:

@@ -108,7 +108,7 @@ class Move:
     def passes_done(self) -> None:
         """The gradient of the update is complete and averaged; the optimizer's step is next."""
 
-    def step_done(self, applied: bool) -> None:
+    def step_done(self, applied: bool | Tensor) -> None:
         """The optimizer's step is over; ``applied``: it was not skipped."""
 
     def state_dict(self) -> dict[str, Any]:

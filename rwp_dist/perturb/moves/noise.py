@@ -108,7 +108,7 @@ class Noise(Move):
         if self.energy is not None:
             self.energy.reduce()
 
-    def step_done(self, applied: bool) -> None:
+    def step_done(self, applied: bool | Tensor) -> None:
         if self.energy is not None:
             self.energy.update(applied)
 
