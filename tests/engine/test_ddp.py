@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from support.small import (
 from torch import nn
 
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.train import train_step
 
 
 def ends_of(engine, cases):
@@ -113,6 +116,55 @@ def test_a_network_that_uses_other_parameters_in_a_pass_is_refused_with_the_cure
     """The first two passes are those that try the network and count its operations."""
     with pytest.raises(ConfigError, match=r"engine\.name: Distributed.*set it to deepspeed"):
         run_ranks(train_fickle, 2, 5 if last else 3)
+
+
+def ends_after_infinity(name, infinite):
+    """Weights and optimizer state after four updates, of which some have a gradient of infinity."""
+    with small_parts(small_settings("method.name=sgd", f"optimizer.name={name}")) as parts:
+        engine, images = parts.engine, torch.linspace(-1, 1, 4 * 36).view(4, 1, 6, 6)
+        engine.module.eval()  # BatchNorm's statistics count every pass
+        for number in range(4):
+            if number in infinite:
+                engine.backward(engine.forward(images).sum() * float("inf"))
+                engine.step(lr=0.1)
+            engine.backward(engine.forward(images).square().sum())
+            engine.step(lr=0.1)
+        assert engine.skipped_steps == len(infinite)
+        return everything(parts)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_skipped_updates_leave_no_trace_also_at_the_very_beginning(name):
+    (undisturbed,) = run_ranks(ends_after_infinity, 1, name, ())
+    for infinite in ((0,), (1, 3)):
+        (disturbed,) = run_ranks(ends_after_infinity, 1, name, infinite)
+        assert same_bits(disturbed, undisturbed), infinite
+
+
+WAITING = ("__bool__", "__int__", "__float__", "item", "tolist", "cpu", "nonzero")
+"""Methods of a tensor that have the host wait for a GPU."""
+
+
+def refuse(tensor, *_):
+    raise AssertionError("the host would wait for the device")
+
+
+def train_without_waiting(method):
+    def step_without_waiting(parts, number, *more):
+        with ExitStack() as stack:
+            for name in WAITING if number > 0 else ():
+                stack.enter_context(patch.object(torch.Tensor, name, refuse))
+            train_step(parts, number, *more)
+
+    case = overrides(method, "optimizer.clip_norm=0.5", split_over(2, 2))
+    patched = patch("support.small.train_step", step_without_waiting)
+    with patched, small_parts(small_settings(*case, steps=4)) as parts:
+        run_all(parts)
+
+
+@pytest.mark.parametrize("method", METHOD_SETTINGS)
+def test_after_the_first_update_the_host_never_waits_for_the_device(method):
+    run_ranks(train_without_waiting, 2, method)
 
 
 def test_a_run_loads_no_deepspeed(tmp_path):

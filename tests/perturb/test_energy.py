@@ -62,8 +62,11 @@ def test_gradients_outside_of_perturbed_passes_and_of_skipped_steps_do_not_count
     observe(energy, named.w, torch.ones(2))
     energy.update(applied=False)
     assert torch.equal(energy.value, before)
+    observe(energy, named.w, torch.ones(2))
+    energy.update(applied=torch.tensor(False))
+    assert torch.equal(energy.value, before)
     observe(energy, named.w, torch.zeros(2))
-    energy.update(applied=True)
+    energy.update(applied=torch.tensor(True))
     assert torch.equal(energy.value, 0.9 * before)
 
 

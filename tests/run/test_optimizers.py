@@ -113,6 +113,40 @@ def test_frozen_parameters_are_left_to_themselves():
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 9
 
 
+class Strided(torch.nn.Module):
+    """A transposed parameter, and perhaps one with gaps in its memory."""
+
+    def __init__(self, *, gaps):
+        super().__init__()
+        torch.manual_seed(0)
+        self.transposed = torch.nn.Parameter(torch.randn(7, 5).T)
+        self.other = torch.nn.Parameter(torch.randn(7, 8)[:, : 5 if gaps else 8])
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_one_kernel_updates_all_elements_by_their_own_gradients(name, gaps):
+    """Fused, unless a parameter has gaps in its memory."""
+    nets = [Strided(gaps=gaps) for _ in range(2)]
+    fused = build_optimizer(nets[0], small_settings(f"optimizer.name={name}", *DECAY))
+    assert [group["fused"] for group in fused.param_groups] == [not gaps]
+    loop = build_optimizer(nets[1], small_settings(f"optimizer.name={name}", *DECAY))
+    loop.param_groups[0]["fused"] = False
+    for step in range(3):
+        for net, optimizer in zip(nets, (fused, loop), strict=True):
+            for param in net.parameters():
+                values = torch.arange(float(param.numel())).reshape(param.shape).sin() * (step + 1)
+                param.grad = torch.empty_like(param).copy_(values)
+            optimizer.step()
+    for a, b in zip(*(net.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(a, b, rtol=0 if name == "sgd" else 1e-6, atol=0)
+
+
+def test_networks_of_shapes_alone_are_updated_without_fusing():
+    settings = small_settings("data.channels=3", "model.name=resnet18")
+    assert not build_optimizer(build_shapes(settings), settings).param_groups[0]["fused"]
+
+
 def ends(cases):
     found = []
     for case in cases:
