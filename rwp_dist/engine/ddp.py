@@ -207,11 +207,13 @@ def _replicated(network: nn.Module, *, some_unused: bool, in_bf16: bool) -> Dist
     if in_bf16:
         replica.register_comm_hook(dist.group.WORLD, _average_in_bf16)
     # DDP sorts its buckets by the first backward pass, and from then on sums in another order.
-    # Sorted now, a resumed run sums as one that was never interrupted.
-    replica().backward()
-    network.zero_grad()
-    with replica.no_sync():  # it sorts at the beginning of a forward pass
-        replica()
+    # Sorted now, a resumed run sums as one that was never interrupted. If it looks for unused
+    # parameters, it never sorts.
+    if not some_unused:
+        replica().backward()
+        network.zero_grad()
+        with replica.no_sync():  # it sorts at the beginning of a forward pass
+            replica()
     return replica
 
 

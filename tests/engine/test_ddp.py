@@ -51,29 +51,31 @@ def test_clipped_gradients_are_those_of_deepspeed():
         torch.testing.assert_close(tensor, deepspeeds[name], rtol=1e-5, atol=1e-6)
 
 
-def resumed_on_three_ranks(folder):
+def resumed_on_three_ranks(folder, unused):
     """A network of many buckets' worth of sums, undisturbed and resumed."""
     settings = small_settings(*overrides("m-rwp", split_over(3, 2)), steps=4)
-    with small_parts(settings, wide()) as parts:
+    with small_parts(settings, wide(unused)) as parts:
         for step in run_steps(parts, 0, 4):
             if step == 1:
                 save(folder, parts, 2)
         undisturbed = everything(parts)
-    with small_parts(settings, wide()) as parts:
+    with small_parts(settings, wide(unused)) as parts:
         load(folder, parts)
         run_all(parts, 2)
         return undisturbed, everything(parts)
 
 
-def wide():
+def wide(unused):
     """Its layers are used in another order than they are registered in."""
     torch.manual_seed(0)
-    return Crossed()
+    return Crossed(unused)
 
 
 class Crossed(nn.Module):
-    def __init__(self):
+    def __init__(self, unused):
         super().__init__()
+        if unused:
+            self.unused = nn.Linear(3, 3)
         self.last = nn.Linear(300, NUM_CLASSES)
         self.first = nn.Linear(36, 700)
         self.middle = nn.Linear(700, 300)
@@ -83,9 +85,10 @@ class Crossed(nn.Module):
         return self.last(torch.tanh(self.middle(x)))
 
 
-def test_ranks_sum_in_one_order_from_the_first_step_on(tmp_path):
+@pytest.mark.parametrize("unused", [False, True])
+def test_ranks_sum_in_one_order_from_the_first_step_on(tmp_path, unused):
     """DDP sorts its buckets anew after the first pass; three ranks sum by the place in them."""
-    for undisturbed, resumed in run_ranks(resumed_on_three_ranks, 3, tmp_path):
+    for undisturbed, resumed in run_ranks(resumed_on_three_ranks, 3, tmp_path, unused):
         assert same_bits(undisturbed, resumed)
 
 
