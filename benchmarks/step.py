@@ -1,13 +1,17 @@
-"""Time of a training step of every method on two ranks, in one interleaved run.
+"""Time of a training step of every method, in one interleaved run.
 
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/step.py
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/step.py    # two CPU cores
+    torchrun --nproc-per-node 8 benchmarks/step.py --model resnet50 --size 224 --batch 256 \
+        --precision bf16                                                # eight GPUs
 
-ResNet-18, 64x64 images, 32 images a rank, one thread a rank, fp32. Rows take turns step by step, so
-that a machine that is shared or throttles does so for all. Rows with the name of a method are the
-service's; the others are a loop of one's own around DistributedDataParallel. *authors* has the
-released scheme's operations: noise expanded to full size, kept through the backward pass and
-subtracted afterwards. *Perturbed* has ``Perturbed(ddp, "m-rwp").attach(optimizer)`` before the
-loop. *sam, plain* is SAM as it is usually written, its first pass without a reduction.
+One rank alone, on one GPU, takes two passes a step, so that a mixed method has both roles; several
+take one. On CPUs: ResNet-18, 64x64 images, 32 images a rank, one thread a rank, fp32. Rows take
+turns step by step, so that a machine that is shared or throttles does so for all. Rows with the
+name of a method are the service's; the others are a loop of one's own around
+DistributedDataParallel. *authors* has the released scheme's operations: noise expanded to full
+size, kept through the backward pass and subtracted afterwards. *Perturbed* has
+``Perturbed(ddp, "m-rwp").attach(optimizer)`` before the loop. *sam, plain* is SAM as it is usually
+written, its first pass without a reduction; it takes several ranks.
 
 *x plain sgd* is the median of the ratios within each turn, *95 %* its interval. *noise* is the core
 time of perturbation on one rank of each pair, drawing included. Where no core is idle, it makes the
@@ -22,7 +26,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import click
@@ -65,7 +69,7 @@ WARM_UP = 3
 
 
 def plain(
-    model: str, size: int, batch: int, precision: str, *, by: By
+    model: str, size: int, batch: int, passes: int, precision: str, *, by: By
 ) -> tuple[Perturbed | None, Callable[[int], None]]:
     """SGD under DistributedDataParallel, and who perturbs in it."""
     device = choose_device("auto")
@@ -78,23 +82,28 @@ def plain(
     labels = torch.randint(0, 1000, (batch,), device=device)
     noisy = None
     if by == "attach":
-        noisy = Perturbed(replica, "m-rwp", seed=0).attach(optimizer)
+        noisy = Perturbed(replica, "m-rwp", seed=0).attach(optimizer, micro_batches=passes)
 
-    def backward() -> None:
-        autocast = torch.autocast(device.type, torch.bfloat16)
-        with autocast if precision == "bf16" else nullcontext():
-            loss = F.cross_entropy(replica(images), labels)
-        loss.backward()
-
-    def step(_: int) -> None:
-        perturbed = by == "authors" and dist.get_rank() % 2 == 1
+    def one_pass(number: int) -> None:
+        last = number == passes - 1
+        perturbed = by == "authors" and (dist.get_rank() * passes + number) % 2 == 1
         kept = add_expanded_noise(replica, 0.01) if perturbed else []
         if by == "sam":
-            with replica.no_sync():
-                backward()
+            backward(replica.no_sync())
             kept = ascend(replica, 0.05)
-        backward()
+        backward(nullcontext() if last else replica.no_sync())
         subtract_noise(kept)
+
+    def backward(reducing: AbstractContextManager[None]) -> None:
+        autocast = torch.autocast(device.type, torch.bfloat16)
+        with reducing:
+            with autocast if precision == "bf16" else nullcontext():
+                loss = F.cross_entropy(replica(images), labels) / passes
+            loss.backward()
+
+    def step(_: int) -> None:
+        for number in range(passes):
+            one_pass(number)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -170,14 +179,17 @@ def main(model: str, size: int, batch: int, precision: str, rounds: int) -> None
     torch.manual_seed(0)
     with process_group(choose_device("auto")):
         world_size, rank = dist.get_world_size(), dist.get_rank()
+        passes = 1 if world_size > 1 else 2
         built = {
-            name: engine_step(method, model, size, batch, [f"precision={precision}", *more])
+            name: engine_step(method, model, size, batch, [f"precision={precision}", *more], passes)
             for name, (method, *more) in OF_THE_SERVICE.items()
         }
         steps = {name: step for name, (_, step) in built.items()}
         perturbed = {name: parts.perturbed for name, (parts, _) in built.items()}
         for name, by in IN_A_PLAIN_LOOP.items():
-            noisy, steps[name] = plain(model, size, batch, precision, by=by)
+            if by == "sam" and passes > 1:
+                continue
+            noisy, steps[name] = plain(model, size, batch, passes, precision, by=by)
             if noisy is not None:
                 perturbed[name] = noisy
         times = in_turns(steps, perturbed, rounds)
