@@ -40,7 +40,7 @@ def deepspeed_config(settings: Settings, split: Split) -> dict[str, Any]:
     """The dictionary for ``deepspeed.initialize``.
 
     Raises:
-        SettingsError: ``deepspeed.extra`` sets what other settings decide.
+        SettingsError: ``deepspeed.extra`` sets what other settings decide, or what none reads.
     """
     problems = list(_contradictions(settings))
     if problems:
@@ -140,7 +140,7 @@ class _Recorder(dict[str, Any]):
 
 
 def _contradictions(settings: Settings) -> Iterator[ConfigError]:
-    """What ``deepspeed.extra`` sets although other settings decide it."""
+    """What ``deepspeed.extra`` sets although other settings decide it, or nothing reads it."""
     extra = settings.deepspeed.extra
     for key in sorted(extra.keys() & SET_BY.keys()):
         yield ConfigError(
@@ -148,6 +148,14 @@ def _contradictions(settings: Settings) -> Iterator[ConfigError]:
             key=f"deepspeed.extra.{key}",
             cure=f"remove it, and set {SET_BY[key]}",
         )
+    if "zero_optimization" in extra and zero_stage(settings) == 0:
+        asked = settings.deepspeed.zero_stage
+        yield ConfigError(
+            f"is for ZeRO's stages 1 to 3, and deepspeed.zero_stage is {asked}",
+            key="deepspeed.extra.zero_optimization",
+            cure="set deepspeed.zero_stage to 1 or 2, or remove it",
+        )
+        extra = {key: value for key, value in extra.items() if key != "zero_optimization"}
     for key, fixed, given in _conflicts(_fixed(settings), extra, "deepspeed.extra"):
         yield ConfigError(
             f"is {given!r}, and the other settings make it {fixed!r}", key=key, cure="remove it"

@@ -51,7 +51,6 @@ def test_it_says_what_the_settings_say_and_extra_adds_to_it() -> None:
         ("bfloat16={enabled: true}", "remove it, and set precision"),
         ("train_batch_size=3", "remove it, and set batch.global"),
         ("optimizer={type: Adam}", "remove it, and set optimizer.*"),
-        ("zero_optimization.stage=2", "remove it"),
         ("gradient_clipping=7", "remove it"),
     ],
 )
@@ -61,6 +60,26 @@ def test_what_other_settings_decide_is_refused_in_extra(extra: str, cure: str) -
     [problem] = caught.value.problems
     assert problem.key == f"deepspeed.extra.{extra.partition('=')[0]}"
     assert problem.cure == cure
+
+
+def test_another_stage_than_that_of_the_settings_is_refused() -> None:
+    with pytest.raises(SettingsError) as caught:
+        config_of("deepspeed.zero_stage=1", "deepspeed.extra.zero_optimization.stage=2")
+    [problem] = caught.value.problems
+    assert problem.key == "deepspeed.extra.zero_optimization.stage"
+    assert problem.cure == "remove it"
+
+
+@pytest.mark.parametrize("stage", ["auto", "0"])
+@pytest.mark.parametrize("extra", ["stage: 2", "reduce_bucket_size: 1000"])
+def test_what_zero_alone_reads_is_refused_without_a_stage_of_it(stage: str, extra: str) -> None:
+    asked = (f"deepspeed.zero_stage={stage}", f"deepspeed.extra={{zero_optimization: {{{extra}}}}}")
+    with pytest.raises(SettingsError) as caught:
+        config_of(*asked)
+    [problem] = caught.value.problems
+    assert problem.key == "deepspeed.extra.zero_optimization"
+    assert problem.problem == f"is for ZeRO's stages 1 to 3, and deepspeed.zero_stage is {stage}"
+    assert problem.cure == "set deepspeed.zero_stage to 1 or 2, or remove it"
 
 
 def test_all_contradictions_come_at_once() -> None:
@@ -94,7 +113,7 @@ def test_a_key_that_deepspeed_does_not_know_is_refused(extra: str, cure: str) ->
 )
 def test_what_deepspeed_refuses_itself_is_an_error_in_the_settings(extra: str) -> None:
     with pytest.raises(ConfigError, match="DeepSpeed refuses it") as caught:
-        check_extra(config_of(f"deepspeed.extra.{extra}"))
+        check_extra(config_of("deepspeed.zero_stage=1", f"deepspeed.extra.{extra}"))
     assert caught.value.key == "deepspeed.extra"
 
 
@@ -114,7 +133,7 @@ def test_what_deepspeed_refuses_itself_is_an_error_in_the_settings(extra: str) -
     ],
 )
 def test_deepspeed_knows_what_its_documentation_lists(extra: str) -> None:
-    check_extra(config_of(f"deepspeed.extra.{extra}"))
+    check_extra(config_of("deepspeed.zero_stage=1", f"deepspeed.extra.{extra}"))
 
 
 def test_the_command_line_refuses_contradictions_without_torch() -> None:

@@ -27,7 +27,7 @@ def test_large_ones_and_those_of_deepspeed_itself_are_taken():
 
 
 def build(overrides):
-    with small_parts(small_settings(*overrides)) as parts:
+    with small_parts(small_settings("deepspeed.zero_stage=1", *overrides)) as parts:
         return parts.perturbed.backend
 
 
