@@ -23,6 +23,7 @@ from rwp_dist.base.errors import CheckpointWriteError, DivergedError, Interrupte
 from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import Batch, Step
+from rwp_dist.engine.sharding import engine_name
 from rwp_dist.perturb.slots import loss_scale
 from rwp_dist.process.consensus import Agreed, Consensus
 from rwp_dist.process.group import any_rank, same_on_all_ranks
@@ -33,7 +34,7 @@ from rwp_dist.process.silence import AGREES, BETWEEN, COMPUTES, READS
 from rwp_dist.process.stages import stage
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.ending import write_end
-from rwp_dist.record.identity import brief
+from rwp_dist.record.identity import ENGINE, brief
 from rwp_dist.run.bad_samples import BadSamples, list_evaluation
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.checkpoint import load_checkpoint, save_checkpoint
@@ -348,7 +349,8 @@ def _attempt(run: OpenRun, session: str, position: tuple[int, int] | None) -> di
             parts = build_parts(run.settings)
         # From here on a signal asks for a checkpoint after the present step.
         with StopSignals() as signals:
-            history = History(run.identity, parts.classes, run.mixed_code)
+            identity = run.identity | {ENGINE: engine_name(parts.settings)}
+            history = History(identity, parts.classes, run.mixed_code)
             training = Training(parts, run.run_dir, history, position)
             summary = training.run(signals, session)
             state = "finished" if training.finished else "interrupted"

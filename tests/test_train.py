@@ -19,7 +19,9 @@ from rwp_dist.base.errors import CheckpointWriteError, ConfigError, Interrupted,
 from rwp_dist.config import load_settings
 from rwp_dist.data.stream import TrainStream
 from rwp_dist.record.directory import RunDir
+from rwp_dist.run import build as build_module
 from rwp_dist.run.checkpoint import list_checkpoints, read_checkpoint
+from rwp_dist.run.memory import with_stage
 from rwp_dist.shards.digits import write_digits
 from rwp_dist.tracking.columns import COLUMNS
 from rwp_dist.train import train, train_step
@@ -202,6 +204,22 @@ def test_a_signal_to_one_rank_stops_all_and_the_resumed_run_ends_as_if_undisturb
     assert moves[0] and same_bits(*moves)
     for name, state in ends[0]["optimizer"].items():
         assert same_bits(state, ends[1]["optimizer"][name]), name
+
+
+def run_where_auto_is(stage, settings):
+    """A whole run on GPUs of which the memory has ``auto`` choose this stage."""
+    with patch.object(build_module, "with_zero_stage", lambda asked, *_: with_stage(asked, stage)):
+        return run(settings)
+
+
+def test_a_run_that_goes_on_at_another_stage_of_auto_says_so(digits, tmp_path):
+    settings = overrides(digits, tmp_path, "batch.per_rank=64")
+    run_ranks(interrupted, 2, settings, 4)
+    told = "engine: DDP before, DeepSpeed at stage 1 now"
+    for summary, _ in run_ranks(run_where_auto_is, 2, 1, settings):
+        assert (summary["engine"], summary["zero_stage"]) == ("deepspeed", 1)
+        assert summary["changes"] == [f"{told} (after step 5)"]
+    assert [a["changed"] for a in RunDir(tmp_path).read_attempts()] == ["-", told]
 
 
 def interrupted_at_once(settings):

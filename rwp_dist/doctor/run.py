@@ -14,7 +14,7 @@ from rwp_dist.doctor import disks
 from rwp_dist.doctor.finding import Check, Finding, from_error, ok, problem, warning
 from rwp_dist.doctor.machine import Machine
 from rwp_dist.doctor.speed import images_per_second
-from rwp_dist.engine.sharding import engine_text
+from rwp_dist.engine.sharding import engine_name
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.perturb.normals import native
 from rwp_dist.record.directory import RunDir
@@ -74,8 +74,8 @@ def memory(machine: Machine) -> Iterator[Finding]:
     figures = {f"{name.replace(' ', '_')}_bytes": n for name, n in parts.items()}
     yield ok(
         "estimate",
-        f"{size(total)} a rank, with {plural(split.world_size, 'rank')} {engine_text(settings)}: "
-        f"{text}",
+        f"{size(total)} a rank, with {plural(split.world_size, 'rank')} under "
+        f"{engine_name(settings)}: {text}",
         total_bytes=total,
         **figures,
     )

@@ -19,9 +19,9 @@ def uses_deepspeed(settings: Settings) -> bool:
     return zero_stage(settings) > 0 or bool(settings.deepspeed.extra)
 
 
-def engine_text(settings: Settings) -> str:
-    """For a sentence: "under DDP", "at ZeRO stage 1"."""
-    return f"at ZeRO stage {zero_stage(settings)}" if uses_deepspeed(settings) else "under DDP"
+def engine_name(settings: Settings) -> str:
+    """What a person calls it: "DDP", "DeepSpeed at stage 1"."""
+    return f"DeepSpeed at stage {zero_stage(settings)}" if uses_deepspeed(settings) else "DDP"
 
 
 def shares_weights(settings: Settings) -> bool:

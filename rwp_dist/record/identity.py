@@ -48,6 +48,12 @@ COMMIT_UNKNOWN = "commit.unknown"
 """Key of why the commit, or whether the code is as it was committed, is not known; missing
 otherwise. It affects nothing."""
 
+ENGINE = "engine"
+"""Key of the engine and the ZeRO stage that train an attempt, in checkpoints and summaries alone:
+``auto`` chooses them after the identity is agreed on. Engines differ in rounding."""
+
+_SOMETIMES = {COMMIT_UNKNOWN: Affects.NOTHING, ENGINE: Affects.ROUNDING}
+
 _TOLD = UPDATES | {Affects.EVALUATION, Affects.CODE}
 
 
@@ -129,7 +135,7 @@ def brief(identity: Identity) -> Identity:
 
 def affects_of(key: str) -> Affects:
     """What another value of a key of an identity affects."""
-    return Affects.NOTHING if key == COMMIT_UNKNOWN else OTHERS.get(key) or affects(key)
+    return _SOMETIMES.get(key) or OTHERS.get(key) or affects(key)
 
 
 @dataclass(frozen=True)

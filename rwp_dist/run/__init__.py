@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from rwp_dist.run.build import build_parts
     from rwp_dist.run.models import build_model
     from rwp_dist.run.parts import Parts
+    from rwp_dist.run.profiling import Profile
     from rwp_dist.run.progress import Progress, memory_bytes
     from rwp_dist.run.watch import Watch
 else:
     __getattr__ = lazy_names(
         __name__,
         Parts="parts",
+        Profile="profiling",
         Progress="progress",
         Watch="watch",
         agree="agreement",
@@ -27,4 +29,13 @@ else:
         memory_bytes="progress",
     )
 
-__all__ = ["Parts", "Progress", "Watch", "agree", "build_model", "build_parts", "memory_bytes"]
+__all__ = [
+    "Parts",
+    "Profile",
+    "Progress",
+    "Watch",
+    "agree",
+    "build_model",
+    "build_parts",
+    "memory_bytes",
+]

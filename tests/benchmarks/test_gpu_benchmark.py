@@ -28,7 +28,7 @@ def test_without_a_gpu_it_says_so_once():
     assert "no GPU" in line and "--dry" in line
 
 
-@pytest.mark.parametrize("section", ["oracle", "replicas", "steps", "syncs", "shards"])
+@pytest.mark.parametrize("section", ["oracle", "replicas", "steps", "streams", "syncs", "shards"])
 def test_a_section_runs_dry(section):
     done = run(section, "--dry")
     assert done.returncode == 0, done.stdout + done.stderr

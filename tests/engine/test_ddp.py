@@ -1,7 +1,9 @@
 """The engine without DeepSpeed: the bits of stage 0, whatever takes part in a pass."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack
 from unittest.mock import patch
 
@@ -168,6 +170,25 @@ def train_without_waiting(method):
 @pytest.mark.parametrize("method", METHOD_SETTINGS)
 def test_after_the_first_update_the_host_never_waits_for_the_device(method):
     run_ranks(train_without_waiting, 2, method)
+
+
+def said_of_unused_parameters():
+    """What a rank writes on stderr, by whatever language."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            with small_parts(small_settings("method.name=sgd"), wide(unused=True)) as parts:
+                run_all(parts, 0, 2)
+        finally:
+            os.dup2(kept, 2)
+        file.seek(0)
+        return file.read().decode()
+
+
+def test_unused_parameters_are_no_reason_to_warn_of_parameters_that_are_used():
+    for said in run_ranks(said_of_unused_parameters, 2):
+        assert "unused" not in said
 
 
 def test_a_run_loads_no_deepspeed(tmp_path):

@@ -5,7 +5,15 @@ import torch.distributed as dist
 from support.checkpoints import move_state
 from support.methods import METHOD_SETTINGS, overrides
 from support.ranks import run_ranks
-from support.small import run_steps, same_bits, small_parts, small_settings, split_over, weights_of
+from support.small import (
+    ENGINES,
+    run_steps,
+    same_bits,
+    small_parts,
+    small_settings,
+    split_over,
+    weights_of,
+)
 
 from rwp_dist.run.progress import Progress
 
@@ -59,19 +67,18 @@ def check(world_size, cases, rank, number):
 
 @pytest.mark.parametrize("rank", [0, 1], ids=["clean rank", "perturbed rank"])
 def test_weights_optimizer_and_move_stay_as_they_were(rank):
-    cases = [overrides(m, f"deepspeed.zero_stage={s}") for m in METHOD_SETTINGS for s in (0, 1, 2)]
+    cases = [overrides(m, engine) for m in METHOD_SETTINGS for engine in ENGINES]
     check(2, cases, rank, 0)
 
 
 def test_also_if_the_ascent_of_sam_is_not_finite():
-    check(2, [("method.name=sam", f"deepspeed.zero_stage={s}") for s in (0, 1)], 1, None)
+    check(2, [("method.name=sam", engine) for engine in ENGINES], 1, None)
 
 
 def test_also_where_ranks_have_unequal_numbers_of_perturbed_passes():
     """Three micro-batches on three ranks: 1, 2 and 1 of them perturbed."""
     cases = [
-        ("method.name=m-arwp", "batch.global=18", "batch.per_rank=2", f"deepspeed.zero_stage={s}")
-        for s in (0, 1, 2)
+        ("method.name=m-arwp", "batch.global=18", "batch.per_rank=2", engine) for engine in ENGINES
     ]
     check(3, cases, rank=1, number=1)
 
@@ -84,7 +91,5 @@ def test_also_at_stage_3():
 
 
 def test_also_on_a_single_rank_and_in_bf16():
-    cases = [
-        ("method.name=m-arwp", "precision=bf16", f"deepspeed.zero_stage={s}") for s in (0, 1, 2)
-    ]
+    cases = [("method.name=m-arwp", "precision=bf16", engine) for engine in ENGINES]
     check(1, cases, rank=0, number=1)

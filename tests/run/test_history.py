@@ -4,7 +4,7 @@ import pytest
 
 from rwp_dist.base.errors import CheckpointError
 from rwp_dist.config import load_settings
-from rwp_dist.record.identity import identity_of
+from rwp_dist.record.identity import ENGINE, identity_of
 from rwp_dist.run.history import History
 
 DATA = {"data.train.id": "1", "data.train.classes": "2", "data.val.id": "3"}
@@ -34,6 +34,18 @@ def test_changes_of_all_attempts_are_kept_with_their_step() -> None:
     ]
     [note] = history.notes()
     assert "torch: 2 before, 3 now" in note and "step 10" not in note
+
+
+def test_another_engine_is_told_unless_an_earlier_version_did_not_say_which_it_had() -> None:
+    before, now = ({ENGINE: name} for name in ("DDP", "DeepSpeed at stage 1"))
+    for state, wanted in (
+        (identity(), []),
+        (identity(**now), []),
+        (identity(**before), ["engine: DDP before, DeepSpeed at stage 1 now"]),
+    ):
+        history = History(identity(**now))
+        history.load_state_dict(History(state).state_dict())
+        assert history.changed_now == wanted
 
 
 def test_ranks_with_other_code_are_said_and_kept() -> None:

@@ -148,6 +148,14 @@ def small_settings(*overrides: str, steps: int = 10) -> Settings:
     )
 
 
+ENGINES = (
+    "engine.name=ddp",
+    "engine.name=deepspeed",
+    *map("deepspeed.zero_stage={}".format, (1, 2)),
+)
+"""Every engine and stage that gives a rank whole weights."""
+
+
 def split_over(world_size: int, micro_batches: int) -> str:
     """The override that gives every rank so many micro-batches."""
     return f"batch.per_rank={GLOBAL_BATCH // (world_size * micro_batches)}"
@@ -165,7 +173,7 @@ def small_parts(
     plan = memory_plan(settings, samples)
     train = MemoryTrain(samples, plan, rank, split.micro_batches, split.size)
     val = MemoryEval(samples, settings.batch.per_rank, rank, world_size)
-    with patch("rwp_dist.run.build.build_model", lambda settings, device: net):
+    with patch("rwp_dist.run.build.build_model", lambda settings, device: net.to(device)):
         parts = build_parts(settings, (train, val))
     try:
         yield parts
