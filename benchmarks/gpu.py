@@ -7,7 +7,7 @@
 Needs torch 2.11 or newer with Triton, this repository on PYTHONPATH, and the development packages
 (``make .venv/installed-dev``); what a machine without network lacks travels as wheels
 (``gpu_wheels.sh``). Each section is a process of its own, prints its table as it goes, and ends
-with its bars; one that fails does not stop the next.
+with its bars; one that fails does not stop the next. After eight minutes no section goes on.
 """
 
 import os
@@ -24,18 +24,22 @@ SECTIONS = {
     "kernels": ("kernels.py", 90),  # right, and as fast as memory
     "steps": ("on_gpu/steps.py", 150),  # training steps of all methods: images/s, MFU, memory
     "syncs": ("on_gpu/syncs.py", 90),  # what makes the host wait for the GPU
-    "oracle": ("on_gpu/oracle.py", 90),  # every method at every ZeRO stage against float64
+    "streams": ("on_gpu/streams.py", 60),  # noise drawn beside the step, in the profiler's trace
+    "oracle": ("on_gpu/oracle.py", 90),  # every method on every engine against float64
     "replicas": ("on_gpu/replicas.py", 60),  # two ranks on one GPU, resumed runs
     "shards": ("on_gpu/shards.py", 120),  # a real run from JPEG shards
 }
 """Their files, and the seconds that each may take."""
+ALL_S = 480
+"""Seconds that all of them may take together."""
 
 
-def run_section(name: str, dry: bool) -> bool:
-    """Whether the section ran and its bars held."""
+def run_section(name: str, dry: bool, left_s: float) -> bool:
+    """Whether the section ran within the time that is left, and its bars held."""
     print(f"\n== {name} ==", flush=True)
     begin = time.monotonic()
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    # The profiler's library would write of its own beginnings and ends between the tables.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "KINETO_LOG_LEVEL": "99"}
     paths = [str(HERE), str(HERE.parent), str(HERE.parent / "tests")]
     environment["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
     if dry:
@@ -44,14 +48,13 @@ def run_section(name: str, dry: bool) -> bool:
             "OMP_NUM_THREADS": "1",
             "DS_ACCELERATOR": "cpu",
         }
-    file, limit_s = SECTIONS[name]
-    if dry:
-        limit_s *= 10  # a CPU that others use as well
+    file, own_s = SECTIONS[name]
+    limit_s = own_s * 10 if dry else min(own_s, left_s)  # dry: a CPU that others use as well
     command = [sys.executable, str(HERE / file), *(["--dry"] if dry else [])]
     try:
         code = subprocess.run(command, env=environment, timeout=limit_s).returncode
     except subprocess.TimeoutExpired:
-        print(f"took longer than {limit_s} s")
+        print(f"took longer than {limit_s:.0f} s")
         code = 1
     print(f"-- {name}: {'ok' if code == 0 else 'FAILED'}, {time.monotonic() - begin:.0f} s")
     return code == 0
@@ -64,7 +67,11 @@ def main(sections: tuple[str, ...], dry: bool) -> None:
     """Run the sections, all by default."""
     if not (dry or torch.cuda.is_available()):
         raise click.ClickException("torch sees no GPU here; --dry tries all of this on the CPU.")
-    results = {name: run_section(name, dry) for name in sections or SECTIONS}
+    end = time.monotonic() + ALL_S
+    results = {
+        name: run_section(name, dry, max(end - time.monotonic(), 0.0))
+        for name in sections or SECTIONS
+    }
     failed = [name for name, held in results.items() if not held]
     print(f"\n{', '.join(failed)}: failed, or a bar does not hold" if failed else "\nAll hold.")
     sys.exit(bool(failed))
