@@ -46,6 +46,12 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             f"is for ZeRO's stages 1 to 3, and deepspeed.zero_stage is {s.deepspeed.zero_stage}",
             "set deepspeed.zero_stage to 1 or 2, or deepspeed.overlap_comm to false",
         )
+    if s.run.compile and s.deepspeed.zero_stage == 3:
+        yield Conflict(
+            ("run.compile", "deepspeed.zero_stage"),
+            "stage 3 gathers the weights of each layer during a pass, which one graph cannot",
+            "set it to false, or deepspeed.zero_stage to 2",
+        )
     if s.engine.name == "ddp" and s.deepspeed.zero_stage not in (0, "auto"):
         yield Conflict(
             ("engine.name", "deepspeed.zero_stage"),

@@ -75,6 +75,10 @@ class Run(Section):
     threads: Annotated[Size, Field(le=MOST_PROCESSES), Affects.ROUNDING] = 1
     """CPU threads of each rank. More than 1 pays for large networks where cores are idle."""
 
+    compile: Annotated[Flag, Affects.RESULT] = False
+    """Train by code that torch.compile generates for this network, as one graph a pass. Evaluation
+    takes the plain network. On a CPU it needs a C++ compiler. Not for ZeRO's stage 3."""
+
     check_replicas_every: Annotated[Count, Affects.NOTHING] = 0
     """Steps between two checks that all ranks have bit-identical weights; the run stops if they
     do not. 0: no checks."""

@@ -32,6 +32,7 @@ from rwp_dist.process.group import (
     same_on_all_ranks,
 )
 from rwp_dist.process.stages import stage
+from rwp_dist.run.compiling import compile_network
 from rwp_dist.run.flops import count_flops
 from rwp_dist.run.memory import with_stage, with_zero_stage
 from rwp_dist.run.models import build_model
@@ -96,6 +97,12 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         )
     perturbed = _perturb(settings, engine, slots, timeline, backend)
     engine.module.train()
+    normalise = Normalise(settings.data.mean, settings.data.std)
+    if settings.run.compile:
+        with stage("compiling the network"), same_on_all_ranks():
+            shape = (split.size, settings.data.channels, *2 * (settings.data.image_size,))
+            images = torch.zeros(shape, dtype=torch.uint8, device=device)
+            compile_network(engine, perturbed, normalise(images))
     extras = {name: build(settings, engine) for name, build in EXTRAS.items()}
     return Parts(
         settings=settings,
@@ -105,7 +112,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         train=train,
         val=val,
         mixer=build_mixer(settings),
-        normalise=Normalise(settings.data.mean, settings.data.std),
+        normalise=normalise,
         task=Classification(),
         timeline=timeline,
         engine=engine,

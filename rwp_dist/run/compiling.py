@@ -1,0 +1,71 @@
+"""The network's training passes as code that torch generates (``run.compile``)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.engine.engine import Engine
+from rwp_dist.perturb import Perturbed
+from rwp_dist.perturb.statistics import frozen_statistics, tracking_layers
+
+
+def compile_network(engine: Engine, perturbed: Perturbed, images: Tensor) -> None:
+    """Compile the network in place, and try the passes of this rank; leaves no trace in it.
+
+    A pass is one graph, which reads the weights where they lie when it begins. So names, hooks and
+    checkpoints stay as they are, and perturbing, which happens between passes, compiles nothing
+    anew.
+
+    Args:
+        engine: whose network is in training mode.
+        perturbed: whose passes they are.
+        images: of one pass, ``[B, C, H, W]``, as the network gets them.
+
+    Raises:
+        ConfigError: torch cannot compile this network, or cannot compile on this machine.
+    """
+    network, trained = engine.module, list(engine.trained.values())
+    network.compile(fullgraph=True, dynamic=False, options=_options())
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    layers = tracking_layers(network)
+    devices = [images.device] if images.is_cuda else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            for frozen in _kinds_of_pass(perturbed):
+                # A network that needs another graph in its second pass would need one in each.
+                for stance in ("default", "fail_on_recompile"):
+                    with (
+                        torch.compiler.set_stance(stance),
+                        frozen_statistics(layers if frozen else []),
+                    ):
+                        logits = engine.forward_only(images)
+                        torch.autograd.grad(logits.sum(), trained, allow_unused=True)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise _refused(error) from error
+    finally:
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+def _options() -> dict[str, Any]:
+    """Where torch can, choose kernels by rules alone: times differ, and a resumed run's bits."""
+    return {"deterministic": True} if "deterministic" in torch._inductor.list_options() else {}
+
+
+def _kinds_of_pass(perturbed: Perturbed) -> set[bool]:
+    """Whether BatchNorm's running statistics are frozen in a pass of this rank; each is a graph."""
+    method = perturbed.method
+    if method.ascends:
+        return {False, True}
+    return {slot.perturbed and method.has_clean_pass for slot in perturbed.my_slots}
+
+
+def _refused(error: Exception) -> ConfigError:
+    said = str(error).partition("\n")[0].rstrip(".")
+    return ConfigError(
+        f"torch cannot compile this network ({said})",
+        key="run.compile",
+        cure="set it to false, or change the network's forward",
+    )
