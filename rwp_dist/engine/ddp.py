@@ -61,22 +61,24 @@ class DDPEngine:
 
     def forward(self, images: Tensor) -> Tensor:
         self._passes += 1
-        if self._replica is None:
-            return self.forward_only(images)
         # Whether a backward pass reduces gradients is decided by its forward pass.
-        last = self._passes == self.num_passes
-        reducing = nullcontext() if last else self._replica.no_sync()
-        with _refusing(), reducing, self._in_precision():
-            logits: Tensor = self._replica(images)
-        return logits.float()
+        return self._logits(images, reducing=self._passes == self.num_passes)
 
     def forward_only(self, images: Tensor) -> Tensor:
-        with self._in_precision():
-            logits: Tensor = self.module(images)
-        return logits.float()
+        return self._logits(images, reducing=False)
 
-    def _in_precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
+    def _logits(self, images: Tensor, *, reducing: bool) -> Tensor:
+        """Also where nothing is reduced DDP calls the network, so that there is one compiled form.
+
+        Under DDP torch.compile cuts a graph at the ends of buckets, so that their reduction still
+        begins during the backward pass.
+        """
+        network = self.module if self._replica is None else self._replica
+        whole = self._replica is None or reducing
+        precision = torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
+        with _refusing(), nullcontext() if whole else self._replica.no_sync(), precision:
+            logits: Tensor = network(images)
+        return logits.float()
 
     def backward(self, loss: Tensor) -> None:
         with _refusing():

@@ -1,9 +1,13 @@
 """The network's training passes as code that torch generates (``run.compile``)."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import RecompileError, TorchDynamoException
+from torch._inductor.exc import InvalidCxxCompiler
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.engine.engine import Engine
@@ -34,15 +38,14 @@ def compile_network(engine: Engine, perturbed: Perturbed, images: Tensor) -> Non
     try:
         with torch.random.fork_rng(devices=devices):
             for frozen in _kinds_of_pass(perturbed):
-                # A network that needs another graph in its second pass would need one in each.
-                for stance in ("default", "fail_on_recompile"):
+                for again in (False, True):
                     with (
-                        torch.compiler.set_stance(stance),
+                        torch._dynamo.config.patch(error_on_recompile=again),
                         frozen_statistics(layers if frozen else []),
                     ):
                         logits = engine.forward_only(images)
                         torch.autograd.grad(logits.sum(), trained, allow_unused=True)
-    except torch._dynamo.exc.TorchDynamoException as error:
+    except TorchDynamoException as error:
         raise _refused(error) from error
     finally:
         for buffer, value in buffers:
@@ -62,10 +65,19 @@ def _kinds_of_pass(perturbed: Perturbed) -> set[bool]:
     return {slot.perturbed and method.has_clean_pass for slot in perturbed.my_slots}
 
 
-def _refused(error: Exception) -> ConfigError:
-    said = str(error).partition("\n")[0].rstrip(".")
-    return ConfigError(
-        f"torch cannot compile this network ({said})",
-        key="run.compile",
-        cure="set it to false, or change the network's forward",
-    )
+def _refused(error: TorchDynamoException) -> ConfigError:
+    said, cure = str(error).partition("\n")[0].rstrip("."), "set it to false"
+    if isinstance(getattr(error, "inner_exception", None), InvalidCxxCompiler):
+        problem = "torch.compile needs a C++ compiler, and there is none"
+        cure = f"install one (apt install g++), set CXX to yours, or {cure}"
+    elif isinstance(error, RecompileError):
+        changed = re.search(r"- \d+/\d+: (.*?) *(?:#|$)", str(error), re.MULTILINE)
+        why = changed[1] if changed else said
+        problem = f"each pass would be compiled anew, because this network changes ({why} once only)"
+        cure += ", or keep in buffers what changes"
+    else:
+        stack = getattr(error, "real_stack", None)
+        where = f", {Path(stack[-1].filename).name} line {stack[-1].lineno}" if stack else ""
+        problem = f"torch cannot compile this network ({said}{where})"
+        cure += ", or change the network's forward"
+    return ConfigError(problem, key="run.compile", cure=cure)

@@ -228,6 +228,13 @@ def test_stage_3_equals_the_oracle_with_one_noise_for_all_ranks():
     check(2, 2, [(f"method.name={method}", "deepspeed.zero_stage=3") for method in methods])
 
 
+@pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 2), (2, 1)])
+def test_compiled_passes_equal_the_oracle(world_size, micro_batches):
+    cases = [(f"method.name={name}", "run.compile=true") for name in ("m-rwp", "m-arwp", "sam")]
+    zero = [("method.name=m-arwp", "run.compile=true", f"deepspeed.zero_stage={n}") for n in (1, 2)]
+    check(world_size, micro_batches, [*cases, *zero])
+
+
 KERNELS = (
     ("method.name=m-arwp", "deepspeed.zero_stage=0"),
     ("method.name=arwp", "deepspeed.zero_stage=1", "method.scale=rms", "method.antithetic=true"),

@@ -32,6 +32,8 @@ LONG = (
     "tracking/test_wandb.py::test_whatever_is_killed",
     # A package is downloaded.
     "tracking/test_sinks.py::test_the_real_trackio",
+    # torch.compile with a C++ compiler, into an empty cache.
+    "run/test_compiling.py::test_a_resumed",
     # The engine with kernels in Triton's interpreter.
     "perturb/test_oracle.py::test_noise_and_energy_of_the_kernels",
     "perturb/normals/test_kernels.py::test_a_replay_is_bit_equal",
@@ -88,6 +90,7 @@ SLOW = (
     "perturb/test_statistics.py",
     "record/test_open.py",
     "run/test_checkpoint.py",
+    "run/test_compiling.py",
     "run/test_progress.py::test_losses_at_clean",
     "run/test_progress.py::test_passes_wait",
     "run/test_progress.py::test_there_is_no_spread",
@@ -114,6 +117,7 @@ SLOW = (
         for name in (
             "a_padded_last_batch",
             "buckets_of_any_size",
+            "compiled_passes",
             "every_method_equals_the_oracle_at_stages_0_1_and_2[1-2",
             "every_method_equals_the_oracle_at_stages_0_1_and_2[2",
             "every_method_equals_the_oracle_at_stages_0_1_and_2[3",
