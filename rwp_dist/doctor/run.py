@@ -1,5 +1,7 @@
-"""What the settings of a run ask of this machine: memory, noise, data and its speed."""
+"""What the settings of a run ask of this machine: memory, compilers, data and its speed."""
 
+import os
+import shutil
 from collections.abc import Iterator
 
 from rwp_dist.base.errors import ConfigError, DataError, RwpError
@@ -120,6 +122,20 @@ def noise(machine: Machine) -> Iterator[Finding]:
     yield ok("generator", "normals.c" if fast else "torch's generator: there is no AVX2 here")
 
 
+def compiler(machine: Machine) -> Iterator[Finding]:
+    """What compiles the network on a CPU, if the run asks for it."""
+    assert machine.settings is not None
+    if machine.on_gpus or not machine.settings.run.compile:
+        return
+    program = os.environ.get("CXX", "g++")
+    if shutil.which(program):
+        yield ok("C++ compiler", program)
+    else:
+        seen = f"there is no {program}, and run.compile needs it"
+        cure = "install one (apt install g++), set CXX to yours, or set run.compile to false"
+        yield problem("C++ compiler", seen, cure)
+
+
 def training(machine: Machine) -> Iterator[Finding]:
     """The training data can be read; how many images/s this machine's cores make of it."""
     settings = _impatient(machine)
@@ -200,6 +216,7 @@ CHECKS = (
     Check("disks", "room for checkpoints", checkpoint_room),
     Check("memory", "estimate", memory),
     Check("noise", "generator", noise, 90.0),
+    Check("network", "C++ compiler", compiler),
     Check("data", "training", training, 600.0),
     Check("data", "evaluation", evaluation, 300.0),
 )

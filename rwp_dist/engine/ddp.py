@@ -68,16 +68,16 @@ class DDPEngine:
         return self._logits(images, reducing=False)
 
     def _logits(self, images: Tensor, *, reducing: bool) -> Tensor:
-        """Also where nothing is reduced DDP calls the network, so that there is one compiled form.
+        """Through DDP on several ranks, also where nothing is reduced.
 
-        Under DDP torch.compile cuts a graph at the ends of buckets, so that their reduction still
-        begins during the backward pass.
+        There torch.compile cuts a graph where a bucket of gradients is full, so that its reduction
+        begins during the backward pass. All passes then take this one form.
         """
-        network = self.module if self._replica is None else self._replica
-        whole = self._replica is None or reducing
+        replica = self._replica
+        waiting = nullcontext() if replica is None or reducing else replica.no_sync()
         precision = torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
-        with _refusing(), nullcontext() if whole else self._replica.no_sync(), precision:
-            logits: Tensor = network(images)
+        with _refusing(), waiting, precision:
+            logits: Tensor = (replica or self.module)(images)
         return logits.float()
 
     def backward(self, loss: Tensor) -> None:

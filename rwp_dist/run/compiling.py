@@ -73,7 +73,7 @@ def _refused(error: TorchDynamoException) -> ConfigError:
     elif isinstance(error, RecompileError):
         changed = re.search(r"- \d+/\d+: (.*?) *(?:#|$)", str(error), re.MULTILINE)
         why = changed[1] if changed else said
-        problem = f"each pass would be compiled anew, because this network changes ({why} once only)"
+        problem = f"each pass would be compiled anew, as the network changes ({why} held once)"
         cure += ", or keep in buffers what changes"
     else:
         stack = getattr(error, "real_stack", None)

@@ -102,8 +102,12 @@ def _sums(logits: Tensor, batch: Batch, task: Classification) -> Tensor:
 def clean_network(parts: Parts, done: int) -> Iterator[None]:
     """The network as it is saved: clean weights, and statistics that belong to the evaluated ones.
 
-    Inside, it is not compiled: the numbers are those of ``rwp-dist evaluate``. A collective. ``done``: updates so far; a key for the batches that renew BatchNorm's statistics
-    for methods whose passes are all perturbed, and for an average of the weights.
+    Inside, it is not compiled: its numbers are those of ``rwp-dist evaluate``. A collective.
+
+    Args:
+        parts: of the run.
+        done: updates so far; a key for the batches that renew BatchNorm's statistics for methods
+            whose passes are all perturbed, and for an average of the weights.
     """
     count = min(parts.settings.evaluation.recalibrate_batches, parts.timeline.total_steps)
 
@@ -116,7 +120,8 @@ def clean_network(parts: Parts, done: int) -> Iterator[None]:
                     parts.engine.forward_only(parts.normalise(images))
 
     always = bool(_extra_weights(parts))
-    plain = torch.compiler.set_stance("force_eager") if parts.settings.run.compile else nullcontext()
+    compiled = parts.settings.run.compile
+    plain = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
     with plain, parts.perturbed.evaluating(relearn if count else None, always=always):
         yield
 

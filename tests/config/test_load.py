@@ -336,6 +336,11 @@ def test_what_stage_3_cannot_do_is_refused_with_the_cure(override: str) -> None:
     assert cure == "set deepspeed.zero_stage to 2"
 
 
+def test_a_compiled_network_is_refused_at_stage_3() -> None:
+    [found] = problems_of(None, "run.compile=true", "deepspeed.zero_stage=3")
+    assert found == ("run.compile", "set it to false, or deepspeed.zero_stage to 2")
+
+
 def test_what_is_written_reads_back_unchanged(tmp_path: Path) -> None:
     settings = load_settings(None, ["method.exclude=['*.bias']", "tracking.wandb=off"])
     again = load_settings(write(tmp_path / "config.yaml", dump_settings(settings)))

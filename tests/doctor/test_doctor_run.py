@@ -37,6 +37,17 @@ def test_another_run_in_the_run_directory_is_a_problem(tmp_path) -> None:
     assert finished.state == "ok" and "finished" in finished.seen
 
 
+# --- network ---
+
+
+def test_a_missing_cpp_compiler_is_a_problem_of_a_run_that_compiles(monkeypatch) -> None:
+    assert look(run.compiler, machine()) == []
+    for program, state in (("sh", "ok"), ("/nonexistent", "problem")):
+        monkeypatch.setenv("CXX", program)
+        [found] = look(run.compiler, machine("run.compile=true"))
+        assert found.state == state and program in found.seen
+
+
 # --- data ---
 
 
