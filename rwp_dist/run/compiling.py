@@ -14,6 +14,8 @@ from rwp_dist.engine.engine import Engine
 from rwp_dist.perturb import Perturbed
 from rwp_dist.perturb.statistics import frozen_statistics, tracking_layers
 
+TORCH = str(Path(torch.__file__).parent)
+
 
 def compile_network(engine: Engine, perturbed: Perturbed, images: Tensor) -> None:
     """Compile the network in place, and try the passes of this rank; leaves no trace in it.
@@ -31,6 +33,7 @@ def compile_network(engine: Engine, perturbed: Perturbed, images: Tensor) -> Non
         ConfigError: torch cannot compile this network, or cannot compile on this machine.
     """
     network, trained = engine.module, list(engine.trained.values())
+    torch.compiler.reset()  # torch keeps few graphs for a class, and a sweep trains many networks
     network.compile(fullgraph=True, dynamic=False, options=_options())
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     layers = tracking_layers(network)
@@ -76,8 +79,9 @@ def _refused(error: TorchDynamoException) -> ConfigError:
         problem = f"each pass would be compiled anew, as the network changes ({why} held once)"
         cure += ", or keep in buffers what changes"
     else:
-        stack = getattr(error, "real_stack", None)
-        where = f", {Path(stack[-1].filename).name} line {stack[-1].lineno}" if stack else ""
+        stack = getattr(error, "real_stack", None) or []
+        own = [frame for frame in stack if not frame.filename.startswith(TORCH)]
+        where = f", {Path(own[-1].filename).name} line {own[-1].lineno}" if own else ""
         problem = f"torch cannot compile this network ({said}{where})"
-        cure += ", or change the network's forward"
+        cure += ", or change the network's forward" if stack else ""
     return ConfigError(problem, key="run.compile", cure=cure)

@@ -74,6 +74,22 @@ def test_20_steps_and_evaluations_take_the_graphs_of_the_start(count, overrides)
     assert same_bits(end, plain) and results == others
 
 
+def sizes_in_turn():
+    with graphs() as found:
+        for size in range(1, 8):
+            settings = small_settings("method.name=m-rwp", split_over(1, 2), COMPILED, steps=2)
+            net = SmallNet()
+            net.conv1 = nn.Conv2d(1, 4, 3, padding=1, stride=1, dilation=1, bias=size % 2 == 0)
+            net.linear1, net.linear2 = nn.Linear(20, size), nn.Linear(size, NUM_CLASSES)
+            with small_parts(settings, net) as parts:
+                run_all(parts)
+        return len(found)
+
+
+def test_a_process_trains_more_networks_of_one_class_than_torch_keeps_graphs_for():
+    assert run_ranks(sizes_in_turn, 1) == [14]
+
+
 class Wide(nn.Module):
     """3 MB of weights: more than the first of DDP's buckets."""
 
