@@ -34,7 +34,7 @@ def compile_network(engine: Engine, perturbed: Perturbed, images: Tensor) -> Non
     """
     network, trained = engine.module, list(engine.trained.values())
     torch.compiler.reset()  # torch keeps few graphs for a class, and a sweep trains many networks
-    network.compile(fullgraph=True, dynamic=False, options=_options())
+    network.compile(fullgraph=True, dynamic=False, options=_options(images.device))
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     layers = tracking_layers(network)
     devices = [images.device] if images.is_cuda else []
@@ -55,9 +55,16 @@ def compile_network(engine: Engine, perturbed: Perturbed, images: Tensor) -> Non
             buffer.copy_(value)
 
 
-def _options() -> dict[str, Any]:
-    """Where torch can, choose kernels by rules alone: times differ, and a resumed run's bits."""
-    return {"deterministic": True} if "deterministic" in torch._inductor.list_options() else {}
+def _options(device: torch.device) -> dict[str, Any]:
+    """Of torch's compiler."""
+    options: dict[str, Any] = {}
+    if "deterministic" in torch._inductor.list_options():  # older versions have none
+        # Choose kernels by rules alone: chosen by time, a resumed run might have others.
+        options["deterministic"] = True
+    if device.type == "cpu":
+        # Convolutions stay as they are: channels last, small images take a fifth longer.
+        options["layout_optimization"] = False
+    return options
 
 
 def _kinds_of_pass(perturbed: Perturbed) -> set[bool]:
