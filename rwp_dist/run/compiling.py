@@ -62,7 +62,7 @@ def _options(device: torch.device) -> dict[str, Any]:
         # Choose kernels by rules alone: chosen by time, a resumed run might have others.
         options["deterministic"] = True
     if device.type == "cpu":
-        # Convolutions stay as they are: channels last, small images take a fifth longer.
+        # Convolutions stay as they are: channels last, those of small images take longer.
         options["layout_optimization"] = False
     return options
 
