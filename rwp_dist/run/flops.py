@@ -3,9 +3,12 @@
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from rwp_dist.run.trial import META, call_with, copies_of
@@ -45,6 +48,19 @@ def peak_tflops(device: torch.device, precision: str) -> float | None:
     return PEAK_TFLOPS.get(torch.cuda.get_device_name(device).removeprefix("NVIDIA "))
 
 
+@dataclass(frozen=True)
+class Pass:
+    """Forward and backward of one image ``[channels, size, size]``."""
+
+    flops: float
+    """Floating-point operations of both."""
+    calls: int
+    """Operations that the host starts on a device, for any number of images."""
+    gradients: tuple[tuple[int, float], ...]
+    """Elements of each gradient, and the share of the backward pass's floating-point operations
+    after which it is there; in that order."""
+
+
 def count_flops(model: nn.Module, channels: int, size: int) -> float | None:
     """Floating-point operations of forward and backward of one image ``[channels, size, size]``.
 
@@ -57,23 +73,57 @@ def count_flops(model: nn.Module, channels: int, size: int) -> float | None:
     The pass is one of shapes alone (meta tensors). It changes neither the network nor torch's
     generator. None for a network that cannot do it.
     """
+    found = profile_pass(model, channels, size)
+    return found.flops or None if found else None
+
+
+def profile_pass(model: nn.Module, channels: int, size: int) -> Pass | None:
+    """What forward and backward of one image consist of, counted as by ``count_flops``."""
     copies = copies_of(model, META)
-    trained = [tensor for tensor in set(copies.values()) if tensor.requires_grad]
     # One image alone may be too few for BatchNorm.
     images = torch.empty(2, channels, size, size, device=META)
     counter = FlopCounterMode(
         display=False,
         custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward},
     )
+    calls, ready = _Calls(), list[tuple[int, int]]()
+
+    def arrived(param: Tensor) -> None:
+        ready.append((param.numel(), counter.get_total_flops()))
+
+    for tensor in set(copies.values()):
+        if tensor.requires_grad:
+            tensor.register_post_accumulate_grad_hook(arrived)
     try:
         with warnings.catch_warnings(), torch.enable_grad(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            with counter:
+            with calls, counter:
                 logits = call_with(model, copies, images)
-                torch.autograd.grad(logits.sum(), trained, allow_unused=True)
+                forward = counter.get_total_flops()
+                logits.sum().backward()
     except Exception:  # a network of the user's may do anything, and a run needs no count
         return None
-    return counter.get_total_flops() / len(images) or None
+    total = counter.get_total_flops()
+    backward = max(total - forward, 1)
+    return Pass(
+        total / len(images),
+        calls.count,
+        tuple((elements, (flops - forward) / backward) for elements, flops in ready),
+    )
+
+
+class _Calls(TorchDispatchMode):
+    """Counts operations, but for those that only look at memory in another shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 def _convolution_backward(
