@@ -320,6 +320,54 @@ def doctor(config: Path | None, overrides: tuple[str, ...], as_json: bool, quick
     run(settings, quick=quick, as_json=as_json)
 
 
+@main.command(short_help="What each method would take on a cluster: time, cost, memory, data.")
+@click.argument("config", type=PATH)
+@click.argument("overrides", nargs=-1, metavar="[key=value]...")
+@click.option("--gpus", required=True, type=click.IntRange(1, 1_000_000), help="How many.")
+@click.option("--gpu", required=True, metavar="NAME", help="a100, h100, h200, l40s, a10g or l4.")
+@click.option("--link", required=True, metavar="RATE", help="Of a node to others: 400Gbit.")
+@click.option(
+    "--mfu", type=click.FloatRange(0, 1, min_open=True), help="Share of the GPU's peak, if known."
+)
+@click.option(
+    "--feed",
+    type=click.FloatRange(0, min_open=True),
+    help="Images/s that a node can read, as `rwp-dist doctor CONFIG` says there.",
+)
+@click.option("--price", type=click.FloatRange(0), help="Of a GPU for an hour, in any currency.")
+@click.option("--out", type=PATH, help="Folder for plan.png: curves of 8 to 1,024 GPUs.")
+def plan(
+    config: Path,
+    overrides: tuple[str, ...],
+    gpus: int,
+    gpu: str,
+    link: str,
+    mfu: float | None,
+    feed: float | None,
+    price: float | None,
+    out: Path | None,
+) -> None:
+    """Predict a run of every method before anyone pays for it; nothing is trained.
+
+    Step time, images/s, hours, GPU-hours, cost and what bounds them; memory of a GPU, images that a
+    node must read, checkpoints. Every method takes batch.global images an update. --link is what a
+    node can send over all of its adapters. docs/scale.md has the model and how far it is off.
+    """
+    from rwp_dist.plan.hardware import gpu_of, rate_of
+
+    settings = load_settings(config, overrides)
+    found, rate = gpu_of(gpu), rate_of(link)
+    signals.say_on_ctrl_c(lambda: "Stopped; nothing was changed.")
+    with redirect_stdout(sys.stderr), loading():
+        from rwp_dist.plan.command import make_plan
+        from rwp_dist.plan.forecast import Cluster
+
+    with redirect_stdout(sys.stderr), stage("counting the network"):
+        lines = make_plan(settings, Cluster(gpu, found, gpus, rate, mfu, feed), price, out)
+    for line in lines:
+        click.echo(line)
+
+
 @main.command("settings", short_help="Every setting with its meaning, or the values of a run.")
 @click.argument("config", type=PATH, required=False, metavar="[CONFIG|RUN]")
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")

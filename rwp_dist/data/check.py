@@ -6,8 +6,6 @@ Imports no torch.
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.base.urls import local_path
 from rwp_dist.config import Settings, Split
@@ -19,7 +17,7 @@ from rwp_dist.data.chosen import (
     identity_of_manifests,
     manifest_of,
     mixed_classes,
-    plan_of,
+    plan_of_manifests,
     setting_of,
     sources_of,
     unknown_labels,
@@ -27,7 +25,6 @@ from rwp_dist.data.chosen import (
 from rwp_dist.data.classes import notes
 from rwp_dist.data.dataset import is_local, load_dataset
 from rwp_dist.data.format.manifest import Manifest
-from rwp_dist.data.selection import Everything, Mixture
 
 
 class Problem(NamedTuple):
@@ -155,8 +152,5 @@ def _check_plan(settings: Settings, manifests: Sequence[Manifest]) -> None:
     """
     if settings.data.sampling == "balanced" and any(m.fields is not None for m in manifests):
         raise unknown_labels(settings)
-    counts = np.array([shard.num_samples for m in manifests for shard in m.shards])
-    numbers = np.repeat(np.arange(len(manifests)), [len(m.shards) for m in manifests])
-    weights = tuple(settings.data.mix.values())
     # The samples of balanced classes are at most as many as those of everything.
-    plan_of(settings, Mixture(counts, numbers, weights) if weights else Everything(counts))
+    plan_of_manifests(settings, manifests)

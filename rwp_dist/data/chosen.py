@@ -3,9 +3,11 @@
 Imports no torch, so that the command line can refuse wrong data before it loads it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import gcd
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from rwp_dist.base.disk import REFUSED
 from rwp_dist.base.errors import ConfigError, DataError
@@ -180,3 +182,15 @@ def plan_of(settings: Settings, selection: Selection) -> Plan:
     d, batch = settings.data, settings.batch.global_
     lanes = d.lanes or gcd(8, batch)
     return Plan(selection, batch, lanes, d.window, settings.run.seed, d.pad_last)
+
+
+def plan_of_manifests(settings: Settings, manifests: Sequence[Manifest]) -> Plan:
+    """The same from the manifests of all training data, where labels are not looked at.
+
+    Raises:
+        ConfigError: there is not one whole batch.
+    """
+    counts = np.array([shard.num_samples for m in manifests for shard in m.shards])
+    numbers = np.repeat(np.arange(len(manifests)), [len(m.shards) for m in manifests])
+    weights = tuple(settings.data.mix.values())
+    return plan_of(settings, Mixture(counts, numbers, weights) if weights else Everything(counts))

@@ -47,6 +47,8 @@ class Fabric:
         passes from node to node once, so that each node sends as much as each rank. A pair of
         binary trees sends twice the bytes, in steps that grow with the logarithm of the nodes.
         """
+        if ranks == 1:
+            return 0.0
         nodes = self._nodes(ranks)
         ring_s = 2 * self._around_s(num_bytes, ranks)
         inner, outer = min(ranks, self.per_node) - 1, math.ceil(math.log2(nodes))
@@ -54,7 +56,7 @@ class Fabric:
         # A tree that is not there has an infinite latency, and 0 steps of it are none.
         for steps, link in ((inner, self.inside), (outer, self.between)):
             tree_s += 2 * steps * link.tree_latency_s if steps else 0.0
-        return self.start_s + min(ring_s, tree_s) if ranks > 1 else 0.0
+        return self.start_s + min(ring_s, tree_s)
 
     def all_gather_s(self, num_bytes: float, ranks: int) -> float:
         """Seconds until all ranks have all parts, of ``num_bytes`` together: half a ring."""
@@ -88,9 +90,7 @@ class Work:
     forward_s: float
     backward_s: float
     rest_s: float = 0.0
-    """Perturbing the weights, and the optimizer's step."""
-    drawing_s: float = 0.0
-    """Drawing the next noise, beside the reduction of gradients."""
+    """Perturbing the weights, the optimizer's step, and what an engine adds."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Cores:
     """Processors that ranks share with each other, and with what reduces gradients."""
 
     per_rank: float = 1.0
-    """At most 1: a rank computes with one."""
+    """Share of a core that the slowest rank has: half of it if two ranks are on one."""
     reduce_s_per_byte: float = 0.0
     """Core time of a rank for each byte that is reduced."""
 
@@ -144,15 +144,13 @@ def step_time(
         spread: standard deviation of the time of computing over ranks, as a share of it.
         cores: what ranks share.
     """
-    alone_s = (work.passes - 1) * (work.forward_s + work.backward_s) + work.forward_s + work.rest_s
     backward_s, reduced_s = overlap(work.backward_s, buckets, fabric, ranks, cores)
-    waiting_s = reduced_s - backward_s
-    drawing_s = max(work.drawing_s / cores.per_rank - waiting_s, 0.0)
-    compute_s = alone_s / cores.per_rank + backward_s + drawing_s
+    before_s = work.passes * work.forward_s + (work.passes - 1) * work.backward_s
+    passes_s = before_s / cores.per_rank + backward_s
     return StepTime(
-        compute_s,
-        waiting_s + fabric.all_gather_s(gathered_bytes, ranks) * bool(gathered_bytes),
-        compute_s * spread * slowest_of(ranks),
+        passes_s + work.rest_s / cores.per_rank,
+        reduced_s - backward_s + fabric.all_gather_s(gathered_bytes, ranks) * bool(gathered_bytes),
+        passes_s * spread * slowest_of(ranks),
     )
 
 

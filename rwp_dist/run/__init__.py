@@ -11,6 +11,7 @@ from rwp_dist.base.lazy import lazy_names
 if TYPE_CHECKING:
     from rwp_dist.run.agreement import agree
     from rwp_dist.run.build import build_parts
+    from rwp_dist.run.flops import profile_pass
     from rwp_dist.run.models import build_model
     from rwp_dist.run.parts import Parts
     from rwp_dist.run.profiling import Profile
@@ -27,6 +28,7 @@ else:
         build_model="models",
         build_parts="build",
         memory_bytes="progress",
+        profile_pass="flops",
     )
 
 __all__ = [
@@ -38,4 +40,5 @@ __all__ = [
     "build_model",
     "build_parts",
     "memory_bytes",
+    "profile_pass",
 ]

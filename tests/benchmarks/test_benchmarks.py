@@ -62,6 +62,17 @@ def test_overlap_measures_a_link_or_says_why_it_cannot():
         assert {"sgd", "m-rwp", "m-arwp", "m-rwp, in line"} <= set(rows(table)), table
 
 
+def test_scale_compares_every_cell_with_its_prediction_or_says_why_it_cannot(tmp_path):
+    small = ("--model=small_cnn", "--size=8", "--batch=4", "--rounds=2")
+    table = run(BENCHMARKS / "scale.py", tmp_path / "times.json", *small)
+    if "Skipped" in table:
+        assert "network namespaces are not allowed" in table
+    else:
+        cells = {name: fields for name, fields in rows(table).items() if "ranks" in name}
+        assert len(cells) == 27, table
+        assert cells["sgd, 2 ranks, 1gbit"][-1].split()[0] in ("+0.0%", "-0.0%"), table
+
+
 def test_streaming_and_decode_compare_with_their_peers():
     table = run(BENCHMARKS / "streaming.py", "--images=64", "--rounds=1")
     assert {"ImageFolder + Pillow", "WebDataset", "this project"} <= set(rows(table)), table

@@ -6,7 +6,7 @@ import torchvision
 from support.small import SIZE, SmallNet
 from torch import nn
 
-from rwp_dist.run.flops import count_flops, peak_tflops
+from rwp_dist.run.flops import count_flops, peak_tflops, profile_pass
 
 
 def test_products_count_twice_forward_and_for_each_gradient_that_is_needed():
@@ -104,3 +104,20 @@ def test_a_peak_is_of_the_whole_device_in_bf16(monkeypatch):
         assert peak_tflops(cuda, "bf16") == peak, name
         assert peak_tflops(cuda, "fp32") is None
         assert peak_tflops(torch.device("cpu"), "bf16") is None
+
+
+def test_gradients_come_in_the_order_and_at_the_share_of_the_backward_pass():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    found = profile_pass(net, 1, 2)
+    # The last layer has two gradients of 2 x 15 operations, the first one of 2 x 20.
+    [(bias, _), last, _, first] = found.gradients
+    assert (bias, last[0], first) == (3, 15, (20, 1.0))
+    assert last[1] <= 60 / 100
+    assert sum(elements for elements, _ in found.gradients) == 43
+    assert found.flops == count_flops(net, 1, 2)
+
+
+def test_calls_do_not_count_views():
+    flat = profile_pass(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), 1, 2)
+    more = profile_pass(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Unflatten(1, (3, 1))), 1, 2)
+    assert 0 < flat.calls == more.calls

@@ -1,0 +1,103 @@
+"""A forecast: what it must say of methods, GPUs, networks and data."""
+
+from dataclasses import replace
+
+import pytest
+
+from rwp_dist.config import Settings, load_settings, split_batch
+from rwp_dist.perturb.methods import METHODS
+from rwp_dist.plan.forecast import (
+    Cluster,
+    Forecast,
+    buckets_of,
+    forecast_methods,
+    profile_of,
+    step_of,
+    with_method,
+)
+from rwp_dist.plan.hardware import GPUS
+
+FAST = Cluster("h100", GPUS["h100"], 64, 400e9)
+
+
+def settings(*overrides: str) -> Settings:
+    own = ("batch.global=65536", "batch.per_rank=1024", "data.image_size=32", "data.channels=3")
+    steps = ("schedule.steps=36000", "run.label=plan", "precision=bf16")
+    return load_settings(None, [*own, "data.mean=[0.5]", *steps, *overrides])
+
+
+def forecasts(cluster: Cluster, *overrides: str) -> dict[str, Forecast]:
+    return {found.method: found for found in forecast_methods(settings(*overrides), cluster)}
+
+
+def test_every_method_takes_as_many_images() -> None:
+    found = forecasts(FAST)
+    assert list(found) == list(METHODS)
+    assert {one.split.size * one.split.micro_batches * 64 for one in found.values()} == {65536}
+    for one in found.values():
+        assert one.step_s * one.images_per_s == pytest.approx(65536)
+
+
+def test_sam_takes_twice_as_long_as_m_rwp_on_a_fast_network_and_less_on_a_slow_one() -> None:
+    ratios = []
+    for bytes_per_s in (400e9, 1e9, 1e7):
+        found = forecasts(replace(FAST, node_bytes_per_s=bytes_per_s))
+        ratios.append(found["sam"].step_s / found["m-rwp"].step_s)
+    assert ratios == sorted(ratios, reverse=True)
+    assert 1.8 < ratios[0] < 2.0
+    assert ratios[-1] < 1.1
+    assert found["m-rwp"].step_s == pytest.approx(found["sgd"].step_s, rel=0.02)
+    assert {one.bound_by for one in found.values()} == {"network"}
+
+
+def test_a_node_that_reads_too_little_bounds_the_step() -> None:
+    fed = forecasts(replace(FAST, node_images_per_s=1000.0))
+    assert {one.bound_by for one in fed.values()} == {"data"}
+    assert [one.images_per_s for one in fed.values()] == pytest.approx([8000] * len(fed))
+    enough = forecasts(replace(FAST, node_images_per_s=1e9))
+    assert enough["sgd"].step_s == forecasts(FAST)["sgd"].step_s
+
+
+def test_hours_are_those_of_all_steps_and_unknown_without_data() -> None:
+    found = forecasts(FAST)["sgd"]
+    assert found.hours == pytest.approx(10 * found.step_s)
+    assert forecasts(FAST, "schedule.steps=null", "data.train=nowhere")["sgd"].hours is None
+
+
+def test_few_images_are_bound_by_the_host() -> None:
+    found = forecasts(FAST, "batch.global=64")["sgd"]
+    assert found.bound_by == "host"
+    assert found.step_s == pytest.approx(forecasts(FAST, "batch.global=128")["sgd"].step_s)
+
+
+def test_zero_gathers_weights_and_deepspeed_costs_time() -> None:
+    ddp, zero = (forecasts(FAST, f"deepspeed.zero_stage={stage}")["sgd"] for stage in (0, 1))
+    assert (ddp.engine, zero.engine) == ("DDP", "ZeRO stage 1")
+    assert zero.step.wait_s > ddp.step.wait_s
+    assert zero.step.compute_s > ddp.step.compute_s
+    assert zero.memory_bytes != ddp.memory_bytes
+
+
+def test_bf16_reduces_half_the_bytes() -> None:
+    profile = profile_of(settings())
+    full, half = (
+        sum(b.num_bytes for b in buckets_of(settings(f"engine.reduce_dtype={dtype}"), profile))
+        for dtype in ("fp32", "bf16")
+    )
+    assert full == 2 * half == 4 * sum(elements for elements, _ in profile.gradients)
+
+
+@pytest.mark.parametrize(("name", "measured_s"), [("resnet50", 0.0559), ("vit_s_16", 0.0553)])
+def test_one_h200_takes_what_was_measured(name: str, measured_s: float) -> None:
+    """docs/performance.md, the rows "DDP sgd"."""
+    own = settings(
+        f"model.name={name}",
+        "model.num_classes=1000",
+        "data.image_size=224",
+        *("batch.global=256", "batch.per_rank=256", "engine.name=ddp"),
+    )
+    own = with_method(own, "sgd")
+    cluster = Cluster("h200", GPUS["h200"], 1, 50e9)
+    step = step_of(own, split_batch(own, 1), cluster, profile_of(own))
+    assert step.total_s == pytest.approx(measured_s, rel=0.12)
+    assert step.wait_s == step.straggle_s == 0
