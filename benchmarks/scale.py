@@ -10,7 +10,6 @@ in between. The other cells are predicted. Measurements are added to those in th
 """
 
 import json
-import math
 import os
 import random
 import statistics
@@ -141,9 +140,8 @@ def measure_parts(parts: Parts, size: int, batch: int, times: Times) -> None:
         copy.copy_(weights)
     noisy = Perturbed(module, "rwp", draw_ahead=False)
     dist.barrier()
-    with ExitStack() as stack:
-        with timing(times, "perturbation"):
-            stack.enter_context(noisy(0))
+    with ExitStack() as stack, timing(times, "perturbation"):
+        stack.enter_context(noisy(0))
     noisy.end_step(applied=False)
     noisy.close()
 
@@ -188,7 +186,7 @@ class Prediction:
             self.rest_s + more[method],
         )
         link = Link(self.reached * RATES[rate] / 8, self.latency_s)
-        cores = Cores(1 / math.ceil(ranks / self.num_cores), self.core_s_per_byte)
+        cores = Cores(min(1.0, self.num_cores / ranks), self.core_s_per_byte)
         step = step_time(
             work, self.buckets, Fabric(1, link, link), ranks, spread=self.spread, cores=cores
         )

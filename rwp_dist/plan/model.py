@@ -98,7 +98,7 @@ class Cores:
     """Processors that ranks share with each other, and with what reduces gradients."""
 
     per_rank: float = 1.0
-    """Share of a core that the slowest rank has: half of it if two ranks are on one."""
+    """Share of a core that each rank has, at most 1: three ranks on two cores have 2/3."""
     reduce_s_per_byte: float = 0.0
     """Core time of a rank for each byte that is reduced."""
 

@@ -52,11 +52,15 @@ def _time(found: Forecast, cluster: Cluster, price: float | None) -> list[str]:
         f"{found.step_s * 1e3:.1f}",
         whole(found.images_per_s),
         percent(found.step.wait_s / found.step_s),
-        count(found.hours),
-        count(gpu_hours),
+        _hours(found.hours),
+        _hours(gpu_hours),
         *cost,
         found.bound_by,
     ]
+
+
+def _hours(value: float | None) -> str:
+    return f"{value:.2f}" if value is not None and value < 9.995 else count(value)
 
 
 MEMORY_HEAD = ["method", "images in a pass", "engine", "memory/GPU", "read/node"]
