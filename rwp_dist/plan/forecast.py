@@ -46,12 +46,12 @@ class Cluster:
         """The last one may have fewer GPUs."""
         return -(-self.num_gpus // self.gpu.per_node)
 
-    @property
-    def flops_per_s(self) -> float:
-        """Of one GPU, in passes of a network."""
-        if self.mfu is None:
-            return FLOPS_PER_MEMORY_BYTE * self.gpu.memory_bytes_per_s
-        return self.mfu * PEAK_TFLOPS[self.gpu.cuda_name] * 1e12
+    def flops_per_s(self, precision: str) -> float:
+        """Of one GPU, in passes of a network; fp32 moves twice the bytes of bf16."""
+        if self.mfu is not None:
+            return self.mfu * PEAK_TFLOPS[self.gpu.cuda_name] * 1e12
+        bf16 = FLOPS_PER_MEMORY_BYTE * self.gpu.memory_bytes_per_s
+        return bf16 if precision == "bf16" else bf16 / 2
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Forecast:
     settings: Settings
     split: Split
     step: StepTime
-    """As if data were always there."""
+    """Without waiting for data."""
     compute_bound_by: str
     """What computing takes its time from: ``GPU`` or ``host``."""
     memory_bytes: float
@@ -91,14 +91,18 @@ class Forecast:
 
 
 def forecast_methods(settings: Settings, cluster: Cluster) -> list[Forecast]:
-    """Every method on as many images in an update.
+    """Every method on as many images in an update; at stage 3 of ZeRO, those that it has.
 
     Raises:
         ConfigError: the GPUs cannot share the batch, there is no such model, or it cannot be
             counted.
     """
     profile, steps = profile_of(settings), total_steps(settings)
-    return [_forecast(with_method(settings, name), cluster, profile, steps) for name in METHODS]
+    return [
+        _forecast(with_method(settings, name), cluster, profile, steps)
+        for name, method in METHODS.items()
+        if not (method.needs_whole_weights and zero_stage(settings) == 3)
+    ]
 
 
 def profile_of(settings: Settings) -> Pass:
@@ -132,7 +136,7 @@ def _forecast(settings: Settings, cluster: Cluster, profile: Pass, steps: int | 
     if cluster.node_images_per_s is not None:
         images = settings.batch.global_ / cluster.num_nodes
         step_s = max(step_s, images / cluster.node_images_per_s)
-    on_host = _device_s(split, cluster, profile) < HOST_S_PER_CALL * profile.calls
+    on_host = _device_s(settings, split, cluster, profile) < HOST_S_PER_CALL * profile.calls
     return Forecast(
         settings.method.name,
         settings,
@@ -163,7 +167,7 @@ def work_of(settings: Settings, split: Split, cluster: Cluster, profile: Pass) -
     The host must start every operation, however small.
     """
     method = METHODS[settings.method.name]
-    pass_s = max(_device_s(split, cluster, profile), HOST_S_PER_CALL * profile.calls)
+    pass_s = max(_device_s(settings, split, cluster, profile), HOST_S_PER_CALL * profile.calls)
     copies = ASCENT_COPIES if method.ascends else NOISE_COPIES
     perturb_s = copies * _weight_bytes(profile) / cluster.gpu.memory_bytes_per_s
     return Work(
@@ -175,9 +179,9 @@ def work_of(settings: Settings, split: Split, cluster: Cluster, profile: Pass) -
     )
 
 
-def _device_s(split: Split, cluster: Cluster, profile: Pass) -> float:
+def _device_s(settings: Settings, split: Split, cluster: Cluster, profile: Pass) -> float:
     """Seconds of a pass of one micro-batch, if the host were fast."""
-    return split.size * profile.flops / cluster.flops_per_s
+    return split.size * profile.flops / cluster.flops_per_s(settings.precision)
 
 
 def _weight_bytes(profile: Pass) -> float:

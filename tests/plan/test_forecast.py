@@ -78,6 +78,16 @@ def test_zero_gathers_weights_and_deepspeed_costs_time() -> None:
     assert zero.memory_bytes != ddp.memory_bytes
 
 
+def test_stage_3_has_no_methods_that_need_whole_weights() -> None:
+    found = forecasts(FAST, "deepspeed.zero_stage=3", "batch.per_rank=512")
+    assert set(found) == {"sgd", "rwp", "arwp", "m-rwp", "m-arwp"}
+
+
+def test_a_given_mfu_replaces_what_the_memory_allows_and_fp32_takes_twice_as_long() -> None:
+    assert replace(FAST, mfu=0.5).flops_per_s("bf16") == pytest.approx(0.5 * 989e12)
+    assert FAST.flops_per_s("bf16") == 2 * FAST.flops_per_s("fp32")
+
+
 def test_bf16_reduces_half_the_bytes() -> None:
     profile = profile_of(settings())
     full, half = (
