@@ -6,7 +6,7 @@ from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.config import Settings, Split, split_batch
 from rwp_dist.data.chosen import QUICK, manifests_of, plan_of_manifests
 from rwp_dist.engine.memory import BUCKET_ELEMENTS, FP32_BYTES
-from rwp_dist.engine.sharding import engine_text, uses_deepspeed, zero_stage
+from rwp_dist.engine.sharding import engine_name, uses_deepspeed, zero_stage
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.plan.hardware import (
     ASCENT_COPIES,
@@ -86,8 +86,8 @@ class Forecast:
 
     @property
     def engine(self) -> str:
-        """``DDP`` or the stage of ZeRO."""
-        return engine_text(self.settings).removeprefix("under ").removeprefix("at ")
+        """``DDP``, or DeepSpeed and its stage."""
+        return engine_name(self.settings)
 
 
 def forecast_methods(settings: Settings, cluster: Cluster) -> list[Forecast]:

@@ -72,7 +72,7 @@ def test_few_images_are_bound_by_the_host() -> None:
 
 def test_zero_gathers_weights_and_deepspeed_costs_time() -> None:
     ddp, zero = (forecasts(FAST, f"deepspeed.zero_stage={stage}")["sgd"] for stage in (0, 1))
-    assert (ddp.engine, zero.engine) == ("DDP", "ZeRO stage 1")
+    assert (ddp.engine, zero.engine) == ("DDP", "DeepSpeed at stage 1")
     assert zero.step.wait_s > ddp.step.wait_s
     assert zero.step.compute_s > ddp.step.compute_s
     assert zero.memory_bytes != ddp.memory_bytes
