@@ -74,7 +74,8 @@ def measure(model: str, size: int, batch: int, rounds: int) -> None:
             f"{name:<16}{middle * 1e3:10.1f}{statistics.median(ratios(seconds, times['sgd'])):8.3f}"
         )
         work, exposed, hidden = noise[name]
-        line += f"{work * 1e3:10.1f}{exposed * 1e3:8.1f}{hidden:8.3f}" if work else f"{'':>26}"
+        draws = name.startswith("m-")  # what sam does to perturb is a pass
+        line += f"{work * 1e3:10.1f}{exposed * 1e3:8.1f}{hidden:8.3f}" if draws else f"{'':>26}"
         line += f"{sent[name] / rounds / 1e6:10.2f}{sent[name] / sent['sgd']:9.4f}"
         print(line)
 
