@@ -52,6 +52,9 @@ def run_section(name: str, dry: bool, left_s: float) -> bool:
         }
     file, own_s = SECTIONS[name]
     limit_s = own_s * 10 if dry else min(own_s, left_s)  # dry: a CPU that others use as well
+    if limit_s <= 0:
+        print(f"-- {name}: FAILED, the sections before took all of the {ALL_S} s")
+        return False
     command = [sys.executable, str(HERE / file), *(["--dry"] if dry else [])]
     # In a session of its own, so that the ranks that it starts can be ended with it.
     section = subprocess.Popen(command, env=environment, start_new_session=True)

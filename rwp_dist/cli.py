@@ -1,5 +1,6 @@
 """The command line. Settings are checked before torch is imported, so errors come at once."""
 
+import math
 import signal
 import sys
 from contextlib import redirect_stdout
@@ -327,12 +328,17 @@ def doctor(config: Path | None, overrides: tuple[str, ...], as_json: bool, quick
 @click.option("--gpu", required=True, metavar="NAME", help="a100, h100, h200, l40s, a10g or l4.")
 @click.option("--link", required=True, metavar="RATE", help="Of a node to others: 400Gbit.")
 @click.option(
-    "--mfu", type=click.FloatRange(0, 1, min_open=True), help="Share of the GPU's peak, if known."
+    "--mfu",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the peak in the GPU's data sheet that you reach, such as 0.12.",
 )
 @click.option(
     "--feed",
     type=click.FloatRange(0, min_open=True),
     help="Images/s that a node can read, as `rwp-dist doctor CONFIG` says there.",
+)
+@click.option(
+    "--images", type=click.IntRange(1), help="Training images, where the data are not here."
 )
 @click.option("--price", type=click.FloatRange(0), help="Of a GPU for an hour, in any currency.")
 @click.option("--out", type=PATH, help="Folder for plan.png: curves of 8 to 1,024 GPUs.")
@@ -344,17 +350,22 @@ def plan(
     link: str,
     mfu: float | None,
     feed: float | None,
+    images: int | None,
     price: float | None,
     out: Path | None,
 ) -> None:
     """Predict a run of every method before anyone pays for it; nothing is trained.
 
     Step time, images/s, hours, GPU-hours, cost and what bounds them; memory of a GPU, images that a
-    node must read, checkpoints. Every method takes batch.global images an update. --link is what a
-    node can send over all of its adapters. docs/scale.md has the model and how far it is off.
+    node must read, checkpoints. Every method takes batch.global images an update. Nodes have eight
+    GPUs; --link is what one can send over all of its adapters. docs/scale.md has the model and how
+    far it is off.
     """
     from rwp_dist.plan.hardware import gpu_of, rate_of
 
+    for key, value in (("--mfu", mfu), ("--feed", feed), ("--price", price)):
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"{value} is no number", key=key, cure="give a number")
     settings = load_settings(config, overrides)
     found, rate = gpu_of(gpu), rate_of(link)
     signals.say_on_ctrl_c(lambda: "Stopped; nothing was changed.")
@@ -363,7 +374,8 @@ def plan(
         from rwp_dist.plan.forecast import Cluster
 
     with redirect_stdout(sys.stderr), stage("counting the network"):
-        lines = make_plan(settings, Cluster(gpu, found, gpus, rate, mfu, feed), price, out)
+        cluster = Cluster(gpu, found, gpus, rate, mfu, feed, images)
+        lines = make_plan(settings, cluster, price, out)
     for line in lines:
         click.echo(line)
 

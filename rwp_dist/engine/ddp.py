@@ -150,6 +150,7 @@ class DDPEngine:
             for name, param in self.params.items():
                 param.copy_(weights[name])
         load_whole_state(self.optimizer, self.trained, state)
+        self._skips_by_itself = False  # the state may be that of no update yet
         if groups:
             load_group_state(self.optimizer, groups)
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from rwp_dist.base import disk
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.files import write_bytes
 from rwp_dist.config import Settings
-from rwp_dist.plan.forecast import Cluster, forecast_methods, profile_of
+from rwp_dist.plan.forecast import Cluster, forecast_methods, profile_of, with_auto_stage
 from rwp_dist.plan.report import report
 
 
@@ -25,8 +26,15 @@ def make_plan(
             counted.
         RwpError: ``out`` cannot be written to.
     """
+    if cluster.mfu is not None and settings.precision != "bf16":
+        raise ConfigError(
+            "is a share of the peak in bf16, and precision is fp32",
+            key="--mfu",
+            cure="leave it out, or set precision to bf16",
+        )
     found = forecast_methods(settings, cluster)
-    lines = report(found, cluster, price)
+    by_auto = forecast_methods(with_auto_stage(settings), cluster)[0]
+    lines = report(found, by_auto, cluster, price)
     if out is None:
         return lines
     from rwp_dist.plan.plot import picture  # matplotlib takes a second to import

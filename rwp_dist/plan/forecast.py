@@ -40,11 +40,18 @@ class Cluster:
     """Share of the GPU's peak that is reached; None: what its memory allows."""
     node_images_per_s: float | None = None
     """Images that a node can read; None: not known."""
+    epoch_images: int | None = None
+    """Training images, where the data are not here."""
 
     @property
     def num_nodes(self) -> int:
         """The last one may have fewer GPUs."""
         return -(-self.num_gpus // self.gpu.per_node)
+
+    @property
+    def full_node(self) -> float:
+        """Share of all images that a full node takes."""
+        return min(self.gpu.per_node, self.num_gpus) / self.num_gpus
 
     def flops_per_s(self, precision: str) -> float:
         """Of one GPU, in passes of a network; fp32 moves twice the bytes of bf16."""
@@ -67,10 +74,12 @@ class Forecast:
     """What computing takes its time from: ``GPU`` or ``host``."""
     memory_bytes: float
     """Of a GPU."""
+    fits: bool
+    """Whether a GPU has so much."""
     step_s: float
     """With waiting for data."""
-    hours: float | None
-    """Of the run without evaluations; None: it is not known how many steps it has."""
+    steps: int | None
+    """Of the run; None: not known."""
 
     @property
     def images_per_s(self) -> float:
@@ -78,8 +87,18 @@ class Forecast:
         return self.settings.batch.global_ / self.step_s
 
     @property
+    def hours(self) -> float | None:
+        """Of the run without evaluations; None: not known, or it does not fit."""
+        return self.steps * self.step_s / 3600 if self.steps and self.fits else None
+
+    @property
     def bound_by(self) -> str:
-        """What takes most of a step: ``GPU``, ``host``, ``network`` or ``data``."""
+        """What takes most of a step: ``GPU``, ``host``, ``network`` or ``data``.
+
+        ``memory``, if there is too little.
+        """
+        if not self.fits:
+            return "memory"
         if self.step_s > self.step.total_s:
             return "data"
         return "network" if self.step.wait_s > self.step.compute_s else self.compute_bound_by
@@ -97,7 +116,7 @@ def forecast_methods(settings: Settings, cluster: Cluster) -> list[Forecast]:
         ConfigError: the GPUs cannot share the batch, there is no such model, or it cannot be
             counted.
     """
-    profile, steps = profile_of(settings), total_steps(settings)
+    profile, steps = profile_of(settings), total_steps(settings, cluster.epoch_images)
     return [
         _forecast(with_method(settings, name), cluster, profile, steps)
         for name, method in METHODS.items()
@@ -128,13 +147,20 @@ def with_method(settings: Settings, name: str) -> Settings:
     return settings.model_copy(update={"method": method})
 
 
+def with_auto_stage(settings: Settings) -> Settings:
+    """The same run with the stage of ZeRO that ``auto`` chooses."""
+    deepspeed = settings.deepspeed.model_copy(update={"zero_stage": "auto"})
+    return settings.model_copy(update={"deepspeed": deepspeed})
+
+
 def _forecast(settings: Settings, cluster: Cluster, profile: Pass, steps: int | None) -> Forecast:
     split = split_batch(settings, cluster.num_gpus)
     settings = with_zero_stage(settings, split, cluster.gpu.memory_bytes)
+    memory_bytes = sum(estimate(settings, split, on_gpus=True).values())
     step = step_of(settings, split, cluster, profile)
     step_s = step.total_s
     if cluster.node_images_per_s is not None:
-        images = settings.batch.global_ / cluster.num_nodes
+        images = settings.batch.global_ * cluster.full_node
         step_s = max(step_s, images / cluster.node_images_per_s)
     on_host = _device_s(settings, split, cluster, profile) < HOST_S_PER_CALL * profile.calls
     return Forecast(
@@ -143,9 +169,10 @@ def _forecast(settings: Settings, cluster: Cluster, profile: Pass, steps: int | 
         split,
         step,
         "host" if on_host else "GPU",
-        sum(estimate(settings, split, on_gpus=True).values()),
+        memory_bytes,
+        memory_bytes <= cluster.gpu.memory_bytes,
         step_s,
-        steps * step_s / 3600 if steps else None,
+        steps,
     )
 
 
@@ -156,7 +183,7 @@ def step_of(settings: Settings, split: Split, cluster: Cluster, profile: Pass) -
         buckets_of(settings, profile),
         fabric_of(cluster.gpu, cluster.node_bytes_per_s),
         cluster.num_gpus,
-        gathered_bytes=_gathered_bytes(settings, profile),
+        gathered_bytes=_gathered_bytes(settings, split, profile),
         spread=SPREAD,
     )
 
@@ -176,6 +203,8 @@ def work_of(settings: Settings, split: Split, cluster: Cluster, profile: Pass) -
         pass_s * 2 / 3,
         split.micro_batches * perturb_s * ("perturbed" in method.roles)
         + (DEEPSPEED_S[zero_stage(settings)] if uses_deepspeed(settings) else 0.0),
+        # Whole gradients are added up over passes, and shards of them are not.
+        split.micro_batches if zero_stage(settings) >= 2 else 1,
     )
 
 
@@ -194,22 +223,31 @@ def buckets_of(settings: Settings, profile: Pass) -> list[Bucket]:
     width = FP32_BYTES / (2 if settings.engine.reduce_dtype == "bf16" else 1)
     gradients = [(width * elements, ready) for elements, ready in profile.gradients]
     if uses_deepspeed(settings):
+        if not settings.deepspeed.overlap_comm:  # it reduces when the backward pass is over
+            gradients = [(num_bytes, 1.0) for num_bytes, _ in gradients]
         zero = settings.deepspeed.extra.get("zero_optimization", {})
         bytes_ = width * zero.get("reduce_bucket_size", BUCKET_ELEMENTS)
         return make_buckets(gradients, bytes_, bytes_)
     return make_buckets(gradients, DDP_FIRST_BUCKET_BYTES, DDP_BUCKET_BYTES)
 
 
-def _gathered_bytes(settings: Settings, profile: Pass) -> float:
-    """Weights that ranks gather in an update: after the step, or around both passes at stage 3."""
-    times = {0: 0, 1: 1, 2: 1, 3: 2}[zero_stage(settings)]
+def _gathered_bytes(settings: Settings, split: Split, profile: Pass) -> float:
+    """Weights that ranks gather in an update: after the step, or twice in each pass at stage 3."""
+    times = {0: 0, 1: 1, 2: 1, 3: 2 * split.micro_batches}[zero_stage(settings)]
     return times * _weight_bytes(profile)
 
 
-def total_steps(settings: Settings) -> int | None:
-    """Updates of the run; None: that depends on data that are not here."""
+def total_steps(settings: Settings, epoch_images: int | None = None) -> int | None:
+    """Updates of the run; None: that depends on data that are not here.
+
+    Args:
+        settings: of the run.
+        epoch_images: training images; None: ask the data.
+    """
     if settings.schedule.steps is not None:
         return settings.schedule.steps
+    if epoch_images is not None:
+        return Timeline.of(settings, epoch_images // settings.batch.global_).total_steps
     try:
         plan = plan_of_manifests(settings, manifests_of(settings, "data.train", QUICK))
         return Timeline.of(settings, plan.steps_per_epoch).total_steps

@@ -86,11 +86,13 @@ class Work:
     """What one rank does in an update, in seconds on a device of its own."""
 
     passes: int
-    """Forward and backward passes one after the other; the last one's gradients are reduced."""
+    """Forward and backward passes one after the other."""
     forward_s: float
     backward_s: float
     rest_s: float = 0.0
     """Perturbing the weights, the optimizer's step, and what an engine adds."""
+    reduced_passes: int = 1
+    """Passes whose gradients are reduced: the last one's alone, unless gradients are shards."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def step_time(
     passes_s = before_s / cores.per_rank + backward_s
     return StepTime(
         passes_s + work.rest_s / cores.per_rank,
-        reduced_s - backward_s + fabric.all_gather_s(gathered_bytes, ranks) * bool(gathered_bytes),
+        work.reduced_passes * (reduced_s - backward_s)
+        + fabric.all_gather_s(gathered_bytes, ranks) * bool(gathered_bytes),
         passes_s * spread * slowest_of(ranks),
     )
 

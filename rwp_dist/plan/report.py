@@ -1,18 +1,23 @@
 """The forecast as text for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rwp_dist.base.text import DASH, count, duration, percent, plural, size, table, whole
+from rwp_dist.engine.sharding import zero_stage
+from rwp_dist.perturb.methods import METHODS
 from rwp_dist.plan.forecast import Cluster, Forecast, checkpoint_size
 from rwp_dist.plan.hardware import CHECKPOINT_BYTES_PER_S
 from rwp_dist.run.memory import TIGHT
 
 
-def report(found: Sequence[Forecast], cluster: Cluster, price: float | None) -> list[str]:
+def report(
+    found: Sequence[Forecast], by_auto: Forecast, cluster: Cluster, price: float | None
+) -> list[str]:
     """Lines: what is planned, a row of time for each method, a row of memory and data, notes.
 
     Args:
         found: one of each method.
+        by_auto: the first of them with ``deepspeed.zero_stage=auto``.
         cluster: what is rented.
         price: of a GPU for an hour, in any currency; None: no column of costs.
     """
@@ -21,7 +26,8 @@ def report(found: Sequence[Forecast], cluster: Cluster, price: float | None) -> 
     written_s = stored / CHECKPOINT_BYTES_PER_S
     return [
         f"{settings.model.name}, {settings.data.image_size} pixels, {settings.precision}: "
-        f"{whole(settings.batch.global_)} images an update on {plural(cluster.num_gpus, 'GPU')} "
+        f"{whole(settings.batch.global_)} images an update{_updates(found[0].steps)} on "
+        f"{plural(cluster.num_gpus, 'GPU')} "
         f"({cluster.gpu_name}, {plural(cluster.num_nodes, 'node')}, "
         f"{cluster.node_bytes_per_s * 8 / 1e9:g} Gbit/s each)",
         "",
@@ -31,9 +37,13 @@ def report(found: Sequence[Forecast], cluster: Cluster, price: float | None) -> 
         "",
         f"A checkpoint has {size(stored)}: {duration(written_s)} to a disk of "
         f"{size(CHECKPOINT_BYTES_PER_S)}/s.",
-        *_notes(found, cluster),
+        *_notes(found, by_auto, cluster),
         "Estimated, within tens of percent on GPUs: docs/scale.md has the model and its limits.",
     ]
+
+
+def _updates(steps: int | None) -> str:
+    return f", {whole(steps)} updates" if steps else ""
 
 
 def _time_head(price: float | None) -> list[str]:
@@ -72,36 +82,60 @@ def _memory(found: Forecast, cluster: Cluster) -> list[str]:
         f"{found.split.micro_batches} x {found.split.size}",
         found.engine,
         size(found.memory_bytes),
-        f"{whole(found.images_per_s / cluster.num_nodes)} images/s",
+        f"{whole(_need(found, cluster))} images/s",
     ]
 
 
-def _notes(found: Sequence[Forecast], cluster: Cluster) -> list[str]:
-    settings, memory = found[0].settings, cluster.gpu.memory_bytes
-    notes = []
+def _need(found: Forecast, cluster: Cluster) -> float:
+    """Images/s that a full node must read, or its GPUs wait."""
+    return found.settings.batch.global_ * cluster.full_node / found.step.total_s
+
+
+def _notes(found: Sequence[Forecast], by_auto: Forecast, cluster: Cluster) -> Iterator[str]:
+    first, memory = found[0], cluster.gpu.memory_bytes
+    yield "Each method has as many images in an update; a variant of the file may have others."
     large = [f.method for f in found if f.memory_bytes > TIGHT * memory]
     if large:
-        notes.append(
-            f"{', '.join(large)}: {size(memory)} of a GPU may be too little; lower batch.per_rank."
+        names = ", ".join(large)
+        yield f"{names}: {size(memory)} of a GPU may be too little; lower batch.per_rank."
+    if by_auto.step_s < 0.99 * first.step_s and by_auto.fits:
+        yield (
+            f"deepspeed.zero_stage=auto would take {by_auto.engine}, and {first.method} "
+            f"{by_auto.step_s * 1e3:.1f} ms in place of {first.step_s * 1e3:.1f}."
         )
-    if found[0].hours is None:
-        notes.append(
-            f"Hours depend on the number of images, and {settings.data.train} is not here: give "
-            "schedule.steps=N."
+    if any(f.bound_by == "host" for f in found):
+        yield (
+            f"Passes of {plural(first.split.size, 'image')} leave GPUs waiting for the host: take "
+            "fewer GPUs, or a larger batch.global."
         )
-    most = max(f.images_per_s for f in found) / cluster.num_nodes
+    missing = [name for name in METHODS if name not in [f.method for f in found]]
+    if missing:
+        yield f"{', '.join(missing)} cannot train at stage 3 of ZeRO."
+    if zero_stage(first.settings) in (1, 2):
+        yield "last-sam: that ZeRO gathers its gradient parameter by parameter is left out."
+    if first.settings.run.compile:
+        yield "run.compile is not in the model."
+    if first.steps is None:
+        yield (
+            f"Hours depend on the number of training images, and {first.settings.data.train} is "
+            "not here: give --images N (ImageNet has 1281167)."
+        )
+    yield _reading(found, cluster)
+
+
+def _reading(found: Sequence[Forecast], cluster: Cluster) -> str:
+    most = max(_need(f, cluster) for f in found)
     if cluster.node_images_per_s is None:
-        notes.append(
+        return (
             "Whether a node can read so much: run `rwp-dist doctor CONFIG` there, and give its "
-            "images/s with --feed."
+            "images/s with --feed. One core reads about 1,000 images/s of ImageNet "
+            "(docs/performance.md)."
         )
-    elif any(f.bound_by == "data" for f in found):
-        notes.append(
+    if any(f.bound_by == "data" for f in found):
+        return (
             f"A node reads {whole(cluster.node_images_per_s)} images/s, and that keeps GPUs "
             "waiting: more cores, smaller images (`rwp-dist shards write --resize`) or "
             "data.interpolation=fast."
         )
-    else:
-        share = most / cluster.node_images_per_s
-        notes.append(f"Reading takes at most {percent(share)} of what a node can read.")
-    return notes
+    share = percent(most / cluster.node_images_per_s)
+    return f"Reading takes at most {share} of what a node can read."

@@ -50,6 +50,12 @@ def compile_network(engine: Engine, perturbed: Perturbed, images: Tensor) -> Non
                         torch.autograd.grad(logits.sum(), trained, allow_unused=True)
     except TorchDynamoException as error:
         raise _refused(error) from error
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            "the GPU has too little memory for a pass of the compiled network",
+            key="batch.per_rank",
+            cure="lower it, or set run.compile to false",
+        ) from error
     finally:
         for buffer, value in buffers:
             buffer.copy_(value)

@@ -41,6 +41,16 @@ def test_what_a_node_reads_is_compared_with_what_gpus_take(config: Path) -> None
     assert "of what a node can read" in plan(config, *GPUS, "--feed", "1e9").output
 
 
+def test_it_says_what_another_stage_would_take_and_what_it_leaves_out(config: Path) -> None:
+    said = plan(config, *GPUS, "deepspeed.zero_stage=1", "run.compile=true").output
+    assert "deepspeed.zero_stage=auto would take DDP, and sgd " in said
+    assert "run.compile is not in the model" in said and "last-sam: that ZeRO" in said
+    sharded = plan(config, *GPUS, "deepspeed.zero_stage=3", "batch.per_rank=8").output
+    assert "sam, asam, last-sam cannot train at stage 3" in sharded
+    without = plan(config, *GPUS, "schedule.steps=null", "data.train=nowhere").output
+    assert "give --images N" in without
+
+
 def test_it_draws_curves(config: Path, tmp_path: Path) -> None:
     found = plan(config, *GPUS, "--out", tmp_path / "new")
     assert found.exit_code == 0, found.output
@@ -54,6 +64,9 @@ def test_it_draws_curves(config: Path, tmp_path: Path) -> None:
         (("--link", "12"), "write it as 400Gbit"),
         (("--gpus", "7"), "batch.global"),
         (("model.name=nothing",), "model.name"),
+        (("--feed", "nan"), "give a number"),
+        (("--mfu", "0.2"), "set precision to bf16"),
+        (("deepspeed.zero_stage=1", "deepspeed.extra.zero_optimization=5"), "zero_optimization"),
     ],
 )
 def test_what_it_cannot_plan_is_one_sentence_with_a_cure(

@@ -78,6 +78,45 @@ def test_zero_gathers_weights_and_deepspeed_costs_time() -> None:
     assert zero.memory_bytes != ddp.memory_bytes
 
 
+def test_deepspeed_hides_reductions_only_if_it_is_told_to() -> None:
+    zero = ("model.name=resnet18", "batch.global=4096", "deepspeed.zero_stage=1")
+    after, beside = (
+        forecasts(replace(FAST, node_bytes_per_s=1e10), *zero, f"deepspeed.overlap_comm={x}")["sgd"]
+        for x in ("false", "true")
+    )
+    assert after.step.compute_s == beside.step.compute_s
+    assert after.step.wait_s > 1.2 * beside.step.wait_s
+
+
+def test_shards_of_gradients_are_reduced_after_every_pass() -> None:
+    slow = replace(FAST, node_bytes_per_s=1e8)
+    waits = [
+        forecasts(slow, f"deepspeed.zero_stage={stage}", "batch.per_rank=256")["sgd"].step.wait_s
+        for stage in (1, 2)
+    ]
+    assert 2 < waits[1] / waits[0] < 4  # four reductions, and weights gathered once
+
+
+def test_the_full_node_is_what_bounds_reading() -> None:
+    """Nine GPUs: eight of them in one node."""
+    cluster = replace(FAST, num_gpus=9, node_images_per_s=900.0)
+    found = forecasts(cluster, "batch.global=9216")["sgd"]
+    assert found.bound_by == "data"
+    assert found.images_per_s == pytest.approx(900 * 9 / 8)
+
+
+def test_what_does_not_fit_has_no_hours() -> None:
+    small = replace(FAST, gpu=replace(GPUS["h100"], memory_bytes=1e8))
+    found = forecasts(small)["sgd"]
+    assert not found.fits and found.hours is None and found.bound_by == "memory"
+
+
+def test_hours_follow_from_the_number_of_images_where_data_are_not_here() -> None:
+    own = ("schedule.steps=null", "schedule.epochs=3", "data.train=nowhere")
+    found = forecasts(replace(FAST, epoch_images=65536 * 5 + 7), *own)["sgd"]
+    assert found.steps == 15
+
+
 def test_stage_3_has_no_methods_that_need_whole_weights() -> None:
     found = forecasts(FAST, "deepspeed.zero_stage=3", "batch.per_rank=512")
     assert set(found) == {"sgd", "rwp", "arwp", "m-rwp", "m-arwp"}

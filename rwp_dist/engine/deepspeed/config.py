@@ -149,9 +149,8 @@ def _contradictions(settings: Settings) -> Iterator[ConfigError]:
             cure=f"remove it, and set {SET_BY[key]}",
         )
     if "zero_optimization" in extra and zero_stage(settings) == 0:
-        asked = settings.deepspeed.zero_stage
         yield ConfigError(
-            f"is for ZeRO's stages 1 to 3, and deepspeed.zero_stage is {asked}",
+            "is for ZeRO's stages 1 to 3, and deepspeed.zero_stage names none of them",
             key="deepspeed.extra.zero_optimization",
             cure="set deepspeed.zero_stage to 1 or 2, or remove it",
         )

@@ -78,7 +78,7 @@ def test_what_zero_alone_reads_is_refused_without_a_stage_of_it(stage: str, extr
         config_of(*asked)
     [problem] = caught.value.problems
     assert problem.key == "deepspeed.extra.zero_optimization"
-    assert problem.problem == f"is for ZeRO's stages 1 to 3, and deepspeed.zero_stage is {stage}"
+    assert problem.problem.endswith("and deepspeed.zero_stage names none of them")
     assert problem.cure == "set deepspeed.zero_stage to 1 or 2, or remove it"
 
 
