@@ -143,7 +143,7 @@ def test_what_changed_between_attempts_is_said_once_and_kept(digits, shards, tmp
     test_set, *versions = summary["changes"]
     assert test_set == f"{second['changed']} (after step 4)"
     assert all(change.endswith("9.9 now (after step 8)") for change in versions)
-    assert summary["identity"] == brief(run_dir.read_identity())
+    assert summary["identity"] == brief(run_dir.read_identity()) | {"engine": "DDP"}
     saved = read_checkpoint(list_checkpoints(run_dir.checkpoints)[-1])["parts"]["history"]
     assert (brief(saved["identity"]), saved["changes"]) == (summary["identity"], summary["changes"])
 
