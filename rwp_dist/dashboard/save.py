@@ -13,6 +13,7 @@ from typing import Any
 
 from rwp_dist.base.errors import RwpError
 from rwp_dist.base.urls import shown
+from rwp_dist.tracking.connection import end_service_at_exit
 from rwp_dist.tracking.sink import first_line
 
 TIMEOUT_S = 20
@@ -99,6 +100,8 @@ def connect(entity: str | None, project: str) -> Project:
         entity = entity or api.settings["entity"] or api.default_entity
     except Exception as error:  # of many types, and the service's own
         raise _failed("W&B cannot be used", error) from None
+    finally:
+        end_service_at_exit()
     if not entity:
         raise RwpError("this W&B login has no entity of its own", cure="name one with --entity")
     return Project(api, entity, project)

@@ -104,9 +104,7 @@ class Connection:
                 stop_fn=stop.set,
             ),
         )
-        # Before W&B's own hook, which it has registered by now.
-        atexit.unregister(end_service)
-        atexit.register(end_service)
+        end_service_at_exit()
         run.define_metric("*", step_metric=STEP)
         return cls(run)
 
@@ -272,6 +270,12 @@ def end_service(wait_s: float = SERVICE_END_S) -> None:
     if ending.is_alive() and process is not None:
         process.kill()
         ending.join(wait_s)
+
+
+def end_service_at_exit() -> None:
+    """Have ``end_service`` called before W&B's own hook, which it has registered by now."""
+    atexit.unregister(end_service)
+    atexit.register(end_service)
 
 
 def why_of(error: Exception) -> str:

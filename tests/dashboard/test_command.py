@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +12,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from support.comparisons import configure, make
+from support.until import HANG_S
 from support.views_server import ViewsServer, views_server
 
 from rwp_dist.cli import main
 from rwp_dist.dashboard import save
 from rwp_dist.dashboard.workspace import sections_of, view_spec
+from rwp_dist.tracking.connection import end_service
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -22,17 +26,15 @@ KEY = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture(autouse=True)
 def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing of the account that runs the tests, and a server that refuses connections."""
-    import wandb
-
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.chdir(tmp_path)
-    wandb.teardown()
+    end_service()
     yield
-    wandb.teardown()
+    end_service()
 
 
 @pytest.fixture
@@ -223,6 +225,21 @@ def test_a_server_that_is_away_is_a_sentence(monkeypatch: pytest.MonkeyPatch) ->
         "specification to a file with --out FILE.\n"
     )
     assert time.monotonic() - before < 60
+
+
+DEAF = """
+import psutil
+from rwp_dist.dashboard.save import connect
+from rwp_dist.tracking import connection
+connection.end_service.__defaults__ = (0.5,)
+connect(None, "project")
+(service,) = [c for c in psutil.Process().children(True) if "wandb-core" in c.name()]
+service.suspend()
+"""
+
+
+def test_the_command_ends_also_if_the_service_of_wandb_does_not(server: ViewsServer) -> None:
+    subprocess.run([sys.executable, "-c", DEAF], check=True, timeout=HANG_S)
 
 
 @pytest.mark.parametrize("spec", ["{}", "[]", "null", "no JSON"])
