@@ -194,9 +194,20 @@ def _guarded(items: Items, workers: set[BaseProcess]) -> Items:
                 cure="see this machine's kernel log (dmesg) for memory that ran out; with "
                 "data.workers=0 there are none",
             ) from error
+        except (EOFError, ConnectionError, FileNotFoundError) as error:
+            if str(error).startswith("Caught "):  # one that a worker raised
+                raise
+            raise _was_killed() from None  # as the rank fetched a batch from it
         if item is None:
             return
         yield item
+
+
+def _was_killed() -> DataError:
+    return DataError(
+        "a worker that reads the data was killed, most likely because memory ran out",
+        cure="see this machine's kernel log (dmesg); with data.workers=0 there are none",
+    )
 
 
 class _Failed(NamedTuple):
@@ -236,10 +247,7 @@ def _through_pipes(
                         raise RuntimeError(item.text)
                     yield _pinned(item) if reading.pin else item
         except (EOFError, ConnectionError):
-            raise DataError(
-                "a worker that reads the data was killed, most likely because memory ran out",
-                cure="see this machine's kernel log (dmesg); with data.workers=0 there are none",
-            ) from None
+            raise _was_killed() from None
         finally:
             for process in processes:
                 process.terminate()

@@ -136,6 +136,19 @@ def test_a_killed_worker_is_a_sentence(dataset, piped, monkeypatch):
             pass
 
 
+@pytest.mark.parametrize("kind", [ConnectionResetError, FileNotFoundError, EOFError])
+def test_so_it_is_if_it_dies_while_a_batch_is_fetched_from_it(dataset, kind, monkeypatch):
+    def reset(*_):
+        raise kind
+
+    steps = train_streams(dataset, 1, 1)[0].steps(0, 1000)
+    next(steps)
+    monkeypatch.setattr("multiprocessing.resource_sharer.DupFd.detach", reset)
+    with pytest.raises(DataError, match=r"worker.*killed.*kernel log"):
+        for _ in steps:
+            pass
+
+
 def test_the_death_of_a_worker_is_told_where_it_is_waited_for_and_nowhere_else(dataset):
     """torch tells of it in whatever the rank does just then: in the middle of a backward pass."""
     steps = train_streams(dataset, 1, 1)[0].steps(0, 1000)
