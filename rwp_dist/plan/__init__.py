@@ -1,7 +1,7 @@
 """``rwp-dist plan``: what a run would take on a cluster, before anyone pays for it.
 
-``model`` has the formulas, ``hardware`` all constants with their sources. Importing this package
-imports no torch.
+``model`` has the formulas, ``hardware`` the constants of GPUs and links with their sources.
+Importing this package imports no torch.
 """
 
 from rwp_dist.plan.hardware import ASCENT_COPIES, DDP_BUCKET_BYTES, DDP_FIRST_BUCKET_BYTES

@@ -6,7 +6,13 @@ from rwp_dist.base import disk
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.files import write_bytes
 from rwp_dist.config import Settings
-from rwp_dist.plan.forecast import Cluster, forecast_methods, profile_of, with_auto_stage
+from rwp_dist.plan.forecast import (
+    Cluster,
+    forecast,
+    forecast_methods,
+    profile_of,
+    with_auto_stage,
+)
 from rwp_dist.plan.report import report
 
 
@@ -32,15 +38,16 @@ def make_plan(
             key="--mfu",
             cure="leave it out, or set precision to bf16",
         )
-    found = forecast_methods(settings, cluster)
-    by_auto = forecast_methods(with_auto_stage(settings), cluster)[0]
+    profile = profile_of(settings)
+    found = forecast_methods(settings, cluster, profile)
+    by_auto = forecast(with_auto_stage(found[0].settings), cluster, profile)
     lines = report(found, by_auto, cluster, price)
     if out is None:
         return lines
     from rwp_dist.plan.plot import picture  # matplotlib takes a second to import
 
     try:
-        write_bytes(out / "plan.png", picture(found, cluster, profile_of(settings)))
+        write_bytes(out / "plan.png", picture(found, cluster, profile))
     except OSError as error:
         raise disk.unwritable(out, error, "give --out") from None
     return [*lines, "", f"Written: {out / 'plan.png'}"]

@@ -109,16 +109,15 @@ class Forecast:
         return engine_name(self.settings)
 
 
-def forecast_methods(settings: Settings, cluster: Cluster) -> list[Forecast]:
+def forecast_methods(settings: Settings, cluster: Cluster, profile: Pass) -> list[Forecast]:
     """Every method on as many images in an update; at stage 3 of ZeRO, those that it has.
 
     Raises:
-        ConfigError: the GPUs cannot share the batch, there is no such model, or it cannot be
-            counted.
+        ConfigError: the GPUs cannot share the batch.
     """
-    profile, steps = profile_of(settings), total_steps(settings, cluster.epoch_images)
+    steps = total_steps(settings, cluster.epoch_images)
     return [
-        _forecast(with_method(settings, name), cluster, profile, steps)
+        forecast(with_method(settings, name), cluster, profile, steps)
         for name, method in METHODS.items()
         if not (method.needs_whole_weights and zero_stage(settings) == 3)
     ]
@@ -148,12 +147,21 @@ def with_method(settings: Settings, name: str) -> Settings:
 
 
 def with_auto_stage(settings: Settings) -> Settings:
-    """The same run with the stage of ZeRO that ``auto`` chooses."""
-    deepspeed = settings.deepspeed.model_copy(update={"zero_stage": "auto"})
+    """The same run with the stage of ZeRO that ``auto`` chooses, and nothing for another stage."""
+    extra = {k: v for k, v in settings.deepspeed.extra.items() if k != "zero_optimization"}
+    changed = {"zero_stage": "auto", "overlap_comm": False, "extra": extra}
+    deepspeed = settings.deepspeed.model_copy(update=changed)
     return settings.model_copy(update={"deepspeed": deepspeed})
 
 
-def _forecast(settings: Settings, cluster: Cluster, profile: Pass, steps: int | None) -> Forecast:
+def forecast(
+    settings: Settings, cluster: Cluster, profile: Pass, steps: int | None = None
+) -> Forecast:
+    """The method of these settings; ``steps``: updates of the run, if they are known.
+
+    Raises:
+        ConfigError: the GPUs cannot share the batch.
+    """
     split = split_batch(settings, cluster.num_gpus)
     settings = with_zero_stage(settings, split, cluster.gpu.memory_bytes)
     memory_bytes = sum(estimate(settings, split, on_gpus=True).values())

@@ -44,6 +44,8 @@ def test_what_a_node_reads_is_compared_with_what_gpus_take(config: Path) -> None
 def test_it_says_what_another_stage_would_take_and_what_it_leaves_out(config: Path) -> None:
     said = plan(config, *GPUS, "deepspeed.zero_stage=1", "run.compile=true").output
     assert "deepspeed.zero_stage=auto would take DDP, and sgd " in said
+    tuned = ("deepspeed.zero_stage=1", "deepspeed.extra.zero_optimization.reduce_bucket_size=1000")
+    assert "deepspeed.zero_stage=auto would take DDP" in plan(config, *GPUS, *tuned).output
     assert "run.compile is not in the model" in said and "last-sam: that ZeRO" in said
     sharded = plan(config, *GPUS, "deepspeed.zero_stage=3", "batch.per_rank=8").output
     assert "sam, asam, last-sam cannot train at stage 3" in sharded

@@ -27,7 +27,8 @@ def settings(*overrides: str) -> Settings:
 
 
 def forecasts(cluster: Cluster, *overrides: str) -> dict[str, Forecast]:
-    return {found.method: found for found in forecast_methods(settings(*overrides), cluster)}
+    own = settings(*overrides)
+    return {one.method: one for one in forecast_methods(own, cluster, profile_of(own))}
 
 
 def test_every_method_takes_as_many_images() -> None:
