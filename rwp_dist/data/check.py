@@ -23,7 +23,7 @@ from rwp_dist.data.chosen import (
     unknown_labels,
 )
 from rwp_dist.data.classes import notes
-from rwp_dist.data.dataset import is_local, load_dataset
+from rwp_dist.data.dataset import load_dataset
 from rwp_dist.data.format.manifest import Manifest
 
 
@@ -110,7 +110,7 @@ class DataCheck:
 
     def _labels(self, manifest: Manifest, num_classes: int) -> ConfigError | None:
         """Whether labels are below ``num_classes``, as far as disks know."""
-        if not is_local(manifest) or not (self.elsewhere or manifest.num_classes > num_classes):
+        if not manifest.is_local or not (self.elsewhere or manifest.num_classes > num_classes):
             return None
 
         def look() -> ConfigError | None:

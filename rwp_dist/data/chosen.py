@@ -5,6 +5,7 @@ Imports no torch, so that the command line can refuse wrong data before it loads
 
 from collections.abc import Mapping, Sequence
 from math import gcd
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -53,6 +54,11 @@ def patience_of(settings: Settings) -> Patience:
     return Patience(settings.data.retries, stall_s=settings.data.stall_s)
 
 
+def node_folder(settings: Settings) -> Path:
+    """Where this node notes which data sets it has checked, and keeps indexes that it made."""
+    return Path(settings.data.cache_dir) / "indexes"
+
+
 def manifest_of(settings: Settings, key: Key, source: str, patience: Patience) -> Manifest:
     """The manifest of one of the data sets of ``key``.
 
@@ -63,7 +69,8 @@ def manifest_of(settings: Settings, key: Key, source: str, patience: Patience) -
     """
     name = setting_of(settings, key)
     try:
-        return load_manifest(source, patience, settings.data.opener, key=name)
+        folder = node_folder(settings)
+        return load_manifest(source, patience, settings.data.opener, key=name, folder=folder)
     except OutOfReachError:
         raise
     except DataError as error:
@@ -190,7 +197,7 @@ def plan_of_manifests(settings: Settings, manifests: Sequence[Manifest]) -> Plan
     Raises:
         ConfigError: there is not one whole batch.
     """
-    counts = np.array([shard.num_samples for m in manifests for shard in m.shards])
+    counts = np.concatenate([m.counts for m in manifests])
     numbers = np.repeat(np.arange(len(manifests)), [len(m.shards) for m in manifests])
     weights = tuple(settings.data.mix.values())
     return plan_of(settings, Mixture(counts, numbers, weights) if weights else Everything(counts))

@@ -4,12 +4,12 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,51 +18,75 @@ from rwp_dist.base import disk
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.base.files import MOST_JSON_BYTES
 from rwp_dist.base.urls import joined, local_path, parent, shown
+from rwp_dist.data.checked import checked, find_checked
 from rwp_dist.data.classes import Classes
-from rwp_dist.data.format.index import (
-    INDEX_DTYPE,
-    MOST_INDEX_BYTES,
-    Index,
-    check_places,
-    load_index,
-    read_index,
+from rwp_dist.data.format.index import INDEX_DTYPE, Index
+from rwp_dist.data.format.joined import JoinedManifest
+from rwp_dist.data.format.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    cure_of_missing,
+    state_of,
 )
-from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, cure_of_missing
 from rwp_dist.data.format.sample import IMAGE_TYPES, Fields, read_samples
 from rwp_dist.data.lazy_indexes import LazyIndexes
 from rwp_dist.data.reader import open_local
 from rwp_dist.data.remote import Attempts, NodeCache, Patience, Shard, read_url
 
-_MAKE_BOTH_AGAIN = "make both again with `rwp-dist shards index`"
-INDEX_REQUESTS = 16
-"""Index files of a remote data set that are downloaded at the same time."""
+
+class Shards(Sequence[Shard]):
+    """The shards of manifests, one after another. Each is made when it is asked for."""
+
+    def __init__(self, manifests: Sequence[Manifest]) -> None:
+        self._manifests = manifests
+        self._ends = np.cumsum([len(manifest.shards) for manifest in manifests])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @overload
+    def __getitem__(self, number: int) -> Shard: ...
+    @overload
+    def __getitem__(self, number: slice) -> tuple[Shard, ...]: ...
+    def __getitem__(self, number: int | slice) -> Shard | tuple[Shard, ...]:
+        if isinstance(number, slice):
+            return tuple(self[one] for one in range(*number.indices(len(self))))
+        number = range(len(self))[number]
+        part = int(np.searchsorted(self._ends, number, side="right"))
+        manifest = self._manifests[part]
+        entry = manifest.shards[number - int(self._ends[part])]  # counted from its end
+        return Shard(manifest.shard_location(entry), entry.num_bytes, entry.sha256)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Samples of one or of several manifests, shard after shard."""
 
-    shards: tuple[Shard, ...]
+    shards: Sequence[Shard]
     """Where each shard is, its size and its sha256."""
     counts: NDArray[np.int64]
     """Samples of each shard."""
     source: NDArray[np.int64]
     """Which of the manifests each shard belongs to."""
-    index: Index
-    """One record for each sample. Those of a shard without an index are zeros until ``rows_of``."""
+    records: tuple[Index, ...]
+    """Of each manifest, one for each sample. Those of a shard without an index are zeros until
+    ``rows_of``."""
     id: str
     """Changes with any byte of any shard."""
     classes: Classes
     """What the labels mean."""
-    newer: tuple[int, ...] = ()
+    newer: tuple[int, ...]
     """Local shards whose tar is newer than its index: it may have been replaced."""
+    newest_ns: tuple[int, ...]
+    """Of each manifest: when its newest local shard had been changed as it was checked, in ns."""
     lazy: Mapping[int, LazyIndexes] = field(default_factory=dict)
     """Of each manifest whose shards are adopted: makes an index when a shard is first read."""
 
     @property
     def num_samples(self) -> int:
         """All samples."""
-        return len(self.index)
+        return int(self._begins[-1])
 
     @cached_property
     def firsts(self) -> NDArray[np.int64]:
@@ -70,19 +94,34 @@ class Dataset:
         return self.counts.cumsum() - self.counts
 
     @cached_property
-    def unindexed(self) -> NDArray[np.bool_]:
-        """Which shards have no index yet, as far as this process knows."""
-        return np.isin(self.source, list(self.lazy))
+    def _begins(self) -> NDArray[np.int64]:
+        """Number of each manifest's first sample, and that after the last."""
+        return np.cumsum([0, *map(len, self.records)])
+
+    @cached_property
+    def _unread(self) -> NDArray[np.bool_]:
+        """Which shards this process has not asked ``rows_of`` for."""
+        return np.ones(len(self.counts), np.bool_)
 
     @property
-    def labels(self) -> NDArray[np.int64]:
+    def index(self) -> Index:
+        """The records of all samples; a copy if there are several manifests."""
+        return self.records[0] if len(self.records) == 1 else np.concatenate(self.records)
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
         """Label of each sample, of a data set that is not lazy."""
         assert not self.lazy, "the caller refuses adopted shards"
-        return self.index["label"].astype(np.int64)
+        return self.index["label"]
 
     def labels_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Labels of some samples, whose shards ``rows_of`` was called for."""
-        return self.index["label"][samples].astype(np.int64)
+        found = np.empty(len(samples), np.int64)
+        numbers = np.searchsorted(self._begins, samples, side="right") - 1
+        for number in np.unique(numbers):
+            own = numbers == number
+            found[own] = self.records[number]["label"][samples[own] - self._begins[number]]
+        return found
 
     def locate(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Shard and row in it of samples by their number."""
@@ -93,14 +132,18 @@ class Dataset:
         """The records of a shard.
 
         Raises:
-            DataError: it has no index, and none can be made; or it has other samples than its
-                collection says.
+            DataError: it has no index, and none can be made; it has other samples than its
+                collection says; or its labels were replaced since the data set was checked.
         """
-        first = self.firsts[shard]
-        rows = self.index[first : first + self.counts[shard]]
-        if self.lazy and self.unindexed[shard]:
-            rows[:] = self.lazy[int(self.source[shard])].index_of(self.shards[shard], len(rows))
-            self.unindexed[shard] = False
+        number = int(self.source[shard])
+        first = self.firsts[shard] - self._begins[number]
+        rows = self.records[number][first : first + self.counts[shard]]
+        if self._unread[shard]:
+            if number in self.lazy:
+                rows[:] = self.lazy[number].index_of(self.shards[shard], len(rows))
+            elif _changed_ns(self.shards[shard]) > self.newest_ns[number]:
+                _check_labels_of(self.shards[shard], rows)
+            self._unread[shard] = False
         return rows
 
     def name(self, shard: int, row: int) -> str:
@@ -112,7 +155,7 @@ def load_dataset(
     manifests: Sequence[Manifest],
     num_classes: int,
     cache: NodeCache | None,
-    indexes_folder: Path | None = None,
+    folder: Path | None = None,
 ) -> Dataset:
     """The shards and indexes that manifests name.
 
@@ -120,7 +163,8 @@ def load_dataset(
         manifests: of one or of several data sets.
         num_classes: labels must be below.
         cache: keeps remote shards and their index files; needed if there are such.
-        indexes_folder: keeps indexes of adopted shards; needed if there are such.
+        folder: of the node, where it notes what was checked and keeps indexes of adopted shards;
+            needed if there are such.
 
     Raises:
         DataError: something is missing, does not fit together, or a label is negative or means
@@ -128,44 +172,47 @@ def load_dataset(
         ConfigError: there are more labels than ``num_classes``.
     """
     classes = Classes.of(manifests)
-    shards = [
-        Shard(manifest.shard_location(entry), entry.num_bytes, entry.sha256)
-        for manifest in manifests
-        for entry in manifest.shards
-    ]
+    parts = [_checked(manifest, folder, cache) for manifest in manifests]
+    starts = np.cumsum([0, *(len(part.shards) for part in parts)])
     lazy = {
-        number: LazyIndexes(
-            indexes_folder, manifest.fields, num_classes, manifest.num_classes, cache
-        )
-        for number, manifest in enumerate(manifests)
-        if manifest.fields is not None and indexes_folder is not None
+        number: LazyIndexes(folder, part.fields, num_classes, part.num_classes, cache)
+        for number, part in enumerate(parts)
+        if part.fields is not None and folder is not None
     }
-    counts = np.array([s.num_samples for m in manifests for s in m.shards], dtype=np.int64)
-    index = np.zeros(counts.sum(), INDEX_DTYPE)  # memory for what is written to it alone
-    first = 0
-    for manifest in manifests:
-        for entry in manifest.shards:
-            _check_presence(manifest, entry)
-        if manifest.fields is None:
-            indexes = _load_indexes(manifest, cache)
-            np.concatenate(indexes, out=index[first : first + manifest.num_samples])
-        first += manifest.num_samples
-    places = (
-        [m.shard_location(s) for m in manifests for s in m.shards],
-        [m.index_location(s) for m in manifests for s in m.shards],
-    )
+    joined = [part if isinstance(part, JoinedManifest) else None for part in parts]
     dataset = Dataset(
-        tuple(shards),
-        counts,
-        np.repeat(np.arange(len(manifests)), [len(manifest.shards) for manifest in manifests]),
-        index,
-        joined_id(manifests),
+        Shards(parts),
+        np.concatenate([part.counts for part in parts]),
+        np.repeat(np.arange(len(parts)), np.diff(starts)),
+        tuple(
+            # Of adopted shards: takes memory for what is written to it alone.
+            np.zeros(part.num_samples, INDEX_DTYPE) if known is None else known.joined.samples
+            for part, known in zip(parts, joined, strict=True)
+        ),
+        joined_id(parts),
         classes,
-        tuple(number for number, is_newer in enumerate(map(_is_newer, *places)) if is_newer),
+        tuple(
+            int(start) + number
+            for start, known in zip(starts, joined, strict=False)
+            if known is not None
+            for number in known.newer
+        ),
+        tuple(0 if known is None else known.newest_ns for known in joined),
         lazy,
     )
-    _check_labels(dataset, num_classes)
+    labels = [label for known in joined if known is not None for label in known.labels]
+    if labels and not 0 <= min(labels) <= max(labels) < num_classes:
+        _refuse_labels(dataset, num_classes)
     return dataset
+
+
+def _checked(manifest: Manifest, folder: Path | None, cache: NodeCache | None) -> Manifest:
+    """The manifest with its joined index; without, if its shards are adopted."""
+    if manifest.fields is None:
+        return checked(manifest, folder, cache)
+    for entry in manifest.shards:
+        _check_presence(manifest, entry)
+    return manifest
 
 
 def joined_id(manifests: Sequence[Manifest]) -> str:
@@ -183,24 +230,35 @@ def check_labels_again(dataset: Dataset, part: int, parts: int) -> None:
         DataError: the labels of a shard were replaced.
     """
     for number in dataset.newer[part::parts]:
-        path = local_path(dataset.shards[number].url)
-        assert path is not None, "it is local"
-        labels = list[int]()
-        with suppress(DataError), path.open("rb") as file:  # its images are found to be bad
-            labels = [s.label() for s in read_samples(file, str(path), Fields(), images=False)]
-        known = dataset.rows_of(number)["label"].tolist()
-        if len(labels) == len(known) and labels != known:
-            raise DataError(
-                f"{path}: its labels are not those of its index, because it was replaced",
-                cure=f"index it again with `rwp-dist shards index {path.parent}`",
-            )
+        _check_labels_of(dataset.shards[number], dataset.rows_of(number))
 
 
-def _is_newer(shard: str, index: str) -> bool:
-    tar, other = local_path(shard), local_path(index)
-    if tar is None or other is None or not other.exists():
-        return False
-    return tar.stat().st_mtime_ns > other.stat().st_mtime_ns
+def _check_labels_of(shard: Shard, rows: Index) -> None:
+    """Compare the labels in a local shard with those of its index.
+
+    Raises:
+        DataError: they were replaced.
+    """
+    path = local_path(shard.url)
+    assert path is not None, "it is local"
+    labels = list[int]()
+    with suppress(DataError), path.open("rb") as file:  # its images are found to be bad
+        labels = [s.label() for s in read_samples(file, str(path), Fields(), images=False)]
+    known = rows["label"].tolist()
+    if len(labels) == len(known) and labels != known:
+        raise DataError(
+            f"{path}: its labels are not those of its index, because it was replaced",
+            cure=f"index it again with `rwp-dist shards index {path.parent}`",
+        )
+
+
+def _changed_ns(shard: Shard) -> int:
+    """When a local shard was last changed, in ns; 0 for others."""
+    path = local_path(shard.url)
+    try:
+        return 0 if path is None else path.stat().st_mtime_ns
+    except OSError:  # reading it says what is wrong
+        return 0
 
 
 def load_manifest(
@@ -209,10 +267,17 @@ def load_manifest(
     opener: str | None = None,
     *,
     key: str = "data.train",
+    folder: Path | None = None,
 ) -> Manifest:
     """The manifest of a folder, of a ``manifest.json``, or of a URL of either.
 
-    ``key`` is the setting that names it.
+    Args:
+        source: the folder, file or URL.
+        patience: with a server.
+        opener: ``module:function`` that opens URLs, as ``data.opener``.
+        key: the setting that names the source.
+        folder: of the node. If it notes that the data set was checked, nothing is read but its
+            joined index.
 
     Raises:
         DataError: there is none, it is not whole, or the folder cannot be read.
@@ -227,10 +292,14 @@ def load_manifest(
         )
     if path is None:
         url = source if shown(source).endswith(".json") else joined(source, MANIFEST_NAME)
-        return _fetch_manifest(url, Attempts(url, patience or Patience()), opener)
+        return _fetch_manifest(url, Attempts(url, patience or Patience()), opener, folder)
     try:
         if path.is_file() or (path / MANIFEST_NAME).exists():
-            return Manifest.load(path)
+            file = path if path.is_file() else path / MANIFEST_NAME
+            found = None
+            if folder is not None:
+                found = find_checked(str(file.parent), state_of(file), folder)
+            return found or Manifest.load(path)
         there = path.exists() or path.is_symlink()
         names = [entry.name for entry in path.iterdir()] if there else []
     except OSError as error:
@@ -245,19 +314,18 @@ def load_manifest(
     raise DataError(f"{source}: there are no shards here", key=key, cure=cure)
 
 
-def is_local(manifest: Manifest) -> bool:
-    """Whether manifest and shards all lie on disks."""
-    locations = [manifest.location, *map(manifest.shard_location, manifest.shards)]
-    return all(local_path(location) is not None for location in locations)
-
-
-def _fetch_manifest(url: str, attempts: Attempts, opener: str | None) -> Manifest:
+def _fetch_manifest(
+    url: str, attempts: Attempts, opener: str | None, folder: Path | None
+) -> Manifest:
     """The id in the manifest tells whether it is whole; content that comes twice is final."""
     before = None
     while True:
         data = read_url(url, attempts=attempts, opener=opener, most_bytes=MOST_JSON_BYTES)
+        state = hashlib.sha256(data).hexdigest()[:16]
+        if folder is not None and (found := find_checked(parent(url), state, folder)):
+            return found
         try:
-            return Manifest.from_json(data, parent(url))
+            return Manifest.from_json(data, parent(url), state)
         except DataError as error:
             if data == before:
                 raise
@@ -291,25 +359,6 @@ def _has_images(path: Path) -> bool:
     return any(Path(entry.name).suffix[1:].lower() in IMAGE_TYPES for entry in there)
 
 
-def _load_indexes(manifest: Manifest, cache: NodeCache | None) -> list[Index]:
-    def fetch(entry: ShardEntry) -> bytes:
-        location = manifest.index_location(entry)
-        path = local_path(location)
-        if path is not None:
-            return read_index(path)
-        assert cache is not None, f"{location}: remote shards need a cache"
-        with cache.open(Shard(location, None, entry.index_sha256, MOST_INDEX_BYTES)) as file:
-            return file.readall()
-
-    # Threads only wait for files and servers: Python computes with one of them at a time.
-    with ThreadPoolExecutor(INDEX_REQUESTS) as pool:
-        contents = pool.map(fetch, manifest.shards)
-        return [
-            _parse(manifest, entry, data)
-            for entry, data in zip(manifest.shards, contents, strict=True)
-        ]
-
-
 def _check_presence(manifest: Manifest, entry: ShardEntry) -> None:
     """Find a local shard that is missing or cut before training, not in the middle of it."""
     shard = local_path(manifest.shard_location(entry))
@@ -317,33 +366,9 @@ def _check_presence(manifest: Manifest, entry: ShardEntry) -> None:
         open_local(shard, entry.num_bytes).close()
 
 
-def _parse(manifest: Manifest, entry: ShardEntry, data: bytes) -> Index:
-    location = manifest.index_location(entry)
-    if hashlib.sha256(data).hexdigest() != entry.index_sha256:
-        raise DataError(
-            f"{location}: does not belong to the manifest beside it", cure=_MAKE_BOTH_AGAIN
-        )
-    index = load_index(data, location)
-    if len(index) != entry.num_samples:
-        raise DataError(
-            f"{location}: has {len(index)} samples and the manifest says {entry.num_samples}",
-            cure=_MAKE_BOTH_AGAIN,
-        )
-    if len(check_places(index, entry.num_bytes or 0)):
-        raise DataError(f"{location}: leads beyond the end of the shard", cure=_MAKE_BOTH_AGAIN)
-    if not len(index):
-        raise DataError(
-            f"{manifest.shard_location(entry)}: this shard holds 0 samples",
-            cure="remove it and run `rwp-dist shards index` again",
-        )
-    return index
-
-
-def _check_labels(dataset: Dataset, num_classes: int) -> None:
+def _refuse_labels(dataset: Dataset, num_classes: int) -> None:
     labels = dataset.index["label"]
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if not len(wrong):
-        return
     shards, rows = dataset.locate(wrong[:1])
     label = int(labels[wrong[0]])
     problem = (

@@ -12,11 +12,12 @@ from rwp_dist.data.chosen import (
     choose_selection,
     manifests_of,
     mixed_classes,
+    node_folder,
     num_workers,
     patience_of,
     plan_of,
 )
-from rwp_dist.data.dataset import Dataset, is_local, load_dataset
+from rwp_dist.data.dataset import Dataset, load_dataset
 from rwp_dist.data.image import Decoder, EvalTransform, TrainTransform
 from rwp_dist.data.remote import NodeCache
 from rwp_dist.data.stream import EvalStream, TrainStream
@@ -142,11 +143,10 @@ def open_dataset(settings: Settings, key: Key) -> tuple[NodeCache | None, Datase
     manifests = manifests_of(settings, key, patience)
     mixed_classes(manifests)
     cache = None
-    if not all(is_local(manifest) for manifest in manifests):
+    if not all(manifest.is_local for manifest in manifests):
         limit = None if d.cache_gb is None else int(d.cache_gb * 1e9)
         cache = NodeCache(Path(d.cache_dir), limit, patience, d.opener)
-    folder = Path(d.cache_dir) / "indexes"
-    return cache, load_dataset(manifests, settings.model.num_classes, cache, folder)
+    return cache, load_dataset(manifests, settings.model.num_classes, cache, node_folder(settings))
 
 
 def _plain_transform(settings: Settings) -> EvalTransform:

@@ -8,7 +8,7 @@ which samples an epoch has and how often, and the plan does the rest. So what ho
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +133,7 @@ class Balanced:
 
     counts: NDArray[np.int64]
     """Samples of each shard."""
-    labels: NDArray[np.int64]
+    labels: NDArray[np.signedinteger[Any]]
     """Labels of all samples, shard after shard."""
 
     repeats = True

@@ -24,7 +24,9 @@ from typing import Any, NamedTuple
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import MOST_JSON_BYTES, read_file, read_json, write_bytes, write_text
 from rwp_dist.base.urls import local_path, shown
+from rwp_dist.data.checked import load_indexes, own_joined
 from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name, read_index
+from rwp_dist.data.format.joined import write_joined
 from rwp_dist.data.format.manifest import (
     MANIFEST_NAME,
     RECORDS_NAME,
@@ -238,7 +240,10 @@ class Records:
     def write_manifest(
         self, shards: Sequence[FinishedShard], classes: Sequence[str] | None
     ) -> Manifest:
-        """Write the manifest of all shards in their order, unless it is there."""
+        """Write the manifest of all shards in their order, and their joined index.
+
+        What is there already stays.
+        """
         num_classes = max(shard.num_classes for shard in shards)
         manifest = Manifest(
             num_classes=num_classes if classes is None else len(classes),
@@ -246,11 +251,13 @@ class Records:
             shards=tuple(shard.entry for shard in shards),
             location=str(self.folder),
         )
+        there = None
         with suppress(OSError):
             there = read_file(self.folder / MANIFEST_NAME, MOST_JSON_BYTES)
-            if there == manifest.to_json().encode():
-                return manifest
-        manifest.save(self.folder)
+        if there != manifest.to_json().encode():
+            manifest.save(self.folder)
+        if own_joined(manifest) is None:
+            write_joined(self.folder, manifest, load_indexes(manifest))
         return manifest
 
     @staticmethod

@@ -14,7 +14,10 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from mmap import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +32,9 @@ INDEX_DTYPE = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4"), ("
 
 MOST_INDEX_BYTES = 1 << 28
 """Of an index file: 13 million samples in one shard."""
+
+_MOST_HEADER_BYTES = 10 + 2**16
+"""Of an array's header in format 1.0."""
 
 Index = NDArray[np.void]
 """``[N]`` of ``INDEX_DTYPE``."""
@@ -88,24 +94,50 @@ def load_index(source: str | Path | bytes, name: str = "index") -> Index:
     """
     if not isinstance(source, bytes):
         return load_index(read_index(Path(source)), str(source))
-    wrong = DataError(
+    try:
+        index, end = read_array(source, 0, INDEX_DTYPE)
+        if end == len(source):
+            return index.copy()
+    except ValueError:
+        pass
+    raise DataError(
         f"{name}: this is no index of a shard", cure="make it again with `rwp-dist shards index`"
     )
-    buffer = io.BytesIO(source)
+
+
+@lru_cache(maxsize=64)
+def index_header(num_samples: int) -> bytes:
+    """What stands before the records in an index file."""
+    buffer = io.BytesIO()
+    described = {"descr": INDEX_DTYPE.descr, "fortran_order": False, "shape": (num_samples,)}
+    np.lib.format.write_array_header_1_0(buffer, described)
+    return buffer.getvalue()
+
+
+def read_array(
+    content: bytes | memoryview | mmap, begin: int, dtype: np.dtype[Any]
+) -> tuple[NDArray[Any], int]:
+    """An array of one dimension that ``np.save`` wrote, as a view of the content, and its end.
+
+    Raises:
+        ValueError: at this place there is no such array, or not all of it.
+    """
+    buffer = io.BytesIO(content[begin : begin + _MOST_HEADER_BYTES])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of headers by Python 2
             version = np.lib.format.read_magic(buffer)
-            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(buffer)
+            shape, is_fortran, found = np.lib.format.read_array_header_1_0(buffer)
     except Exception as error:  # numpy's parser raises whatever broken bytes lead it to
-        raise wrong from error
-    # The header may claim any length, so it is compared before anything is allocated for it.
-    rest = len(source) - buffer.tell()
-    if version != (1, 0) or is_fortran or dtype != INDEX_DTYPE or rest % INDEX_DTYPE.itemsize:
-        raise wrong
-    if shape != (rest // INDEX_DTYPE.itemsize,):
-        raise wrong
-    return np.frombuffer(source, INDEX_DTYPE, offset=buffer.tell()).copy()
+        raise ValueError("there is no array") from error
+    if version != (1, 0) or is_fortran or found != dtype or len(shape) != 1 or shape[0] < 0:
+        raise ValueError("this is another array")
+    # The header may claim any length, so it is compared before anything is read by it.
+    begin += buffer.tell()
+    end = begin + shape[0] * dtype.itemsize
+    if end > len(content):
+        raise ValueError("the array is cut off")
+    return np.frombuffer(content, dtype, shape[0], begin), end
 
 
 def check_places(index: Index, num_bytes: int) -> NDArray[np.int64]:

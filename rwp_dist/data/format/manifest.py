@@ -28,20 +28,26 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import MOST_JSON_BYTES, parse_json, read_file, write_text
 from rwp_dist.base.text import is_utf8
-from rwp_dist.base.urls import joined, same_host, scheme_of, shown, with_login_of
+from rwp_dist.base.urls import joined, local_path, same_host, scheme_of, shown, with_login_of
 from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name
 from rwp_dist.data.format.sample import Fields
 from rwp_dist.data.format.tar import BLOCK_BYTES
 
 MANIFEST_NAME = "manifest.json"
+JOINED_NAME = "samples.index"
+"""Beside the manifest: the indexes of all shards in one file (see ``joined``)."""
 RECORDS_NAME = ".written"
 """Folder beside the manifest with a record of each finished shard (see ``shards.records``)."""
 FORMAT = 1
@@ -118,11 +124,14 @@ class Manifest:
     """0: not known, because the shards are adopted."""
     classes: tuple[str, ...] | None
     """Names of the labels; None: not known."""
-    shards: tuple[ShardEntry, ...]
+    shards: Sequence[ShardEntry]
     location: str = ""
     """The folder or URL of the manifest; not part of its content."""
     fields: Fields | None = None
     """Of adopted shards, which are indexed when they are first read. None: all have an index."""
+    state: str = ""
+    """Changes with what is there, as far as that can be seen without reading shards or indexes:
+    see ``state_of`` of local data. Empty: not known. Not part of its content."""
 
     def __post_init__(self) -> None:
         adopted = self.fields is not None
@@ -161,6 +170,11 @@ class Manifest:
         return DataError(f"{self._path}: {problem}", cure=cure)
 
     @property
+    def counts(self) -> NDArray[np.int64]:
+        """Samples of each shard."""
+        return np.array([shard.num_samples for shard in self.shards], np.int64)
+
+    @property
     def num_samples(self) -> int:
         """Of all shards."""
         return sum(shard.num_samples for shard in self.shards)
@@ -169,6 +183,12 @@ class Manifest:
     def num_bytes(self) -> int:
         """Of all tars whose size is known."""
         return sum(shard.num_bytes or 0 for shard in self.shards)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether manifest and shards all lie on disks."""
+        locations = [self.location, *map(self.shard_location, self.shards)]
+        return all(local_path(location) is not None for location in locations)
 
     def need_indexes(self) -> None:
         """Refuse adopted shards where every index is needed.
@@ -225,6 +245,7 @@ class Manifest:
         """
         path = Path(path_or_folder)
         path = path / MANIFEST_NAME if path.is_dir() else path
+        state = state_of(path)  # before its content, which may change in between
         try:
             text = read_file(path, MOST_JSON_BYTES)
         except OSError as error:
@@ -232,10 +253,10 @@ class Manifest:
             if path.name == MANIFEST_NAME and path.parent.is_dir():
                 cure = cure_of_missing(path.parent)
             raise DataError(f"{path}: cannot be read ({error.strerror})", cure=cure) from error
-        return cls.from_json(text, str(path.parent))
+        return cls.from_json(text, str(path.parent), state)
 
     @classmethod
-    def from_json(cls, text: str | bytes, location: str) -> "Manifest":
+    def from_json(cls, text: str | bytes, location: str, state: str = "") -> "Manifest":
         """A manifest from the content of its file; ``location`` is the folder or URL of the file.
 
         Raises:
@@ -259,6 +280,7 @@ class Manifest:
                 shards=tuple(ShardEntry(**shard) for shard in content["shards"]),
                 location=location,
                 fields=fields,
+                state=state,
             )
             same = {key: value for key, value in content.items() if key != "id"}
             unchanged = content["id"] == manifest.id and same == manifest._content()
@@ -286,7 +308,7 @@ class Manifest:
             "num_bytes": self.num_bytes,
             "num_classes": self.num_classes,
             "classes": None if self.classes is None else list(self.classes),
-            "shards": [asdict(shard) for shard in self.shards],
+            "shards": [dict(vars(shard)) for shard in self.shards],
         }
         if self.fields is None:
             return content
@@ -295,6 +317,19 @@ class Manifest:
             for s in self.shards
         ]
         return content | asdict(self.fields) | {"format": ADOPTED_FORMAT, "shards": counts}
+
+
+def state_of(path: Path) -> str:
+    """A digest that changes with a local manifest, its joined index, and the names in its folder.
+
+    It looks at sizes and times alone; the time of change cannot be set back.
+    """
+    kept = []
+    for place in (path, path.with_name(JOINED_NAME), path.parent):
+        with suppress(OSError, ValueError):
+            found = place.stat()
+            kept.append((found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+    return hashlib.sha256(repr((path.name, kept)).encode()).hexdigest()[:16]
 
 
 def cure_of_missing(folder: Path) -> str:

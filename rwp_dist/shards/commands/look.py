@@ -80,18 +80,18 @@ def verify_command(
 @SEED
 def stats_command(folder: Path, contact_sheet: Path | None, samples: int, seed: int) -> None:
     """Counts, classes and sizes of the shards in FOLDER, and a picture of random samples."""
-    from rwp_dist.data.dataset import is_local, load_dataset
+    from rwp_dist.data.dataset import load_dataset
     from rwp_dist.data.format.manifest import Manifest
     from rwp_dist.shards import stats
 
     manifest = Manifest.load(folder)
     manifest.need_indexes()
-    if contact_sheet and not is_local(manifest):
+    if contact_sheet and not manifest.is_local:
         raise DataError(
             f"{folder}: images of remote shards cannot be drawn", cure="omit --contact-sheet"
         )
     dataset = load_dataset([manifest], manifest.num_classes, cache=None)
-    drawn = stats.draw_samples(dataset, 400, seed) if is_local(manifest) else []
+    drawn = stats.draw_samples(dataset, 400, seed) if manifest.is_local else []
     click.echo(stats.describe_shards(manifest, dataset, drawn))
     if contact_sheet is not None:
         stats.contact_sheet(drawn[:samples], manifest.classes, contact_sheet)

@@ -1,0 +1,246 @@
+"""Data sets are checked once on a node; after that, every process only maps their joined index.
+
+::
+
+    folder/
+        PLACE-STATE.json       what the check of a data set found
+        PLACE-STATE.samples    the joined index of a data set that has none, or another's
+        PLACE.lock             held by the process that checks
+
+PLACE is a digest of where the data set is, STATE is ``Manifest.state``.
+"""
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rwp_dist.base.errors import DataError
+from rwp_dist.base.files import atomic_file, read_json, write_json
+from rwp_dist.base.urls import local_path, shown
+from rwp_dist.data.format.index import (
+    MOST_INDEX_BYTES,
+    Index,
+    check_places,
+    load_index,
+    read_index,
+)
+from rwp_dist.data.format.joined import (
+    Joined,
+    JoinedManifest,
+    ShardTable,
+    belongs,
+    map_joined,
+    parts,
+    read_joined,
+    save_joined,
+)
+from rwp_dist.data.format.manifest import JOINED_NAME, Manifest, ShardEntry
+from rwp_dist.data.reader import open_local
+from rwp_dist.data.remote import NodeCache, Shard, locked
+
+WAIT_FOR_OTHERS_S = 600.0
+"""How long to wait for another process that checks the same data set, before doing it as well."""
+INDEX_REQUESTS = 16
+"""Index files of a data set that are read, or downloaded, at the same time."""
+_PART = 256
+"""Index files that are in memory at the same time."""
+_MAKE_BOTH_AGAIN = "make both again with `rwp-dist shards index`"
+
+
+def find_checked(location: str, state: str, folder: Path) -> JoinedManifest | None:
+    """The data set of a manifest in this state, if this node has checked it.
+
+    Args:
+        location: the folder or URL of the manifest.
+        state: see ``Manifest.state``.
+        folder: of the node, where checks are noted.
+    """
+    try:
+        found = read_json(_note(location, state, folder))
+        joined = map_joined(Path(found["samples"]))
+        return _manifest(joined, location, state, found)
+    except (OSError, ValueError, KeyError, TypeError, DataError):
+        return None
+
+
+def checked(manifest: Manifest, folder: Path | None, cache: NodeCache | None) -> JoinedManifest:
+    """Check a data set, and note it for other processes of this node.
+
+    Args:
+        manifest: not of adopted shards.
+        folder: see ``find_checked``. None, or one that cannot be written: nothing is noted.
+        cache: keeps remote index files; needed if there are such.
+
+    Raises:
+        DataError: an index or a local shard is missing, or is not what the manifest says.
+    """
+    if isinstance(manifest, JoinedManifest):
+        return manifest
+    if folder is None or not manifest.state:
+        return _check(manifest, None, cache)
+    location, state = manifest.location, manifest.state
+    note = _note(location, state, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / f"{_digest(location)}.lock", WAIT_FOR_OTHERS_S):
+            found = find_checked(location, state, folder)  # another may have checked it just now
+            if found is None:
+                found = _check(manifest, note, cache)
+                for old in folder.glob(f"{_digest(location)}-*"):
+                    if old.stem != note.stem:
+                        old.unlink(missing_ok=True)
+                # Mapped anew, so that this process has not all of it in its memory.
+                found = find_checked(location, state, folder) or found
+            return found
+    except OSError:  # the disk is full, or may not be written
+        return _check(manifest, None, cache)
+
+
+def _check(manifest: Manifest, note: Path | None, cache: NodeCache | None) -> JoinedManifest:
+    newer, newest_ns = _look_at_shards(manifest)
+    path, joined = own_joined(manifest) or _join(manifest, note, cache)
+    for entry, index in zip(manifest.shards, parts(joined), strict=True):
+        if not len(index):
+            raise DataError(
+                f"{manifest.shard_location(entry)}: this shard holds 0 samples",
+                cure="remove it and run `rwp-dist shards index` again",
+            )
+        if len(check_places(index, entry.num_bytes or 0)):
+            raise DataError(
+                f"{manifest.index_location(entry)}: leads beyond the end of the shard",
+                cure=_MAKE_BOTH_AGAIN,
+            )
+    labels = joined.samples["label"]
+    found = {
+        "place": shown(manifest.location),
+        "samples": str(path),
+        "labels": [int(labels.min()), int(labels.max())],
+        "newer": newer,
+        "newest_ns": newest_ns,
+    }
+    if note is not None:
+        write_json(note, found)
+    return _manifest(joined, manifest.location, manifest.state, found)
+
+
+def _manifest(joined: Joined, location: str, state: str, found: dict[str, Any]) -> JoinedManifest:
+    classes = joined.head["classes"]
+    lowest, highest = found["labels"]
+    return JoinedManifest(
+        joined.head["num_classes"],
+        None if classes is None else tuple(classes),
+        ShardTable(joined),
+        location,
+        state=state,
+        joined=joined,
+        labels=(lowest, highest),
+        newer=tuple(found["newer"]),
+        newest_ns=found["newest_ns"],
+    )
+
+
+def _look_at_shards(manifest: Manifest) -> tuple[list[int], int]:
+    """Local shards that are newer than their index, and when the newest was changed, in ns.
+
+    Raises:
+        DataError: one is missing, cut, or cannot be read, which is found here before training.
+    """
+    newer, newest_ns = list[int](), 0
+    for number, entry in enumerate(manifest.shards):
+        shard = local_path(manifest.shard_location(entry))
+        if shard is None:
+            continue
+        try:
+            found = shard.stat()
+            good = stat.S_ISREG(found.st_mode) and os.access(shard, os.R_OK)
+        except (OSError, ValueError):
+            good = False
+        if not good or found.st_size != entry.num_bytes:
+            open_local(shard, entry.num_bytes).close()  # raises what is wrong
+            continue
+        newest_ns = max(newest_ns, found.st_mtime_ns)
+        index = local_path(manifest.index_location(entry))
+        with suppress(OSError):
+            if index is not None and found.st_mtime_ns > index.stat().st_mtime_ns:
+                newer.append(number)
+    return newer, newest_ns
+
+
+def own_joined(manifest: Manifest) -> tuple[Path, Joined] | None:
+    """The joined index beside a local manifest, if it is this manifest's."""
+    folder = local_path(manifest.location)
+    if folder is None:
+        return None
+    path = folder.resolve() / JOINED_NAME
+    with suppress(OSError, DataError):
+        joined = map_joined(path)
+        if belongs(joined, manifest):
+            return path, joined
+    return None
+
+
+def _join(
+    manifest: Manifest, note: Path | None, cache: NodeCache | None
+) -> tuple[Path | None, Joined]:
+    """The indexes of all shards as a joined index: beside ``note``, or in memory without it."""
+    if note is None:
+        content = io.BytesIO()
+        save_joined(content, manifest, load_indexes(manifest, cache))
+        return None, read_joined(content.getbuffer(), manifest.location)
+    path = note.with_suffix(".samples")
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        save_joined(file, manifest, load_indexes(manifest, cache))
+    return path, map_joined(path)
+
+
+def load_indexes(manifest: Manifest, cache: NodeCache | None = None) -> Iterator[Index]:
+    """The index of each shard, from its own file.
+
+    Raises:
+        DataError: one is missing, or does not belong to the manifest.
+    """
+
+    def load(entry: ShardEntry) -> Index:
+        location = manifest.index_location(entry)
+        path = local_path(location)
+        if path is not None:
+            return _parse(manifest, entry, read_index(path))
+        assert cache is not None, f"{location}: remote shards need a cache"
+        with cache.open(Shard(location, None, entry.index_sha256, MOST_INDEX_BYTES)) as file:
+            return _parse(manifest, entry, file.readall())
+
+    # Threads only wait for files and servers: Python computes with one of them at a time.
+    with ThreadPoolExecutor(INDEX_REQUESTS) as pool:
+        for begin in range(0, len(manifest.shards), _PART):
+            yield from pool.map(load, manifest.shards[begin : begin + _PART])
+
+
+def _parse(manifest: Manifest, entry: ShardEntry, data: bytes) -> Index:
+    location = manifest.index_location(entry)
+    if hashlib.sha256(data).hexdigest() != entry.index_sha256:
+        raise DataError(
+            f"{location}: does not belong to the manifest beside it", cure=_MAKE_BOTH_AGAIN
+        )
+    index = load_index(data, location)
+    if len(index) != entry.num_samples:
+        raise DataError(
+            f"{location}: has {len(index)} samples and the manifest says {entry.num_samples}",
+            cure=_MAKE_BOTH_AGAIN,
+        )
+    return index
+
+
+def _note(location: str, state: str, folder: Path) -> Path:
+    return folder / f"{_digest(location)}-{state}.json"
+
+
+def _digest(location: str) -> str:
+    path = local_path(location)
+    place = shown(location) if path is None else str(path.resolve())
+    return hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:16]
