@@ -20,8 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import atomic_file, read_json, write_json
+from rwp_dist.base.urls import joined as address
 from rwp_dist.base.urls import local_path, shown
 from rwp_dist.data.format.index import (
     MOST_INDEX_BYTES,
@@ -42,7 +45,7 @@ from rwp_dist.data.format.joined import (
 )
 from rwp_dist.data.format.manifest import JOINED_NAME, Manifest, ShardEntry
 from rwp_dist.data.reader import open_local
-from rwp_dist.data.remote import NodeCache, Shard, locked
+from rwp_dist.data.remote import Attempts, NodeCache, Patience, Shard, download, locked
 
 WAIT_FOR_OTHERS_S = 600.0
 """How long to wait for another process that checks the same data set, before doing it as well."""
@@ -121,6 +124,7 @@ def _check(manifest: Manifest, note: Path | None, cache: NodeCache | None) -> Jo
         "place": shown(manifest.location),
         "samples": str(path),
         "labels": [int(labels.min()), int(labels.max())],
+        "num_present": len(np.unique(labels)),
         "newer": newer,
         "newest_ns": newest_ns,
     }
@@ -140,6 +144,7 @@ def _manifest(joined: Joined, location: str, state: str, found: dict[str, Any]) 
         state=state,
         joined=joined,
         labels=(lowest, highest),
+        num_present=found["num_present"],
         newer=tuple(found["newer"]),
         newest_ns=found["newest_ns"],
     )
@@ -194,9 +199,26 @@ def _join(
         save_joined(content, manifest, load_indexes(manifest, cache))
         return None, read_joined(content.getbuffer(), manifest.location)
     path = note.with_suffix(".samples")
+    if cache is not None and (joined := _downloaded(manifest, path, cache)):
+        return path, joined
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         save_joined(file, manifest, load_indexes(manifest, cache))
     return path, map_joined(path)
+
+
+def _downloaded(manifest: Manifest, path: Path, cache: NodeCache) -> Joined | None:
+    """The joined index beside a remote manifest, kept as ``path``, if it is this manifest's."""
+    if local_path(manifest.location) is not None:
+        return None
+    url = address(manifest.location, JOINED_NAME)
+    # It may not be there, which some stores do not say so that one could tell.
+    few = Attempts(url, Patience(retries=1, stall_s=cache.patience.stall_s))
+    with suppress(DataError):
+        with atomic_file(path) as temporary, temporary.open("w+b") as file:
+            download(url, file, attempts=few, opener=cache.opener)
+        joined = map_joined(path)
+        return joined if belongs(joined, manifest) else None
+    return None
 
 
 def load_indexes(manifest: Manifest, cache: NodeCache | None = None) -> Iterator[Index]:

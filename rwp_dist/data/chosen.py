@@ -16,10 +16,12 @@ from rwp_dist.base.urls import shown
 from rwp_dist.config import Settings
 from rwp_dist.data.classes import Classes
 from rwp_dist.data.dataset import Dataset, joined_id, load_manifest
+from rwp_dist.data.format.joined import JoinedManifest
 from rwp_dist.data.format.manifest import Manifest
 from rwp_dist.data.plan import Plan
 from rwp_dist.data.remote import OutOfReachError, Patience
 from rwp_dist.data.selection import Balanced, Everything, Mixture, Selection
+from rwp_dist.data.shared_lines import SharedLines
 from rwp_dist.process.cgroup import cores
 
 Key = Literal["data.train", "data.val"]
@@ -167,7 +169,11 @@ def choose_selection(settings: Settings, dataset: Dataset) -> Selection:
     if settings.data.sampling == "balanced":
         if dataset.lazy:
             raise unknown_labels(settings)
-        return Balanced(dataset.counts, dataset.labels)
+        (manifest,) = dataset.manifests
+        assert isinstance(manifest, JoinedManifest), "its shards are not adopted"
+        balanced = Balanced(dataset.counts, dataset.labels, manifest.num_present)
+        name = f"balanced-{dataset.id[:ID_DIGITS]}"
+        return SharedLines(balanced, node_folder(settings) / name)
     return Everything(dataset.counts)
 
 

@@ -63,25 +63,47 @@ class Shards(Sequence[Shard]):
 class Dataset:
     """Samples of one or of several manifests, shard after shard."""
 
-    shards: Sequence[Shard]
-    """Where each shard is, its size and its sha256."""
-    counts: NDArray[np.int64]
-    """Samples of each shard."""
-    source: NDArray[np.int64]
-    """Which of the manifests each shard belongs to."""
+    manifests: tuple[Manifest, ...]
+    """With their joined index, unless their shards are adopted."""
     records: tuple[Index, ...]
     """Of each manifest, one for each sample. Those of a shard without an index are zeros until
     ``rows_of``."""
-    id: str
-    """Changes with any byte of any shard."""
     classes: Classes
     """What the labels mean."""
-    newer: tuple[int, ...]
-    """Local shards whose tar is newer than its index: it may have been replaced."""
-    newest_ns: tuple[int, ...]
-    """Of each manifest: when its newest local shard had been changed as it was checked, in ns."""
     lazy: Mapping[int, LazyIndexes] = field(default_factory=dict)
     """Of each manifest whose shards are adopted: makes an index when a shard is first read."""
+
+    @cached_property
+    def shards(self) -> Shards:
+        """Where each shard is, its size and its sha256."""
+        return Shards(self.manifests)
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Samples of each shard."""
+        return np.concatenate([manifest.counts for manifest in self.manifests])
+
+    @cached_property
+    def source(self) -> NDArray[np.int64]:
+        """Which of the manifests each shard belongs to."""
+        lengths = [len(manifest.shards) for manifest in self.manifests]
+        return np.repeat(np.arange(len(lengths)), lengths)
+
+    @property
+    def id(self) -> str:
+        """Changes with any byte of any shard."""
+        return joined_id(self.manifests)
+
+    @property
+    def newer(self) -> list[int]:
+        """Local shards whose tar is newer than its index: it may have been replaced."""
+        firsts = np.searchsorted(self.source, np.arange(len(self.manifests))).tolist()
+        return [
+            first + number
+            for manifest, first in zip(self.manifests, firsts, strict=True)
+            if isinstance(manifest, JoinedManifest)
+            for number in manifest.newer
+        ]
 
     @property
     def num_samples(self) -> int:
@@ -141,8 +163,10 @@ class Dataset:
         if self._unread[shard]:
             if number in self.lazy:
                 rows[:] = self.lazy[number].index_of(self.shards[shard], len(rows))
-            elif _changed_ns(self.shards[shard]) > self.newest_ns[number]:
-                _check_labels_of(self.shards[shard], rows)
+            else:
+                manifest = self.manifests[number]
+                if isinstance(manifest, JoinedManifest):
+                    _check_if_changed(self.shards[shard], rows, manifest.newest_ns)
             self._unread[shard] = False
         return rows
 
@@ -173,34 +197,19 @@ def load_dataset(
     """
     classes = Classes.of(manifests)
     parts = [_checked(manifest, folder, cache) for manifest in manifests]
-    starts = np.cumsum([0, *(len(part.shards) for part in parts)])
     lazy = {
         number: LazyIndexes(folder, part.fields, num_classes, part.num_classes, cache)
         for number, part in enumerate(parts)
         if part.fields is not None and folder is not None
     }
-    joined = [part if isinstance(part, JoinedManifest) else None for part in parts]
-    dataset = Dataset(
-        Shards(parts),
-        np.concatenate([part.counts for part in parts]),
-        np.repeat(np.arange(len(parts)), np.diff(starts)),
-        tuple(
-            # Of adopted shards: takes memory for what is written to it alone.
-            np.zeros(part.num_samples, INDEX_DTYPE) if known is None else known.joined.samples
-            for part, known in zip(parts, joined, strict=True)
-        ),
-        joined_id(parts),
-        classes,
-        tuple(
-            int(start) + number
-            for start, known in zip(starts, joined, strict=False)
-            if known is not None
-            for number in known.newer
-        ),
-        tuple(0 if known is None else known.newest_ns for known in joined),
-        lazy,
-    )
-    labels = [label for known in joined if known is not None for label in known.labels]
+    records = [
+        part.joined.samples
+        if isinstance(part, JoinedManifest)
+        else np.zeros(part.num_samples, INDEX_DTYPE)  # memory for what is written to it alone
+        for part in parts
+    ]
+    dataset = Dataset(tuple(parts), tuple(records), classes, lazy)
+    labels = [label for part in parts if isinstance(part, JoinedManifest) for label in part.labels]
     if labels and not 0 <= min(labels) <= max(labels) < num_classes:
         _refuse_labels(dataset, num_classes)
     return dataset
@@ -252,13 +261,12 @@ def _check_labels_of(shard: Shard, rows: Index) -> None:
         )
 
 
-def _changed_ns(shard: Shard) -> int:
-    """When a local shard was last changed, in ns; 0 for others."""
+def _check_if_changed(shard: Shard, rows: Index, newest_ns: int) -> None:
+    """The same of a shard that was changed since, by its time."""
     path = local_path(shard.url)
-    try:
-        return 0 if path is None else path.stat().st_mtime_ns
-    except OSError:  # reading it says what is wrong
-        return 0
+    with suppress(OSError):  # reading it says what is wrong
+        if path is not None and path.stat().st_mtime_ns > newest_ns:
+            _check_labels_of(shard, rows)
 
 
 def load_manifest(

@@ -24,23 +24,20 @@ class Line:
     """Shard of each stretch."""
     ends: NDArray[np.int64]
     """Position after each stretch."""
-    starts: NDArray[np.int64]
-    """First row of each stretch; with ``table``, its first place in the table."""
-    table: NDArray[np.int64] | None = None
-    """Rows of all stretches. None: a stretch has consecutive rows of its shard."""
+    table: NDArray[np.uint32] | None = None
+    """Row of every position. None: a stretch has the first rows of its shard."""
 
     def locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Shard and row of every position."""
         stretch = np.searchsorted(self.ends, positions, side="right")
-        rows = positions + self._shifts[stretch]
-        return self.shards[stretch], rows if self.table is None else self.table[rows]
+        if self.table is not None:
+            return self.shards[stretch], self.table[positions].astype(np.int64)
+        return self.shards[stretch], positions - self._begins[stretch]
 
     @cached_property
-    def _shifts(self) -> NDArray[np.int64]:
-        """What to add to the positions of each stretch to get its rows."""
-        shifts: NDArray[np.int64] = self.starts.copy()
-        shifts[1:] -= self.ends[:-1]
-        return shifts
+    def _begins(self) -> NDArray[np.int64]:
+        """First position of each stretch."""
+        return np.concatenate([[0], self.ends[:-1]])
 
 
 class Selection(Protocol):
@@ -67,13 +64,13 @@ class Everything:
 
     repeats = False
 
-    @property
+    @cached_property
     def num_samples(self) -> int:
         return int(self.counts.sum())
 
     def line(self, seed: int, epoch: int) -> Line:
         order = numpy_generator(seed, 0, epoch).permutation(len(self.counts))
-        return Line(order, self.counts[order].cumsum(), np.zeros(len(order), dtype=np.int64))
+        return Line(order, self.counts[order].cumsum())
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class Mixture:
 
     repeats = True
 
-    @property
+    @cached_property
     def num_samples(self) -> int:
         return sum(self._quotas())
 
@@ -119,9 +116,7 @@ class Mixture:
                 quota -= int(taken.sum())
         mixed = random.permutation(sum(map(len, shards)))
         size = np.concatenate(sizes)[mixed]
-        return Line(
-            np.concatenate(shards)[mixed], size.cumsum(), np.zeros(len(mixed), dtype=np.int64)
-        )
+        return Line(np.concatenate(shards)[mixed], size.cumsum())
 
 
 @dataclass(frozen=True)
@@ -135,28 +130,34 @@ class Balanced:
     """Samples of each shard."""
     labels: NDArray[np.signedinteger[Any]]
     """Labels of all samples, shard after shard."""
+    num_present: int
+    """Classes that have samples."""
 
     repeats = True
 
     @property
     def num_samples(self) -> int:
-        present = len(np.unique(self.labels))
-        return present * (len(self.labels) // present)
+        return self.num_present * (len(self.labels) // self.num_present)
 
     def line(self, seed: int, epoch: int) -> Line:
         random = numpy_generator(seed, 0, epoch)
-        classes, members = np.unique(self.labels, return_counts=True)
-        quota = len(self.labels) // len(classes)
-        repeats = np.zeros(len(self.labels), dtype=np.int64)
-        by_class = np.split(np.argsort(self.labels, kind="stable"), members.cumsum()[:-1])
-        for own in by_class:
-            repeats[own] = quota // len(own)
+        labels = self.labels
+        if labels.max() < 2**16:
+            labels = labels.astype(np.uint16)  # numpy sorts these by radix, in linear time
+        order = np.argsort(labels, kind="stable").astype(np.uint32)
+        classes, members = np.unique(labels, return_counts=True)
+        quota = len(labels) // len(members)
+        whole = np.zeros(int(classes[-1]) + 1, np.uint32)
+        whole[classes] = quota // members
+        repeats = whole[labels]
+        for own in np.split(order, members.cumsum()[:-1]):
             repeats[random.permutation(own)[: quota % len(own)]] += 1
         firsts = self.counts.cumsum() - self.counts
-        rows = np.arange(len(self.labels)) - np.repeat(firsts, self.counts)
-        table = np.repeat(rows, repeats)
-        sizes = np.add.reduceat(repeats, firsts) if len(firsts) else repeats
-        begins = sizes.cumsum() - sizes
-        order = random.permutation(len(self.counts))
-        order = order[sizes[order] > 0]
-        return Line(order, sizes[order].cumsum(), begins[order], table)
+        rows = np.arange(len(labels), dtype=np.uint32)
+        rows -= np.repeat(firsts, self.counts).astype(np.uint32)
+        sizes = np.add.reduceat(repeats, firsts, dtype=np.int64)
+        shards = random.permutation(len(self.counts))
+        shards = shards[sizes[shards] > 0]
+        of_shards = np.split(np.repeat(rows, repeats), sizes.cumsum()[:-1])
+        table = np.concatenate([of_shards[shard] for shard in shards])
+        return Line(shards, sizes[shards].cumsum(), table)

@@ -6,8 +6,7 @@ neither ranks nor workers change what a step holds, and a run can start at any s
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-
-import numpy as np
+from itertools import islice
 
 from rwp_dist.data.batch import BadRecord, Batch, Step, Unreadable
 from rwp_dist.data.dataset import Dataset
@@ -118,19 +117,19 @@ class EvalStream:
         Raises:
             DataError: a shard cannot be read.
         """
-        samples = np.arange(self.dataset.num_samples) if self.samples is None else self.samples
-        shares = list(evaluation_rows(len(samples), self.batch, self.rank, self.world_size))
+        num = self.dataset.num_samples if self.samples is None else len(self.samples)
+        num_batches = -(-num // (self.batch * self.world_size))
 
         def requests(worker: int, workers: int) -> Iterator[Request]:
-            for number in range(worker, len(shares), workers):
-                positions, weights = shares[number]
-                taken = samples[positions]
+            share = enumerate(evaluation_rows(num, self.batch, self.rank, self.world_size))
+            for number, (positions, weights) in islice(share, worker, None, workers):
+                taken = positions if self.samples is None else self.samples[positions]
                 shards, rows = self.dataset.locate(taken)
                 keys: list[Key] = [(sample,) for sample in taken.tolist()]
                 yield Request(number, shards, rows, weights, keys)
 
         reader = StepReader(self.dataset, requests, self.transform, self.reading, self.cache)
-        for item in load(reader, self.reading, len(shares), self.batch):
+        for item in load(reader, self.reading, num_batches, self.batch):
             if isinstance(item, Lost):
                 raise item.error
             yield _step(item, self.batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -39,8 +39,8 @@ class Passes(Protocol):
     counts: Counts
     method: Method
     rows: list[Rows]
-    slots: list[list[Slot]]
-    my_slots: list[Slot]
+    slots: Sequence[Sequence[Slot]]
+    my_slots: Sequence[Slot]
 
     def __call__(
         self, step: int, micro_batch: int = 0, *, grad_scale: float | None = None

@@ -111,7 +111,7 @@ def refuse_no_rows(rows: Sequence[Rows]) -> None:
         )
 
 
-def refuse_one_slot(method: Method, slots: list[list[Slot]]) -> None:
+def refuse_one_slot(method: Method, slots: Sequence[Sequence[Slot]]) -> None:
     """Refuse a mixed method that has one pass in an update: it has no room for both roles."""
     if method.mixed and len(slots) * len(slots[0]) < 2:
         raise ConfigError(

@@ -40,7 +40,7 @@ from rwp_dist.perturb.moves.move import Gradients
 from rwp_dist.perturb.normals import Backend, choose_backend
 from rwp_dist.perturb.rows import Rows, check_patterns, list_rows
 from rwp_dist.perturb.scale import Scale
-from rwp_dist.perturb.slots import Slot, assign_slots, mean_loss_weight
+from rwp_dist.perturb.slots import Slot, Slots, mean_loss_weight, num_perturbed
 from rwp_dist.perturb.statistics import RunningStatistics, frozen_statistics
 from rwp_dist.perturb.stopwatch import Stopwatch
 from rwp_dist.perturb.turns import Turns
@@ -94,7 +94,7 @@ class Perturbed:
         scaler: torch.amp.GradScaler | None = None,
         weights: CleanWeights | None = None,
         gradients: Gradients | None = None,
-        slots: list[list[Slot]] | None = None,
+        slots: Sequence[Sequence[Slot]] | None = None,
     ) -> None:
         """
         Args:
@@ -116,7 +116,7 @@ class Perturbed:
             weights: replaces the perturbed copy. For engines, such as ZeRO, that restore the clean
                 weights themselves.
             gradients: averaged gradients, for engines that keep them elsewhere than in ``.grad``.
-            slots: slots of all ranks, if not those of ``assign_slots``.
+            slots: slots of all ranks, if not those of ``Slots``.
 
         Raises:
             ConfigError: an option that does not fit the network, the ranks or the machine.
@@ -185,13 +185,11 @@ class Perturbed:
         self._given_slots = slots is not None
         self._use_slots(slots or self._assign_slots(micro_batches))
 
-    def _assign_slots(self, micro_batches: int) -> list[list[Slot]]:
+    def _assign_slots(self, micro_batches: int) -> Slots:
         world_size = _rank_and_world_size()[1]
-        return assign_slots(
-            self.method, world_size, micro_batches, self._lambda, antithetic=self._antithetic
-        )
+        return Slots(self.method, world_size, micro_batches, self._lambda, self._antithetic)
 
-    def _use_slots(self, slots: list[list[Slot]]) -> None:
+    def _use_slots(self, slots: Sequence[Sequence[Slot]]) -> None:
         """Make the move for these slots of all ranks."""
         self.slots = slots
         """Slots of all ranks, ``[world_size][micro_batches]``."""
@@ -202,7 +200,7 @@ class Perturbed:
             device=self._device,
             seed=self._seed,
             slots=self.my_slots,
-            num_perturbed=sum(slot.perturbed for row in slots for slot in row),
+            num_perturbed=num_perturbed(slots),
             gradients=self._gradients,
         )
         with self._on_device:
@@ -517,7 +515,7 @@ class Perturbed:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps beside weights, buffers and optimizer. A collective.
 
-        The state of the move, and every rank's own BatchNorm statistics.
+        The state of the move, and, on rank 0 alone, every rank's own BatchNorm statistics.
         """
         self._settle()
         state = {

@@ -64,15 +64,20 @@ def load_statistics(layers: Sequence[_NormBase], copies: Sequence[Tensor]) -> No
 
 
 def gather_statistics(copies: Sequence[Tensor]) -> Tensor | None:
-    """Copies of every rank, ``[world_size, values]`` in float64 on the CPU. A collective."""
+    """Copies of every rank, ``[world_size, values]`` in float64 on the CPU. A collective.
+
+    None on other ranks than 0: on thousands of ranks it takes gigabytes.
+    """
     if not copies:
         return None
     mine = torch.cat([copy.flatten().double() for copy in copies])
     if not dist.is_initialized():
         return mine.cpu()[None]
-    ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(ranks, mine)
-    return torch.stack(ranks).cpu()
+    ranks = None
+    if dist.get_rank() == 0:
+        ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.gather(mine, ranks, 0)
+    return torch.stack(ranks).cpu() if ranks else None
 
 
 def split_statistics(layers: Sequence[_NormBase], row: Tensor) -> list[Tensor]:
@@ -115,7 +120,7 @@ class RunningStatistics:
             self._own = None
 
     def gather(self) -> Tensor | None:
-        """Every rank's own statistics, ``[world_size, values]`` on the CPU. A collective."""
+        """Every rank's own statistics, ``[world_size, values]``, on rank 0. A collective."""
         own = copy_statistics(self.layers) if self._own is None else self._own
         return gather_statistics(own)
 

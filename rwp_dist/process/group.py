@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.process import launchers, torchrun
@@ -99,35 +100,46 @@ def same_on_all_ranks() -> Iterator[None]:
         if error:
             raise error
         return
-    if not any_rank(error is not None):
+    rank, nobody = dist.get_rank(), dist.get_world_size()
+    lowest = smallest(nobody if error is None else rank)
+    if lowest == nobody:
         return
-    errors = gathered(error)
-    first = next((e for e in errors if e is not None), None)
-    if first is not None:
-        # This rank's own error knows where it comes from, a copy from elsewhere does not.
-        first = error if error is not None and first is errors[dist.get_rank()] else first
-        first.shared = True
-        raise first
+    box: list[Any] = [error]
+    dist.broadcast_object_list(box, lowest)
+    # This rank's own error knows where it comes from, a copy from elsewhere does not.
+    first: RwpError = box[0] if error is None or lowest != rank else error
+    first.shared = True
+    raise first
 
 
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank. A collective: no rank leaves before all have come."""
-    flags = torch.tensor(int(flag), device=_own_device())
-    dist.all_reduce(flags, dist.ReduceOp.MAX)
-    return bool(flags)
+    return smallest(int(not flag)) == 0
+
+
+def smallest(value: int) -> int:
+    """Of the values of all ranks. A collective."""
+    found = torch.tensor(value, device=_own_device())
+    dist.all_reduce(found, dist.ReduceOp.MIN)
+    return int(found)
 
 
 def all_equal(content: bytes) -> bool:
-    """Whether all ranks have the same content, of a multiple of 8 bytes. A collective.
+    """Whether all ranks have the same content, of a multiple of 8 bytes. A collective."""
+    return not differing(torch.frombuffer(bytearray(content), dtype=torch.int64))
+
+
+def differing(words: Tensor) -> list[int]:
+    """Where the int64 ``words`` of the ranks are not the same. A collective.
 
     One reduction finds the largest of all words ``w`` and of all ``~w``. ``~max(~w)`` is the
-    smallest word, so ranks agree if the largest word is that one.
+    smallest word, so ranks agree if the largest word is that one. So what a rank sends and gets
+    does not grow with the number of ranks.
     """
-    words = torch.frombuffer(bytearray(content), dtype=torch.int64)
     both = torch.stack([words, ~words]).to(_own_device())
     dist.all_reduce(both, dist.ReduceOp.MAX)
     largest, largest_of_not = both.cpu()
-    return torch.equal(largest, ~largest_of_not)
+    return (largest != ~largest_of_not).nonzero().flatten().tolist()
 
 
 def _own_device() -> torch.device:
@@ -136,9 +148,19 @@ def _own_device() -> torch.device:
 
 
 def gathered(mine: T) -> list[T]:
-    """What every rank has, by rank. A collective."""
+    """What every rank has, by rank. A collective.
+
+    Each rank gets as much as there are ranks: not for what a healthy run does more than once.
+    """
     everybody: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everybody, mine)
+    return everybody
+
+
+def gathered_on_main(mine: T) -> list[T]:
+    """What every rank has, by rank, on rank 0; nothing on the others. A collective."""
+    everybody: list[Any] = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
+    dist.gather_object(mine, everybody or None, 0)
     return everybody
 
 

@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torch import nn
 
 from rwp_dist.base.errors import ReplicaError
+from rwp_dist.process.group import differing
 
 
 def check_replicas(model: nn.Module, step: int) -> None:
@@ -22,12 +23,12 @@ def check_replicas(model: nn.Module, step: int) -> None:
         names.append(name)
         sums.append((bits * factors).sum())
     mine = torch.stack(sums)
+    if not differing(mine):
+        return
     gathered = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, mine)
     ranks = torch.stack(gathered).cpu()
     differs = (ranks != ranks[0]).any(0).nonzero()
-    if not len(differs):
-        return
     column = ranks[:, int(differs[0])]
     values, votes = column.unique(return_counts=True)
     # Where votes are equal, as with two ranks, rank 0 counts as right.

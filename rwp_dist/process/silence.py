@@ -56,7 +56,8 @@ class Silence:
         """
         self._folder, self._rank, self._world_size = folder, rank, world_size
         self._path = folder / f"rank-{rank}"
-        self._stuck = folder / f"stuck-{rank}"
+        self._marks = folder / "stuck"
+        self._stuck = self._marks / f"{rank}"
         self._written: tuple[int, int] | None = None
         self._patience_s, self._tell = patience_s, tell
         self._place = (0, AGREES)
@@ -95,10 +96,10 @@ class Silence:
                     stuck_since = None
                     if not self._folder.exists():  # one look, because there may be many ranks
                         continue
-                    self._stuck.unlink(missing_ok=True)
-                    self._answer() if any(self._folder.glob("stuck-*")) else self._forget()
+                    self._unmark()
+                    self._answer() if self._marks.exists() else self._forget()
                     continue
-                self._folder.mkdir(parents=True, exist_ok=True)
+                self._marks.mkdir(parents=True, exist_ok=True)
                 self._stuck.touch()
                 self._answer()
                 stuck_since = stuck_since or now
@@ -120,9 +121,15 @@ class Silence:
         self._written = None
         if self._folder.exists():
             with suppress(OSError):
-                for path in (self._path, self._stuck):
-                    path.unlink(missing_ok=True)
+                self._unmark()
+                self._path.unlink(missing_ok=True)
                 self._folder.rmdir()
+
+    def _unmark(self) -> None:
+        """Say that this rank is not stuck; the folder is gone when no rank is."""
+        self._stuck.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._marks.rmdir()
 
     def _tell_if_mine(self) -> bool:
         """Tell who is silent, if this is the lowest rank that can; whether it did."""

@@ -1,5 +1,6 @@
 """Build the parts of a run from its settings, on every rank."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,13 +24,14 @@ from rwp_dist.engine.start import start_engine
 from rwp_dist.perturb import METHODS, Perturbed
 from rwp_dist.perturb.energy import ENERGY_BUCKET_BYTES
 from rwp_dist.perturb.normals import Backend, choose_backend
-from rwp_dist.perturb.slots import Slot
+from rwp_dist.perturb.slots import Slots
 from rwp_dist.process.group import (
+    all_equal,
     any_rank,
     choose_device,
     from_main,
-    gathered,
     same_on_all_ranks,
+    smallest,
 )
 from rwp_dist.process.stages import stage
 from rwp_dist.run.compiling import compile_network
@@ -158,7 +160,7 @@ def _notes(settings: Settings, split: Split, train: Train, val: Eval) -> list[No
 def _perturb(
     settings: Settings,
     engine: Engine,
-    slots: list[list[Slot]],
+    slots: Slots,
     timeline: Timeline,
     backend: Backend,
 ) -> Perturbed:
@@ -197,12 +199,12 @@ def _least_memory(device: torch.device) -> int | None:
     """Bytes of the smallest GPU of all ranks; None: this is no GPU. A collective."""
     if device.type != "cuda":
         return None
-    return min(gathered(torch.cuda.get_device_properties(device).total_memory))
+    return smallest(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _common(mine: Backend) -> Backend:
     """One backend for all ranks, or a run could not be repeated with its ranks on other nodes."""
-    return mine if len(set(gathered(mine))) == 1 else "torch"
+    return mine if all_equal(hashlib.sha256(mine.encode()).digest()) else "torch"
 
 
 def build_mixer(settings: Settings) -> Mixer | None:

@@ -29,7 +29,7 @@ from rwp_dist.base.files import atomic_file, remove_leftovers
 from rwp_dist.base.text import is_utf8
 from rwp_dist.data.chosen import ID_DIGITS
 from rwp_dist.engine.engine import Engine
-from rwp_dist.process.group import from_main, gathered, same_on_all_ranks
+from rwp_dist.process.group import differing, from_main, gathered_on_main, same_on_all_ranks
 from rwp_dist.run.parts import Stateful
 
 FORMAT = 2
@@ -92,15 +92,17 @@ def save_checkpoint(
 
 
 def _buffers_of_ranks(buffers: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Buffers that are not the same on all ranks, of each rank. A collective.
+    """Buffers that are not the same on all ranks, of each rank, on rank 0. A collective.
 
     A spectral norm keeps such, which sees each rank's perturbed weights. BatchNorm's statistics are
     averaged by now.
     """
     bits = {n: b.contiguous().view(-1).view(torch.uint8).numpy() for n, b in buffers.items()}
-    sums = gathered({name: checksum.crc32(content) for name, content in bits.items()})
-    differ = [n for n, value in sums[0].items() if any(other.get(n) != value for other in sums)]
-    return gathered({n: buffers[n] for n in differ if n in buffers}) if differ else []
+    if not bits:
+        return []
+    names, sums = list(bits), torch.tensor([checksum.crc32(content) for content in bits.values()])
+    differ = [names[place] for place in differing(sums)]
+    return gathered_on_main({name: buffers[name] for name in differ}) if differ else []
 
 
 def further_names(model: nn.Module) -> dict[str, str]:

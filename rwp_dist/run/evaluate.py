@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import BadRecord, Batch, Step
-from rwp_dist.process.group import gathered, same_on_all_ranks
+from rwp_dist.process.group import gathered_on_main, same_on_all_ranks
 from rwp_dist.run.checkpoint import read_checkpoint, saved_tensors
 from rwp_dist.run.models import build_model
 from rwp_dist.run.parts import Parts, weights_to_evaluate
@@ -86,7 +86,7 @@ def evaluate(
     result["ece"] = calibration_error(calibration, count)
     result |= {name: int(found[name]) for name in ("num_samples", "bad_samples")}
     if result["bad_samples"]:
-        bad = [record for records in gathered(bad) for record in records]
+        bad = [record for records in gathered_on_main(bad) for record in records]
     return result, bad
 
 

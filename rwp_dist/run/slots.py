@@ -3,12 +3,12 @@
 from rwp_dist.config import Settings, Split
 from rwp_dist.engine.sharding import shares_weights
 from rwp_dist.perturb.methods import METHODS
-from rwp_dist.perturb.slots import Slot, assign_slots
+from rwp_dist.perturb.slots import Slots
 
 
-def slots_of(settings: Settings, split: Split) -> list[list[Slot]]:
+def slots_of(settings: Settings, split: Split) -> Slots:
     """Slots of every rank, ``[world_size][micro_batches]``, clean ones first."""
-    return assign_slots(
+    return Slots(
         METHODS[settings.method.name],
         split.world_size,
         split.micro_batches,
@@ -18,6 +18,7 @@ def slots_of(settings: Settings, split: Split) -> list[list[Slot]]:
     )
 
 
-def most_perturbed(slots: list[list[Slot]]) -> int:
+def most_perturbed(slots: Slots) -> int:
     """Perturbed passes in one update, on the rank that has most of them."""
-    return max(sum(slot.perturbed for slot in row) for row in slots)
+    # Roles alternate, so that of two ranks one has the most.
+    return max(sum(slot.perturbed for slot in row) for row in slots[:2])

@@ -117,7 +117,7 @@ def test_a_data_set_of_large_weight_is_gone_through_before_it_repeats():
 
 def test_balanced_classes_come_equally_often_and_rare_ones_repeat():
     labels = np.repeat([0, 1, 2], [150, 60, 17])
-    p = plan(selection=Balanced(COUNTS, labels), lanes=1, pad=True)
+    p = plan(selection=Balanced(COUNTS, labels, len(set(labels.tolist()))), lanes=1, pad=True)
     steps = [p.step(0, index) for index in range(p.steps_per_epoch)]
     samples = np.concatenate([samples_of(s)[s.weights == 1] for s in steps])
     assert np.array_equal(np.bincount(labels[samples]), [75, 75, 75])

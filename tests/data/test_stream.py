@@ -257,7 +257,7 @@ def test_evaluation_leaves_bad_samples_out(damaged):
 def test_balanced_classes_come_equally_often_on_any_ranks(tmp_path):
     labels = [0] * 60 + [1] * 25 + [2] * 5
     dataset = load(write_set(tmp_path / "train", num=90, labels=labels))
-    options = {"selection": Balanced(dataset.counts, dataset.labels), "pad": True}
+    options = {"selection": Balanced(dataset.counts, dataset.labels, 3), "pad": True}
     expected = digests(dataset, 0, 6, **options)
     for world_size, workers in ((2, 1), (8, 0)):
         assert digests(dataset, 0, 6, world_size, workers, **options) == expected

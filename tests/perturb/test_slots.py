@@ -4,7 +4,7 @@ import pytest
 from support.oracle import ROLES
 
 from rwp_dist.perturb import METHODS
-from rwp_dist.perturb.slots import assign_slots, loss_scale, mean_loss_weight
+from rwp_dist.perturb.slots import Slots, loss_scale, mean_loss_weight
 
 SIZES = [(world_size, micro) for micro in ROLES for world_size in ROLES[micro]]
 
@@ -16,7 +16,7 @@ def flat(slots):
 @pytest.mark.parametrize("method", ["m-rwp", "m-arwp"])
 @pytest.mark.parametrize(("world_size", "micro_batches"), SIZES)
 def test_roles_of_a_mixed_method_are_those_of_the_table(method, world_size, micro_batches):
-    slots = assign_slots(METHODS[method], world_size, micro_batches, 0.3)
+    slots = Slots(METHODS[method], world_size, micro_batches, 0.3)
     roles = ["".join("p" if slot.perturbed else "c" for slot in row) for row in slots]
     assert roles == ROLES[micro_batches][world_size]
 
@@ -28,7 +28,7 @@ def test_the_table_has_1_to_5_ranks_with_1_to_3_micro_batches():
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if not m.mixed])
 def test_other_methods_have_one_role(name):
     for world_size, micro_batches in SIZES:
-        slots = flat(assign_slots(METHODS[name], world_size, micro_batches, 0.3))
+        slots = flat(Slots(METHODS[name], world_size, micro_batches, 0.3))
         assert {slot.perturbed for slot in slots} == {METHODS[name].move is not None}
         assert {slot.share for slot in slots} == {1.0}
 
@@ -38,7 +38,7 @@ def test_slots_are_numbered_and_each_draws_its_own_noise_unless_it_is_shared(
     world_size, micro_batches
 ):
     for shared in (False, True):
-        slots = assign_slots(METHODS["rwp"], world_size, micro_batches, 0.5, shared_draws=shared)
+        slots = Slots(METHODS["rwp"], world_size, micro_batches, 0.5, shared_draws=shared)
         assert [slot.index for slot in flat(slots)] == list(range(world_size * micro_batches))
         draws = [slot.draw for slot in flat(slots)]
         assert draws == (list(range(micro_batches)) * world_size if shared else sorted(set(draws)))
@@ -50,7 +50,7 @@ def test_slots_are_numbered_and_each_draws_its_own_noise_unless_it_is_shared(
 def test_antithetic_slots_come_in_pairs_of_one_noise_and_both_signs(
     method, world_size, micro_batches
 ):
-    slots = flat(assign_slots(METHODS[method], world_size, micro_batches, 0.5, antithetic=True))
+    slots = flat(Slots(METHODS[method], world_size, micro_batches, 0.5, antithetic=True))
     perturbed = [slot for slot in slots if slot.perturbed]
     pairs = list(zip(perturbed[::2], perturbed[1::2], strict=False))
     assert all(a.draw == b.draw and (a.sign, b.sign) == (1, -1) for a, b in pairs)
@@ -64,7 +64,7 @@ def test_the_mean_over_slots_is_the_weighted_mean_of_both_roles(world_size, micr
 
     One slot alone has one role: a mixed method refuses it.
     """
-    slots = assign_slots(METHODS["m-rwp"], world_size, micro_batches, lambda_)
+    slots = Slots(METHODS["m-rwp"], world_size, micro_batches, lambda_)
     count = world_size * micro_batches
     samples = {slot.index: 1 + slot.index % 3 for slot in flat(slots)}
     totals = {
@@ -80,8 +80,8 @@ def test_the_mean_over_slots_is_the_weighted_mean_of_both_roles(world_size, micr
 
 
 def test_a_role_without_samples_leaves_its_share_to_the_other():
-    clean, perturbed = flat(assign_slots(METHODS["m-rwp"], 2, 1, 0.3))
+    clean, perturbed = flat(Slots(METHODS["m-rwp"], 2, 1, 0.3))
     assert loss_scale(clean, 2, 4, 0) == pytest.approx(2 / 4)
     assert loss_scale(perturbed, 2, 0, 4) == pytest.approx(2 / 4)
     assert loss_scale(clean, 2, 0, 4) == 0.0
-    assert loss_scale(flat(assign_slots(METHODS["m-rwp"], 2, 1, 0.0))[1], 2, 0, 4) == 0.0
+    assert loss_scale(flat(Slots(METHODS["m-rwp"], 2, 1, 0.0))[1], 2, 0, 4) == 0.0

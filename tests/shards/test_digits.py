@@ -69,8 +69,9 @@ def test_the_same_arguments_give_the_same_bytes_and_another_seed_others(tmp_path
     tars = [os.path.relpath(path, out) for path in out.rglob("digits-*.tar")]
     assert len(tars) == 4 * 8
     indexes = [f"{tar}.index.npy" for tar in tars]
-    manifests = {str(Path(tar).with_name("manifest.json")) for tar in tars}
-    assert sorted(first) == sorted([*tars, *indexes, *manifests])
+    names = ("manifest.json", "samples.index")
+    folders = {str(Path(tar).with_name(name)) for tar in tars for name in names}
+    assert sorted(first) == sorted([*tars, *indexes, *folders])
 
 
 def test_keys_number_the_samples_in_order(written):

@@ -104,7 +104,8 @@ def test_remote_shards_are_described_by_a_local_manifest(tmp_path, server):
         run("index", address + "/x-{0..2}.tar")
     out = tmp_path / "here"
     run("index", address + "/x-{0..2}.tar", "--out", out, "--workers", 2)
-    assert sorted(files(out)) == ["manifest.json", *(f"x-{i}.tar.index.npy" for i in range(3))]
+    indexes = [f"x-{i}.tar.index.npy" for i in range(3)]
+    assert sorted(files(out)) == ["manifest.json", "samples.index", *indexes]
     manifest = Manifest.load(out)
     assert [shard.name for shard in manifest.shards] == [f"{address}/x-{i}.tar" for i in range(3)]
     assert not faults(out)

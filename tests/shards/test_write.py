@@ -97,7 +97,7 @@ def test_workers_and_parts_change_no_byte_but_the_seed_does(tmp_path, source):
         assert ("still missing" in said) == (part != "2/3")
     run("write", folder, "--out", tmp_path / "seed" / "t", *FLAGS, "--seed", 1)
     one = files(tmp_path / "one")
-    assert len(one) == 11
+    assert len(one) == 12
     assert files(tmp_path / "two") == one
     assert files(tmp_path / "parts") == one
     seed = files(tmp_path / "seed")

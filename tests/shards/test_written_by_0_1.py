@@ -15,7 +15,8 @@ from support.shard_files import files, run, tar_contents
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.config import load_settings, split_batch
-from rwp_dist.data.format.manifest import Manifest
+from rwp_dist.data.format.joined import map_joined
+from rwp_dist.data.format.manifest import JOINED_NAME, Manifest
 from rwp_dist.data.open import open_eval, open_train
 from rwp_dist.shards.verify import LEVELS
 
@@ -50,6 +51,11 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(FIXTURE, tmp_path / "shards"))
 
 
+def but_joined(folder: Path) -> dict[str, bytes]:
+    """The files that version 0.1 wrote, too."""
+    return {name: data for name, data in files(folder).items() if JOINED_NAME not in name}
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("side", SIDES)
 def test_they_verify(side: str, level: str) -> None:
@@ -66,7 +72,7 @@ def test_their_ids_have_not_changed() -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_the_same_command_writes_the_same_bytes(side: str, tmp_path: Path) -> None:
     write(side, tmp_path)
-    assert files(tmp_path / side) == files(FIXTURE / side)
+    assert but_joined(tmp_path / side) == files(FIXTURE / side)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -79,7 +85,7 @@ def test_a_command_that_was_interrupted_continues(side: str, copy: Path) -> None
     with pytest.raises(DataError, match="has not finished"):
         run("index", folder)
     write(side, copy)
-    assert files(folder) == files(FIXTURE / side)
+    assert but_joined(folder) == files(FIXTURE / side)
     assert len(kept) == 3 and kept == {path: path.stat().st_mtime_ns for path in kept}
 
 
@@ -111,9 +117,10 @@ def test_tars_that_are_added_can_be_indexed(copy: Path) -> None:
     assert before == {name: after[name] for name in before}
 
 
-def test_indexing_them_again_changes_nothing(copy: Path) -> None:
+def test_indexing_them_again_changes_nothing_and_adds_the_joined_index(copy: Path) -> None:
     run("index", copy / "train")
-    assert files(copy) == files(FIXTURE)
+    assert but_joined(copy) == files(FIXTURE)
+    assert map_joined(copy / "train" / JOINED_NAME).head["id"] == Manifest.load(copy / "train").id
 
 
 def test_an_evaluation_reads_the_same_images_and_labels(monkeypatch: pytest.MonkeyPatch) -> None:

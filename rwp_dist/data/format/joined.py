@@ -94,6 +94,8 @@ class JoinedManifest(Manifest):
     joined: Joined = field(kw_only=True)
     labels: tuple[int, int] = field(kw_only=True)
     """The lowest and the highest of all samples."""
+    num_present: int = field(kw_only=True)
+    """Classes that have samples."""
     newer: tuple[int, ...] = field(kw_only=True)
     """Local shards whose tar is newer than its index: it may have been replaced."""
     newest_ns: int = field(kw_only=True)
@@ -131,14 +133,9 @@ def write_joined(folder: Path, manifest: Manifest, indexes: Iterable[Index]) -> 
 
 def save_joined(file: IO[bytes], manifest: Manifest, indexes: Iterable[Index]) -> None:
     """Write the joined index of a manifest to a file that is open."""
-    head = {
-        "format": FORMAT,
-        "id": manifest.id,
-        "num_classes": manifest.num_classes,
-        "classes": None if manifest.classes is None else list(manifest.classes),
-    }
+    head = json.dumps(_head(manifest)).encode()
     table, names = _table(manifest.shards)
-    for array in (np.frombuffer(json.dumps(head).encode(), np.uint8), table, names):
+    for array in (np.frombuffer(head, np.uint8), table, names):
         np.save(file, array, allow_pickle=False)
     file.write(index_header(manifest.num_samples))
     num_samples = 0
@@ -186,9 +183,10 @@ def read_joined(content: bytes | memoryview | mmap.mmap, name: str) -> Joined:
 
 def belongs(joined: Joined, manifest: Manifest) -> bool:
     """Whether a joined index is that of a manifest, down to every record."""
+    if joined.head != _head(manifest):
+        return False
     table, names = _table(manifest.shards)
-    same = joined.head.get("id") == manifest.id and np.array_equal(joined.names, names)
-    if not same or not np.array_equal(joined.table, table):
+    if not np.array_equal(joined.table, table) or not np.array_equal(joined.names, names):
         return False
     for part, entry in zip(parts(joined), manifest.shards, strict=True):
         sha256 = hashlib.sha256(index_header(len(part)))
@@ -204,6 +202,13 @@ def parts(joined: Joined) -> Iterator[Index]:
     for count in joined.table["num_samples"].tolist():
         begin, end = end, end + count
         yield joined.samples[begin:end]
+
+
+def _head(manifest: Manifest) -> dict[str, Any]:
+    """What a joined index says of the whole data set."""
+    classes = None if manifest.classes is None else list(manifest.classes)
+    known = {"id": manifest.id, "num_classes": manifest.num_classes, "classes": classes}
+    return {"format": FORMAT} | known
 
 
 def _table(shards: Iterable[ShardEntry]) -> tuple[NDArray[np.void], NDArray[np.uint8]]:

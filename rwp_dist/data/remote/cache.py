@@ -95,7 +95,7 @@ class NodeCache:
         self.folder = folder
         self.max_bytes = max_bytes
         self.patience = patience or Patience()
-        self._opener = opener
+        self.opener = opener
         self._shards, self._parts, self._locks = (folder / n for n in ("shards", "parts", "locks"))
         self._events: deque[CacheStats] = deque()  # of all threads; appending needs no lock
         try:
@@ -201,7 +201,7 @@ class NodeCache:
             self._make_room(shard.num_bytes)
             self._on_disk(partial(_reserve, file, shard.num_bytes))
         try:
-            with closing(receive(shard.url, self.patience.stall_s, self._opener)) as pieces:
+            with closing(receive(shard.url, self.patience.stall_s, self.opener)) as pieces:
                 for piece in pieces:
                     size += len(piece)
                     if most is not None and size > most:
