@@ -13,7 +13,7 @@ def _hear(event: str, args: tuple[Any, ...]) -> None:
     if (
         _lists
         and event in ("open", "os.scandir", "os.listdir")
-        and isinstance(args[0], str | bytes)
+        and isinstance(args[0], str | bytes | os.PathLike)
     ):
         for names in _lists:
             names.append(os.fsdecode(args[0]))

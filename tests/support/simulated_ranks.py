@@ -1,23 +1,21 @@
-"""Thousands of ranks in one process: a thread each, and collectives that count what they carry.
+"""Thousands of ranks in one process, and collectives that count what they carry.
 
-The collectives replace those of ``torch.distributed`` while a group runs. They compute what gloo
-would; only the network is missing.
+Each rank is a greenlet: it runs until it waits for the others. The collectives replace those of
+``torch.distributed`` while a group runs, and compute what gloo would; only the network is missing.
 """
 
 import pickle
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from greenlet import getcurrent, greenlet
 from torch import Tensor
-
-STACK_BYTES = 256 << 10
-WAIT_S = 300.0
 
 
 class Message(NamedTuple):
@@ -36,7 +34,6 @@ class _Collective:
     def __init__(self) -> None:
         self.arrived = 0
         self.value: Any = None
-        self.done = threading.Event()
 
 
 class SimulatedRanks:
@@ -46,37 +43,27 @@ class SimulatedRanks:
         self.world_size = world_size
         self.messages: dict[int, list[Message]] = defaultdict(list)
         """Of each rank, in order."""
-        self._here = threading.local()
-        self._lock = threading.Lock()
-        self._under_way: dict[Any, _Collective] = {}
+        self._rank = 0
+        """The one that runs."""
+        self._under_way: dict[int, _Collective] = {}
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """What ``function(*args)`` returns on each rank; the error of the lowest that failed."""
+        """What ``function(*args)`` returns on each rank."""
         found: list[Any] = [None] * self.world_size
-        errors: dict[int, BaseException] = {}
 
         def work(rank: int) -> None:
-            self._here.rank, self._here.calls = rank, 0
-            try:
-                found[rank] = function(*args)
-            except BaseException as error:
-                errors[rank] = error
-                if len(errors) == 1:
-                    for one in list(self._under_way.values()):
-                        one.done.set()  # or the others would wait for this rank
+            found[rank] = function(*args)
 
-        before = threading.stack_size(STACK_BYTES)
-        try:
-            threads = [threading.Thread(target=work, args=(r,)) for r in range(self.world_size)]
-            with self._in_place():
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join(WAIT_S)
-        finally:
-            threading.stack_size(before)
-        if errors:
-            raise errors[min(errors)]
+        with self._in_place():
+            left = {rank: greenlet(partial(work, rank)) for rank in range(self.world_size)}
+            while left:
+                before = sum(map(len, self.messages.values())), len(left)
+                for self._rank, one in list(left.items()):
+                    one.switch()
+                    if one.dead:
+                        del left[self._rank]
+                after = sum(map(len, self.messages.values())), len(left)
+                assert before != after, "ranks wait for a collective that others do not join"
         return found
 
     @contextmanager
@@ -93,7 +80,7 @@ class SimulatedRanks:
     # --- what torch.distributed offers ---
 
     def get_rank(self) -> int:
-        return int(self._here.rank)
+        return self._rank
 
     def get_world_size(self) -> int:
         return self.world_size
@@ -191,20 +178,16 @@ class SimulatedRanks:
         self, name: str, add: Callable[[Any], Any], sent: int, received: int
     ) -> Callable[[], Any]:
         """Take part in this rank's next collective; returns what waits for its result."""
-        rank, number = self.get_rank(), self._here.calls
-        self._here.calls += 1
-        self.messages[rank].append(Message(name, sent, received))
-        with self._lock:
-            one = self._under_way.setdefault(number, _Collective())
-            one.value = add(one.value)
-            one.arrived += 1
-            if one.arrived == self.world_size:
-                del self._under_way[number]
-                one.done.set()
+        number = len(self.messages[self._rank])
+        self.messages[self._rank].append(Message(name, sent, received))
+        one = self._under_way.setdefault(number, _Collective())
+        one.value, one.arrived = add(one.value), one.arrived + 1
+        if one.arrived == self.world_size:
+            del self._under_way[number]
 
         def wait() -> Any:
-            assert one.done.wait(WAIT_S), f"not all ranks have come to {name}"
-            assert one.arrived == self.world_size, "another rank has failed"
+            while one.arrived < self.world_size:
+                getcurrent().parent.switch()  # to ``run``, which lets the other ranks go on
             return one.value
 
         return wait

@@ -41,6 +41,7 @@ LONG = (
 """Beginnings of tests' names, from tests/ on. Only `make test-all` runs them."""
 
 SLOW = (
+    "run/test_thousand_ranks.py",
     *LONG,
     # A browser.
     "compare/test_browser.py",
