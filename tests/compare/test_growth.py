@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from rwp_dist.compare.notes import make_notes
 from rwp_dist.compare.pairs import against
 from rwp_dist.compare.plot import MOST_ROWS, boxes_in, drawn_parts, make_styles, which_rows
 from rwp_dist.compare.report import commands, environments, runs_table, settings_table
-from rwp_dist.compare.rows import make_rows
+from rwp_dist.compare.rows import Row, make_rows
 from rwp_dist.compare.runs import Run
 from rwp_dist.config import Settings
 from rwp_dist.record.identity import settings_identity
 
 METHODS = ("sgd", "sam", "rwp", "m-rwp")
 IDENTITY = settings_identity(Settings(), 2) | SOFTWARE
-FEW, MANY = 125, 1000
+FEW, MANY = 60, 480
 
 
 def run(number: int, label: str, method: str, seed: int, **other: Any) -> Run:
@@ -75,7 +75,28 @@ def compared_s(runs: Sequence[Run], baseline: str | None) -> float:
 def test_time_grows_as_the_number_of_runs(case: str) -> None:
     baseline = "sgd" if "baseline" in case else None
     few, many = ([CASES[case](i) for i in range(number)] for number in (FEW, MANY))
+    assert_linear(lambda runs: compared_s(runs, baseline), few, many)
+
+
+def test_time_of_differences_grows_as_the_number_of_seeds() -> None:
+    def differences_s(rows: Sequence[Row]) -> float:
+        begin = time.process_time()
+        assert against(rows, "sgd").rows[0].points
+        return time.process_time() - begin
+
+    few, many = (
+        [
+            Row(label, label, {}, tuple(run(i, label, label, i) for i in range(n)), (), "test set")
+            for label in ("sgd", "sam")
+        ]
+        for n in (10 * FEW, 10 * MANY)
+    )
+    assert_linear(differences_s, few, many)
+
+
+def assert_linear(seconds_of: Callable[[Any], float], few: Any, many: Any) -> None:
+    """``many`` has ``MANY / FEW`` times as much as ``few``."""
     # The least of several is what another program has not disturbed.
-    times = [(compared_s(few, baseline), compared_s(many, baseline)) for _ in range(3)]
+    times = [(seconds_of(few), seconds_of(many)) for _ in range(3)]
     least = [min(seconds) for seconds in zip(*times, strict=True)]
     assert math.log(least[1] / least[0]) / math.log(MANY / FEW) < 1.3, times
