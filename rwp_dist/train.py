@@ -148,8 +148,9 @@ class Training:
             )
         for trouble in troubles:
             self.tracker.say(f"{trouble}; it is put aside as .bad.")
-        saves = run_dir.read_metrics("checkpoint") if self.is_main else []
-        self._last_save = max((record["step"] for record in saves), default=-1)
+        last = run_dir.read_last_metrics(self.first_step) if self.is_main else []
+        recorded = any(record.get("kind") == "checkpoint" for record in last)
+        self._last_save = self.first_step if recorded else -1
         if self.first_step:
             total = parts.timeline.total_steps
             self.tracker.say(f"resumed after step {self.first_step:,} of {total:,}")

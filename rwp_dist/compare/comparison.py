@@ -49,13 +49,12 @@ class Comparison:
         short = test_sets(self.rows)
         if len(short) < 2:
             return [self]
+        own: dict[str, list[Row]] = {}
+        for row in self.rows:
+            own.setdefault(row.test_set, []).append(row)
         return [
-            replace(
-                self,
-                rows=[row for row in self.rows if row.test_set == test_set],
-                test_set=f"test set {text}",
-            )
-            for test_set, text in short.items()
+            replace(self, rows=rows, test_set=f"test set {short[test_set]}")
+            for test_set, rows in own.items()
         ]
 
     @cached_property

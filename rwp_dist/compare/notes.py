@@ -1,5 +1,6 @@
 """The notes below the table: what columns mean, and where a comparison is not fair."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -173,8 +174,8 @@ def _warnings(rows: Sequence[Row], by: Sequence[str]) -> list[str]:
             f"Careful: runs of {row.name} differ in {which}."
             for which in _differences(row.runs, same)
         ]
-        seeds = [str(run.seed) for run in row.runs]
-        if repeated := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        seeds = Counter(str(run.seed) for run in row.runs)
+        if repeated := sorted(seed for seed, number in seeds.items() if number > 1):
             warnings.append(
                 f"Careful: {row.name} has several runs of seed {', '.join(repeated)}; "
                 "they count as separate runs."

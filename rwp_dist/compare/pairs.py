@@ -1,7 +1,8 @@
 """Differences between rows, paired by seed: the luck that runs of one seed share cancels out."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,23 +120,30 @@ def against(rows: Sequence[Row], name: str) -> Differences:
             key="--against",
             cure=f"name one of {names}",
         )
-    others = [row for row in rows if row not in named]
+    others = [row for row in rows if row is not baselines.get(row.test_set)]
+    top1 = {test_set: top1_by_seed(row.runs) for test_set, row in baselines.items()}
     return Differences(
         named[0].name if len(named) == 1 else name,
-        [difference(row, baselines[row.test_set]) for row in others if row.test_set in baselines],
+        [difference(row, top1[row.test_set]) for row in others if row.test_set in top1],
         [row.name for row in others if row.test_set not in baselines],
     )
 
 
-def difference(row: Row, baseline: Row) -> Difference:
-    """Of the runs whose seed both rows have once."""
-    mine, other = _by_seed(row.runs), _by_seed(baseline.runs)
-    points = [mine[seed] - other[seed] for seed in mine if seed in other]
+def difference(row: Row, baseline: Mapping[Any, float]) -> Difference:
+    """Of the runs whose seed both have once.
+
+    Args:
+        row: the one.
+        baseline: ``top1_by_seed`` of the other.
+    """
+    points = [
+        top1 - baseline[seed] for seed, top1 in top1_by_seed(row.runs).items() if seed in baseline
+    ]
     return Difference(row.name, row.title, points)
 
 
-def _by_seed(runs: Sequence[Run]) -> dict[Any, float]:
+def top1_by_seed(runs: Sequence[Run]) -> dict[Any, float]:
     """Top-1 by seed, of seeds that have one run."""
-    seeds = [run.seed for run in runs]
-    known = [(run.seed, run.number("top1")) for run in runs if seeds.count(run.seed) == 1]
-    return {seed: top1 for seed, top1 in known if top1 is not None}
+    counts = Counter(run.seed for run in runs)
+    known = {run.seed: run.number("top1") for run in runs if counts[run.seed] == 1}
+    return {seed: top1 for seed, top1 in known.items() if top1 is not None}

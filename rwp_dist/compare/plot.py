@@ -5,6 +5,7 @@ import math
 import statistics
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations, cycle, product
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +42,9 @@ GAP = 9
 LONGEST = 16
 """Characters of a name that a curve can be labelled with, if there are at most ``MOST`` rows."""
 MOST = 10
+
+MOST_ROWS = 50
+"""That are drawn. More could not be told apart, and would take seconds for every hundred."""
 
 MOST_MARKS = 9
 """Lines below the picture that explain marks."""
@@ -82,17 +86,18 @@ ALL_STYLES = tuple(
 
 def picture(comparison: Comparison) -> bytes:
     """Both panels side by side, those of each test set below each other, as PNG."""
+    parts = drawn_parts(comparison)
     with fonts_for(texts_of(comparison)):
-        heights = [_height(part) for part in comparison.parts]
+        heights = [_height(part) for part in parts]
         caption = _caption(comparison)
         figure = _figure(WIDTH, sum(heights) + 0.15 * (caption.count("\n") + 1))
         areas = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
-        for area, part in zip(areas.flat, comparison.parts, strict=True):
+        for area, part in zip(areas.flat, parts, strict=True):
             left, right = area.subplots(1, 2, width_ratios=[1.25, 1])
             draw_curves(left, part)
             draw_ends(right, part)
             title = ": ".join(filter(None, (_sentence(part.test_set), _conditions(part.rows))))
-            title = wrapped(title, 110)
+            title = wrapped("; ".join(filter(None, (title, which_rows(comparison)))), 110)
             area.suptitle(title, fontsize="medium", color=GREY, x=0.01, ha="left")
         if caption:
             figure.supxlabel(caption, fontsize="small", color=GREY, x=0.01, ha="left")
@@ -107,7 +112,7 @@ def panels(comparison: Comparison) -> list[tuple[str, bytes]]:
     """
     found = []
     with fonts_for(texts_of(comparison)):
-        for part in comparison.parts:
+        for part in drawn_parts(comparison):
             of = f", {part.test_set}" if part.test_set else ""
             for draw, height, what in (
                 (draw_curves, 3.4, f"Test top-1 over {part.axis.label}"),
@@ -122,6 +127,38 @@ def panels(comparison: Comparison) -> list[tuple[str, bytes]]:
     return found
 
 
+def drawn_parts(comparison: Comparison) -> list[Comparison]:
+    """The rows of each test set that are drawn: the baseline, and those of the highest top-1."""
+    if len(comparison.rows) <= MOST_ROWS:
+        return comparison.parts
+    parts = comparison.parts[:MOST_ROWS]
+    return [replace(part, rows=_best(part, MOST_ROWS // len(parts))) for part in parts]
+
+
+def which_rows(comparison: Comparison) -> str:
+    """Which are drawn, if some are not."""
+    total = len(comparison.rows)
+    if total <= MOST_ROWS:
+        return ""
+    shown = sum(len(part.rows) for part in drawn_parts(comparison))
+    baseline = "the baseline and " if comparison.differences else ""
+    of = " of each test set" if len(comparison.parts) > 1 else ""
+    return f"{shown} of {total:,} rows: {baseline}the best{of} (compare.md has all)"
+
+
+def _best(part: Comparison, most: int) -> list[Row]:
+    """In their order."""
+    others = {row.name for row in part.rows}
+    if part.differences:
+        others = {row.name for row in part.differences.rows} | {*part.differences.omitted}
+
+    def place(i: int) -> tuple[bool, float]:
+        row = part.rows[i]
+        return row.name in others, -statistics.fmean(row.values("top1"))
+
+    return [part.rows[i] for i in sorted(sorted(range(len(part.rows)), key=place)[:most])]
+
+
 def boxes_in(comparison: Comparison) -> str:
     """Characters that no font of this machine has, and that are drawn as boxes."""
     with fonts_for(texts_of(comparison)) as boxes:
@@ -130,7 +167,7 @@ def boxes_in(comparison: Comparison) -> str:
 
 def texts_of(comparison: Comparison) -> list[str]:
     """All texts of the pictures that come from runs."""
-    names = [row.title for row in comparison.rows]
+    names = [row.title for part in drawn_parts(comparison) for row in part.rows]
     return [*names, *comparison.marks, conditions(comparison.rows)]
 
 
@@ -188,13 +225,9 @@ def _counts(rows: Sequence[Row]) -> str:
 
 def make_styles(rows: Sequence[Row]) -> list[Style]:
     """A style for each row: that of its label, or one that no other row has, as far as they go."""
-    labels = [row.label for row in rows]
-    own = {STYLES[label] for label in labels if label in STYLES}
-    free = cycle([style for style in ALL_STYLES if style not in own])
-    return [
-        STYLES[label] if label in STYLES and label not in labels[:i] else next(free)
-        for i, label in enumerate(labels)
-    ]
+    own = {row.label: STYLES[row.label] for row in rows if row.label in STYLES}
+    free = cycle([style for style in ALL_STYLES if style not in own.values()])
+    return [own.pop(row.label) if row.label in own else next(free) for row in rows]
 
 
 def _style(axes: "Axes", title: str) -> None:

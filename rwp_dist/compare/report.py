@@ -22,7 +22,7 @@ from rwp_dist.compare.columns import head_of, value_cells
 from rwp_dist.compare.comparison import Comparison
 from rwp_dist.compare.notes import conditions
 from rwp_dist.compare.pictures import as_far_as_there_is_room
-from rwp_dist.compare.plot import panels
+from rwp_dist.compare.plot import panels, which_rows
 from rwp_dist.compare.rows import (
     SPLITTING,
     Row,
@@ -59,6 +59,7 @@ def report(comparison: Comparison, drawn: Sequence[Path] = ()) -> str:
         conditions=conditions(comparison.rows),
         version=__version__,
         panels=[(encoded(png), what) for what, png in panels(comparison)],
+        which_rows=which_rows(comparison),
         measured={
             ", ".join(filter(None, (kind, part.test_set))): table
             for part in comparison.parts

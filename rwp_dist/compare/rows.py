@@ -98,11 +98,13 @@ def make_rows(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Row]:
     short = {key: short_texts(names.values()) for key, names in data.items()}
     sgd_seconds = _sgd_seconds(runs, data)
     rows = []
-    of_table = {run.path: (run.label, data[VAL][run.path]) for run in runs}
-    for label, test_set in dict.fromkeys(of_table.values()):
-        own = [run for run in runs if of_table[run.path] == (label, test_set)]
+    of_table: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        of_table.setdefault((run.label, data[VAL][run.path]), []).append(run)
+    for (label, test_set), own in of_table.items():
+        keys = list(by or differing_keys(own))
         values = [
-            {key: value_of(run, key) for key in by or differing_keys(own)}
+            {key: value_of(run, key) for key in keys}
             | ({TRAIN: data[TRAIN][run.path]} if not by or TRAIN in by else {})
             for run in own
         ]

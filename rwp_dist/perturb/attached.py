@@ -1,4 +1,7 @@
-"""``Perturbed.attach``: perturbs in a training loop in which nothing else changes."""
+"""``Perturbed.attach``: perturbs in a training loop in which nothing else changes.
+
+``torch.compiler.disable`` takes seconds to import, so only ``attach`` imports this module.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,21 +18,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.perturb.counts import Counts
 from rwp_dist.perturb.methods import Method
 from rwp_dist.perturb.rows import Rows
 from rwp_dist.perturb.slots import Slot, mean_loss_weight
 from rwp_dist.perturb.weights import PerturbedCopy
-
-
-@dataclass
-class Counts:
-    """What happened so far, on this rank."""
-
-    steps: int = 0
-    skipped_steps: int | Tensor = 0
-    perturbed_passes: int = 0
-    passes_at_strength_0: int = 0
-    """Passes that would have been perturbed at another strength."""
 
 
 class Passes(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -14,13 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import update_bn
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.perturb.attached import (
-    Attached,
-    Counts,
-    find_optimizer,
-    find_scaler,
-    refuse_other_parameters,
-)
 from rwp_dist.perturb.checks import (
     Strength,
     check_options,
@@ -35,6 +28,7 @@ from rwp_dist.perturb.checks import (
     refuse_subgroup,
     refuse_untrainable,
 )
+from rwp_dist.perturb.counts import Counts
 from rwp_dist.perturb.moves import Network, Options, build_move
 from rwp_dist.perturb.moves.move import Gradients
 from rwp_dist.perturb.normals import Backend, choose_backend
@@ -45,6 +39,9 @@ from rwp_dist.perturb.statistics import RunningStatistics, frozen_statistics
 from rwp_dist.perturb.stopwatch import Stopwatch
 from rwp_dist.perturb.turns import Turns
 from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy, forget_casts
+
+if TYPE_CHECKING:
+    from rwp_dist.perturb.attached import Attached
 
 LOOKAHEAD = 64
 """Steps among which the next perturbed one is looked for, to draw its noise ahead."""
@@ -244,6 +241,13 @@ class Perturbed:
                 key="weights",
                 cure="write `with noisy(step):` around the pass",
             )
+        from rwp_dist.perturb.attached import (
+            Attached,
+            find_optimizer,
+            find_scaler,
+            refuse_other_parameters,
+        )
+
         scaler = self.scaler or find_scaler(optimizer)
         optimizer = find_optimizer(optimizer)
         refuse_other_parameters(self.model, optimizer)

@@ -262,9 +262,13 @@ class RunDir:
         """Records of ``metrics.jsonl`` in their order, of one ``kind`` or of all."""
         return metrics.read_metrics(self.metrics, kind)
 
-    def cut_metrics(self, last_step: int) -> int:
-        """Drop the records after ``last_step``; returns how many lines went."""
-        return metrics.cut_metrics(self.metrics, last_step)
+    def read_last_metrics(self, first_step: int) -> list[dict[str, Any]]:
+        """Those of ``first_step`` and later steps. Reads only the end of the file."""
+        return metrics.read_last_metrics(self.metrics, first_step)
+
+    def cut_metrics(self, last_step: int) -> None:
+        """Drop the records after ``last_step``. Reads only the end of the file."""
+        metrics.cut_metrics(self.metrics, last_step)
 
     def append_attempt(
         self,

@@ -34,7 +34,6 @@ from rwp_dist.process.group import (
     smallest,
 )
 from rwp_dist.process.stages import stage
-from rwp_dist.run.compiling import compile_network
 from rwp_dist.run.flops import count_flops
 from rwp_dist.run.memory import with_stage, with_zero_stage
 from rwp_dist.run.models import build_model
@@ -104,6 +103,8 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         with stage("compiling the network"), same_on_all_ranks():
             shape = (split.size, settings.data.channels, *2 * (settings.data.image_size,))
             images = torch.zeros(shape, dtype=torch.uint8, device=device)
+            from rwp_dist.run.compiling import compile_network  # torch's compiler takes seconds
+
             compile_network(engine, perturbed, normalise(images))
     extras = {name: build(settings, engine) for name, build in EXTRAS.items()}
     return Parts(

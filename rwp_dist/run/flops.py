@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from rwp_dist.run.trial import META, call_with, copies_of
 
@@ -79,6 +78,8 @@ def count_flops(model: nn.Module, channels: int, size: int) -> float | None:
 
 def profile_pass(model: nn.Module, channels: int, size: int) -> Pass | None:
     """What forward and backward of one image consist of, counted as by ``count_flops``."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton
+
     copies = copies_of(model, META)
     # One image alone may be too few for BatchNorm.
     images = torch.empty(2, channels, size, size, device=META)

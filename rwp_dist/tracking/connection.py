@@ -19,7 +19,7 @@ from rwp_dist.record.directory import RunDir
 from rwp_dist.record.identity import OTHERS, brief
 from rwp_dist.tracking.artifacts import OF_A_FINISHED_RUN, artifact_files
 from rwp_dist.tracking.columns import STEP
-from rwp_dist.tracking.projection import Key, losses_of_rows, row_of
+from rwp_dist.tracking.projection import Key, losses_of_row, row_of
 from rwp_dist.tracking.sink import first_line
 
 INIT_TIMEOUT_S = 20.0
@@ -212,12 +212,14 @@ def history_of(run: Any, num_rows: int) -> History:
 
     for pause_s in (1, 2, 4, 8, 15, 0):
         found = wandb.Api(timeout=API_TIMEOUT_S).run(path_of(run))
-        rows = list(found.scan_history(use_cache=False))
-        last_row = max((int(row["_step"]) for row in rows), default=-1)
+        losses, last_row = dict[Key, Any](), -1
+        for row in found.scan_history(use_cache=False):  # a page of them at a time
+            losses |= losses_of_row(row)
+            last_row = max(last_row, int(row["_step"]))
         if last_row + 1 >= num_rows:
             break
         time.sleep(pause_s)
-    return History(losses_of_rows(rows), last_row)
+    return History(losses, last_row)
 
 
 def path_of(run: Any) -> str:

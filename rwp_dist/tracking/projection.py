@@ -4,7 +4,7 @@
 with exactly its records, whatever was killed or away in between.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +56,13 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return row | ({"_timestamp": clock.seconds(record["time"])} if "time" in record else {})
 
 
-def losses_of_rows(rows: Iterable[Mapping[str, Any]]) -> dict[Key, Any]:
-    """The loss by kind and step of the rows of a history; None for a row without one.
+def losses_of_row(row: Mapping[str, Any]) -> dict[Key, Any]:
+    """The loss by kind and step of a row of a history; None if it has none.
 
-    Also of those that an earlier version sent.
+    A row that an earlier version sent may be of several kinds.
     """
-    losses: dict[Key, Any] = {}
-    for row in rows:
-        step, kinds = row.get(STEP), {_kind_of(name) for name in row if "/" in name}
-        if step is not None:
-            losses |= {(kind, int(step)): row.get(f"{kind}/loss") for kind in kinds}
-    return losses
+    step, kinds = row.get(STEP), {_kind_of(name) for name in row if "/" in name}
+    return {} if step is None else {(kind, int(step)): row.get(f"{kind}/loss") for kind in kinds}
 
 
 def _kind_of(name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.tracking.columns import named
 from rwp_dist.tracking.connection import config_of
+from rwp_dist.tracking.projection import Tail
 from rwp_dist.tracking.sink import RunInfo, Sink
 
 FOLDER = "trackio"
@@ -74,7 +75,7 @@ class Trackio(Sink):
                 auto_log_gpu=False,
             )
         sink = cls(started)
-        for record in run_dir.read_metrics():
+        for record in Tail(run_dir.metrics).read():
             sink.log(record["kind"], record)
         command = show_command(Path(trackio.TRACKIO_DIR), tracking.project)
         if command not in cls._told:

@@ -8,12 +8,20 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
-from support.comparisons import make
+from support.comparisons import configure, make
 
 from rwp_dist.compare.comparison import Comparison
 from rwp_dist.compare.curves import AXES
 from rwp_dist.compare.pairs import against
-from rwp_dist.compare.plot import draw_curves, draw_ends, make_styles, picture
+from rwp_dist.compare.plot import (
+    draw_curves,
+    draw_ends,
+    drawn_parts,
+    make_styles,
+    picture,
+    which_rows,
+)
+from rwp_dist.compare.report import report
 from rwp_dist.compare.rows import make_rows
 from rwp_dist.compare.runs import collect
 
@@ -128,6 +136,39 @@ def test_rows_differ_in_colour_or_marker(tmp_path: Path) -> None:
     assert styles == make_styles(rows)
     few = make_styles([row for row in rows if row.label in ENDS])
     assert few == [styles[i] for i, row in enumerate(rows) if row.label in ENDS]
+
+
+def test_of_many_rows_the_best_are_drawn_and_the_baseline(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every, against_sgd = comparison(folder), comparison(folder, baseline="sgd")
+    assert drawn_parts(every) == [every] and not which_rows(every)
+    assert "Drawn are" not in report(every)
+    monkeypatch.setattr("rwp_dist.compare.plot.MOST_ROWS", 3)
+    assert [[row.name for row in part.rows] for part in drawn_parts(every)] == [
+        ["rwp", "m-rwp", "m-arwp"]
+    ]
+    assert [[row.name for row in part.rows] for part in drawn_parts(against_sgd)] == [
+        ["sgd", "m-rwp", "m-arwp"]
+    ]
+    said = "3 of 6 rows: the baseline and the best (compare.md has all)"
+    assert which_rows(against_sgd) == said
+    assert f"Drawn are {said}." in report(against_sgd)
+
+
+def test_of_many_test_sets_each_that_is_drawn_has_the_same_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        run = make(tmp_path, f"rwp {number}", 0, 80.0 + number, 0.1)
+        configure(run, data_val_id=f"set {number // 2}")
+    compared = comparison(tmp_path)
+    for most, numbers in ((6, "012345"), (3, "135"), (2, "13")):
+        monkeypatch.setattr("rwp_dist.compare.plot.MOST_ROWS", most)
+        rows = [row for part in drawn_parts(compared) for row in part.rows]
+        assert [row.label for row in rows] == [f"rwp {number}" for number in numbers]
+    assert which_rows(compared) == "2 of 6 rows: the best of each test set (compare.md has all)"
+    assert picture(compared).startswith(b"\x89PNG")
 
 
 def test_a_name_is_no_formula(tmp_path: Path) -> None:

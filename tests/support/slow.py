@@ -57,6 +57,7 @@ SLOW = (
     "launcher/test_submit.py",
     "run/test_profiling.py",
     "test_cli.py::test_ctrl_c_while_",
+    "test_imports.py",
     "test_streaming_run.py",
     "test_train.py::test_a_run_l",
     "test_train.py::test_a_run_that_goes_on",
