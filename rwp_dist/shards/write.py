@@ -109,7 +109,7 @@ def write_shards(
     total = sum(len(job.rows) for job in own)
     done = total - sum(len(job.rows) for job in todo)
     progress(done, total)
-    for packed in run_jobs(pack_shard, todo, workers, preload=("webdataset",)):
+    for packed in run_jobs(pack_shard, todo, workers):
         left_out = _bad([packed], max_bad, len(bad))
         bad += left_out
         done += packed.entry.num_samples + len(left_out)
