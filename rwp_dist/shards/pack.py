@@ -13,7 +13,7 @@ from rwp_dist.data.format.index import index_name, load_index
 from rwp_dist.data.image import orientation, why_undecodable
 from rwp_dist.shards.preprocess import Preprocess
 from rwp_dist.shards.records import FinishedShard, MadeFrom, Records, stat_id, stats_of
-from rwp_dist.shards.sources import Source
+from rwp_dist.shards.samples import Source
 from rwp_dist.shards.tar import Packed, write_tar
 
 _KEY_LENGTH = 90  # names in a plain tar header end at 100 bytes
@@ -195,6 +195,6 @@ def _pack(job: ShardJob, row: int, sample: Source, image: bytes) -> Packed:
 def _key(row: int, name: str) -> str:
     """Row and file name, so that a bad sample leads to its file: ``0012345_n01440764_10026``."""
     stem = re.sub(r"^\d{7,}_", "", Path(name).name)
-    if Path(stem).suffix:
-        stem = Path(stem).stem
+    if 0 < (dot := stem.rfind(".")) < len(stem) - 1:
+        stem = stem[:dot]
     return f"{row:07d}_{re.sub(r'[^A-Za-z0-9_-]', '_', stem)}"[:_KEY_LENGTH]

@@ -13,7 +13,7 @@ from rwp_dist.base.files import atomic_file
 from rwp_dist.data.format.index import INDEX_DTYPE, IndexedShard
 
 _BUFFER_BYTES = 1 << 16
-"""Samples that are larger are written without a copy."""
+"""Images that are larger are written without a copy."""
 
 
 class Packed(NamedTuple):
@@ -42,10 +42,10 @@ def write_tar(path: Path, samples: Iterable[Packed]) -> IndexedShard:
             )
             crc32 = checksum.crc32(image)
             rows.append((num_bytes + len(before), len(image), crc32, sample.label))
-            whole = b"".join((before, image, _zeros(len(image), tarfile.BLOCKSIZE)))
-            sha256.update(whole)
-            file.write(whole)
-            num_bytes += len(whole)
+            for piece in (before, image, _zeros(len(image), tarfile.BLOCKSIZE)):
+                sha256.update(piece)
+                file.write(piece)
+                num_bytes += len(piece)
         end = bytes(2 * tarfile.BLOCKSIZE)
         end += _zeros(num_bytes + len(end), tarfile.RECORDSIZE)
         sha256.update(end)

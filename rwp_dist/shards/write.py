@@ -96,8 +96,8 @@ def write_shards(
             yield ShardJob(
                 records=records,
                 name=names[number],
-                rows=cuts[number].tolist(),
-                samples=[listing.samples[row] for row in cuts[number]],
+                rows=(rows := cuts[number].tolist()),
+                samples=[listing.samples[row] for row in rows],
                 read=listing.read,
                 preprocess=preprocess,
                 max_bad=max_bad,
