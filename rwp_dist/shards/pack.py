@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import open_file
@@ -14,8 +13,10 @@ from rwp_dist.data.image import orientation, why_undecodable
 from rwp_dist.shards.preprocess import Preprocess
 from rwp_dist.shards.records import FinishedShard, MadeFrom, Records, stat_id, stats_of
 from rwp_dist.shards.samples import Source
+from rwp_dist.shards.sources import last_part
 from rwp_dist.shards.tar import Packed, write_tar
 
+_OLD_ROW, _ODD = re.compile(r"^\d{7,}_"), re.compile("[^A-Za-z0-9_-]")
 _KEY_LENGTH = 90  # names in a plain tar header end at 100 bytes
 
 _APP1, _START_OF_SCAN = 0xE1, 0xDA
@@ -194,7 +195,7 @@ def _pack(job: ShardJob, row: int, sample: Source, image: bytes) -> Packed:
 
 def _key(row: int, name: str) -> str:
     """Row and file name, so that a bad sample leads to its file: ``0012345_n01440764_10026``."""
-    stem = re.sub(r"^\d{7,}_", "", Path(name).name)
+    stem = _OLD_ROW.sub("", last_part(name))
     if 0 < (dot := stem.rfind(".")) < len(stem) - 1:
         stem = stem[:dot]
-    return f"{row:07d}_{re.sub(r'[^A-Za-z0-9_-]', '_', stem)}"[:_KEY_LENGTH]
+    return f"{row:07d}_{_ODD.sub('_', stem)}"[:_KEY_LENGTH]
