@@ -24,6 +24,8 @@ _NAME_BYTES = 100
 """A tar header begins with the file's name."""
 _CHUNK_BYTES = 1 << 20
 
+BATCHES = 4
+"""Of each worker, if the shards suffice: so all end at about the same time."""
 BATCH_SHARDS, BATCH_BYTES = 64, 32 << 20
 """Most shards that a worker checks at a time, and bytes from which on no shard is added."""
 
@@ -86,7 +88,7 @@ def verify_shards(
     progress(done, total)
     yield from _unlisted(manifest)
     check = partial(_check_batch, manifest.num_classes, level, opener)
-    for checks in run_jobs(check, _batches(manifest), workers):
+    for checks in run_jobs(check, _batches(manifest, workers), workers):
         yield from checks
         done += len(checks)
         progress(done, total)
@@ -100,13 +102,14 @@ class _Place(NamedTuple):
     index_path: str
 
 
-def _batches(manifest: Manifest) -> Iterator[list[_Place]]:
+def _batches(manifest: Manifest, workers: int) -> Iterator[list[_Place]]:
     """The shards, in batches that take a worker longer than sending them takes."""
     batch, num_bytes = list[_Place](), 0
+    most_shards = min(len(manifest.shards) // (BATCHES * workers) + 1, BATCH_SHARDS)
     for shard in manifest.shards:
         batch.append(_Place(shard, manifest.shard_location(shard), manifest.index_location(shard)))
         num_bytes += shard.num_bytes or 0
-        if len(batch) == BATCH_SHARDS or num_bytes >= BATCH_BYTES:
+        if len(batch) == most_shards or num_bytes >= BATCH_BYTES:
             yield batch
             batch, num_bytes = [], 0
     if batch:
