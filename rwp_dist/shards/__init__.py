@@ -7,8 +7,7 @@
     FOLDER/manifest.json                counts, sizes and sha256 of all shards, and an id over them
     FOLDER/.written/                    which shards are finished, for a command that was killed
 
-``rwp_dist.data.format`` describes the files. Importing this package imports neither torch nor
-webdataset.
+``rwp_dist.data.format`` describes the files. Importing this package imports no torch.
 """
 
 from typing import TYPE_CHECKING
