@@ -78,7 +78,7 @@ _SUM = sum(_BEFORE_SIZE + _BEFORE_SUM + _AFTER_SUM) - _PLAIN[154] - _PLAIN[155] 
 def _header(name: str, size: int) -> bytes:
     """The header of a file: as ``_slow_header``, in a tenth of its time."""
     start, digits = name.encode(errors="surrogateescape"), b"%011o" % size
-    if len(start) > tarfile.LENGTH_NAME or not name.isascii():
+    if len(start) > tarfile.LENGTH_NAME or not name.isascii() or len(digits) > 11:
         return _slow_header(name, size)
     total = b"%06o" % (_SUM + sum(start) + sum(digits))
     start = start.ljust(tarfile.LENGTH_NAME, b"\0")
