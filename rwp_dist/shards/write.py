@@ -125,10 +125,12 @@ def write_shards(
         done += shard.entry.num_samples + len(left_out)
         progress(done, total)
 
-    for name in names:  # other parts may have gone on
-        if name not in finished and (other := records.finished_here(name)):
-            finished[name] = other
-    shards = [finished[name] for name in names if name in finished]
+    found = [
+        # Other parts have gone on, and perhaps made a shard anew.
+        finished[name] if number in own else records.finished_here(name)
+        for number, name in enumerate(names)
+    ]
+    shards = [shard for shard in found if shard is not None]
     bad = _bad(shards, max_bad)
     if bad:
         lines = [f"{name}\t{' '.join(why.split())}\n" for name, why in bad]
