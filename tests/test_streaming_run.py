@@ -39,7 +39,7 @@ from rwp_dist.record.directory import RunDir
 from rwp_dist.run.checkpoint import read_checkpoint
 from rwp_dist.run.evaluate import evaluate
 from rwp_dist.run.task import Classification
-from rwp_dist.shards.sources import Source
+from rwp_dist.shards.samples import Source
 from rwp_dist.tracking import Tracker
 from rwp_dist.train import train, train_step
 

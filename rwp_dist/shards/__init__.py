@@ -8,8 +8,7 @@
     FOLDER/samples.index                all of that in one file that ranks map
     FOLDER/.written/                    which shards are finished, for a command that was killed
 
-``rwp_dist.data.format`` describes the files. Importing this package imports neither torch nor
-webdataset.
+``rwp_dist.data.format`` describes the files. Importing this package imports no torch.
 """
 
 from typing import TYPE_CHECKING

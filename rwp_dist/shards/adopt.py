@@ -56,9 +56,9 @@ def adopt_shards(
     else:
         collection = counted(urls, samples_per_shard, fields, opener)
     folder = _folder(collection.shards, out)
-    _refuse_indexed(folder)
+    known = _adopted(folder)
     labels = classes or collection.classes
-    refuse_lost_shards(folder, [name_in_manifest(s.location, folder) for s in collection.shards])
+    refuse_lost_shards(known, [name_in_manifest(s.location, folder) for s in collection.shards])
     entries = []
     with ThreadPoolExecutor(REQUESTS) as pool:
         for entry in pool.map(partial(_entry, folder, opener), collection.shards):
@@ -89,15 +89,19 @@ def _folder(shards: Sequence[CountedShard], out: Path | None) -> Path:
     return folders.pop()
 
 
-def _refuse_indexed(folder: Path) -> None:
+def _adopted(folder: Path) -> Manifest | None:
+    """The manifest of adopted shards that is there; other shards are refused."""
     if not (folder / MANIFEST_NAME).exists():
         if (folder / RECORDS_NAME).is_dir():
             raise DataError(f"{folder}: not all shards are here", cure=cure_of_missing(folder))
-    elif Manifest.load(folder).fields is None:
+        return None
+    known = Manifest.load(folder)
+    if known.fields is None:
         raise DataError(
             f"{folder}: there is a manifest of indexed shards here, which need not be adopted",
             cure="train from this folder, or give another --out",
         )
+    return known
 
 
 def _entry(folder: Path, opener: str | None, shard: CountedShard) -> ShardEntry:

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rwp_dist.base.files import write_bytes
+from rwp_dist.base.files import remove_leftovers, write_bytes
 from rwp_dist.data.checked import load_indexes
 from rwp_dist.data.format.index import index_bytes, index_name
 from rwp_dist.data.format.joined import write_joined
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, describe
-from rwp_dist.shards.pack import Packed, write_tar
 from rwp_dist.shards.sources import encode
+from rwp_dist.shards.tar import Packed, write_tar
 
 NUM_SHARDS = 4
 """In each folder."""
@@ -44,6 +44,7 @@ def write_arrays(folder: Path, name: str, part: LabelledImages, num_classes: int
     # Until all shards are written, there is no manifest.
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
     stem = f"{name}-{folder.name}"
+    remove_leftovers(folder, f"{stem}-*")
     paths = [folder / f"{stem}-{i:06d}.tar" for i in range(NUM_SHARDS)]
     # Old shards that this version would not write, with another seed's test images.
     for old in set(folder.glob(f"{stem}-*.tar")).difference(paths):

@@ -21,7 +21,8 @@ from PIL import Image
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import open_file
-from rwp_dist.shards.sources import Listing, Source, encode
+from rwp_dist.shards.samples import Samples, Source
+from rwp_dist.shards.sources import Listing, encode
 
 FOLDER = "cifar-100-python"
 SPLITS = ("train", "test")
@@ -55,10 +56,10 @@ def cifar100_listing(archive: Path, split: str) -> Listing:
     names = tuple(str(name) for name in _member(archive, "meta")["fine_label_names"])
     try:
         labels = [int(label) for label in content["fine_labels"]]
-        samples = [
+        samples = Samples(
             Source(f"{split}/{row:05d}", "png", label, str(archive), row)
             for row, label in enumerate(labels)
-        ]
+        )
         if not samples or len(_pixels(archive, split)) != len(samples):
             raise ValueError("there are not as many images as labels")
         if not set(labels) <= set(range(len(names))):

@@ -1,7 +1,6 @@
 """Index and manifest for tars that exist; the tars stay as and where they are."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from rwp_dist.base.files import read_lines
 from rwp_dist.base.urls import local_path
 from rwp_dist.data.classes import Classes
 from rwp_dist.data.format.index import index_tar
-from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, check_names
+from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, check_names
 from rwp_dist.data.format.sample import Fields
 from rwp_dist.shards.location import (
     count_left_out,
@@ -26,6 +25,7 @@ from rwp_dist.shards.records import (
     FinishedShard,
     MadeFrom,
     Records,
+    manifest_in,
     recipe_id,
     refuse_lost_shards,
     stat_id,
@@ -43,7 +43,7 @@ class _Adoption:
     fields: Fields
     opener: str | None
 
-    def run(self) -> ShardEntry:
+    def run(self) -> FinishedShard:
         stat = self._stat()
         with open_shard(self.location, self.opener) as stream:
             indexed = index_tar(stream, self.location, self.fields)
@@ -114,45 +114,53 @@ def index_shards(
             other classes; the shards lie in several places and ``out`` is None; or another command
             has not finished making them.
     """
-    adopted = _adopted(patterns)
+    named = _named(patterns)
+    adopted = named if named is not None and named.fields is not None else None
     if adopted is not None and adopted.fields is not None:
         out = out or Path(adopted.location)
         label_key = label_key or adopted.fields.label_key
         image_key = image_key or adopted.fields.image_key
     locations = expand_shards(patterns) if adopted is None else adopted.shard_locations()
     folder = _folder(locations, out)
+    known = named if named is not None and Path(named.location) == folder else manifest_in(folder)
+    places = {folder, *filter(None, map(_folder_of, locations))}
     if classes_of is not None:
-        _refuse_other_classes(classes_of, {folder, *map(_folder_of, locations)})
+        others = [known, *map(manifest_in, places - {folder})]
+        _refuse_other_classes(classes_of, [manifest for manifest in others if manifest])
         classes = classes_of.classes
     names = [name_in_manifest(location, folder) for location in locations]
     check_names(names, str(folder))
-    refuse_lost_shards(folder, names)
+    refuse_lost_shards(known, names)
     fields = Fields(label_key, image_key)
     # Each shard has a recipe of its own, because it does not depend on the others.
-    all_jobs = [
+    jobs = [
         _Adoption(
             Records(folder, _recipe(name, fields)),
             *(name, location, fields, opener),
         )
         for name, location in zip(names, locations, strict=True)
     ]
-    for job in all_jobs:
-        _refuse_unfinished(job)
-    records = all_jobs[0].records
+    unfinished = {place for place in places if not (place / MANIFEST_NAME).exists()}
+    finished = {}
+    for job in jobs:
+        if shard := job.finished():
+            finished[job.name] = shard
+        _refuse_unfinished(job, unfinished - {folder} if shard else unfinished)
+    records = jobs[0].records
     records.make_folder()
-    todo = [job for job in all_jobs if job.finished() is None]
-    done = num_kept = len(all_jobs) - len(todo)
+    todo = [job for job in jobs if job.name not in finished]
+    done = num_kept = len(finished)
     num_stale = sum(job.records.path(job.name).exists() for job in todo)
-    progress(done, len(all_jobs))
-    for _ in run_jobs(_Adoption.run, todo, workers):
+    progress(done, len(jobs))
+    for shard in run_jobs(_Adoption.run, todo, workers):
+        finished[shard.entry.name] = shard
         done += 1
-        progress(done, len(all_jobs))
-    shards = [shard for job in all_jobs if (shard := job.records.finished(job.name, None))]
-    assert len(shards) == len(all_jobs), "every shard was indexed"
+        progress(done, len(jobs))
+    shards = [finished[name] for name in names]
     left_out = count_left_out(patterns)
     for shard in shards:
         left_out.update(shard.left_out or {})
-    manifest = records.write_manifest(shards, _classes(classes, folder, shards))
+    manifest = records.write_manifest(shards, _classes(classes, folder, known, shards))
     return IndexReport(manifest, num_kept, num_stale, left_out)
 
 
@@ -173,15 +181,11 @@ def load_class_names(path: Path) -> list[str]:
     return names
 
 
-def _adopted(patterns: Sequence[str]) -> Manifest | None:
-    """The manifest of adopted shards in the one folder that is named."""
+def _named(patterns: Sequence[str]) -> Manifest | None:
+    """The manifest in the one folder that is named."""
     folder = local_path(patterns[0]) if len(patterns) == 1 else None
-    if folder is None or not (folder / MANIFEST_NAME).exists():
-        return None
-    with suppress(DataError):  # the cure for a broken manifest is this very command
-        manifest = Manifest.load(folder)
-        return None if manifest.fields is None else manifest
-    return None
+    # The cure for a broken manifest is this very command.
+    return None if folder is None else manifest_in(folder)
 
 
 def _folder(locations: Sequence[str], out: Path | None) -> Path:
@@ -206,14 +210,11 @@ def _folder_of(location: str) -> Path | None:
     return None if path is None else path.parent
 
 
-def _refuse_other_classes(classes_of: Manifest, folders: Iterable[Path | None]) -> None:
-    """Refuse labels that mean other classes by the manifest that is already there."""
+def _refuse_other_classes(classes_of: Manifest, others: Iterable[Manifest]) -> None:
+    """Refuse labels that mean other classes by the manifests that are already there."""
     wanted = Classes.of([classes_of])
-    for folder in filter(None, folders):
-        known = wanted
-        with suppress(DataError):  # there is none, or a broken one, which this command replaces
-            known = Classes.of([Manifest.load(folder)])
-        wanted.joined(known)
+    for other in others:
+        wanted.joined(Classes.of([other]))
 
 
 def _recipe(name: str, fields: Fields) -> str:
@@ -221,13 +222,16 @@ def _recipe(name: str, fields: Fields) -> str:
     return recipe_id(location=name, label_key=fields.label_key, **more)
 
 
-def _refuse_unfinished(job: _Adoption) -> None:
-    """Refuse shards of an interrupted command: their manifest would present a part as the whole."""
+def _refuse_unfinished(job: _Adoption, unfinished: Collection[Path]) -> None:
+    """Refuse shards of an interrupted command: their manifest would present a part as the whole.
+
+    ``unfinished`` are folders without a manifest.
+    """
     places = {job.records.folder: job.name}
     if not is_remote(job.location):
         places[Path(job.location).parent] = Path(job.location).name
     for folder, name in places.items():
-        if (folder / MANIFEST_NAME).exists():
+        if folder not in unfinished:
             continue
         records = Records(folder, _recipe(name, job.fields))
         if records.has_other(name):
@@ -239,9 +243,12 @@ def _refuse_unfinished(job: _Adoption) -> None:
 
 
 def _classes(
-    classes: Sequence[str] | None, folder: Path, shards: Sequence[FinishedShard]
+    classes: Sequence[str] | None,
+    folder: Path,
+    known: Manifest | None,
+    shards: Sequence[FinishedShard],
 ) -> Sequence[str] | None:
-    """Names of the labels, if there is one for each."""
+    """Names of the labels, if there is one for each; else those of the manifest that is there."""
     needed = max(shard.num_classes for shard in shards)
     if classes is not None and needed > len(classes):
         raise DataError(
@@ -249,10 +256,6 @@ def _classes(
             "names",
             cure="name every class",
         )
-    if classes is not None or not (folder / MANIFEST_NAME).exists():
+    if classes is not None or known is None:
         return classes
-    try:
-        known = Manifest.load(folder).classes
-    except DataError:  # the cure for a broken manifest is this very command
-        return None
-    return known if known is not None and len(known) >= needed else None
+    return known.classes if known.classes is not None and len(known.classes) >= needed else None

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import read_lines
-from rwp_dist.shards.sources import Listing, Source, image_type, images_in, numbered, read_image
+from rwp_dist.shards.samples import Samples, Source
+from rwp_dist.shards.sources import Listing, image_type, images_in, numbered, read_image
 
 _KEY = "--labels"
 _KAGGLE = "PredictionString"
@@ -59,9 +60,9 @@ def list_labelled(source: Path, table: Path) -> Listing:
         left_out["image without a row in the table"] += unlabelled
     places = sorted(found)
     labels, classes = numbered([found[place] for place in places], table)
-    samples = [
+    samples = Samples(
         images[place]._replace(label=label) for place, label in zip(places, labels, strict=True)
-    ]
+    )
     return Listing(samples, classes, read_image, left_out)
 
 

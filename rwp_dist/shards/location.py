@@ -16,7 +16,6 @@ from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import open_file
 from rwp_dist.base.urls import local_path, shown
 from rwp_dist.data.format.tar import Stream
-from rwp_dist.data.remote import download, size_of
 
 MOST_SHARDS = 1_000_000
 """Of one pattern."""
@@ -137,6 +136,8 @@ def open_shard(location: str, opener: str | None = None) -> Iterator[Stream]:
     """
     path = local_path(location)
     if path is None:
+        from rwp_dist.data.remote import download  # takes time, which local shards need not
+
         with tempfile.TemporaryFile() as file:
             download(location, file, opener=opener)
             yield file
@@ -156,6 +157,8 @@ def shard_size(location: str, opener: str | None = None) -> int | None:
     """
     path = local_path(location)
     if path is None:
+        from rwp_dist.data.remote import size_of  # as above
+
         return size_of(location, opener=opener)
     try:
         return path.stat().st_size

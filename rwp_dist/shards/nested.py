@@ -14,7 +14,8 @@ from typing import IO
 
 from rwp_dist.base.errors import DataError
 from rwp_dist.data.format.tar import read_members
-from rwp_dist.shards.sources import Listing, Source, image_type, in_order, read_image
+from rwp_dist.shards.samples import Samples, Source
+from rwp_dist.shards.sources import Listing, image_type, in_order, read_image
 
 
 def holds_tars(path: Path) -> bool:
@@ -30,7 +31,7 @@ def list_nested(path: Path) -> Listing:
     Raises:
         DataError: a tar is damaged, two have one name, or one is of labelled samples.
     """
-    images, left_out = dict[str, list[Source]](), Counter[str]()
+    images, left_out = dict[str, Samples](), Counter[str]()
     with path.open("rb") as file:
         for inner in read_members(file, str(path), left_out):
             name = PurePosixPath(inner.name)
@@ -42,18 +43,18 @@ def list_nested(path: Path) -> Listing:
             part = _Part(file, inner.offset, inner.size)
             images[name.stem] = _images(part, inner.offset, path, name.stem, left_out)
     classes = in_order(images)
-    samples = [
-        image._replace(label=label) for label, name in enumerate(classes) for image in images[name]
-    ]
+    samples = Samples()
+    for label, class_name in enumerate(classes):
+        samples.extend(image._replace(label=label) for image in images.pop(class_name))
     note = "a class for each tar in it"
     return Listing(samples, tuple(classes), read_image, left_out, note=note)
 
 
 def _images(
     part: "_Part", begin: int, path: Path, class_name: str, left_out: Counter[str]
-) -> list[Source]:
+) -> Samples:
     """The images of one tar, which begins at byte ``begin`` of the file ``path``."""
-    tar, found = f"{path}/{class_name}.tar", []
+    tar, found = f"{path}/{class_name}.tar", Samples()
     for member in read_members(part, tar, left_out):
         kind = image_type(member.name)
         if member.name.endswith(".cls"):

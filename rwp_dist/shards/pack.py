@@ -2,34 +2,27 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
-from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.files import atomic_file, remove_leftovers
-from rwp_dist.data.format.index import IndexedShard, index_name, index_tar, load_index
+from rwp_dist.base.files import open_file
+from rwp_dist.data.format.index import index_name, load_index
 from rwp_dist.data.image import orientation, why_undecodable
 from rwp_dist.shards.preprocess import Preprocess
 from rwp_dist.shards.records import FinishedShard, MadeFrom, Records, stat_id, stats_of
-from rwp_dist.shards.sources import Source
+from rwp_dist.shards.samples import Source
+from rwp_dist.shards.sources import last_part
+from rwp_dist.shards.tar import Packed, write_tar
 
+_OLD_ROW, _ODD = re.compile(r"^\d{7,}_"), re.compile("[^A-Za-z0-9_-]")
 _KEY_LENGTH = 90  # names in a plain tar header end at 100 bytes
 
-
-class Packed(NamedTuple):
-    """A sample as it goes into a tar."""
-
-    key: str
-    """Unique in the shard, without a dot."""
-    kind: str
-    """Extension of the image."""
-    image: bytes
-    """Content of its file."""
-    label: int
+_APP1, _START_OF_SCAN = 0xE1, 0xDA
+"""Markers of a JPEG: Exif or XMP; the pixels."""
+_ALONE = frozenset([*range(0xC0), *range(0xD0, 0xDA), 0xFF])
+"""Those without a length, which are not there before the pixels."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +39,13 @@ class ShardJob:
     preprocess: Preprocess | None
     max_bad: int = 0
     """Most images to leave out; with 1 or more, every image is decoded."""
+    finished: FinishedShard | None = None
+    """The shard that an earlier call wrote."""
+
+    @property
+    def keeps_files(self) -> bool:
+        """Whether the tar holds the content of every image's file as it is."""
+        return self.preprocess is None and not self.max_bad
 
 
 def pack_shard(job: ShardJob) -> FinishedShard:
@@ -54,7 +54,8 @@ def pack_shard(job: ShardJob) -> FinishedShard:
     Raises:
         DataError: more samples than ``max_bad`` cannot be read or decoded, or all of them.
     """
-    stat, sha256, bad = stat_id(_paths(job)), hashlib.sha256(), list[tuple[str, str]]()
+    stat, bad = stat_id(_paths(job)), list[tuple[str, str]]()
+    sha256 = None if job.keeps_files else hashlib.sha256()
     oriented = job.preprocess is not None and job.preprocess.orient
     num_unoriented = 0
 
@@ -63,14 +64,15 @@ def pack_shard(job: ShardJob) -> FinishedShard:
         for row, sample in zip(job.rows, job.samples, strict=True):
             try:
                 data = job.read(sample)
-                sha256.update(_digest(data))
+                if sha256 is not None:
+                    sha256.update(_digest(data))
                 packed = _pack(job, row, sample, data)
             except DataError as error:
                 bad.append((sample.name, error.problem))
                 if len(bad) > job.max_bad:
                     raise too_many(job.max_bad, error.problem, len(bad)) from error
                 continue
-            num_unoriented += not oriented and orientation(data) != 1
+            num_unoriented += not oriented and _may_be_turned(data) and orientation(data) != 1
             yield packed
         if len(bad) == len(job.rows):
             raise DataError(
@@ -80,11 +82,9 @@ def pack_shard(job: ShardJob) -> FinishedShard:
             )
 
     indexed = write_tar(job.records.folder / job.name, pack())
-    made_from = MadeFrom(stat, sha256.hexdigest(), bool(job.max_bad), bad, num_unoriented)
-    job.records.save(job.name, indexed, made_from)
-    finished = job.records.finished_here(job.name)
-    assert finished is not None, f"{job.name} was just written"
-    return finished
+    content = None if sha256 is None else sha256.hexdigest()
+    made_from = MadeFrom(stat, content, bool(job.max_bad), bad, num_unoriented)
+    return job.records.save(job.name, indexed, made_from)
 
 
 def too_many(max_bad: int, problem: str, found: int) -> DataError:
@@ -99,43 +99,63 @@ def too_many(max_bad: int, problem: str, found: int) -> DataError:
     )
 
 
-def is_stale(job: ShardJob) -> bool:
-    """Whether the images of a finished shard have changed since, or have to be checked.
+def still_finished(job: ShardJob) -> FinishedShard | None:
+    """The finished shard; None: its images have changed since, or have to be checked.
 
     Files that only look new, as copies do, are read and compared.
     """
-    finished = job.records.finished_here(job.name)
-    if finished is None:
-        return False
-    made_from = finished.made_from
-    if made_from is None:
-        return bool(job.max_bad) or _differs_from_0_1(job)
-    if job.max_bad and not made_from.checked:
-        return True
+    shard = job.finished
+    if shard is None:
+        return None
+    made_from = shard.made_from
+    if job.max_bad and not (made_from and made_from.checked):
+        return None
     stat = stat_id(_paths(job))
+    if made_from is None:  # by version 0.1
+        return shard if _is_older(job) or _holds_files(job) else None
     if stat == made_from.stat:
-        return False
+        return shard
+    same = _holds_files(job) if made_from.sha256 is None else _content(job) == made_from.sha256
+    if not same:
+        return None
+    shard = shard._replace(made_from=made_from._replace(stat=stat))
+    job.records.save_record(shard)
+    return shard
+
+
+def _content(job: ShardJob) -> str:
+    """Sha256 over the contents of the images' files, those left out that cannot be read."""
     sha256 = hashlib.sha256()
     for sample in job.samples:
         with suppress(DataError):
             sha256.update(_digest(job.read(sample)))
-    if sha256.hexdigest() != made_from.sha256:
-        return True
-    job.records.now_made_from(job.name, made_from._replace(stat=stat))
-    return False
+    return sha256.hexdigest()
 
 
-def _differs_from_0_1(job: ShardJob) -> bool:
-    """``is_stale`` of a shard of version 0.1, whose record does not say what it was made from."""
+def _is_older(job: ShardJob) -> bool:
+    """Whether no image's file has changed since the shard was recorded."""
     written_ns = job.records.path(job.name).stat().st_mtime_ns
-    if all(max(stat.st_mtime_ns, stat.st_ctime_ns) < written_ns for stat in stats_of(_paths(job))):
+    return all(
+        max(stat.st_mtime_ns, stat.st_ctime_ns) < written_ns for stat in stats_of(_paths(job))
+    )
+
+
+def _holds_files(job: ShardJob) -> bool:
+    """Whether the tar holds the images' files as they are now."""
+    if not job.keeps_files:
         return False
-    if job.preprocess is not None:  # what is in the tar cannot be compared
+    index = load_index(job.records.folder / index_name(job.name))
+    if len(index) != len(job.samples):
+        return False
+    with suppress(DataError), open_file(job.records.folder / job.name) as tar:
+        for offset, size, sample in zip(
+            index["offset"].tolist(), index["size"].tolist(), job.samples, strict=True
+        ):
+            tar.seek(offset)
+            if tar.read(size) != job.read(sample):
+                return False
         return True
-    known = load_index(job.records.folder / index_name(job.name))["crc32"].tolist()
-    with suppress(DataError):
-        return known != [checksum.crc32(job.read(sample)) for sample in job.samples]
-    return True
+    return False
 
 
 def _digest(data: bytes) -> bytes:
@@ -144,24 +164,22 @@ def _digest(data: bytes) -> bytes:
 
 def _paths(job: ShardJob) -> list[str]:
     """The files that hold the samples."""
-    return list(dict.fromkeys(sample.path for sample in job.samples if sample.path))
+    return list(dict.fromkeys(path for sample in job.samples if (path := sample.path)))
 
 
-def write_tar(path: Path, samples: Iterable[Packed]) -> IndexedShard:
-    """Write a tar atomically; the same samples give the same bytes.
-
-    The index and the checksums come from reading the file back.
-    """
-    import webdataset as wds  # imports torch, which takes seconds
-
-    remove_leftovers(path.parent, path.name)
-    with atomic_file(path) as temporary:
-        with temporary.open("wb") as file, wds.TarWriter(file, mtime=0, encoder=False) as tar:
-            for sample in samples:
-                label = b"%d" % sample.label
-                tar.write({"__key__": sample.key, sample.kind: sample.image, "cls": label})
-        with temporary.open("rb") as written:
-            return index_tar(written, str(path))
+def _may_be_turned(image: bytes) -> bool:
+    """False for a JPEG without a segment that can hold an orientation; takes a few microseconds."""
+    if not image.startswith(b"\xff\xd8\xff"):
+        return True
+    place, most = 2, len(image) - 4
+    while place < most and image[place] == 0xFF:
+        marker = image[place + 1]
+        if marker == _START_OF_SCAN:
+            return False
+        if marker == _APP1 or marker in _ALONE:
+            return True
+        place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
+    return True
 
 
 def _pack(job: ShardJob, row: int, sample: Source, image: bytes) -> Packed:
@@ -177,7 +195,7 @@ def _pack(job: ShardJob, row: int, sample: Source, image: bytes) -> Packed:
 
 def _key(row: int, name: str) -> str:
     """Row and file name, so that a bad sample leads to its file: ``0012345_n01440764_10026``."""
-    stem = re.sub(r"^\d{7,}_", "", Path(name).name)
-    if Path(stem).suffix:
-        stem = Path(stem).stem
-    return f"{row:07d}_{re.sub(r'[^A-Za-z0-9_-]', '_', stem)}"[:_KEY_LENGTH]
+    stem = _OLD_ROW.sub("", last_part(name))
+    if 0 < (dot := stem.rfind(".")) < len(stem) - 1:
+        stem = stem[:dot]
+    return f"{row:07d}_{_ODD.sub('_', stem)}"[:_KEY_LENGTH]

@@ -42,8 +42,9 @@ class MadeFrom(NamedTuple):
 
     stat: str
     """See ``stat_id``; while it is the same, nothing changed."""
-    sha256: str
-    """Over the contents of the images' files; or of the tar."""
+    sha256: str | None
+    """Over the contents of the images' files, or of the tar that was indexed; None: the tar holds
+    the images' files as they were."""
     checked: bool = False
     """Whether every image was decoded."""
     bad: Sequence[Sequence[str]] = ()
@@ -105,7 +106,7 @@ def stats_of(paths: Iterable[str | Path]) -> list[os.stat_result]:
     found = []
     for path in paths:
         with suppress(OSError, ValueError):
-            found.append(Path(path).stat())
+            found.append(os.stat(path))  # noqa: PTH116  a Path costs as much as the call
     return found
 
 
@@ -123,21 +124,30 @@ def recipe_id(**settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def refuse_lost_shards(folder: Path, names: Sequence[str]) -> None:
-    """Refuse to replace the manifest of a folder by one that lacks shards which are still there.
+def manifest_in(folder: Path) -> Manifest | None:
+    """The manifest of a folder; None: there is none, or a broken one."""
+    with suppress(DataError):
+        return Manifest.load(folder) if (folder / MANIFEST_NAME).exists() else None
+    return None
+
+
+def refuse_lost_shards(known: Manifest | None, names: Sequence[str]) -> None:
+    """Refuse to replace a folder's manifest by one that lacks shards which are still there.
 
     Raises:
         DataError: it names other shards than ``names``.
     """
-    try:
-        known = Manifest.load(folder)
-    except DataError:  # there is none, or a broken one
+    if known is None:
         return
+    own = set(names)
     for shard in known.shards:
+        if shard.name in own:
+            continue
         path = local_path(known.shard_location(shard))
-        if shard.name not in names and (path is None or path.exists()):
+        if path is None or path.exists():
             raise DataError(
-                f"{folder}: the manifest here names other shards (such as {shown(shard.name)})",
+                f"{known.location}: the manifest here names other shards (such as "
+                f"{shown(shard.name)})",
                 cure="give this one a folder of its own by --out, or name all shards",
             )
 
@@ -163,29 +173,34 @@ class Records:
         """Make the folder for shards and records."""
         self.records_folder.mkdir(parents=True, exist_ok=True)
 
-    def refuse_others(self, names: Sequence[str], cure: str) -> None:
-        """Refuse a folder with other shards than those that this command makes.
+    def finished_of(self, names: Sequence[str], cure: str) -> dict[str, FinishedShard]:
+        """The finished shards of a command that makes ``names``; a folder with others is refused.
 
         Raises:
             DataError: there are shards of another recipe, other shards, or shards without records.
         """
-        for tar in tars_in(self.folder):  # whoever reads *.tar would read them too
-            if tar.name not in names:
+        own = set(names)
+        there = tars_in(self.folder)
+        for tar in there:  # whoever reads *.tar would read them too
+            if tar.name not in own:
                 raise DataError(
                     f"{self.folder}: there are other shards here (such as {tar.name})", cure=cure
                 )
-        own = {self.path(name).name for name in names}
+        # In this order, because another task may just be making first the folder, then its shards.
+        if there and not self.records_folder.exists():
+            raise DataError(f"{self.folder}: {there[0].name} is here already", cure=cure)
+        found = {}
         for path in sorted(self.records_folder.glob("*.json")):
-            if path.name not in own or self.has_other(path.stem):
+            record = self._read(path)
+            if path.stem not in own or record.recipe != self.recipe:
                 raise DataError(
                     f"{self.folder}: there are shards of another source or other settings here "
                     f"(such as {path.stem})",
                     cure=cure,
                 )
-        # In this order, because another task may just be making first the folder, then its shards.
-        there = [name for name in names if (self.folder / name).exists()]
-        if there and not self.records_folder.exists():
-            raise DataError(f"{self.folder}: {there[0]} is here already", cure=cure)
+            if shard := self._finished(path.stem, record, self._num_bytes(path.stem)):
+                found[path.stem] = shard
+        return found
 
     def has_other(self, name: str) -> bool:
         """Whether another recipe made the shard of this name."""
@@ -194,43 +209,27 @@ class Records:
 
     def save(
         self, name: str, indexed: IndexedShard, made_from: MadeFrom | None = None
-    ) -> ShardEntry:
+    ) -> FinishedShard:
         """Record a shard whose tar is complete, then write its index."""
         entry = describe(name, indexed)
         shard = FinishedShard(entry, indexed.num_classes, dict(indexed.left_out), made_from)
-        write_text(self.path(name), _Record(self.recipe, shard).to_json())
+        self.save_record(shard)
         write_bytes(self.folder / index_name(entry.basename), index_bytes(indexed.index))
-        return entry
+        return shard
+
+    def save_record(self, shard: FinishedShard) -> None:
+        """Write the record of a shard."""
+        write_text(self.path(shard.entry.name), _Record(self.recipe, shard).to_json())
 
     def finished(self, name: str, num_bytes: int | None) -> FinishedShard | None:
         """A shard, if it is finished; ``num_bytes`` is the size of its tar now (None: unknown)."""
         path = self.path(name)
-        if not path.exists():
-            return None
-        record = self._read(path)
-        entry = record.shard.entry
-        if record.recipe != self.recipe or entry.name != name:
-            return None
-        if num_bytes not in (None, entry.num_bytes):
-            return None
-        try:
-            index = read_index(self.folder / index_name(entry.basename))
-        except DataError:
-            return None
-        return record.shard if hashlib.sha256(index).hexdigest() == entry.index_sha256 else None
-
-    def now_made_from(self, name: str, made_from: MadeFrom) -> None:
-        """Note that a finished shard's source is new files with the same content."""
-        record = self._read(self.path(name))
-        shard = record.shard._replace(made_from=made_from)
-        write_text(self.path(name), record._replace(shard=shard).to_json())
+        return self._finished(name, self._read(path), num_bytes) if path.exists() else None
 
     def finished_here(self, name: str) -> FinishedShard | None:
         """A shard whose tar lies in this folder, if it is finished."""
-        try:
-            return self.finished(name, (self.folder / name).stat().st_size)
-        except FileNotFoundError:
-            return None
+        num_bytes = self._num_bytes(name)
+        return None if num_bytes < 0 else self.finished(name, num_bytes)
 
     def forget(self, name: str) -> None:
         """Let a shard, and the manifest that names it, be made anew."""
@@ -259,6 +258,25 @@ class Records:
         if own_joined(manifest) is None:
             write_joined(self.folder, manifest, load_indexes(manifest))
         return manifest
+
+    def _finished(self, name: str, record: _Record, num_bytes: int | None) -> FinishedShard | None:
+        entry = record.shard.entry
+        if record.recipe != self.recipe or entry.name != name:
+            return None
+        if num_bytes not in (None, entry.num_bytes):
+            return None
+        try:
+            index = read_index(self.folder / index_name(entry.basename))
+        except DataError:
+            return None
+        return record.shard if hashlib.sha256(index).hexdigest() == entry.index_sha256 else None
+
+    def _num_bytes(self, name: str) -> int:
+        """Of a tar in this folder; -1: it is not there."""
+        try:
+            return (self.folder / name).stat().st_size
+        except FileNotFoundError:
+            return -1
 
     @staticmethod
     def _read(path: Path) -> _Record:

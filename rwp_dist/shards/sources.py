@@ -8,9 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from io import BufferedReader
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
 
@@ -22,6 +20,7 @@ from rwp_dist.data.format.sample import IMAGE_TYPES, MOST_IMAGE_BYTES, Fields, r
 from rwp_dist.data.format.tar import read_members
 from rwp_dist.shards.location import open_shard
 from rwp_dist.shards.parallel import run_jobs
+from rwp_dist.shards.samples import Samples, Source
 
 _LEFTOVERS = {
     *("@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information"),
@@ -38,27 +37,11 @@ _WHOLE = re.compile(r"^([0-9]+)\.0*$")
 """A whole number as pandas writes it in a column with gaps, such as 3.0."""
 
 
-class Source(NamedTuple):
-    """One sample that is not read yet."""
-
-    name: str
-    """What errors and keys call it: unique, and the same wherever the source lies."""
-    kind: str
-    """Extension of the image, lower case."""
-    label: int
-    path: str
-    """The image's file, or the tar that holds the image."""
-    offset: int = 0
-    """Where the image begins in that file, in bytes."""
-    size: int = -1
-    """Bytes of the image; -1: the whole file."""
-
-
 @dataclass(frozen=True)
 class Listing:
     """All samples of a source, in an order that depends only on the content of the source."""
 
-    samples: Sequence[Source]
+    samples: Samples
     classes: tuple[str, ...] | None
     """Names of the labels; None: not known."""
     read: Callable[[Source], bytes]
@@ -103,12 +86,13 @@ def list_folders(root: Path) -> Listing:
             f"{root}: its folders ({', '.join(classes)}) are splits, not classes",
             cure=f"write each by itself, such as {root / classes[0]}",
         )
-    samples, left_out = list[Source](), Counter[str]()
+    samples, left_out = Samples(), Counter[str]()
+    begin = str(root / "x").removesuffix("x")
     for label, name in enumerate(classes):
         before = len(samples)
         for inner in _walk(root, name, left_out, skipped):
             if kind := image_type(inner):
-                samples.append(Source(inner, kind, label, str(root / inner)))
+                samples.append(Source(inner, kind, label, begin + inner))
             else:
                 left_out[_NO_IMAGE] += 1
         if len(samples) == before:
@@ -227,7 +211,8 @@ def with_classes(listing: Listing, classes: Sequence[str], place: str) -> Listin
                 cure="name a data set with all classes",
             )
         return replace(listing, classes=tuple(classes))
-    unknown = [name for name in listing.classes if name not in set(classes)]
+    label_of = {name: label for label, name in enumerate(classes)}
+    unknown = [name for name in listing.classes if name not in label_of]
     if unknown:
         raise DataError(
             f"{place}: has no class {unknown[0]!r}"
@@ -235,16 +220,15 @@ def with_classes(listing: Listing, classes: Sequence[str], place: str) -> Listin
             key="--classes-of",
             cure="name a data set with all classes, or remove what is none here",
         )
-    if twice := [name for name in listing.classes if classes.count(name) > 1]:
+    count = Counter(classes)
+    if twice := [name for name in listing.classes if count[name] > 1]:
         raise DataError(
             f"{place}: two of its classes are called {twice[0]!r}, so a name does not tell the "
             "label",
             key="--classes-of",
             cure="give each class a name of its own (`rwp-dist shards index --classes FILE`)",
         )
-    label_of = {name: label for label, name in enumerate(classes)}
-    label = [label_of[name] for name in listing.classes]
-    samples = [sample._replace(label=label[sample.label]) for sample in listing.samples]
+    samples = listing.samples.relabelled([label_of[name] for name in listing.classes])
     return replace(listing, samples=samples, classes=tuple(classes))
 
 
@@ -273,15 +257,10 @@ def list_lines(path: Path) -> Listing:
     if not names:
         raise DataError(f"{path}: this list is empty", cure="write lines `path<TAB>label`")
     numbers, classes = numbered(labels, path)
-    samples = [
-        Source(
-            name,
-            image_type(name),
-            number,
-            str(_beside(path.parent, name)),
-        )
+    samples = Samples(
+        Source(name, image_type(name), number, str(_beside(path.parent, name)))
         for name, number in zip(names, numbers, strict=True)
-    ]
+    )
     return Listing(samples, classes, read_image)
 
 
@@ -321,11 +300,13 @@ def _is_number(label: str) -> bool:
 
 def list_tars(shards: Sequence[str], fields: Fields, workers: int) -> Listing:
     """List the samples of tars; only their images and labels are used."""
-    found, left_out = dict[str, list[Source]](), Counter[str]()
+    found, left_out = dict[str, Samples](), Counter[str]()
     for shard, listed, unused in run_jobs(partial(_list_tar, fields=fields), shards, workers):
         found[shard] = listed
         left_out.update(unused)
-    samples = [sample for shard in shards for sample in found[shard]]
+    samples = Samples()
+    for shard in shards:
+        samples.extend(found.pop(shard))
     if not samples:
         raise DataError(
             f"{shards[0]}: there are no samples in this source", cure="name another one"
@@ -340,12 +321,14 @@ def read_image(sample: Source) -> bytes:
         DataError: it cannot be read.
     """
     try:
-        with BufferedReader(open_file(Path(sample.path))) as file:
-            whole = os.fstat(file.fileno()).st_size
-            if sample.size < 0 and whole > MOST_IMAGE_BYTES:
+        with open_file(sample.path) as file:
+            size = sample.size if sample.size >= 0 else os.fstat(file.fileno()).st_size
+            if size > MOST_IMAGE_BYTES:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             file.seek(sample.offset)
-            data = file.read(sample.size)
+            data = file.read(size)
+            while len(data) < size and (more := file.read(size - len(data))):
+                data += more  # a disk may give less at a time
     except OSError as error:
         raise DataError(
             f"{sample.path}: cannot be read ({error.strerror})", cure="check the source"
@@ -364,8 +347,8 @@ def encode(image: Image.Image, kind: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _list_tar(shard: str, fields: Fields) -> tuple[str, list[Source], Counter[str]]:
-    samples, left_out = [], Counter[str]()
+def _list_tar(shard: str, fields: Fields) -> tuple[str, Samples, Counter[str]]:
+    samples, left_out = Samples(), Counter[str]()
     with open_shard(shard) as file:
         for sample in read_samples(file, shard, fields, left_out, images=False):
             kind, image = sample.image()
@@ -396,8 +379,16 @@ def _classes_beside(shards: Sequence[str]) -> tuple[str, ...] | None:
 
 def image_type(name: str) -> str:
     """The extension, lower case, of an image that is not hidden; empty for other files."""
-    kind = Path(name).suffix[1:].lower()
-    return kind if kind in IMAGE_TYPES and not Path(name).name.startswith(".") else ""
+    last = last_part(name)
+    stem, _, kind = last.rpartition(".")
+    kind = kind.lower()
+    return kind if stem and kind in IMAGE_TYPES and not last.startswith(".") else ""
+
+
+def last_part(name: str) -> str:
+    """``Path(name).name``, in a tenth of its time."""
+    last = name.rpartition("/")[2]
+    return last if last not in ("", ".") else Path(name).name
 
 
 def _is_leftover(folder: str) -> bool:

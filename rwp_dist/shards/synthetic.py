@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rwp_dist.shards.sources import Listing, Source, encode
+from rwp_dist.shards.samples import Samples, Source
+from rwp_dist.shards.sources import Listing, encode
 
 QUALITY = 91
 NUM_BASES = 4
@@ -20,10 +21,10 @@ NUM_BASES = 4
 
 def synthetic_listing(num: int, width: int, height: int, num_classes: int, seed: int) -> Listing:
     """A source of ``num`` images, sorted by class, that are made when they are read."""
-    samples = [
+    samples = Samples(
         Source(f"synthetic/{row:07d}.jpg", "jpg", row * num_classes // num, "", row)
         for row in range(num)
-    ]
+    )
     classes = tuple(f"class-{number:04d}" for number in range(num_classes))
     return Listing(samples, classes, partial(make_jpeg, width=width, height=height, seed=seed))
 

@@ -1,7 +1,7 @@
 """Check shards against their manifest, and list every fault."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,18 @@ from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from rwp_dist.data.format.tar import BLOCK_BYTES, Stream
 from rwp_dist.data.image import orientation, why_undecodable
 from rwp_dist.shards.location import open_shard, shard_size, tars_in
-from rwp_dist.shards.parallel import run_jobs
+from rwp_dist.shards.parallel import prepare_workers, run_jobs
 
 LEVELS = ("size", "sha256", "decode")
 UNDECODABLE = "the image cannot be decoded"
 _NAME_BYTES = 100
 """A tar header begins with the file's name."""
 _CHUNK_BYTES = 1 << 20
+
+BATCHES = 4
+"""Of each worker, if the shards suffice: so all end at about the same time."""
+BATCH_SHARDS, BATCH_BYTES = 64, 32 << 20
+"""Most shards that a worker checks at a time, and bytes from which on no shard is added."""
 
 
 class Fault(NamedTuple):
@@ -54,7 +59,11 @@ class ShardCheck:
 
 
 def verify_shards(
-    folder: Path, level: str = "sha256", workers: int = 1, opener: str | None = None
+    folder: Path,
+    level: str = "sha256",
+    workers: int = 1,
+    opener: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[ShardCheck]:
     """Check every shard of a manifest; yield each as soon as it is done.
 
@@ -65,15 +74,52 @@ def verify_shards(
             ``decode``: also every image, which finds images that never were any.
         workers: number of processes.
         opener: ``module:function`` that opens remote shards, as ``data.opener``.
+        progress: called with the numbers of checked shards and of all shards.
 
     Raises:
         DataError: there is no manifest, or it is damaged.
     """
     assert level in LEVELS, level
+    if workers > 1:
+        prepare_workers(__name__)
     manifest = Manifest.load(folder)
     manifest.need_indexes()
+    done, total = 0, len(manifest.shards)
+    progress(done, total)
     yield from _unlisted(manifest)
-    yield from run_jobs(partial(_check, manifest, level, opener), manifest.shards, workers)
+    check = partial(_check_batch, manifest.num_classes, level, opener)
+    for checks in run_jobs(check, _batches(manifest, workers), workers):
+        yield from checks
+        done += len(checks)
+        progress(done, total)
+
+
+class _Place(NamedTuple):
+    """A shard, and where it and its index are."""
+
+    shard: ShardEntry
+    location: str
+    index_path: str
+
+
+def _batches(manifest: Manifest, workers: int) -> Iterator[list[_Place]]:
+    """The shards, in batches that take a worker longer than sending them takes."""
+    batch, num_bytes = list[_Place](), 0
+    most_shards = min(len(manifest.shards) // (BATCHES * workers) + 1, BATCH_SHARDS)
+    for shard in manifest.shards:
+        batch.append(_Place(shard, manifest.shard_location(shard), manifest.index_location(shard)))
+        num_bytes += shard.num_bytes or 0
+        if len(batch) == most_shards or num_bytes >= BATCH_BYTES:
+            yield batch
+            batch, num_bytes = [], 0
+    if batch:
+        yield batch
+
+
+def _check_batch(
+    num_classes: int, level: str, opener: str | None, batch: Sequence[_Place]
+) -> list[ShardCheck]:
+    return [_check(place, num_classes, level, opener) for place in batch]
 
 
 def _unlisted(manifest: Manifest) -> Iterator[ShardCheck]:
@@ -86,11 +132,11 @@ def _unlisted(manifest: Manifest) -> Iterator[ShardCheck]:
             yield check
 
 
-def _check(manifest: Manifest, level: str, opener: str | None, shard: ShardEntry) -> ShardCheck:
+def _check(place: _Place, num_classes: int, level: str, opener: str | None) -> ShardCheck:
+    shard, location = place.shard, place.location
     check = ShardCheck(shard.name, shard.num_samples)
-    index = _check_index(manifest, shard, check)
+    index = _check_index(place, num_classes, check)
     try:
-        location = manifest.shard_location(shard)
         size = shard_size(location, opener)
         if size not in (None, shard.num_bytes):
             check.add(f"it has {size:,} bytes and should have {shard.num_bytes:,}")
@@ -102,12 +148,12 @@ def _check(manifest: Manifest, level: str, opener: str | None, shard: ShardEntry
     return check
 
 
-def _check_index(manifest: Manifest, shard: ShardEntry, check: ShardCheck) -> Index | None:
+def _check_index(place: _Place, num_classes: int, check: ShardCheck) -> Index | None:
     """The shard's index, if it is the one of the manifest."""
-    path = Path(manifest.index_location(shard))
+    shard = place.shard
     try:
-        data = read_index(path)
-        index = load_index(data, str(path))
+        data = read_index(Path(place.index_path))
+        index = load_index(data, place.index_path)
     except DataError as error:
         check.add(str(error))
         return None
@@ -117,10 +163,8 @@ def _check_index(manifest: Manifest, shard: ShardEntry, check: ShardCheck) -> In
     if len(index) != shard.num_samples:
         check.add(f"its index has {len(index)} samples and should have {shard.num_samples}")
     label = index["label"]
-    for row in ((label < 0) | (label >= manifest.num_classes)).nonzero()[0]:
-        check.add(
-            f"the label is not one of 0..{manifest.num_classes - 1}", int(row), int(label[row])
-        )
+    for row in ((label < 0) | (label >= num_classes)).nonzero()[0]:
+        check.add(f"the label is not one of 0..{num_classes - 1}", int(row), int(label[row]))
     outside = check_places(index, shard.num_bytes or 0)
     for row in outside:
         check.add("the image's place is beyond the end of the tar", int(row))

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwp_dist.base.files import write_text
-from rwp_dist.shards.pack import ShardJob, is_stale, pack_shard, too_many
+from rwp_dist.shards.pack import ShardJob, pack_shard, still_finished, too_many
 from rwp_dist.shards.parallel import run_jobs
 from rwp_dist.shards.preprocess import Preprocess
 from rwp_dist.shards.records import FinishedShard, Records, recipe_id
@@ -83,61 +83,79 @@ def write_shards(
         DataError: the folder holds other shards, or more samples than ``max_bad`` cannot be read.
     """
     cuts = _cut(listing, seed, samples_per_shard, shard_bytes)
+    names = _names(out, len(cuts))
     records = Records(out, _recipe(listing, seed, len(cuts), preprocess))
-    jobs = [
-        ShardJob(
-            records=records,
-            name=name,
-            rows=rows.tolist(),
-            samples=[listing.samples[row] for row in rows],
-            read=listing.read,
-            preprocess=preprocess,
-            max_bad=max_bad,
-        )
-        for name, rows in zip(_names(out, len(cuts)), cuts, strict=True)
-    ]
-    names = [job.name for job in jobs]
-    records.refuse_others(names, "give an empty folder, or remove these first")
+    finished = records.finished_of(names, "give an empty folder, or remove these first")
     records.make_folder()
+    own = range(part[0], len(names), part[1])
+    _remove_leftovers(out, [names[number] for number in own])
 
-    own = jobs[part[0] :: part[1]]
-    stale = [name for name in run_jobs(_stale_name, own, workers) if name]
+    def jobs(numbers: Iterable[int]) -> Iterator[ShardJob]:
+        """Made one by one, because each holds a list of its samples."""
+        for number in numbers:
+            yield ShardJob(
+                records=records,
+                name=names[number],
+                rows=(rows := cuts[number].tolist()),
+                samples=[listing.samples[row] for row in rows],
+                read=listing.read,
+                preprocess=preprocess,
+                max_bad=max_bad,
+                finished=finished.get(names[number]),
+            )
+
+    before = [number for number in own if names[number] in finished]
+    kept = set[str]()
+    for shard in run_jobs(still_finished, jobs(before), workers):
+        if shard is not None:
+            kept.add(shard.entry.name)
+    stale = [name for number in before if (name := names[number]) not in kept]
     for name in stale:
         records.forget(name)
-    bad = _bad(filter(None, map(records.finished_here, names)), max_bad)
-    todo = [job for job in own if records.finished_here(job.name) is None]
-    total = sum(len(job.rows) for job in own)
-    done = total - sum(len(job.rows) for job in todo)
+        del finished[name]
+    bad = _bad(finished.values(), max_bad)
+    todo = [number for number in own if names[number] not in kept]
+    total = sum(len(cuts[number]) for number in own)
+    done = total - sum(len(cuts[number]) for number in todo)
     progress(done, total)
-    for packed in run_jobs(pack_shard, todo, workers, preload=("webdataset",)):
-        left_out = _bad([packed], max_bad, len(bad))
+    for shard in run_jobs(pack_shard, jobs(todo), workers):
+        left_out = _bad([shard], max_bad, len(bad))
         bad += left_out
-        done += packed.entry.num_samples + len(left_out)
+        finished[shard.entry.name] = shard
+        done += shard.entry.num_samples + len(left_out)
         progress(done, total)
 
-    finished = [shard for name in names if (shard := records.finished_here(name))]
-    bad = _bad(finished, max_bad)
+    found = [
+        # Other parts have gone on, and perhaps made a shard anew.
+        finished[name] if number in own else records.finished_here(name)
+        for number, name in enumerate(names)
+    ]
+    shards = [shard for shard in found if shard is not None]
+    bad = _bad(shards, max_bad)
     if bad:
         lines = [f"{name}\t{' '.join(why.split())}\n" for name, why in bad]
         write_text(out / BAD_NAME, "".join(lines))
     else:
         (out / BAD_NAME).unlink(missing_ok=True)
-    if len(finished) == len(names):
-        records.write_manifest(finished, listing.classes)
+    if len(shards) == len(names):
+        records.write_manifest(shards, listing.classes)
     return WriteReport(
         num_samples=len(listing.samples) - len(bad),
         num_shards=len(names),
-        num_missing=len(names) - len(finished),
-        num_kept=len(own) - len(todo),
+        num_missing=len(names) - len(shards),
+        num_kept=len(kept),
         num_stale=len(stale),
         num_bad=len(bad),
-        num_unoriented=sum(s.made_from.num_unoriented for s in finished if s.made_from),
+        num_unoriented=sum(s.made_from.num_unoriented for s in shards if s.made_from),
     )
 
 
-def _stale_name(job: ShardJob) -> str:
-    """The name of a finished shard whose images have changed; empty for others."""
-    return job.name if is_stale(job) else ""
+def _remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove the temporary files of killed writers of these shards; other parts write theirs."""
+    own = set(names)
+    for path in folder.glob(".*.tar.*.tmp"):
+        if path.name[1 : path.name.index(".tar.") + len(".tar")] in own:
+            path.unlink(missing_ok=True)
 
 
 def _bad(shards: Iterable[FinishedShard], max_bad: int, before: int = 0) -> list[Sequence[str]]:

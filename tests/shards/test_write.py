@@ -25,6 +25,7 @@ from support.until import until
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.data.format.index import index_name, load_index
 from rwp_dist.data.format.manifest import Manifest
+from rwp_dist.shards import write
 from rwp_dist.shards.verify import verify_shards
 
 TASK_1_OF_2 = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}
@@ -382,6 +383,27 @@ def test_images_replaced_under_their_names_sizes_and_dates_are_written_anew(tmp_
     new[-3] ^= 1
     assert {image for _, image, _ in samples_of(out)} == {jpeg(0), jpeg(1), bytes(new), jpeg(3)}
     assert not [c.faults for c in verify_shards(out) if c.faults]
+
+
+def test_a_part_writes_into_the_manifest_what_another_has_made_anew_meanwhile(
+    tmp_path, source, monkeypatch
+):
+    folder, out, one = source[0], tmp_path / "t", ("--workers", 1)
+    run("write", folder, "--out", out, *FLAGS, "--part", "1/2", *one)
+    pack = write.pack_shard
+
+    def pack_after_the_other_part(job):
+        if write.pack_shard is pack:  # for the second job
+            return pack(job)
+        monkeypatch.setattr(write, "pack_shard", pack)
+        for number, path in enumerate(sorted(folder.glob("*/*.JPEG"))):
+            path.write_bytes(jpeg(5000 + number))
+        assert "2 made anew" in run("write", folder, "--out", out, *FLAGS, "--part", "1/2", *one)
+        return pack(job)
+
+    monkeypatch.setattr(write, "pack_shard", pack_after_the_other_part)
+    run("write", folder, "--out", out, *FLAGS, "--part", "0/2", *one)
+    assert not [check.faults for check in verify_shards(out) if check.faults]
 
 
 def test_a_source_that_was_copied_is_compared_and_its_shards_are_kept(tmp_path, source):

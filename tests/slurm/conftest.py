@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from support.cluster import Cluster, missing
 
 from rwp_dist.cli import main
-from rwp_dist.shards.sources import Source
+from rwp_dist.shards.samples import Source
 from rwp_dist.shards.synthetic import make_jpeg
 
 CLASSES = ("n01440764", "n01443537", "n01484850", "n01491361")

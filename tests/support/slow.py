@@ -150,6 +150,7 @@ SLOW = (
     "test_readme.py::test_the_commands",
     "test_train.py::test_a_signal",
     "shards/test_parallel.py",
+    "shards/test_growth.py::test_verifying_reads_each_index_and_the_manifest_once[2",
     "test_train.py::test_every_checkpoint_has",
     "process/test_streams.py::test_a_command",
     "process/test_streams.py::test_arguments",

@@ -12,7 +12,8 @@ from rwp_dist.data.plan import Plan
 from rwp_dist.data.selection import Everything
 from rwp_dist.data.stream import EvalStream, TrainStream
 from rwp_dist.data.worker import Reading
-from rwp_dist.shards.sources import Listing, Source
+from rwp_dist.shards.samples import Samples, Source
+from rwp_dist.shards.sources import Listing
 from rwp_dist.shards.synthetic import make_jpeg
 from rwp_dist.shards.write import write_shards
 
@@ -29,11 +30,11 @@ def read_source(sample, undecodable=()):
 def write_set(out, *, num=NUM, per_shard=15, first=0, undecodable=(), labels=None, without=()):
     """Shards of ``num`` different images, some left out; labels in turn, or as given."""
     labels = [i % CLASSES for i in range(num)] if labels is None else labels
-    samples = [
+    samples = Samples(
         Source(f"{i:04d}.jpg", "jpg", labels[i - first], "", i)
         for i in range(first, first + num)
         if i not in without
-    ]
+    )
     classes = tuple(f"class-{i}" for i in range(max(labels) + 1))
     reader = partial(read_source, undecodable=undecodable)
     write_shards(Listing(samples, classes, reader), out, samples_per_shard=per_shard)

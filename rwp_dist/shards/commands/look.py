@@ -40,19 +40,15 @@ def verify_command(
 
     Samples are counted from 0 in the order of their shard.
     """
-    from rwp_dist.data.format.manifest import Manifest
     from rwp_dist.shards.verify import UNDECODABLE, verify_shards, write_report
 
-    total = len(Manifest.load(folder).shards)
-    faults, num_samples, num_unoriented, done = [], 0, 0, 0
+    faults, num_shards, num_samples, num_unoriented = [], 0, 0, 0
     with progress_bar("shard") as progress:
-        progress(0, total)
-        for check in verify_shards(folder, level, workers, opener):
+        for check in verify_shards(folder, level, workers, opener, progress):
             faults += check.faults
+            num_shards += 1
             num_samples += check.num_samples
             num_unoriented += check.num_unoriented
-            done += bool(check.num_samples)
-            progress(done, total)
     faults.sort()
     for fault in faults:
         place = shown(fault.shard) + (f" sample {fault.sample}" if fault.sample >= 0 else "")
@@ -69,7 +65,7 @@ def verify_command(
                 "to be rid of them, write the shards again without them"
             )
         raise DataError(f"{folder}: {plural(len(faults), 'fault')} in {bad}", cure=cure)
-    found = f"{plural(total, 'shard')} with {plural(num_samples, 'sample')}"
+    found = f"{plural(num_shards, 'shard')} with {plural(num_samples, 'sample')}"
     click.echo(f"{folder}: {found}, all good ({level}).")
 
 
