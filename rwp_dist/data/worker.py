@@ -27,8 +27,8 @@ LOOK_AHEAD_SHARDS = 32
 """Most shards that one worker has downloaded before it needs them."""
 
 Key = tuple[int, ...]
-Decode = Callable[[bytes, Key], NDArray[np.uint8]]
-"""Bytes of an image and the key of its augmentation to uint8 ``[size, size, C]``."""
+Decode = Callable[[bytes, Key, NDArray[np.uint8]], object]
+"""Bytes of an image and the key of its augmentation into uint8 ``[size, size, C]``."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class StepReader(IterableDataset[Loaded | Lost]):
             shard, row = int(request.shards[position]), int(request.rows[position])
             try:
                 data = files.sample(dataset.shards[shard], dataset.rows_of(shard), row)
-                images[position] = self.decode(data, request.keys[position])
+                self.decode(data, request.keys[position], images[position])
                 num_bytes += len(data)
             except (BadSample, UndecodableImage) as error:
                 failed.append(position)
