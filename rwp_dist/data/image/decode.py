@@ -14,7 +14,7 @@ import numpy as np
 from rwp_dist.data.image.jpeg import libjpeg
 from rwp_dist.data.image.jpeg.header import JpegHeader, jpeg_header
 from rwp_dist.data.image.pillow import MAX_PIXELS, UndecodableImage, converted, open_image
-from rwp_dist.data.image.pixels import Pixels
+from rwp_dist.data.image.pixels import Encoded, Pixels
 from rwp_dist.data.image.regions import Region
 from rwp_dist.data.image.tiers import Tier, choose_tier, crop, decode_region
 from rwp_dist.data.image.view import View, show
@@ -57,7 +57,7 @@ class Decoder:
 
     def decode_view(
         self,
-        data: bytes,
+        data: Encoded,
         view_of: Callable[[int, int], View],
         out: Pixels,
         antialias: bool = True,
@@ -80,15 +80,15 @@ class Decoder:
         """
         header = self._plain_header(data)
         if header is None:
-            pixels = self._by_pil(data)
+            pixels = self._by_pil(bytes(data))
             view = view_of(pixels.shape[1], pixels.shape[0])
             show(_inside(pixels, view.region), view, out, antialias)
             return
         view = view_of(header.width, header.height)
         if not (antialias and self.tier == "libjpeg" and libjpeg.decode_view(data, view, out)):
-            show(self._region(data, header, view.region), view, out, antialias)
+            show(self._region(bytes(data), header, view.region), view, out, antialias)
 
-    def _plain_header(self, data: bytes) -> JpegHeader | None:
+    def _plain_header(self, data: Encoded) -> JpegHeader | None:
         """The header of a JPEG that the tiers take; None: Pillow decodes these bytes."""
         header = jpeg_header(data)
         if header is None or header.components not in (1, 3):

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.data.image.optional import optional_module
 
+Encoded = bytes | memoryview
+"""The bytes of an image's file; a memoryview of memory that may be written to."""
 Pixels = NDArray[np.uint8]
 """``[H, W, C]``, C being 1 (grey) or 3 (RGB)."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from rwp_dist.base.keyed import Keyed
 from rwp_dist.data.image.decode import Decoder
 from rwp_dist.data.image.optional import optional_module
-from rwp_dist.data.image.pixels import Pixels, from_pixels, mirror
+from rwp_dist.data.image.pixels import Encoded, Pixels, from_pixels, mirror
 from rwp_dist.data.image.regions import Bounds, Region, cutout, erased, random_resized_crop
 from rwp_dist.data.image.view import View, fitted
 
@@ -57,7 +57,7 @@ class TrainTransform:
 
             self._auto = AutoAugment(self.auto, self.size, self.num_ops, self.magnitude)
 
-    def __call__(self, data: bytes, key: tuple[int, ...], out: Pixels | None = None) -> Pixels:
+    def __call__(self, data: Encoded, key: tuple[int, ...], out: Pixels | None = None) -> Pixels:
         """uint8 ``[size, size, C]`` of a sample, by its bytes and (seed, epoch, sample) alone.
 
         ``out``: contiguous memory for it.
@@ -77,7 +77,7 @@ class TrainTransform:
             self._fill(image, erased(self.size, self.size, draw))
         return image
 
-    def _decode(self, data: bytes, draw: Keyed, image: Pixels) -> None:
+    def _decode(self, data: Encoded, draw: Keyed, image: Pixels) -> None:
         """Decode, crop and flip."""
 
         def view_of(width: int, height: int) -> View:
@@ -127,7 +127,7 @@ class EvalTransform:
         self._antialias = _antialias(self.interpolation)
 
     def __call__(
-        self, data: bytes, key: tuple[int, ...] = (0,), out: Pixels | None = None
+        self, data: Encoded, key: tuple[int, ...] = (0,), out: Pixels | None = None
     ) -> Pixels:
         """uint8 ``[size, size, C]`` of one sample; ``key``: its number in the data set.
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwp_dist.base.compiled import CLibrary
+from rwp_dist.data.image.pixels import Encoded
 from rwp_dist.data.image.view import View
 
 HERE = Path(__file__).parent
@@ -54,7 +55,7 @@ def decode_region(
     return None if failed else out
 
 
-def decode_view(data: bytes, view: View, out: NDArray[np.uint8]) -> bool:
+def decode_view(data: Encoded, view: View, out: NDArray[np.uint8]) -> bool:
     """Write what is seen of a JPEG into ``out``: uint8 ``[H, W, C]``, C being 1 (grey) or 3 (RGB).
 
     The pixels are those of ``resize`` with antialiasing.
@@ -67,8 +68,9 @@ def decode_view(data: bytes, view: View, out: NDArray[np.uint8]) -> bool:
     """
     assert out.flags.c_contiguous, "rows follow each other"
     height, width, channels = out.shape
+    at = data if isinstance(data, bytes) else ctypes.addressof(ctypes.c_char.from_buffer(data))
     failed = library().decode_view(
-        *(data, len(data), channels, *view.region),
+        *(at, len(data), channels, *view.region),
         *(view.width, view.height, view.left, view.top),
         *(width, height, view.mirrored, out.ctypes.data),
     )
@@ -89,7 +91,7 @@ def library() -> ctypes.CDLL:
         *(number, number, number, number, ctypes.c_void_p),
     ]
     compiled.decode_view.argtypes = [
-        *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int),
+        *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int),
         *(number, number, number, number),
         *(number, number, number, number),
         *(number, number, ctypes.c_int, ctypes.c_void_p),
