@@ -1,4 +1,4 @@
-"""crc32 by ISA-L if it is installed (``rwp-dist[fast]``): equal values, ten times as fast."""
+"""crc32 by ISA-L, ten times as fast as zlib's, which takes its place where ISA-L does not exist."""
 
 try:
     from isal.isal_zlib import crc32

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rwp_dist.data.open import open_train
     from rwp_dist.data.plan import Plan
     from rwp_dist.data.selection import Everything
+    from rwp_dist.data.stream import TrainStream
 else:
     __getattr__ = lazy_names(
         __name__,
@@ -21,8 +22,9 @@ else:
         Everything="selection",
         Plan="plan",
         Step="batch",
+        TrainStream="stream",
         data_identity="chosen",
         open_train="open",
     )
 
-__all__ = ["Batch", "Everything", "Plan", "Step", "data_identity", "open_train"]
+__all__ = ["Batch", "Everything", "Plan", "Step", "TrainStream", "data_identity", "open_train"]

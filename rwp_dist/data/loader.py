@@ -63,7 +63,8 @@ def load(reader: StepReader, reading: Reading, num_steps: int, samples: int) -> 
     """
     workers = min(reading.workers, num_steps)
     if not workers:
-        return iter(DataLoader(reader, batch_size=None, pin_memory=reading.pin))
+        items = reader.items(0, 1)
+        return map(_pinned, items) if reading.pin else items
     why = why_not_shared(
         batch_bytes(samples, reading.size, reading.channels),
         prefetch=reading.prefetch,

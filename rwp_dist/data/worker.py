@@ -6,6 +6,7 @@ reported.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +18,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from rwp_dist.base.errors import RwpError
 from rwp_dist.data.batch import BadRecord
 from rwp_dist.data.dataset import Dataset
+from rwp_dist.data.format.index import Index
 from rwp_dist.data.image import UndecodableImage
+from rwp_dist.data.image.pixels import Encoded, Pixels
 from rwp_dist.data.reader import OPEN_SHARDS, BadSample, ShardFiles
-from rwp_dist.data.remote import CacheStats, NodeCache, Prefetcher
+from rwp_dist.data.remote import CacheStats, NodeCache, Prefetcher, Shard
 
 LOOK_AHEAD_STEPS = 64
 """How many steps ahead of a worker shards are downloaded into the node's cache."""
@@ -27,8 +30,8 @@ LOOK_AHEAD_SHARDS = 32
 """Most shards that one worker has downloaded before it needs them."""
 
 Key = tuple[int, ...]
-Decode = Callable[[bytes, Key], NDArray[np.uint8]]
-"""Bytes of an image and the key of its augmentation to uint8 ``[size, size, C]``."""
+Decode = Callable[[Encoded, Key, Pixels], object]
+"""Bytes of an image and the key of its augmentation into uint8 ``[size, size, C]``."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ class StepReader(IterableDataset[Loaded | Lost]):
 
     def __iter__(self) -> Iterator[Loaded | Lost]:
         info = get_worker_info()
-        return self.items(info.id, info.num_workers) if info else self.items(0, 1)
+        assert info is not None, "only a DataLoader's workers iterate over it"
+        return self.items(info.id, info.num_workers)
 
     def items(self, worker: int, workers: int) -> Iterator[Loaded | Lost]:
         """Those of one of so many workers."""
@@ -111,6 +115,8 @@ class StepReader(IterableDataset[Loaded | Lost]):
             self.cache.take_stats()  # what the parent process counted is not this worker's
             prefetcher = Prefetcher(self.cache, LOOK_AHEAD_SHARDS)
         look_at = -1
+        # Kept, because making them takes longer than looking a sample up.
+        shard_of = lru_cache(OPEN_SHARDS)(self._shard)
         try:
             for request in self.requests(worker, workers):
                 if prefetcher and self.upcoming and request.step >= look_at:
@@ -118,7 +124,7 @@ class StepReader(IterableDataset[Loaded | Lost]):
                     soon = self.upcoming(request.step)
                     prefetcher.want(self.dataset.shards[shard] for shard in soon)
                 try:
-                    yield self._load(request, files)
+                    yield self._load(request, files, shard_of)
                 except RwpError as error:
                     # Not raised: it would come out of a worker with its traceback as text.
                     yield Lost(request.step, error)
@@ -130,7 +136,12 @@ class StepReader(IterableDataset[Loaded | Lost]):
             if prefetcher:
                 prefetcher.close()
 
-    def _load(self, request: Request, files: ShardFiles) -> Loaded:
+    def _shard(self, number: int) -> tuple[Shard, Index]:
+        return self.dataset.shards[number], self.dataset.rows_of(number)
+
+    def _load(
+        self, request: Request, files: ShardFiles, shard_of: Callable[[int], tuple[Shard, Index]]
+    ) -> Loaded:
         dataset, size, channels = self.dataset, self.reading.size, self.reading.channels
         images = np.empty((len(request.rows), size, size, channels), dtype=np.uint8)
         samples = dataset.firsts[request.shards] + request.rows
@@ -138,16 +149,18 @@ class StepReader(IterableDataset[Loaded | Lost]):
         failed: list[int] = []
         num_bytes = 0
         # Shard by shard, in the order in which the samples lie there.
+        shards, rows = request.shards.tolist(), request.rows.tolist()
         for position in np.lexsort((request.rows, request.shards)).tolist():
-            shard, row = int(request.shards[position]), int(request.rows[position])
+            number, row = shards[position], rows[position]
+            shard, index = shard_of(number)
             try:
-                data = files.sample(dataset.shards[shard], dataset.rows_of(shard), row)
-                images[position] = self.decode(data, request.keys[position])
+                data = files.view(shard, index, row)
+                self.decode(data, request.keys[position], images[position])
                 num_bytes += len(data)
             except (BadSample, UndecodableImage) as error:
                 failed.append(position)
                 if request.weights[position]:
-                    reason = self._reason(shard, row, error)
+                    reason = self._reason(number, row, error)
                     bad.append(BadRecord(request.step, int(samples[position]), reason))
         loaded = Loaded(
             request.step,

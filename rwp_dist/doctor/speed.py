@@ -44,7 +44,7 @@ class OneShard:
             BadSample: it is not what the index describes.
             UndecodableImage: it cannot be decoded.
         """
-        self.transform(self.files.sample(self.shard, self.index, row), (seed, draw, row))
+        self.transform(self.files.view(self.shard, self.index, row), (seed, draw, row))
 
     def good(self) -> list[int]:
         """The rows whose image can be read."""

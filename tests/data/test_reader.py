@@ -69,3 +69,16 @@ def test_a_shard_that_cannot_be_what_the_manifest_says(tmp_path):
         with pytest.raises(DataError, match=problem) as caught:
             ShardFiles().sample(shard, index_of(content(0)), 0)
         assert caught.value.cure
+
+
+def test_memory_of_a_view_is_used_again_and_grows_with_samples(tmp_path):
+    path = tmp_path / "x.tar"
+    path.write_bytes(content(0))
+    index, shard, files = index_of(content(0)), Shard(str(path)), ShardFiles()
+    first = files.view(shard, index, 0)
+    assert first == content(0)[:20_000]
+    second = files.view(shard, index, 1)
+    assert first == second == content(0)[20_000:40_000]
+    files._memory = memoryview(bytearray(100))
+    assert files.view(shard, index, 2) == content(0)[40_000:60_000]
+    assert files.sample(shard, index, 0) == content(0)[:20_000]

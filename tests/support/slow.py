@@ -155,6 +155,7 @@ SLOW = (
     "process/test_streams.py::test_a_command",
     "process/test_streams.py::test_arguments",
     # Many processes or epochs of data.
+    "data/image/test_view.py::test_pixels_do_not_depend_on_the_processor",
     "data/image/test_fuzz.py::test_mutants",
     "data/image/test_transforms.py::test_equal_in_another",
     *(

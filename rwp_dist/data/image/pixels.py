@@ -1,4 +1,4 @@
-"""Decoded images as uint8 arrays: resize, mirror, fit to a square."""
+"""Decoded images as uint8 arrays: resize, mirror."""
 
 from functools import lru_cache
 
@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.data.image.optional import optional_module
-from rwp_dist.data.image.pillow import MAX_PIXELS, UndecodableImage
 
+Encoded = bytes | memoryview
+"""The bytes of an image's file; a memoryview of memory that may be written to."""
 Pixels = NDArray[np.uint8]
 """``[H, W, C]``, C being 1 (grey) or 3 (RGB)."""
 
@@ -49,38 +50,6 @@ def mirror(image: Pixels) -> Pixels:
     if not _has_opencv():
         return from_pixels(image).flip(1).numpy()
     return optional_module("cv2").flip(image, 1).reshape(image.shape)
-
-
-def fit(image: Pixels, short_side: int, size: int, antialias: bool) -> Pixels:
-    """Resize the shorter side and crop the centre: ``[H, W, C]`` to ``[size, size, C]``.
-
-    Rounds as torchvision does.
-
-    Raises:
-        UndecodableImage: the image is too narrow, see ``fitted_size``.
-    """
-    height, width = image.shape[:2]
-    image = resize(image, *fitted_size(height, width, short_side), antialias)
-    top = round((image.shape[0] - size) / 2)
-    left = round((image.shape[1] - size) / 2)
-    return np.ascontiguousarray(image[top : top + size, left : left + size])
-
-
-def fitted_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width of an image once its shorter side is ``short_side``.
-
-    Raises:
-        UndecodableImage: it would be too large: 1x60000 pixels with a side of 224 make 9 GB.
-    """
-    if width <= height:
-        to = int(short_side * height / width), short_side
-    else:
-        to = short_side, int(short_side * width / height)
-    if to[0] * to[1] > MAX_PIXELS:
-        raise UndecodableImage(
-            f"an image of {width}x{height} is too narrow to be resized to {to[1]}x{to[0]}."
-        )
-    return to
 
 
 @lru_cache(maxsize=1)

@@ -14,8 +14,9 @@ import numpy as np
 from rwp_dist.base.keyed import Keyed
 from rwp_dist.data.image.decode import Decoder
 from rwp_dist.data.image.optional import optional_module
-from rwp_dist.data.image.pixels import Pixels, fit, from_pixels, mirror, resize
+from rwp_dist.data.image.pixels import Encoded, Pixels, from_pixels, mirror
 from rwp_dist.data.image.regions import Bounds, Region, cutout, erased, random_resized_crop
+from rwp_dist.data.image.view import View, fitted
 
 Interpolation = Literal["antialias", "fast"]
 
@@ -56,46 +57,53 @@ class TrainTransform:
 
             self._auto = AutoAugment(self.auto, self.size, self.num_ops, self.magnitude)
 
-    def __call__(self, data: bytes, key: tuple[int, ...]) -> Pixels:
+    def __call__(self, data: Encoded, key: tuple[int, ...], out: Pixels | None = None) -> Pixels:
         """uint8 ``[size, size, C]`` of a sample, by its bytes and (seed, epoch, sample) alone.
+
+        ``out``: contiguous memory for it.
 
         Raises:
             UndecodableImage: the bytes are no image, or one too narrow to be resized.
         """
         draw = Keyed(*key)
-        image = self._cropped(data, draw)
-        if self.flip and draw.uniform() < 0.5:
-            image = mirror(image)
+        image = _memory(self.size, self.decoder) if out is None else out
+        self._decode(data, draw, image)
         if self._auto is not None:
             planes = from_pixels(image).permute(2, 0, 1).contiguous()
-            image = self._auto(planes, draw).permute(1, 2, 0).contiguous().numpy()
+            image[...] = self._auto(planes, draw).permute(1, 2, 0).numpy()
         if self.cutout:
-            image = self._fill(image, cutout(self.size, self.size, self.cutout, draw))
+            self._fill(image, cutout(self.size, self.size, self.cutout, draw))
         if self.erase and draw.uniform() < self.erase:
-            image = self._fill(image, erased(self.size, self.size, draw))
-        return np.ascontiguousarray(image)
+            self._fill(image, erased(self.size, self.size, draw))
+        return image
 
-    def _cropped(self, data: bytes, draw: Keyed) -> Pixels:
-        if self.crop == "random_resized":
-            width, height = self.decoder.size(data)
-            region = random_resized_crop(width, height, self.scale, RATIO, draw)
-            image = self.decoder.decode(data, region)
-            return resize(image, self.size, self.size, self._antialias)
-        image = fit(self.decoder.decode(data), self.size, self.size, self._antialias)
+    def _decode(self, data: Encoded, draw: Keyed, image: Pixels) -> None:
+        """Decode, crop and flip."""
+
+        def view_of(width: int, height: int) -> View:
+            if self.crop != "random_resized":
+                view = fitted(width, height, self.size, self.size)
+            else:
+                region = random_resized_crop(width, height, self.scale, RATIO, draw)
+                view = View(region, self.size, self.size)
+            if self.crop == "pad" and self.pad:
+                return view
+            return view._replace(mirrored=self._flips(draw))
+
+        self.decoder.decode_view(data, view_of, image, self._antialias)
         if self.crop == "pad" and self.pad:
             padded = np.pad(image, ((self.pad, self.pad), (self.pad, self.pad), (0, 0)))
             top, left = draw.integers(2 * self.pad + 1), draw.integers(2 * self.pad + 1)
-            image = padded[top : top + self.size, left : left + self.size]
-        return image
+            part = padded[top : top + self.size, left : left + self.size]
+            image[...] = mirror(part) if self._flips(draw) else part
 
-    def _fill(self, image: Pixels, region: Region | None) -> Pixels:
-        if region is None:
-            return image
-        if not image.flags.writeable:
-            image = image.copy()
-        left, top, width, height = region
-        image[top : top + height, left : left + width] = self.fill
-        return image
+    def _flips(self, draw: Keyed) -> bool:
+        return self.flip and draw.uniform() < 0.5
+
+    def _fill(self, image: Pixels, region: Region | None) -> None:
+        if region is not None:
+            left, top, width, height = region
+            image[top : top + height, left : left + width] = self.fill
 
 
 @dataclass
@@ -118,15 +126,28 @@ class EvalTransform:
     def __post_init__(self) -> None:
         self._antialias = _antialias(self.interpolation)
 
-    def __call__(self, data: bytes, key: tuple[int, ...] = (0,)) -> Pixels:
+    def __call__(
+        self, data: Encoded, key: tuple[int, ...] = (0,), out: Pixels | None = None
+    ) -> Pixels:
         """uint8 ``[size, size, C]`` of one sample; ``key``: its number in the data set.
+
+        ``out``: contiguous memory for it.
 
         Raises:
             UndecodableImage: the bytes are no image, or one too narrow to be resized.
         """
+        image = _memory(self.size, self.decoder) if out is None else out
         short_side = round(self.size / self.crop_ratio)
-        image = fit(self.decoder.decode(data), short_side, self.size, self._antialias)
-        return image if self.change is None else self.change(image, *key)
+        self.decoder.decode_view(
+            data, lambda w, h: fitted(w, h, short_side, self.size), image, self._antialias
+        )
+        if self.change is not None:
+            image[...] = self.change(image, *key)
+        return image
+
+
+def _memory(size: int, decoder: Decoder) -> Pixels:
+    return np.empty((size, size, decoder.channels), dtype=np.uint8)
 
 
 def _antialias(interpolation: Interpolation) -> bool:

@@ -34,8 +34,9 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz") / "fuzz"
-    sources = [FUZZ, libjpeg.HERE / "region.c", libjpeg.HERE / "huffman.c"]
-    command = ["cc", *SANITIZE, "-I", libjpeg.HERE, *sources, "-o", path, "-ljpeg"]
+    sources = [FUZZ, *libjpeg.LIBRARY.files]
+    options = [*SANITIZE, *libjpeg.NATIVE, "-I", libjpeg.HERE]
+    command = ["cc", *options, *sources, "-o", path, *libjpeg.LIBRARY.libraries]
     made = subprocess.run(command, capture_output=True, text=True)
     if made.returncode and "cannot find" in made.stderr:
         pytest.skip("this compiler has no sanitizers")

@@ -38,7 +38,6 @@ def test_every_tier_has_pillows_pixels_whole_and_in_crops(tier, kind):
                     decoder.decode(data, region)
             continue
         height, width, _ = wanted.shape
-        assert decoder.size(data) == (width, height)
         assert np.array_equal(decoder.decode(data), wanted)
         for region in regions(width, height):
             assert np.array_equal(decoder.decode(data, region), crop(wanted, region)), region

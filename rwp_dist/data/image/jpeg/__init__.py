@@ -1,1 +1,1 @@
-"""A rectangle of a JPEG by libjpeg-turbo and two C files of this project; see README.md."""
+"""A rectangle of a JPEG by libjpeg-turbo and three C files of this project; see README.md."""

@@ -28,7 +28,7 @@ class JpegHeader(NamedTuple):
     """Whether its coefficients come in several scans, each with more bits."""
 
 
-def jpeg_header(data: bytes) -> JpegHeader | None:
+def jpeg_header(data: bytes | memoryview) -> JpegHeader | None:
     """Read the header (ITU-T T.81, annex B). None: these bytes are not plainly a JPEG.
 
     Plainly: Huffman coded, baseline, extended or progressive, with the height in the header, and

@@ -7,6 +7,7 @@
  */
 #include "huffman.h"
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -230,15 +231,24 @@ static boolean decode_mcu(j_decompress_ptr info, JBLOCKROW *blocks) {
     return TRUE;
 }
 
+/* Whether one of eight bytes is 0xFF. */
+static inline int has_ff(uint64_t bytes) {
+    return ((~bytes - 0x0101010101010101) & bytes & 0x8080808080808080) != 0;
+}
+
 /* Copy a scan without the zeros that are stuffed behind each 0xFF, up to the next marker. */
 static void unstuff(struct scan *scan, const JOCTET *from, const JOCTET *end, uint8_t *to) {
     scan->bits.from = to;
     for (;;) {
-        const JOCTET *found = memchr(from, 0xFF, end - from);
-        size_t length = (found ? found : end) - from;
-        memcpy(to, from, length);
-        to += length;
-        from += length;
+        uint64_t bytes[2];
+        while (end - from >= (ptrdiff_t)sizeof bytes) {
+            memcpy(bytes, from, sizeof bytes);
+            if (has_ff(bytes[0]) | has_ff(bytes[1])) break;
+            memcpy(to, bytes, sizeof bytes);
+            from += sizeof bytes;
+            to += sizeof bytes;
+        }
+        while (from < end && *from != 0xFF) *to++ = *from++;
         if (end - from < 2 || from[1] != 0) break;
         *to++ = 0xFF;
         from += 2;

@@ -1,8 +1,8 @@
-/* A rectangle of a JPEG, and nothing around it: crop before decode.
+/* A rectangle of a JPEG, and nothing around it, as it is or resized: crop before decode.
  *
  * Entropy coding has to be read from the first row on (huffman.c does it); inverse DCT, upsampling
  * of chroma and colours are done for the rectangle only, and nothing at all for rows below it. The
- * pixels are those of the whole image to the last bit.
+ * pixels are those of the whole image to the last bit. Rows are resized (resize.c) as they come.
  */
 #include <setjmp.h>
 #include <stddef.h>
@@ -13,10 +13,11 @@
 #include <jpeglib.h>
 
 #include "huffman.h"
+#include "resize.h"
 
 enum {
-    CHROMA = 2, /* columns beside the rectangle that upsampling looks at */
-    ROWS = 4    /* most that one call hands out */
+    CHROMA = 2,        /* columns beside the rectangle that upsampling looks at */
+    ROWS = RESIZE_ROWS /* that are handed on at a time */
 };
 
 struct errors {
@@ -56,13 +57,20 @@ static int ends_behind_scan(j_decompress_ptr info, const JOCTET *at) {
     return 0;
 }
 
-/* Decode data[size] into out[height][width][channels], channels being 1 or 3.
+struct rectangle {
+    unsigned left, top, width, height;
+};
+
+/* What becomes of the rows of a rectangle: up to ROWS of them, from number y on. */
+typedef void (*take_rows)(void *into, uint8_t *const *rows, unsigned y, unsigned count);
+
+/* Decode a rectangle, with pixels of `colours`, and hand its rows on.
  *
  * Returns 0, or 1 if the image is damaged, is no JPEG, does not hold the rectangle, or lacks scans.
  * Below the rectangle only damage is seen for which libjpeg would refuse the whole image.
  */
-int decode_region(const uint8_t *data, size_t size, int channels, unsigned left, unsigned top,
-                  unsigned width, unsigned height, uint8_t *out) {
+static int decode(const uint8_t *data, size_t size, J_COLOR_SPACE colours, struct rectangle region,
+                  take_rows take, void *into) {
     struct jpeg_decompress_struct info;
     struct errors errors;
     info.err = jpeg_std_error(&errors.manager);
@@ -75,30 +83,32 @@ int decode_region(const uint8_t *data, size_t size, int channels, unsigned left,
     jpeg_create_decompress(&info);
     jpeg_mem_src(&info, (unsigned char *)data, size);
     jpeg_read_header(&info, TRUE);
-    info.out_color_space = channels == 3 ? JCS_RGB : JCS_GRAYSCALE;
+    info.out_color_space = colours;
     jpeg_start_decompress(&info);
 
-    size_t right = (size_t)left + width, bottom = (size_t)top + height;
+    size_t right = (size_t)region.left + region.width, bottom = (size_t)region.top + region.height;
     if (right > info.output_width || bottom > info.output_height) on_error((j_common_ptr)&info);
     if (lacks_scans(&info)) on_error((j_common_ptr)&info);
-    JDIMENSION first = left > CHROMA ? left - CHROMA : 0;
+    JDIMENSION first = region.left > CHROMA ? region.left - CHROMA : 0;
     JDIMENSION columns = right + CHROMA < info.output_width ? right + CHROMA - first
                                                             : info.output_width - first;
     if (columns < info.output_width) jpeg_crop_scanline(&info, &first, &columns);
     JDIMENSION mcu = info.max_h_samp_factor * DCTSIZE;
     const JOCTET *behind = huffman_take_over(&info, first / mcu, (first + columns - 1) / mcu);
     if (!ends_behind_scan(&info, behind)) on_error((j_common_ptr)&info);
-    if (top) jpeg_skip_scanlines(&info, top);
+    if (region.top) jpeg_skip_scanlines(&info, region.top);
 
-    size_t stride = (size_t)columns * channels, wanted = (size_t)width * channels;
-    JSAMPROW rows[ROWS];
+    size_t stride = (size_t)columns * info.output_components;
+    size_t before = (size_t)(region.left - first) * info.output_components;
+    JSAMPROW rows[ROWS], inside[ROWS];
     rows[0] = info.mem->alloc_large((j_common_ptr)&info, JPOOL_IMAGE, ROWS * stride);
     for (int row = 1; row < ROWS; row++) rows[row] = rows[0] + row * stride;
-    for (unsigned y = 0; y < height;) {
-        unsigned asked = height - y < ROWS ? height - y : ROWS;
-        unsigned found = jpeg_read_scanlines(&info, rows, asked);
-        for (unsigned row = 0; row < found; row++, y++)
-            memcpy(out + y * wanted, rows[row] + (size_t)(left - first) * channels, wanted);
+    for (int row = 0; row < ROWS; row++) inside[row] = rows[row] + before;
+    for (unsigned y = 0, count; y < region.height; y += count) {
+        count = region.height - y < ROWS ? region.height - y : ROWS;
+        for (unsigned found = 0; found < count;)
+            found += jpeg_read_scanlines(&info, rows + found, count - found);
+        take(into, inside, y, count);
     }
     if (bottom == info.output_height) {
         huffman_give_back(&info);
@@ -106,4 +116,45 @@ int decode_region(const uint8_t *data, size_t size, int channels, unsigned left,
     }
     jpeg_destroy_decompress(&info);
     return 0;
+}
+
+struct image {
+    size_t row; /* bytes of one */
+    uint8_t *pixels;
+};
+
+static void copy_rows(void *into, uint8_t *const *rows, unsigned y, unsigned count) {
+    const struct image *image = into;
+    for (unsigned row = 0; row < count; row++)
+        memcpy(image->pixels + (y + row) * image->row, rows[row], image->row);
+}
+
+/* Decode data[size] into out[height][width][channels], channels being 1 or 3. Returns as decode. */
+int decode_region(const uint8_t *data, size_t size, int channels, unsigned left, unsigned top,
+                  unsigned width, unsigned height, uint8_t *out) {
+    struct rectangle region = {left, top, width, height};
+    struct image image = {(size_t)width * channels, out};
+    return decode(data, size, channels == 3 ? JCS_RGB : JCS_GRAYSCALE, region, copy_rows, &image);
+}
+
+static void resize_rows(void *into, uint8_t *const *rows, unsigned y, unsigned count) {
+    (void)y;
+    resize_take(into, rows, count);
+}
+
+/* Resize the same rectangle to [to_height][to_width] pixels, of which the part at `x` and `y` goes
+ * into out[out_height][out_width][channels], mirrored if it says so. Returns as decode; also 1 if
+ * there is no memory for it.
+ */
+int decode_view(const uint8_t *data, size_t size, int channels, unsigned left, unsigned top,
+                unsigned width, unsigned height, unsigned to_width, unsigned to_height, unsigned x,
+                unsigned y, unsigned out_width, unsigned out_height, int mirrored, uint8_t *out) {
+    struct rectangle region = {left, top, width, height};
+    struct resize *resize = resize_new(channels, width, height, to_width, to_height, x, y,
+                                       out_width, out_height, mirrored, out);
+    if (resize == NULL) return 1;
+    J_COLOR_SPACE colours = channels == 3 ? JCS_EXT_RGBX : JCS_GRAYSCALE;
+    int failed = decode(data, size, colours, region, resize_rows, resize);
+    resize_free(resize);
+    return failed;
 }

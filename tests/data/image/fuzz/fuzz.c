@@ -1,4 +1,4 @@
-/* Mutated JPEGs through region.c and huffman.c, against plain libjpeg-turbo.
+/* Mutated JPEGs through region.c, huffman.c and resize.c, against plain libjpeg-turbo.
  *
  *     fuzz SECONDS SEED FILE...
  *
@@ -6,6 +6,8 @@
  * each broken promise:
  *   1. What decode_region accepts has the pixels of libjpeg's own Huffman decoder.
  *   2. decode_region accepts every file that was not changed.
+ *   3. decode_view refuses what decode_region refuses, and nothing else; where nothing is resized,
+ *      it has the same pixels. (test_view.py compares resized ones with torch.)
  * Of changed files it may refuse some that libjpeg reads without a warning: libjpeg-turbo's fast path
  * takes a code that no table has for a zero.
  *
@@ -23,7 +25,11 @@
 int decode_region(const uint8_t *data, size_t size, int channels, unsigned left, unsigned top,
                   unsigned width, unsigned height, uint8_t *out);
 
-enum { MOST_FILES = 256, MOST_BYTES = 1 << 16, MOST_PIXELS = 1 << 18 };
+int decode_view(const uint8_t *data, size_t size, int channels, unsigned left, unsigned top,
+                unsigned width, unsigned height, unsigned to_width, unsigned to_height, unsigned x,
+                unsigned y, unsigned out_width, unsigned out_height, int mirrored, uint8_t *out);
+
+enum { MOST_SIDE = 300, MOST_FILES = 256, MOST_BYTES = 1 << 16, MOST_PIXELS = 1 << 18 };
 
 static uint64_t state;
 
@@ -134,6 +140,28 @@ static void fail(const char *promise, const uint8_t *data, size_t size, int chan
     _Exit(1); /* without a report of what is not freed */
 }
 
+/* Look at a region in a random way. Returns whether a promise is broken. */
+static int breaks_view(const uint8_t *data, size_t size, int channels, const unsigned region[4],
+                       int refused, const uint8_t *pixels) {
+    int same = below(2), mirrored = below(2);
+    unsigned width = same ? region[2] : 1 + below(MOST_SIDE);
+    unsigned height = same ? region[3] : 1 + below(MOST_SIDE);
+    unsigned x = below(width), out_width = 1 + below(width - x);
+    unsigned y = below(height), out_height = 1 + below(height - y);
+    uint8_t *out = malloc((size_t)out_width * out_height * channels);
+    int broken = refused != decode_view(data, size, channels, region[0], region[1], region[2],
+                                        region[3], width, height, x, y, out_width, out_height,
+                                        mirrored, out);
+    for (size_t i = 0; !broken && !refused && same && i < (size_t)out_width * out_height; i++) {
+        size_t column = i % out_width, row = i / out_width;
+        size_t from = x + (mirrored ? out_width - 1 - column : column);
+        broken = memcmp(out + i * channels, pixels + ((y + row) * width + from) * channels,
+                        channels);
+    }
+    free(out);
+    return broken;
+}
+
 int main(int count, char **arguments) {
     static uint8_t *files[MOST_FILES];
     static size_t sizes[MOST_FILES];
@@ -179,6 +207,8 @@ int main(int count, char **arguments) {
                     memcmp(out + (size_t)y * width * channels, row, (size_t)width * channels))
                     fail("other pixels", data, size, channels, region);
             }
+            if (breaks_view(data, size, channels, region, refused, out))
+                fail("another view", data, size, channels, region);
             free(out);
         }
         free(plain.pixels);
