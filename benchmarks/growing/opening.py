@@ -9,7 +9,6 @@ from typing import NamedTuple
 from growing.data_sets import RANKS, make_data_set, settings_of
 from growing.process import alone, cpu_of, memory_of
 from growing.row import Row
-
 from rwp_dist.config import split_batch
 from rwp_dist.data import open_train
 

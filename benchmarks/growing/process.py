@@ -10,7 +10,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 _SPAWN = multiprocessing.get_context("spawn")  # a forked one would share what this one has loaded
 WAIT_S = 600.0
