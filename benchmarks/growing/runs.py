@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
-from growing.command import command
+from growing.command import program
 from growing.process import alone, cpu_of, cpu_s, peak_bytes, reset_peak
 from growing.row import Row
+from rwp_dist.compare import compare as make_comparison
 from rwp_dist.config import dump_settings, load_settings
 from rwp_dist.record import RunDir, identity_of
 
@@ -47,8 +48,8 @@ def make_runs(folder: Path, num: int) -> Path:
 
 
 def compare(folder: Path) -> None:
-    """``rwp-dist compare``, with all its files."""
-    command("compare", folder, "--out", folder.with_name("compared"))
+    """Compare the runs of a folder, and write all files."""
+    make_comparison([folder], folder.with_name("compared"))
 
 
 def make_metrics(folder: Path, num: int) -> RunDir:
@@ -136,7 +137,7 @@ def metrics_rows(folder: Path, sizes: Sequence[int]) -> Iterator[Row]:
 def start_rows(folder: Path, sizes: Sequence[int]) -> Iterator[Row]:
     """Rows of a run's start, which has no size."""
     data = folder / "digits"
-    command("shards", "digits", "--out", data)
+    alone(program, "shards", "digits", "--out", data)
     times = [start(data, folder / f"started-{turn}").cpu_s for turn in range(4)]  # the first warms
     modules = start(data, folder / "started", "-X", "importtime").modules
     zoo = [name for name in modules if name.startswith("torchvision.models")]
