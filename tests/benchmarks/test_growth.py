@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from support.until import HANG_S
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from growing import making, opening, runs
 from growing.data_sets import make_data_set
 from growing.process import alone
 from growing.row import Row, exponent
 
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "growth.py"
 SAMPLES = (10_000, 128_000)
 
 
@@ -115,7 +115,7 @@ SMALL = {
 def test_the_script_prints_its_rows(group):
     sizes, rows = SMALL[group]
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "growth.py", group, "--sizes", sizes],
+        [sys.executable, SCRIPT, group, "--sizes", sizes],
         capture_output=True,
         text=True,
         timeout=HANG_S,
