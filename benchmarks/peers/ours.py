@@ -24,6 +24,7 @@ class Ours:
         make_data_set(folder, num_shards * PER_SHARD)
 
     def position(self, folder: Path) -> Any:
+        self.first_batch(Place(folder))  # the node has seen it
         return 0.9
 
     def first_batch(self, place: Place) -> None:

@@ -34,7 +34,7 @@ def readers() -> list[Reads]:
     return [peer for peer in READS if _version(peer)]
 
 
-def opening(folder: Path, num_shards: int = SHARDS) -> Iterator[str]:
+def opening(folder: Path, num_shards: int = SHARDS, rounds: int = ROUNDS) -> Iterator[str]:
     """Lines: CPU seconds to the first batch of a large data set, and to the one at 90 %.
 
     Every figure comes from a process of its own that has read a small data set before; peers take
@@ -42,31 +42,33 @@ def opening(folder: Path, num_shards: int = SHARDS) -> Iterator[str]:
     """
     folder.mkdir()
     peers = [peer for peer in OPENS if not peer.package or _version(peer)]
+    places = [_places(peer, folder / str(n), num_shards) for n, peer in enumerate(peers)]
     begin: dict[str, list[float]] = {peer.name: [] for peer in peers}
     resume: dict[str, list[float]] = {peer.name: [] for peer in peers}
-    places = {}
-    for number, peer in enumerate(peers):
-        small, large = folder / f"small-{number}", folder / f"large-{number}"
-        alone(peer.make_large, small, 2)
-        alone(peer.make_large, large, num_shards)
-        places[peer.name] = [
-            Place(place, position)
-            for place in (small, large)
-            for position in (None, alone(peer.position, place))
-        ]
-    for _ in range(ROUNDS):
-        for peer in peers:
-            first, first_later, last, last_later = places[peer.name]
-            if max(begin[peer.name], default=0.0) < MOST_S:
-                begin[peer.name].append(cpu_of(peer.first_batch, first, last))
-            can = last_later.position is not None
-            if can and max(resume[peer.name], default=0.0) < MOST_S:
-                resume[peer.name].append(cpu_of(peer.first_batch, first_later, last_later))
+    for _ in range(rounds):
+        for peer, (small, large) in zip(peers, places, strict=True):
+            for times, one, other in (
+                (begin, small._replace(position=None), large._replace(position=None)),
+                (resume, small, large),
+            ):
+                can = times is begin or large.position is not None
+                if can and max(times[peer.name], default=0.0) < MOST_S:
+                    times[peer.name].append(cpu_of(peer.first_batch, one, other))
     base = peers[0].name
     yield f"{'CPU s to the first batch':38s}{'x ours':>19s}{'at 90 %':>12s}{'x ours':>9s}"
     for name in begin:
         cells = [_cells(begin[name], begin[base]), _cells(resume[name], resume[base])]
         yield f"{name:38s}{cells[0]:>19s}{cells[1]:>21s}"
+
+
+def _places(peer: Opens, folder: Path, num_shards: int) -> tuple[Place, Place]:
+    """A small and a large data set, and where to go on in them."""
+    found = []
+    for place, shards in ((folder / "small", 2), (folder / "large", num_shards)):
+        place.parent.mkdir(exist_ok=True)
+        alone(peer.make_large, place, shards)
+        found.append(Place(place, alone(peer.position, place)))
+    return found[0], found[1]
 
 
 def _cells(values: list[float], base: list[float]) -> str:
