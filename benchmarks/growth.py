@@ -45,9 +45,11 @@ GROUPS = {
 
 @click.command(help=__doc__)
 @click.argument("groups", nargs=-1, type=click.Choice(list(GROUPS)))
-@click.option("--sizes", help="Instead of the usual ones: 10000,128000.")
+@click.option("--sizes", help="Of one group, instead of the usual ones: 10000,128000.")
 @click.option("--huge", is_flag=True, help="Also 100 M samples.")
 def main(groups: tuple[str, ...], sizes: str | None, huge: bool) -> None:
+    if sizes is not None and len(groups) != 1:
+        raise click.UsageError("--sizes are of one group: name it")
     met = True
     for name in groups or GROUPS:
         counted, usual, rows = GROUPS[name]

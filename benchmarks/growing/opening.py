@@ -1,5 +1,6 @@
 """Rows of a rank: it opens a data set, plans its steps, and goes on in the middle of an epoch."""
 
+import shutil
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -93,13 +94,17 @@ def planned(what: Opened) -> Planned:
 def rows(folder: Path, sizes: Sequence[int]) -> Iterator[Row]:
     """All rows of data sets of these numbers of samples, which are made in ``folder``."""
     small = Opened(make_data_set(folder / "small", 4000), folder / "cache-small")
-    sets = [Opened(make_data_set(folder / f"of-{n}", n), folder / f"cache-{n}") for n in sizes]
     cold, warm, resumed = dict[int, float](), dict[int, float](), dict[int, float]()
-    for size, what in zip(sizes, sets, strict=True):
-        fresh = [what._replace(cache=folder / f"cold-{size}-{turn}") for turn in range(REPEATS)]
-        cold[size] = min(cpu_of(open_rank, small, one) for one in fresh)
-        warm[size] = min(cpu_of(open_rank, small, fresh[0]) for _ in fresh)
-        resumed[size] = min(alone(resume_after, small, fresh[0]) for _ in fresh)
+    sets = dict[int, Opened]()
+    for size in sizes:
+        place = make_data_set(folder / f"of-{size}", size)
+        turns = [Opened(place, folder / f"cache-{size}-{turn}") for turn in range(REPEATS)]
+        cold[size] = min(cpu_of(open_rank, small, what) for what in turns)
+        for unneeded in turns[1:]:
+            shutil.rmtree(unneeded.cache, ignore_errors=True)
+        sets[size] = what = turns[0]
+        warm[size] = min(cpu_of(open_rank, small, what) for _ in turns)
+        resumed[size] = min(alone(resume_after, small, what) for _ in turns)
     yield Row("open, the first time on a node", "CPU s", cold)
     yield Row("open, again", "CPU s", warm, 0.2, 0.2)
     yield Row("resume in mid-epoch, once it is open", "CPU s", resumed, 0.2, 0.2)
@@ -107,7 +112,7 @@ def rows(folder: Path, sizes: Sequence[int]) -> Iterator[Row]:
     for name, more in (("", ()), (", balanced", ("data.sampling=balanced",))):
         found = {
             size: memory_of(open_rank, small._replace(more=more), what._replace(more=more))
-            for size, what in zip(sizes, sets, strict=True)
+            for size, what in sets.items()
         }
         most = None if more else 30.0
         unique = {size: memory.unique / 1e6 for size, memory in found.items()}
@@ -116,7 +121,7 @@ def rows(folder: Path, sizes: Sequence[int]) -> Iterator[Row]:
             shared = {size: memory.shared / 1e6 for size, memory in found.items()}
             yield Row("memory that ranks share", "MB", shared)
 
-    plans = {size: alone(planned, what) for size, what in zip(sizes, sets, strict=True)}
+    plans = {size: alone(planned, what) for size, what in sets.items()}
     yield Row(
         "natural sampling, a step", "CPU ms", {n: 1e3 * p.natural_s for n, p in plans.items()}
     )
