@@ -6,7 +6,8 @@ import resource
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,18 +25,25 @@ class Spent(NamedTuple):
     wall_s: float
 
 
-def command(*words: object) -> None:
-    """Run ``rwp-dist`` in this process, without what it prints; it must succeed."""
+@contextmanager
+def silent() -> Iterator[None]:
+    """Let nothing that this process prints, or those that it starts inside, reach the screen."""
     with Path(os.devnull).open("w") as nowhere:
         screens = [os.dup(number) for number in (1, 2)]
         for number in (1, 2):
             os.dup2(nowhere.fileno(), number)
         try:
-            code = main([str(word) for word in words], standalone_mode=False)
+            yield
         finally:
             for number, screen in zip((1, 2), screens, strict=True):
                 os.dup2(screen, number)
                 os.close(screen)
+
+
+def command(*words: object) -> None:
+    """Run ``rwp-dist`` in this process, without what it prints; it must succeed."""
+    with silent():
+        code = main([str(word) for word in words], standalone_mode=False)
     assert not code, f"rwp-dist {words} ends with {code}"
 
 

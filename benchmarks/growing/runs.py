@@ -72,7 +72,7 @@ class Resumed(NamedTuple):
 
 
 def resume_metrics(small: Path, folder: Path, num: int) -> Resumed:
-    """Drop the lines after a checkpoint, as a run that goes on does, after the same of few lines."""
+    """Drop the lines after a checkpoint, as a run that goes on; after the same of few lines."""
     for place, last in ((small, 1), (folder, num - LATE_LINES)):
         run, memory, before = RunDir(place), reset_peak(), cpu_s()
         run.cut_metrics(last)

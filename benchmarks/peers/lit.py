@@ -7,12 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from growing.command import silent
 from PIL import Image
 from torch import Tensor
 
 from peers.peer import BATCH, PER_SHARD, RANK_BATCH, Place, make_tiny, of_tensor, photos_of
-
-CHUNK = "chunk-0-0.bin"
 
 
 def sample_of(path: str) -> dict[str, Any]:
@@ -26,9 +25,7 @@ class Lit:
     name, package = "litdata", "litdata"
 
     def write(self, files: Path, out: Path) -> None:
-        import_module("litdata").optimize(
-            sample_of, photos_of(files), str(out), chunk_bytes="64MB", num_workers=1
-        )
+        _optimize(photos_of(files), out, chunk_bytes="64MB")
 
     def batches(self, out: Path) -> Iterator[Tensor]:
         loader = self._loader(out, BATCH, of_tensor())
@@ -41,9 +38,7 @@ class Lit:
         real = folder.with_name("real-lit")
         tiny = make_tiny(folder.with_name("tiny"))
         if not real.exists():
-            import_module("litdata").optimize(
-                sample_of, tiny, str(real), chunk_size=PER_SHARD, num_workers=1
-            )
+            _optimize(tiny, real, chunk_size=PER_SHARD)
         index = json.loads((real / "index.json").read_text())
         [chunk] = index["chunks"]
         folder.mkdir()
@@ -78,6 +73,11 @@ class Lit:
 
         data = Images(str(folder), shuffle=True, drop_last=True)
         return package.StreamingDataLoader(data, batch_size=batch)
+
+
+def _optimize(images: list[str], out: Path, **chunks: Any) -> None:
+    with silent():
+        import_module("litdata").optimize(sample_of, images, str(out), num_workers=1, **chunks)
 
 
 def _same(image: Tensor) -> Tensor:
