@@ -28,6 +28,7 @@ class Spent(NamedTuple):
 @contextmanager
 def silent() -> Iterator[None]:
     """Let nothing that this process prints, or those that it starts inside, reach the screen."""
+    sys.stdout.flush()
     with Path(os.devnull).open("w") as nowhere:
         screens = [os.dup(number) for number in (1, 2)]
         for number in (1, 2):
@@ -35,6 +36,8 @@ def silent() -> Iterator[None]:
         try:
             yield
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             for number, screen in zip((1, 2), screens, strict=True):
                 os.dup2(screen, number)
                 os.close(screen)
