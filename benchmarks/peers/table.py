@@ -72,10 +72,11 @@ def _places(peer: Opens, folder: Path, num_shards: int) -> tuple[Place, Place]:
 
 
 def _cells(values: list[float], base: list[float]) -> str:
-    """Median, and the median of the ratios of rounds."""
+    """Median, and the median of the ratios of rounds; or the ratio, of what is measured once."""
     if not values:
         return "-"
-    ratio = statistics.median(one / other for one, other in zip(values, base, strict=False))
+    others = base if len(values) == len(base) else [statistics.median(base)]
+    ratio = statistics.median(one / other for one, other in zip(values, others, strict=True))
     return f"{statistics.median(values):.3f} {ratio:7.1f}"
 
 
