@@ -1,4 +1,4 @@
-"""webdataset, on the shards of this project. It has no position: who goes on reads all again."""
+"""webdataset, on the shards of this project. To go on, it reads all samples before again."""
 
 from itertools import islice
 from pathlib import Path
