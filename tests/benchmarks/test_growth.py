@@ -72,12 +72,13 @@ def test_verifying_by_two_workers_grows_as_the_shards(tmp_path):
     assert growth(costs, floor=0.1) <= 1.2, costs
 
 
-def test_comparing_grows_as_the_runs(tmp_path):
+def test_comparing_grows_no_faster_than_the_runs(tmp_path):
+    """Drawing takes most of it, for any number of runs; a square would show as 1 here."""
     costs = {}
     for num in (50, 200):
         folder = runs.make_runs(tmp_path / f"of-{num}", num)
         costs[num] = least_s(runs.compare, folder, tries=2)
-    assert growth(costs, floor=0.5) <= 1.1, costs
+    assert growth(costs, floor=0.5) <= 0.7, costs
 
 
 def test_resuming_does_not_grow_with_the_metrics(tmp_path):
