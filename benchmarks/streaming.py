@@ -2,6 +2,12 @@
 
     OMP_NUM_THREADS=1 python benchmarks/streaming.py
 
+With MosaicML streaming and litdata too, and with what opening and going on in 1.28 M samples takes
+all of them, from an environment that has them (ten minutes, 1 GB of disk):
+
+    python -m venv ~/peers && ~/peers/bin/pip install -e . litdata mosaicml-streaming
+    OMP_NUM_THREADS=1 ~/peers/bin/python benchmarks/streaming.py --peers
+
 Data are made on the spot: 500x375 JPEGs of about 110 KB with the spectrum of photographs, as shards
 and as a folder of files. All paths read the same images and end with float32 batches
 ``[64, 3, 224, 224]`` on the device. They take turns in one process without workers, so that one
@@ -28,6 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -36,6 +43,7 @@ import torch
 import torchvision.transforms as v1
 import webdataset as wds
 from limits import limits
+from peers.table import opening, readers, versions
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -265,7 +273,8 @@ def share(value: float, bar: float) -> tuple[str, str, bool]:
 @click.option("--images", default=512, help="Different images.")
 @click.option("--rounds", default=15)
 @click.option("--device", default="cpu")
-def main(images: int, rounds: int, device: str) -> None:
+@click.option("--peers", is_flag=True, help="Also MosaicML streaming and litdata; opening too.")
+def main(images: int, rounds: int, device: str, peers: bool) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
@@ -281,6 +290,9 @@ def main(images: int, rounds: int, device: str) -> None:
             OURS: lambda: ours(shards, device),
             f"{OURS}, interpolation=fast": lambda: ours(shards, device, "data.interpolation=fast"),
         }
+        for peer in readers() if peers else ():
+            peer.write(files, folder / peer.package)
+            paths[peer.name] = partial(peer.batches, folder / peer.package)
         rates = images_per_second(paths, rounds, device)
         near = limits(our_stream(shards), WIDTH, HEIGHT, rounds)
         size = Manifest.load(shards).num_bytes / images / 1000
@@ -290,6 +302,8 @@ def main(images: int, rounds: int, device: str) -> None:
             click.echo(
                 f"{path:34s} {rate:7.0f} {rate / rates[FOLDER]:14.2f} {rate / rates[PLAIN]:13.2f}"
             )
+        for line in (*versions(), *opening(folder / "peers")) if peers else ():
+            click.echo(line)
     plan = Plan(Everything(np.full(NUM_SHARDS, PER_SHARD)), GLOBAL_BATCH, 8, 16384, 0)
     replayed = replayed_samples(plan)
     build_s, batch_s = plan_times_s(5)

@@ -1,0 +1,1 @@
+"""The rows of ``benchmarks/growth.py``: what grows with data, shards, runs and their records."""
