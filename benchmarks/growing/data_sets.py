@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rwp_dist.config import Settings, load_settings
+from rwp_dist.data import save_manifest
 from rwp_dist.data.format import Manifest, index_name
 from rwp_dist.shards import synthetic_listing, write_shards
 
@@ -31,7 +32,7 @@ def make_data_set(folder: Path, num_samples: int, per_shard: int = 1000) -> Path
         os.link(real / entry.name, folder / name)
         os.link(real / index_name(entry.name), folder / index_name(name))
         entries.append(replace(entry, name=name))
-    Manifest(CLASSES, known.classes, tuple(entries)).save(folder)
+    save_manifest(Manifest(CLASSES, known.classes, tuple(entries), str(folder)))
     return folder
 
 

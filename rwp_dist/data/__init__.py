@@ -10,6 +10,7 @@ from rwp_dist.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rwp_dist.data.batch import Batch, Step
+    from rwp_dist.data.checked import save_manifest
     from rwp_dist.data.chosen import data_identity
     from rwp_dist.data.open import open_train
     from rwp_dist.data.plan import Plan
@@ -25,6 +26,16 @@ else:
         TrainStream="stream",
         data_identity="chosen",
         open_train="open",
+        save_manifest="checked",
     )
 
-__all__ = ["Batch", "Everything", "Plan", "Step", "TrainStream", "data_identity", "open_train"]
+__all__ = [
+    "Batch",
+    "Everything",
+    "Plan",
+    "Step",
+    "TrainStream",
+    "data_identity",
+    "open_train",
+    "save_manifest",
+]

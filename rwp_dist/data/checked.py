@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.files import atomic_file, read_json, write_json
+from rwp_dist.base.files import MOST_JSON_BYTES, atomic_file, read_file, read_json, write_json
 from rwp_dist.base.urls import joined as address
 from rwp_dist.base.urls import local_path, shown
 from rwp_dist.data.format.index import (
@@ -42,8 +42,9 @@ from rwp_dist.data.format.joined import (
     parts,
     read_joined,
     save_joined,
+    write_joined,
 )
-from rwp_dist.data.format.manifest import JOINED_NAME, Manifest, ShardEntry
+from rwp_dist.data.format.manifest import JOINED_NAME, MANIFEST_NAME, Manifest, ShardEntry
 from rwp_dist.data.reader import open_local
 from rwp_dist.data.remote import Attempts, NodeCache, Patience, Shard, download, locked
 
@@ -54,6 +55,23 @@ INDEX_REQUESTS = 16
 _PART = 256
 """Index files that are in memory at the same time."""
 _MAKE_BOTH_AGAIN = "make both again with `rwp-dist shards index`"
+
+
+def save_manifest(manifest: Manifest) -> None:
+    """Write a manifest and its joined index into its folder, which has the index of each shard.
+
+    What is there already stays.
+
+    Raises:
+        DataError: an index is missing, or is not what the manifest says.
+    """
+    folder, there = Path(manifest.location), None
+    with suppress(OSError):
+        there = read_file(folder / MANIFEST_NAME, MOST_JSON_BYTES)
+    if there != manifest.to_json().encode():
+        manifest.save(folder)
+    if own_joined(manifest) is None:
+        write_joined(folder, manifest, load_indexes(manifest))
 
 
 def find_checked(location: str, state: str, folder: Path) -> JoinedManifest | None:

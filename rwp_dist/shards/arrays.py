@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rwp_dist.base.files import remove_leftovers, write_bytes
-from rwp_dist.data.checked import load_indexes
+from rwp_dist.data.checked import save_manifest
 from rwp_dist.data.format.index import index_bytes, index_name
-from rwp_dist.data.format.joined import write_joined
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, describe
 from rwp_dist.shards.sources import encode
 from rwp_dist.shards.tar import Packed, write_tar
@@ -54,8 +53,7 @@ def write_arrays(folder: Path, name: str, part: LabelledImages, num_classes: int
     shards = [_write_shard(path, part.take(own)) for path, own in zip(paths, rows, strict=True)]
     classes = tuple(str(label) for label in range(num_classes))
     manifest = Manifest(num_classes, classes, tuple(shards), str(folder))
-    manifest.save(folder)
-    write_joined(folder, manifest, load_indexes(manifest))
+    save_manifest(manifest)
 
 
 def _write_shard(path: Path, part: LabelledImages) -> ShardEntry:

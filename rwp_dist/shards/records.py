@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.files import MOST_JSON_BYTES, read_file, read_json, write_bytes, write_text
+from rwp_dist.base.files import read_json, write_bytes, write_text
 from rwp_dist.base.urls import local_path, shown
-from rwp_dist.data.checked import load_indexes, own_joined
+from rwp_dist.data.checked import save_manifest
 from rwp_dist.data.format.index import IndexedShard, index_bytes, index_name, read_index
-from rwp_dist.data.format.joined import write_joined
 from rwp_dist.data.format.manifest import (
     MANIFEST_NAME,
     RECORDS_NAME,
@@ -250,13 +249,7 @@ class Records:
             shards=tuple(shard.entry for shard in shards),
             location=str(self.folder),
         )
-        there = None
-        with suppress(OSError):
-            there = read_file(self.folder / MANIFEST_NAME, MOST_JSON_BYTES)
-        if there != manifest.to_json().encode():
-            manifest.save(self.folder)
-        if own_joined(manifest) is None:
-            write_joined(self.folder, manifest, load_indexes(manifest))
+        save_manifest(manifest)
         return manifest
 
     def _finished(self, name: str, record: _Record, num_bytes: int | None) -> FinishedShard | None:

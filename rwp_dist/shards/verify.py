@@ -11,8 +11,9 @@ from rwp_dist.base import checksum
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import write_text
 from rwp_dist.base.urls import shown
+from rwp_dist.data.checked import own_joined
 from rwp_dist.data.format.index import Index, check_places, load_index, read_index
-from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry
+from rwp_dist.data.format.manifest import JOINED_NAME, MANIFEST_NAME, Manifest, ShardEntry
 from rwp_dist.data.format.tar import BLOCK_BYTES, Stream
 from rwp_dist.data.image import orientation, why_undecodable
 from rwp_dist.shards.location import open_shard, shard_size, tars_in
@@ -87,11 +88,21 @@ def verify_shards(
     done, total = 0, len(manifest.shards)
     progress(done, total)
     yield from _unlisted(manifest)
+    yield from _joined(manifest)
     check = partial(_check_batch, manifest.num_classes, level, opener)
     for checks in run_jobs(check, _batches(manifest, workers), workers):
         yield from checks
         done += len(checks)
         progress(done, total)
+
+
+def _joined(manifest: Manifest) -> Iterator[ShardCheck]:
+    """A joined index that is not this manifest's; training does not use it."""
+    path = Path(manifest.location) / JOINED_NAME
+    if path.exists() and own_joined(manifest) is None:
+        check = ShardCheck(JOINED_NAME)
+        check.add("it does not belong to the manifest; `rwp-dist shards index` makes it again")
+        yield check
 
 
 class _Place(NamedTuple):

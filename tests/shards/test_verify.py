@@ -114,6 +114,7 @@ def test_an_index_of_another_shard_is_found(folder):
 def test_labels_above_the_number_of_classes_are_found(folder):
     manifest = Manifest.load(folder)
     Manifest(2, None, manifest.shards).save(folder)
+    (folder / "samples.index").unlink()  # that of the manifest before
     found = faults(folder, "size")
     assert [fault.label for fault in found] == [2] * 6
     assert np.unique([fault.sample for fault in found]).tolist() == [2, 5]
@@ -124,3 +125,13 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path):
         DataError, match=rf"manifest\.json: cannot be read .*shards index {tmp_path}"
     ):
         run("verify", tmp_path)
+
+
+def test_a_joined_index_of_other_shards_is_found_and_made_again(folder):
+    path = folder / "samples.index"
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    (fault,) = (fault for check in verify_shards(folder) for fault in check.faults)
+    assert fault.shard == "samples.index" and "does not belong to the manifest" in fault.what
+    run("index", folder)
+    assert path.read_bytes() == good
