@@ -246,19 +246,22 @@ def load_indexes(manifest: Manifest, cache: NodeCache | None = None) -> Iterator
         DataError: one is missing, or does not belong to the manifest.
     """
 
-    def load(entry: ShardEntry) -> Index:
+    def read(entry: ShardEntry) -> bytes:
         location = manifest.index_location(entry)
         path = local_path(location)
         if path is not None:
-            return _parse(manifest, entry, read_index(path))
+            return read_index(path)
         assert cache is not None, f"{location}: remote shards need a cache"
         with cache.open(Shard(location, None, entry.index_sha256, MOST_INDEX_BYTES)) as file:
-            return _parse(manifest, entry, file.readall())
+            return file.readall()
 
-    # Threads only wait for files and servers: Python computes with one of them at a time.
+    # Threads only wait for files and servers. Python computes with one of them at a time, and in
+    # some versions parses literals, of which numpy's headers are, in one thread alone.
     with ThreadPoolExecutor(INDEX_REQUESTS) as pool:
         for begin in range(0, len(manifest.shards), _PART):
-            yield from pool.map(load, manifest.shards[begin : begin + _PART])
+            entries = manifest.shards[begin : begin + _PART]
+            for entry, data in zip(entries, pool.map(read, entries), strict=True):
+                yield _parse(manifest, entry, data)
 
 
 def _parse(manifest: Manifest, entry: ShardEntry, data: bytes) -> Index:
