@@ -62,6 +62,8 @@ class Planned(NamedTuple):
     """Median over steps that take turns."""
     epoch_ratio: float
     """The same of the first step of an epoch."""
+    epoch_s: float
+    """CPU seconds of that step with balanced sampling."""
 
 
 def planned(what: Opened) -> Planned:
@@ -88,7 +90,8 @@ def planned(what: Opened) -> Planned:
         statistics.median(balanced / natural for natural, balanced in pairs)
         for pairs in (steps, epochs)
     )
-    return Planned(natural_s, balanced_s, ratio, epoch_ratio)
+    epoch_s = statistics.median(balanced for _, balanced in epochs)
+    return Planned(natural_s, balanced_s, ratio, epoch_ratio, epoch_s)
 
 
 def rows(folder: Path, sizes: Sequence[int]) -> Iterator[Row]:
@@ -110,10 +113,11 @@ def rows(folder: Path, sizes: Sequence[int]) -> Iterator[Row]:
     yield Row("resume in mid-epoch, once it is open", "CPU s", resumed, 0.2, 0.2)
 
     for name, more in (("", ()), (", balanced", ("data.sampling=balanced",))):
-        found = {
-            size: memory_of(open_rank, small._replace(more=more), what._replace(more=more))
-            for size, what in sets.items()
-        }
+        found = {}
+        for size, what in sets.items():
+            pair = small._replace(more=more), what._replace(more=more)
+            alone(open_rank, pair[1])  # the first of a node makes the line of balanced samples
+            found[size] = memory_of(open_rank, *pair)
         most = None if more else 30.0
         unique = {size: memory.unique / 1e6 for size, memory in found.items()}
         yield Row(f"unique memory of a rank{name}", "MB", unique, most)
@@ -121,6 +125,8 @@ def rows(folder: Path, sizes: Sequence[int]) -> Iterator[Row]:
             shared = {size: memory.shared / 1e6 for size, memory in found.items()}
             yield Row("memory that ranks share", "MB", shared)
 
+    made = {size: alone(planned, what).epoch_s for size, what in sets.items()}
+    yield Row("balanced, the line of an epoch, once a node", "CPU s", made)
     plans = {size: alone(planned, what) for size, what in sets.items()}
     yield Row(
         "natural sampling, a step", "CPU ms", {n: 1e3 * p.natural_s for n, p in plans.items()}

@@ -13,6 +13,9 @@ from tempfile import TemporaryFile
 
 from rwp_dist.base.errors import ConfigError, RwpError
 
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "gpfs", "beegfs"})
+"""Types of file systems that lie on another machine."""
+
 NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 """What a disk says to a call that it does not know."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -128,6 +131,15 @@ def disk_time(folder: Path) -> float:
     """
     with TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime
+
+
+def file_system(place: Path) -> str:
+    """Type of the file system that a file or folder lies on, such as ``ext4``; empty if unknown."""
+    import psutil  # type: ignore[import-untyped]
+
+    path = place.resolve()
+    mounts = {Path(p.mountpoint): p.fstype for p in psutil.disk_partitions(all=True)}
+    return next((mounts[level] for level in (path, *path.parents) if level in mounts), "")
 
 
 def unreachable(paths: Iterable[Path], patience_s: float = PATIENCE_S) -> dict[Path, OSError]:

@@ -4,16 +4,21 @@
 
     folder/
         PLACE-STATE.json       what the check of a data set found
-        PLACE-STATE.samples    the joined index of a data set that has none, or another's
+        PLACE-STATE.samples    the joined index of a data set that has none of its own, or has it on
+                           another machine, where it may be replaced
         PLACE.lock             held by the process that checks
 
-PLACE is a digest of where the data set is, STATE is ``Manifest.state``.
+PLACE is a digest of the node and of where the data set is, STATE is ``Manifest.state``. The node is
+in it because the folder may lie on a disk that nodes share: what one of them has mapped, no other
+may replace or remove.
 """
 
 import hashlib
 import io
 import os
+import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,8 +27,16 @@ from typing import Any
 
 import numpy as np
 
+from rwp_dist.base.disk import NETWORK, file_system
 from rwp_dist.base.errors import DataError
-from rwp_dist.base.files import MOST_JSON_BYTES, atomic_file, read_file, read_json, write_json
+from rwp_dist.base.files import (
+    MOST_JSON_BYTES,
+    atomic_file,
+    read_file,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
 from rwp_dist.base.urls import joined as address
 from rwp_dist.base.urls import local_path, shown
 from rwp_dist.data.format.index import (
@@ -52,6 +65,8 @@ WAIT_FOR_OTHERS_S = 600.0
 """How long to wait for another process that checks the same data set, before doing it as well."""
 INDEX_REQUESTS = 16
 """Index files of a data set that are read, or downloaded, at the same time."""
+KEPT_NOTES = 4
+"""Of one folder."""
 _PART = 256
 """Index files that are in memory at the same time."""
 _MAKE_BOTH_AGAIN = "make both again with `rwp-dist shards index`"
@@ -85,6 +100,9 @@ def find_checked(location: str, state: str, folder: Path) -> JoinedManifest | No
     try:
         found = read_json(_note(location, state, folder))
         joined = map_joined(Path(found["samples"]))
+        others = {place: _folder_state(Path(place)) for place in found["folders"]}
+        if joined.head["id"] != found["id"] or others != found["folders"]:
+            return None
         return _manifest(joined, location, state, found)
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return None
@@ -103,7 +121,7 @@ def checked(manifest: Manifest, folder: Path | None, cache: NodeCache | None) ->
     """
     if isinstance(manifest, JoinedManifest):
         return manifest
-    if folder is None or not manifest.state:
+    if folder is None or folder.parts[0] == "~" or not manifest.state:
         return _check(manifest, None, cache)
     location, state = manifest.location, manifest.state
     note = _note(location, state, folder)
@@ -112,20 +130,25 @@ def checked(manifest: Manifest, folder: Path | None, cache: NodeCache | None) ->
         with locked(folder / f"{_digest(location)}.lock", WAIT_FOR_OTHERS_S):
             found = find_checked(location, state, folder)  # another may have checked it just now
             if found is None:
+                remove_leftovers(folder, f"{_digest(location)}-*")
                 found = _check(manifest, note, cache)
-                for old in folder.glob(f"{_digest(location)}-*"):
-                    if old.stem != note.stem:
-                        old.unlink(missing_ok=True)
+                # Several: a folder may have a manifest for training and one for validation.
+                notes = sorted(folder.glob(f"{_digest(location)}-*.json"), key=_changed_ns)
+                for old in notes[:-KEPT_NOTES]:
+                    old.unlink()
+                    old.with_suffix(".samples").unlink(missing_ok=True)
                 # Mapped anew, so that this process has not all of it in its memory.
                 found = find_checked(location, state, folder) or found
             return found
-    except OSError:  # the disk is full, or may not be written
+    except OSError as error:
+        why = f"{folder} cannot be written ({error.strerror})"
+        print(f"Each process checks the data by itself: {why}.", file=sys.stderr, flush=True)
         return _check(manifest, None, cache)
 
 
 def _check(manifest: Manifest, note: Path | None, cache: NodeCache | None) -> JoinedManifest:
-    newer, newest_ns = _look_at_shards(manifest)
-    path, joined = own_joined(manifest) or _join(manifest, note, cache)
+    newer, newest_ns, folders = _look_at_shards(manifest)
+    path, joined = _near(own_joined(manifest), note) or _join(manifest, note, cache)
     for entry, index in zip(manifest.shards, parts(joined), strict=True):
         if not len(index):
             raise DataError(
@@ -140,11 +163,13 @@ def _check(manifest: Manifest, note: Path | None, cache: NodeCache | None) -> Jo
     labels = joined.samples["label"]
     found = {
         "place": shown(manifest.location),
+        "id": manifest.id,
         "samples": str(path),
         "labels": [int(labels.min()), int(labels.max())],
         "num_present": len(np.unique(labels)),
         "newer": newer,
         "newest_ns": newest_ns,
+        "folders": folders,
     }
     if note is not None:
         write_json(note, found)
@@ -168,13 +193,31 @@ def _manifest(joined: Joined, location: str, state: str, found: dict[str, Any]) 
     )
 
 
-def _look_at_shards(manifest: Manifest) -> tuple[list[int], int]:
-    """Local shards that are newer than their index, and when the newest was changed, in ns.
+def _near(
+    found: tuple[Path, Joined] | None, note: Path | None
+) -> tuple[Path | None, Joined] | None:
+    """A joined index, copied beside ``note`` if it lies on another machine.
+
+    A file that is replaced there is gone, also for processes that have mapped it.
+    """
+    if found is None or note is None or file_system(found[0]) not in NETWORK:
+        return found
+    copy = note.with_suffix(".samples")
+    with atomic_file(copy) as temporary:
+        shutil.copyfile(found[0], temporary)
+    joined = map_joined(copy)
+    return (copy, joined) if joined.head == found[1].head else None
+
+
+def _look_at_shards(manifest: Manifest) -> tuple[list[int], int, dict[str, list[int]]]:
+    """Local shards that are newer than their index; when the newest was changed, in ns; and the
+    states of the folders that they lie in, besides the manifest's.
 
     Raises:
         DataError: one is missing, cut, or cannot be read, which is found here before training.
     """
-    newer, newest_ns = list[int](), 0
+    newer, newest_ns, folders = list[int](), 0, dict[str, list[int]]()
+    own = local_path(manifest.location)
     for number, entry in enumerate(manifest.shards):
         shard = local_path(manifest.shard_location(entry))
         if shard is None:
@@ -187,12 +230,23 @@ def _look_at_shards(manifest: Manifest) -> tuple[list[int], int]:
         if not good or found.st_size != entry.num_bytes:
             open_local(shard, entry.num_bytes).close()  # raises what is wrong
             continue
-        newest_ns = max(newest_ns, found.st_mtime_ns)
+        newest_ns = max(newest_ns, found.st_ctime_ns)
+        if shard.parent != own and str(shard.parent) not in folders:
+            folders[str(shard.parent)] = _folder_state(shard.parent)
         index = local_path(manifest.index_location(entry))
         with suppress(OSError):
             if index is not None and found.st_mtime_ns > index.stat().st_mtime_ns:
                 newer.append(number)
-    return newer, newest_ns
+    return newer, newest_ns, folders
+
+
+def _folder_state(folder: Path) -> list[int]:
+    """It changes with the names in a folder; empty: there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return []
+    return [found.st_mtime_ns, found.st_ctime_ns]
 
 
 def own_joined(manifest: Manifest) -> tuple[Path, Joined] | None:
@@ -286,4 +340,9 @@ def _note(location: str, state: str, folder: Path) -> Path:
 def _digest(location: str) -> str:
     path = local_path(location)
     place = shown(location) if path is None else str(path.resolve())
-    return hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:16]
+    text = f"{os.uname().nodename}\n{place}"
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _changed_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns

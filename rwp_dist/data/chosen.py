@@ -3,6 +3,7 @@
 Imports no torch, so that the command line can refuse wrong data before it loads it.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from math import gcd
 from pathlib import Path
@@ -172,7 +173,9 @@ def choose_selection(settings: Settings, dataset: Dataset) -> Selection:
         (manifest,) = dataset.manifests
         assert isinstance(manifest, JoinedManifest), "its shards are not adopted"
         balanced = Balanced(dataset.counts, dataset.labels, manifest.num_present)
-        name = f"balanced-{dataset.id[:ID_DIGITS]}"
+        # The node, because the folder may lie on a disk that nodes share; and a number of the way
+        # in which lines are made.
+        name = f"balanced-1-{os.uname().nodename}-{dataset.id[:ID_DIGITS]}"
         return SharedLines(balanced, node_folder(settings) / name)
     return Everything(dataset.counts)
 

@@ -265,7 +265,7 @@ def _check_if_changed(shard: Shard, rows: Index, newest_ns: int) -> None:
     """The same of a shard that was changed since, by its time."""
     path = local_path(shard.url)
     with suppress(OSError):  # reading it says what is wrong
-        if path is not None and path.stat().st_mtime_ns > newest_ns:
+        if path is not None and path.stat().st_ctime_ns > newest_ns:
             _check_labels_of(shard, rows)
 
 

@@ -135,7 +135,7 @@ class Balanced:
 
     repeats = True
 
-    @property
+    @cached_property
     def num_samples(self) -> int:
         return self.num_present * (len(self.labels) // self.num_present)
 

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-import psutil  # type: ignore[import-untyped]
-
 from rwp_dist.base.compiled import compiled_folder
-from rwp_dist.base.disk import cure_of, unreachable
+from rwp_dist.base.disk import NETWORK, cure_of, file_system, unreachable
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.files import write_bytes
 from rwp_dist.base.home import kernels_folder
@@ -34,9 +32,6 @@ LOGS_BYTES = 100e6
 
 MOST_AHEAD_S = 60.0
 """Of the clock of a disk, before it is worth a word."""
-
-NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "gpfs", "beegfs"})
-"""Types of file systems that lie on another machine."""
 
 
 def run_directory(machine: Machine) -> Iterator[Finding]:
@@ -77,7 +72,7 @@ def cache(machine: Machine) -> Iterator[Finding]:
         return
     folder = _cache_folder(machine.settings)
     yield _writable("cache", folder, "data.cache_dir")
-    kind = _file_system(folder)
+    kind = file_system(_existing(folder))
     if kind in NETWORK:
         seen = f"{folder} lies on a network file system ({kind}), which every node would read from"
         cure = "set data.cache_dir to a folder on a disk of this machine, such as $TMPDIR"
@@ -221,13 +216,6 @@ def _existing(folder: Path) -> Path:
     """The folder, or its nearest parent that exists."""
     folder = folder.absolute()
     return next(level for level in (folder, *folder.parents) if os.path.exists(level))  # noqa: PTH110
-
-
-def _file_system(folder: Path) -> str:
-    """Type of the file system that a folder lies on, such as ``ext4``; empty if unknown."""
-    path = _existing(folder).resolve()
-    mounts = {Path(p.mountpoint): p.fstype for p in psutil.disk_partitions(all=True)}
-    return next((mounts[level] for level in (path, *path.parents) if level in mounts), "")
 
 
 def _cache_folder(settings: Settings) -> Path:

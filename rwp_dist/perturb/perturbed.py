@@ -536,7 +536,7 @@ class Perturbed:
         On another number of ranks all keep the averaged statistics that the network was saved with.
 
         Raises:
-            ConfigError: it is of another method or seed.
+            ConfigError: it is of another method or seed, or of another rank than 0.
         """
         for key, mine in (("method", self._name), ("seed", self._seed)):
             if state.get(key, mine) != mine:  # states of version 0.1 do not say
@@ -559,6 +559,12 @@ class Perturbed:
         self._next_step = state.get("step", 0)
         if self._attached is not None:
             self._attached.step = self._next_step
+        if ranks is None and self._statistics.layers:
+            raise ConfigError(
+                "the state has no BatchNorm statistics, so it is that of another rank than 0",
+                key="state",
+                cure="load rank 0's on all ranks",
+            )
         if ranks is not None and len(ranks) == len(self.slots):
             self._statistics.load(ranks[self.rank])
 

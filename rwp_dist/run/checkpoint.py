@@ -12,6 +12,7 @@ An average of the weights is in the state of its part, ``["parts"][name]["weight
 belong to it then.
 """
 
+import hashlib
 import pickle
 import re
 import zipfile
@@ -29,7 +30,13 @@ from rwp_dist.base.files import atomic_file, remove_leftovers
 from rwp_dist.base.text import is_utf8
 from rwp_dist.data.chosen import ID_DIGITS
 from rwp_dist.engine.engine import Engine
-from rwp_dist.process.group import differing, from_main, gathered_on_main, same_on_all_ranks
+from rwp_dist.process.group import (
+    all_equal,
+    differing,
+    from_main,
+    gathered_on_main,
+    same_on_all_ranks,
+)
 from rwp_dist.run.parts import Stateful
 
 FORMAT = 2
@@ -98,6 +105,8 @@ def _buffers_of_ranks(buffers: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     averaged by now.
     """
     bits = {n: b.contiguous().view(-1).view(torch.uint8).numpy() for n, b in buffers.items()}
+    if not all_equal(hashlib.sha256("\n".join(bits).encode()).digest()):
+        return gathered_on_main(buffers)  # some ranks have buffers that others lack
     if not bits:
         return []
     names, sums = list(bits), torch.tensor([checksum.crc32(content) for content in bits.values()])

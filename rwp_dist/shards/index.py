@@ -1,5 +1,7 @@
 """Index and manifest for tars that exist; the tars stay as and where they are."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +10,9 @@ from typing import NamedTuple
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.files import read_lines
 from rwp_dist.base.urls import local_path
+from rwp_dist.data.checked import save_manifest
 from rwp_dist.data.classes import Classes
-from rwp_dist.data.format.index import index_tar
+from rwp_dist.data.format.index import index_tar, read_index
 from rwp_dist.data.format.manifest import MANIFEST_NAME, Manifest, check_names
 from rwp_dist.data.format.sample import Fields
 from rwp_dist.shards.location import (
@@ -19,6 +22,7 @@ from rwp_dist.shards.location import (
     name_in_manifest,
     open_shard,
     shard_size,
+    tars_in,
 )
 from rwp_dist.shards.parallel import run_jobs
 from rwp_dist.shards.records import (
@@ -115,6 +119,10 @@ def index_shards(
             has not finished making them.
     """
     named = _named(patterns)
+    asked = out or label_key or image_key or classes or classes_of
+    if named is not None and not asked and (kept := _kept(named, opener)) is not None:
+        save_manifest(named)
+        return IndexReport(named, len(named.shards), 0, count_left_out(patterns) + kept)
     adopted = named if named is not None and named.fields is not None else None
     if adopted is not None and adopted.fields is not None:
         out = out or Path(adopted.location)
@@ -186,6 +194,39 @@ def _named(patterns: Sequence[str]) -> Manifest | None:
     folder = local_path(patterns[0]) if len(patterns) == 1 else None
     # The cure for a broken manifest is this very command.
     return None if folder is None else manifest_in(folder)
+
+
+def _kept(named: Manifest, opener: str | None) -> Counter[str] | None:
+    """What the shards of a manifest leave out, by kind, if none has changed since it was written.
+
+    None: they are to be read, because one has changed or is new, or has no good index.
+    """
+    folder, left_out = Path(named.location), Counter[str]()
+    own = {shard.name for shard in named.shards}
+    if named.fields is not None or any(tar.name not in own for tar in tars_in(folder)):
+        return None
+    for shard in named.shards:
+        location = named.shard_location(shard)
+        path, index = local_path(location), Path(named.index_location(shard))
+        records = Records(folder, _recipe(shard.name, Fields()))
+        finished = _Adoption(records, shard.name, location, Fields(), opener).finished()
+        if finished is not None and finished.entry == shard:
+            left_out.update(finished.left_out or {})
+            continue
+        if records.path(shard.name).exists() and not records.has_other(shard.name):
+            return None
+        # `shards write` made it, or other keys were given: its record tells nothing of the tar.
+        try:
+            changed = path is not None and (
+                path.stat().st_size != shard.num_bytes
+                or path.stat().st_mtime_ns > index.stat().st_mtime_ns
+            )
+            data = read_index(index)
+        except (OSError, DataError):
+            return None
+        if changed or hashlib.sha256(data).hexdigest() != shard.index_sha256:
+            return None
+    return left_out
 
 
 def _folder(locations: Sequence[str], out: Path | None) -> Path:

@@ -190,8 +190,15 @@ class Records:
             raise DataError(f"{self.folder}: {there[0].name} is here already", cure=cure)
         found = {}
         for path in sorted(self.records_folder.glob("*.json")):
-            record = self._read(path)
-            if path.stem not in own or record.recipe != self.recipe:
+            record = None
+            if path.stem in own:
+                try:
+                    record = self._read(path)
+                except DataError:
+                    if not path.exists():  # another task has just found its shard to be stale
+                        continue
+                    raise
+            if record is None or record.recipe != self.recipe:
                 raise DataError(
                     f"{self.folder}: there are shards of another source or other settings here "
                     f"(such as {path.stem})",

@@ -306,7 +306,7 @@ def list_tars(shards: Sequence[str], fields: Fields, workers: int) -> Listing:
         left_out.update(unused)
     samples = Samples()
     for shard in shards:
-        samples.extend(found.pop(shard))
+        samples.extend(found[shard])
     if not samples:
         raise DataError(
             f"{shards[0]}: there are no samples in this source", cure="name another one"

@@ -101,7 +101,7 @@ def _joined(manifest: Manifest) -> Iterator[ShardCheck]:
     path = Path(manifest.location) / JOINED_NAME
     if path.exists() and own_joined(manifest) is None:
         check = ShardCheck(JOINED_NAME)
-        check.add("it does not belong to the manifest; `rwp-dist shards index` makes it again")
+        check.add("it does not belong to the manifest, so training does not use it")
         yield check
 
 

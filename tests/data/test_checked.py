@@ -94,7 +94,14 @@ def test_what_has_changed_is_checked_again(
     else:
         assert load(folder, node).classes.names == Manifest.load(folder).classes
     assert len(checks) == 2
-    assert len(list(node.glob("*.json"))) == 1, "notes of what was there before are removed"
+    assert len(list(node.glob("*.json"))) <= 2
+
+
+def test_of_notes_of_what_was_there_before_a_few_are_kept(folder: Path, node: Path) -> None:
+    for number in range(checked.KEPT_NOTES + 3):
+        (folder / f"{number}").touch()
+        load(folder, node)
+    assert len(list(node.glob("*.json"))) == checked.KEPT_NOTES
 
 
 @pytest.mark.parametrize("why", ["none", "another's"])

@@ -71,7 +71,7 @@ def test_a_cache_on_a_network_file_system_is_a_warning(
 ) -> None:
     told = ["data.train=http://somewhere/train", f"data.cache_dir={tmp_path}"]
     assert [f.state for f in look(disks.cache, machine(*told))] == ["ok"]
-    monkeypatch.setattr(disks, "_file_system", lambda folder: "nfs4")
+    monkeypatch.setattr(disks, "file_system", lambda folder: "nfs4")
     _, finding = look(disks.cache, machine(*told))
     assert finding.state == "warning" and "nfs4" in finding.seen
     assert look(disks.cache, machine()) == [], "local data needs no cache"

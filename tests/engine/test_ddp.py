@@ -204,4 +204,4 @@ print([name for name in sys.modules if name.partition(".")[0] == "deepspeed"])
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, cwd="tests"
     )
-    assert (done.stdout, done.stderr) == ("[]\n", "")
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("[]", "")  # after names of stages

@@ -99,7 +99,8 @@ class JoinedManifest(Manifest):
     newer: tuple[int, ...] = field(kw_only=True)
     """Local shards whose tar is newer than its index: it may have been replaced."""
     newest_ns: int = field(kw_only=True)
-    """When the newest local tar was changed, in ns. What is newer was changed since the check."""
+    """The last change of a local tar, in ns (``st_ctime_ns``, which no tool sets back). What is
+    newer was changed since the check."""
 
     def __post_init__(self) -> None:
         """Nothing: what it came from was checked."""

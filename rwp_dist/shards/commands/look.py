@@ -40,6 +40,7 @@ def verify_command(
 
     Samples are counted from 0 in the order of their shard.
     """
+    from rwp_dist.data.format.manifest import JOINED_NAME
     from rwp_dist.shards.verify import UNDECODABLE, verify_shards, write_report
 
     faults, num_shards, num_samples, num_unoriented = [], 0, 0, 0
@@ -59,6 +60,8 @@ def verify_command(
     if faults:
         bad = plural(len({fault.shard for fault in faults}), "shard")
         cure = "fetch or write these shards again"
+        if {fault.shard for fault in faults} == {JOINED_NAME}:
+            cure = f"make it again with `rwp-dist shards index {folder}`; the shards are good"
         if all(UNDECODABLE in fault.what for fault in faults):
             cure = (
                 "the shards are as they were written: training skips such images and counts them; "

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 def program(tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz") / "fuzz"
     sources = [FUZZ, *libjpeg.LIBRARY.files]
-    options = [*SANITIZE, *libjpeg.NATIVE, "-I", libjpeg.HERE]
+    options = [*SANITIZE, "-I", libjpeg.HERE]
     command = ["cc", *options, *sources, "-o", path, *libjpeg.LIBRARY.libraries]
     made = subprocess.run(command, capture_output=True, text=True)
     if made.returncode and "cannot find" in made.stderr:

@@ -4,7 +4,6 @@ Takes a second; the library stays in ``~/.cache/rwp-dist/compiled``.
 """
 
 import ctypes
-import platform
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from rwp_dist.data.image.pixels import Encoded
 from rwp_dist.data.image.view import View
 
 HERE = Path(__file__).parent
-NATIVE = ("-march=native",) if platform.machine() == "x86_64" else ()
-"""For AVX2, which ``resize.c`` is three times as fast with."""
 LIBRARY = CLibrary(
     key="data.decoder",
     value="libjpeg",
@@ -30,10 +27,8 @@ LIBRARY = CLibrary(
         *("-O2", "-ftree-vectorize", "-Werror=implicit-function-declaration"),
         # Weights of resizing must not depend on whether a processor fuses operations.
         "-ffp-contract=off",
-        *NATIVE,
     ),
     libraries=("-ljpeg", "-lm"),
-    native=True,
 )
 
 

@@ -3,7 +3,8 @@
  * That is torch.nn.functional.interpolate(mode="bilinear", antialias=True) of channels-last images:
  * first along rows, then along columns, with weights of 16 bits and bytes in between
  * (aten/src/ATen/native/cpu/UpSampleKernel.cpp). Here four rows lie side by side while they are
- * resized, so that all bytes of a vector have the same weight. Where there is no AVX2 the compiler
+ * resized, so that all bytes of a vector have the same weight. A processor with AVX2 takes functions
+ * of its own, so that one library serves all machines that share it; for others the compiler
  * vectorises, to the same pixels: they are sums of integers.
  */
 #include "resize.h"
@@ -11,8 +12,14 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX2__
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(RESIZE_PLAIN)
 #include <immintrin.h>
+#define AVX2 __attribute__((target("avx2")))
+#endif
+#ifdef __GNUC__
+#define INTO_CALLER inline __attribute__((always_inline))
+#else
+#define INTO_CALLER inline
 #endif
 
 enum {
@@ -31,7 +38,7 @@ struct weights {
 };
 
 struct resize {
-    int channels, mirrored;
+    int channels, mirrored, has_avx2;
     unsigned width;         /* of the source */
     struct weights across, down;
     uint8_t *columns;       /* [width + 1][LANES]: rows side by side */
@@ -105,6 +112,9 @@ struct resize *resize_new(int channels, unsigned width, unsigned height, unsigne
     resize->mirrored = mirrored;
     resize->width = width;
     resize->out = out;
+#ifdef AVX2
+    resize->has_avx2 = __builtin_cpu_supports("avx2");
+#endif
     int made = make_weights(&resize->across, width, to_width, left, out_width) &&
                make_weights(&resize->down, height, to_height, top, out_height);
     /* Beside a row there is room for the unused byte of its last pixel, and for a whole vector. */
@@ -130,9 +140,12 @@ void resize_free(struct resize *resize) {
 /* The weighted sum of `count` vectors of LANES bytes, `stride` bytes apart, with a weight of 0 behind
  * an odd number of them.
  */
-#ifdef __AVX2__
-static inline void weigh(uint8_t *to, const uint8_t *from, size_t stride, const int16_t *weights,
-                         unsigned count, int bits) {
+typedef void weigh(uint8_t *to, const uint8_t *from, size_t stride, const int16_t *weights,
+                   unsigned count, int bits);
+
+#ifdef AVX2
+AVX2 static inline void weigh_by_avx2(uint8_t *to, const uint8_t *from, size_t stride,
+                                      const int16_t *weights, unsigned count, int bits) {
     __m256i low = _mm256_set1_epi32(1 << (bits - 1)), high = low; /* rounds */
     for (unsigned i = 0; i < count; i += 2, from += 2 * stride) {
         int32_t two;
@@ -152,9 +165,10 @@ static inline void weigh(uint8_t *to, const uint8_t *from, size_t stride, const 
     __m128i half = _mm256_extracti128_si256(sums, 1);
     _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi32(_mm256_castsi256_si128(sums), half));
 }
-#else
-static inline void weigh(uint8_t *to, const uint8_t *from, size_t stride, const int16_t *weights,
-                         unsigned count, int bits) {
+#endif
+
+static inline void weigh_plainly(uint8_t *to, const uint8_t *from, size_t stride,
+                                 const int16_t *weights, unsigned count, int bits) {
     int32_t sums[LANES];
     for (int lane = 0; lane < LANES; lane++) sums[lane] = 1 << (bits - 1); /* rounds */
     for (unsigned i = 0; i < count; i++)
@@ -164,7 +178,6 @@ static inline void weigh(uint8_t *to, const uint8_t *from, size_t stride, const 
         to[lane] = sum > 255 ? 255 : sum;
     }
 }
-#endif
 
 /* Lay four rows side by side. */
 static void lay(const struct resize *resize, uint8_t *const *rows, unsigned count) {
@@ -184,7 +197,7 @@ static void lay(const struct resize *resize, uint8_t *const *rows, unsigned coun
 }
 
 /* Make rows of the final width of those that lie side by side. */
-static void narrow(const struct resize *resize, uint8_t *to) {
+static INTO_CALLER void narrow(const struct resize *resize, uint8_t *to, weigh *weigh) {
     const struct weights across = resize->across;
     const uint8_t *columns = resize->columns;
     size_t stride = resize->stride, step = resize->channels;
@@ -200,7 +213,7 @@ static void narrow(const struct resize *resize, uint8_t *to) {
 }
 
 /* Make row y of the result, of `wanted` bytes. */
-static void write(const struct resize *resize, unsigned y, size_t wanted) {
+static INTO_CALLER void write(const struct resize *resize, unsigned y, size_t wanted, weigh *weigh) {
     const struct weights down = resize->down;
     size_t stride = resize->stride, x = 0;
     const uint8_t *rows = resize->narrow + (down.first[y] - resize->begin) * stride;
@@ -213,7 +226,8 @@ static void write(const struct resize *resize, unsigned y, size_t wanted) {
     memcpy(to + x, rest, wanted - x);
 }
 
-void resize_take(struct resize *resize, uint8_t *const *rows, unsigned count) {
+static INTO_CALLER void take(struct resize *resize, uint8_t *const *rows, unsigned count,
+                             weigh *weigh) {
     const struct weights *down = &resize->down;
     size_t stride = resize->stride, wanted = (size_t)resize->across.size * resize->channels;
     if (resize->written == down->size) return;
@@ -225,10 +239,26 @@ void resize_take(struct resize *resize, uint8_t *const *rows, unsigned count) {
         resize->begin = first;
     }
     lay(resize, rows, count);
-    narrow(resize, resize->narrow + (resize->taken - resize->begin) * stride);
+    narrow(resize, resize->narrow + (resize->taken - resize->begin) * stride, weigh);
     resize->taken += count;
     for (unsigned y = resize->written; y < down->size; y = ++resize->written) {
         if (down->first[y] + down->count[y] > resize->taken) break;
-        write(resize, y, wanted);
+        write(resize, y, wanted, weigh);
     }
+}
+
+#ifdef AVX2
+AVX2 static void take_by_avx2(struct resize *resize, uint8_t *const *rows, unsigned count) {
+    take(resize, rows, count, weigh_by_avx2);
+}
+#endif
+
+void resize_take(struct resize *resize, uint8_t *const *rows, unsigned count) {
+#ifdef AVX2
+    if (resize->has_avx2) {
+        take_by_avx2(resize, rows, count);
+        return;
+    }
+#endif
+    take(resize, rows, count, weigh_plainly);
 }
