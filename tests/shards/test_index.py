@@ -424,3 +424,45 @@ def test_a_folder_with_two_splits_is_refused(tmp_path):
 def test_the_address_of_a_folder_is_refused_with_the_pattern(tmp_path):
     with pytest.raises(DataError, match="servers do not list those"):
         run("index", "http://127.0.0.1:9/set", "--out", tmp_path)
+
+
+def test_indexing_a_written_folder_adds_the_joined_index_and_reads_no_tar(tmp_path, monkeypatch):
+    image_folder(tmp_path / "in", per_class=4)
+    written = ("write", tmp_path / "in", "--out", tmp_path / "t", "--samples-per-shard", 3)
+    run(*written)
+    before, joined = files(tmp_path / "t"), tmp_path / "t" / "samples.index"
+    joined.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("rwp_dist.shards.index.index_tar", None)
+        assert "4 shards kept" in run("index", tmp_path / "t")
+    assert files(tmp_path / "t") == before
+    assert "4 shards kept" in run(*written), "its records are those of before"
+
+
+def test_indexing_again_keeps_the_order_of_the_manifest(tmp_path):
+    for name in ("a", "b"):
+        tar_file(tmp_path / "t" / f"{name}.tar", sample_members(3, first=ord(name)))
+    run("index", tmp_path / "t" / "b.tar", tmp_path / "t" / "a.tar")
+    before = files(tmp_path / "t")
+    (tmp_path / "t" / "samples.index").unlink()
+    run("index", tmp_path / "t")
+    assert files(tmp_path / "t") == before
+
+
+def test_a_manifest_elsewhere_than_its_shards_gets_its_joined_index_by_its_folder(tmp_path):
+    for row in range(2):
+        tar_file(tmp_path / "t" / f"{row}.tar", sample_members(3, first=3 * row))
+    run("index", tmp_path / "t", "--out", tmp_path / "out")
+    before = files(tmp_path / "out")
+    (tmp_path / "out" / "samples.index").unlink()
+    run("index", tmp_path / "out")
+    assert files(tmp_path / "out") == before
+
+
+def test_a_written_tar_that_has_changed_is_read_anew(tmp_path):
+    image_folder(tmp_path / "in", per_class=4)
+    run("write", tmp_path / "in", "--out", tmp_path / "t", "--samples-per-shard", 30)
+    (tar,) = (tmp_path / "t").glob("*.tar")
+    tar_file(tar, sample_members(3))
+    run("index", tmp_path / "t")
+    assert Manifest.load(tmp_path / "t").num_samples == 3
