@@ -116,7 +116,7 @@ def rows(folder: Path, sizes: Sequence[int]) -> Iterator[Row]:
         found = {}
         for size, what in sets.items():
             pair = small._replace(more=more), what._replace(more=more)
-            alone(open_rank, pair[1])  # the first of a node makes the line of balanced samples
+            cpu_of(open_rank, *pair)  # the first of a node makes the line of balanced samples
             found[size] = memory_of(open_rank, *pair)
         most = None if more else 30.0
         unique = {size: memory.unique / 1e6 for size, memory in found.items()}
