@@ -55,9 +55,12 @@ def by_loop(case: tuple[str, ...], device: torch.device, folder: Path) -> tuple[
     _, saved, resumed = ((loop.net, loop.optimizer, loop.noisy) for loop in loops)
     undisturbed = loops[0].run(0, STEPS)
     loops[1].run(0, STEPS // 2)
-    file = folder / f"rank-{dist.get_rank()}.pt"
-    torch.save([part.state_dict() for part in saved], file)
-    states: list[Any] = torch.load(file)
+    states: list[Any] = [part.state_dict() for part in saved]
+    file = folder / "saved.pt"
+    if dist.get_rank() == 0:
+        torch.save(states, file)
+    dist.barrier()
+    states = torch.load(file)
     for part, state in zip(resumed, states, strict=True):
         part.load_state_dict(state)
     return undisturbed, loops[2].run(STEPS // 2, STEPS)
