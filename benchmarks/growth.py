@@ -36,7 +36,7 @@ GROUPS = {
     "open": Group("samples", SAMPLES, opening.rows),
     "verify": Group("shards", (250, 1000, 4000), making.verify_rows),
     "write": Group("images", (500, 2000), making.write_rows),
-    "held": Group("images", (20_000, 100_000), making.held_rows),
+    "held": Group("images", (100_000, 400_000), making.held_rows),
     "compare": Group("runs", (125, 250, 500, 1000), runs.compare_rows),
     "metrics": Group("lines", (10_000, 100_000, 1_000_000), runs.metrics_rows),
     "start": Group("", (1,), runs.start_rows),

@@ -19,8 +19,9 @@ import os
 import shutil
 import stat
 import sys
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,6 @@ INDEX_REQUESTS = 16
 """Index files of a data set that are read, or downloaded, at the same time."""
 KEPT_NOTES = 4
 """Of one folder."""
-_PART = 256
-"""Index files that are in memory at the same time."""
 _MAKE_BOTH_AGAIN = "make both again with `rwp-dist shards index`"
 
 
@@ -312,10 +311,18 @@ def load_indexes(manifest: Manifest, cache: NodeCache | None = None) -> Iterator
     # Threads only wait for files and servers. Python computes with one of them at a time, and in
     # some versions parses literals, of which numpy's headers are, in one thread alone.
     with ThreadPoolExecutor(INDEX_REQUESTS) as pool:
-        for begin in range(0, len(manifest.shards), _PART):
-            entries = manifest.shards[begin : begin + _PART]
-            for entry, data in zip(entries, pool.map(read, entries), strict=True):
-                yield _parse(manifest, entry, data)
+        coming = deque[tuple[ShardEntry, Future[bytes]]]()  # so few are in memory at once
+        for entry in manifest.shards:
+            coming.append((entry, pool.submit(read, entry)))
+            if len(coming) == INDEX_REQUESTS:
+                yield _parse(manifest, *_first(coming))
+        while coming:
+            yield _parse(manifest, *_first(coming))
+
+
+def _first(coming: deque[tuple[ShardEntry, Future[bytes]]]) -> tuple[ShardEntry, bytes]:
+    entry, future = coming.popleft()
+    return entry, future.result()
 
 
 def _parse(manifest: Manifest, entry: ShardEntry, data: bytes) -> Index:

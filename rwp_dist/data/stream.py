@@ -6,7 +6,7 @@ neither ranks nor workers change what a step holds, and a run can start at any s
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from itertools import islice
+from itertools import count, islice, repeat
 
 from rwp_dist.data.batch import BadRecord, Batch, Step, Unreadable
 from rwp_dist.data.dataset import Dataset
@@ -79,14 +79,11 @@ class TrainStream:
         epoch, index = divmod(step, self.steps_per_epoch)
         rows = self.plan.step(epoch, index, self._start, self._stop)
         samples = (self.dataset.firsts[rows.shards] + rows.rows).tolist()
-        seed = self.plan.seed
-        keys: list[Key]
+        parts = [repeat(self.plan.seed), repeat(epoch), samples]
         if self.plan.selection.repeats:
             # The same sample several times in an epoch: augmented differently by its place.
-            first = index * self.plan.batch + self._start
-            keys = [(seed, epoch, sample, place) for place, sample in enumerate(samples, first)]
-        else:
-            keys = [(seed, epoch, sample) for sample in samples]
+            parts.append(count(index * self.plan.batch + self._start))
+        keys: list[Key] = list(zip(*parts, strict=False))
         return Request(step, rows.shards, rows.rows, rows.weights, keys)
 
 

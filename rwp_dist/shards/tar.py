@@ -12,8 +12,8 @@ from rwp_dist.base import checksum
 from rwp_dist.base.files import atomic_file
 from rwp_dist.data.format.index import INDEX_DTYPE, IndexedShard
 
-_BUFFER_BYTES = 1 << 16
-"""Images that are larger are written without a copy."""
+_BUFFER_BYTES = 1 << 20
+"""A copy into it costs less than a system call for each image."""
 
 
 class Packed(NamedTuple):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,9 +173,11 @@ def _bad(shards: Iterable[FinishedShard], max_bad: int, before: int = 0) -> list
 
 def _cut(
     listing: Listing, seed: int, samples_per_shard: int | None, shard_bytes: int | None
-) -> list[NDArray[np.int64]]:
+) -> list[NDArray[np.integer[Any]]]:
     """The shuffled rows of each shard."""
     order = np.random.default_rng(seed).permutation(len(listing.samples))
+    if len(order) < 2**32:
+        order = order.astype(np.uint32)  # held as long as the listing is
     if shard_bytes is not None:
         num_shards = -(-_source_bytes(listing) // shard_bytes)
     else:
