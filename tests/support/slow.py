@@ -42,6 +42,7 @@ LONG = (
 
 SLOW = (
     "run/test_thousand_ranks.py",
+    "test_options.py",
     *LONG,
     # A browser.
     "compare/test_browser.py",

@@ -1,0 +1,98 @@
+"""Every setting that changes training: two ranks, interrupted, and resumed bit for bit.
+
+A new setting gets a row here. Settings that do not hide each other share one.
+"""
+
+import pytest
+from support.checkpoints import everything, load, save
+from support.ranks import run_ranks
+from support.small import run_all, same_bits
+
+from rwp_dist.config import load_settings
+from rwp_dist.run.build import build_parts
+from rwp_dist.run.evaluate import clean_network, evaluate_parts
+from rwp_dist.shards import synthetic_listing, write_shards
+
+METHODS = ("sgd", "sam", "m-arwp")
+CLASSES, SIZE, STEPS, SAVED = 4, 16, 7, 4
+"""An epoch is five steps: the run is saved in its first one, and ends in its second."""
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "clipping": ("optimizer.clip_norm=0.5", "optimizer.nesterov=true"),
+    "adamw": ("optimizer.name=adamw", "optimizer.lr=0.01", "optimizer.no_decay=['ndim<2']"),
+    "balanced": ("data.sampling=balanced", "data.pad_last=true"),
+    "mixing": ("augment.mixup=0.2", "augment.cutmix=1", "augment.label_smoothing=0.1"),
+    "cropping": ("augment.crop=random_resized", "augment.flip=true", "augment.erase=0.5"),
+    "randaugment": ("augment.crop=pad", "augment.auto=randaugment", "augment.cutout=4"),
+    "steps": ("schedule.name=step", "schedule.decay_steps=[2,5]", "schedule.warmup_steps=1"),
+    "bf16": ("precision=bf16",),
+    "zero-1": ("deepspeed.zero_stage=1", "optimizer.clip_norm=0.5"),
+    "zero-2": ("deepspeed.zero_stage=2", "optimizer.name=adamw", "optimizer.lr=0.01"),
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("options")
+    write_shards(synthetic_listing(40, 24, 20, CLASSES, seed=0), folder / "train")
+    write_shards(synthetic_listing(10, 24, 20, CLASSES, seed=1), folder / "val")
+    return folder
+
+
+def settings_of(shards, *overrides):
+    return load_settings(
+        None,
+        [
+            f"data.train={shards / 'train'}",
+            f"data.val={shards / 'val'}",
+            f"data.image_size={SIZE}",
+            "data.channels=3",
+            "data.workers=0",
+            f"model.num_classes={CLASSES}",
+            "model.options={widths: [4, 6]}",
+            "batch.global=8",
+            "batch.per_rank=2",
+            "method.rho=0.3",
+            "method.beta=0.7",
+            f"schedule.steps={STEPS}",
+            "run.device=cpu",
+            "tracking.wandb=off",
+            *overrides,
+        ],
+    )
+
+
+def ends_of(parts):
+    """What a run has in its end, and how good its network is."""
+    with clean_network(parts, STEPS):
+        result, _ = evaluate_parts(parts)
+    return everything(parts), result
+
+
+def interrupted_and_not(shards, folder, overrides):
+    """What a run has in its end if it is never interrupted, and if it is resumed."""
+    found = {}
+    for method in METHODS:
+        settings = settings_of(shards, f"method.name={method}", *overrides)
+        parts = build_parts(settings)
+        run_all(parts, 0, SAVED)
+        save(folder / method, parts, SAVED)
+        run_all(parts, SAVED)
+        undisturbed = ends_of(parts)
+        parts.close()
+        parts = build_parts(settings)
+        load(folder / method, parts)
+        run_all(parts, SAVED)
+        found[method] = undisturbed, ends_of(parts)
+        parts.close()
+    return found
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_resumed_run_is_an_undisturbed_one(option, shards, tmp_path):
+    for method in METHODS:
+        (tmp_path / method).mkdir()
+    for found in run_ranks(interrupted_and_not, 2, shards, tmp_path, OPTIONS[option]):
+        for method, (undisturbed, resumed) in found.items():
+            assert same_bits(undisturbed[0], resumed[0]), method
+            assert undisturbed[1] == resumed[1], method
