@@ -148,21 +148,15 @@ def index_shards(
         )
         for name, location in zip(names, locations, strict=True)
     ]
-    unfinished = {place for place in places if not (place / MANIFEST_NAME).exists()}
-    finished = {}
-    for job in jobs:
-        if shard := job.finished():
-            finished[job.name] = shard
-        _refuse_unfinished(job, unfinished - {folder} if shard else unfinished)
+    finished = _finished(jobs, folder, places)
     records = jobs[0].records
     records.make_folder()
+    num_kept = len(finished)
     todo = [job for job in jobs if job.name not in finished]
-    done = num_kept = len(finished)
     num_stale = sum(job.records.path(job.name).exists() for job in todo)
-    progress(done, len(jobs))
-    for shard in run_jobs(_Adoption.run, todo, workers):
+    progress(num_kept, len(jobs))
+    for done, shard in enumerate(run_jobs(_Adoption.run, todo, workers), num_kept + 1):
         finished[shard.entry.name] = shard
-        done += 1
         progress(done, len(jobs))
     shards = [finished[name] for name in names]
     left_out = count_left_out(patterns)
@@ -170,6 +164,23 @@ def index_shards(
         left_out.update(shard.left_out or {})
     manifest = records.write_manifest(shards, _classes(classes, folder, known, shards))
     return IndexReport(manifest, num_kept, num_stale, left_out)
+
+
+def _finished(
+    jobs: Iterable[_Adoption], folder: Path, places: Iterable[Path]
+) -> dict[str, FinishedShard]:
+    """The shards that need not be read again, by name.
+
+    Raises:
+        DataError: another command has not finished making shards in one of ``places``.
+    """
+    unfinished = {place for place in places if not (place / MANIFEST_NAME).exists()}
+    found = {}
+    for job in jobs:
+        if shard := job.finished():
+            found[job.name] = shard
+        _refuse_unfinished(job, unfinished - {folder} if shard else unfinished)
+    return found
 
 
 def load_class_names(path: Path) -> list[str]:

@@ -105,12 +105,9 @@ def write_shards(
                 finished=finished.get(names[number]),
             )
 
-    before = [number for number in own if names[number] in finished]
-    kept = set[str]()
-    for shard in run_jobs(still_finished, jobs(before), workers):
-        if shard is not None:
-            kept.add(shard.entry.name)
-    stale = [name for number in before if (name := names[number]) not in kept]
+    before = [names[number] for number in own if names[number] in finished]
+    kept = _unchanged(jobs(number for number in own if names[number] in finished), workers)
+    stale = [name for name in before if name not in kept]
     for name in stale:
         records.forget(name)
         del finished[name]
@@ -133,11 +130,7 @@ def write_shards(
     ]
     shards = [shard for shard in found if shard is not None]
     bad = _bad(shards, max_bad)
-    if bad:
-        lines = [f"{name}\t{' '.join(why.split())}\n" for name, why in bad]
-        write_text(out / BAD_NAME, "".join(lines))
-    else:
-        (out / BAD_NAME).unlink(missing_ok=True)
+    _list_bad(out / BAD_NAME, bad)
     if len(shards) == len(names):
         records.write_manifest(shards, listing.classes)
     return WriteReport(
@@ -149,6 +142,21 @@ def write_shards(
         num_bad=len(bad),
         num_unoriented=sum(s.made_from.num_unoriented for s in shards if s.made_from),
     )
+
+
+def _unchanged(jobs: Iterable[ShardJob], workers: int) -> set[str]:
+    """Names of the finished shards whose images have not changed."""
+    found = run_jobs(still_finished, jobs, workers)
+    return {shard.entry.name for shard in found if shard is not None}
+
+
+def _list_bad(path: Path, bad: Iterable[Sequence[str]]) -> None:
+    """Write the names of images that were left out, and why; no file if there are none."""
+    lines = [f"{name}\t{' '.join(why.split())}\n" for name, why in bad]
+    if lines:
+        write_text(path, "".join(lines))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _remove_leftovers(folder: Path, names: Iterable[str]) -> None:
