@@ -19,14 +19,28 @@ from rwp_dist.shards.write import write_shards
 from rwp_dist.train import train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("digits", "mnist"))
+FINETUNING = ("finetune_resnet50", "finetune_vit_s16")
+NAMES = sorted(
+    path.stem
+    for path in CONFIGS.glob("*.yaml")
+    if path.stem not in ("digits", "mnist", *FINETUNING)
+)
+OF_TODAY = ("imagenet_resnet50_90", "imagenet_resnet50_600", "imagenet_vit_s16")
+OF_TODAY += (f"{OF_TODAY[-1]}_basic",)
+"""Recipes with more variants than the authors'."""
 VARIANTS = ("sgd", "sam", "rwp", "arwp", "m-rwp", "m-arwp")
+MORE = ("sgd", "sam", "late-sam", "asam", "rwp", "arwp", "multiplicative", "m-rwp", "m-arwp")
+LATE = 0.2
+"""Share of a run of late-sam that takes two passes."""
 
 PARAMETERS = {  # of the published networks
     "cifar100_resnet18": 11_220_132,
     "imagenet_resnet18": 11_689_512,
     "imagenet_resnet50": 25_557_032,
-    "imagenet_vit_s16": 22_050_664,
+    "imagenet_resnet50_90": 25_557_032,
+    "imagenet_resnet50_600": 25_557_032,
+    "imagenet_vit_s16": 21_974_632,
+    "imagenet_vit_s16_basic": 21_974_632,
     "imagenet_vit_s32": 22_878_952,
 }
 SAMPLES = {"cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)}
@@ -41,6 +55,10 @@ def header(name):
 
 def settings_of(name, variant, *overrides):
     return load_settings(CONFIGS / f"{name}.yaml", [f"variant={variant}", *overrides])
+
+
+def variants_of(name):
+    return MORE if name in (*OF_TODAY, *FINETUNING) else VARIANTS
 
 
 def samples_of(name):
@@ -60,25 +78,36 @@ def built(name):
     settings = settings_of(name, "sgd")
     with torch.device("meta"):
         model = draw_model(settings)
-        images = torch.empty(2, 3, settings.data.image_size, settings.data.image_size)
+    sizes = settings.data.sizes or ((0.0, settings.data.image_size),)
+    ends = [*(start for start, _ in sizes[1:]), 1.0]
+    return model, sum(
+        (end - start) * flop_of(model, settings, size)
+        for (start, size), end in zip(sizes, ends, strict=True)
+    )
+
+
+def flop_of(model, settings, size):
+    images = torch.empty(2, 3, size, size, device="meta")
     counter = FlopCounterMode(display=False)
     with counter:
         logits = model(images)
         logits.sum().backward()
     assert logits.shape == (2, settings.model.num_classes)
-    return model, counter.get_total_flops() / 2
+    return counter.get_total_flops() / 2
 
 
 def test_every_recipe_is_there():
     assert set(NAMES) == set(PARAMETERS)
 
 
-@each_config
+@pytest.mark.parametrize("name", (*NAMES, *FINETUNING))
 def test_a_recipe_has_every_method_as_a_variant(name):
-    assert list_variants(CONFIGS / f"{name}.yaml") == VARIANTS
-    for variant in VARIANTS:
+    assert list_variants(CONFIGS / f"{name}.yaml") == variants_of(name)
+    for variant in variants_of(name):
         settings = settings_of(name, variant)
-        assert settings.method.name == settings.run.label == variant
+        assert settings.run.label == variant
+        method = {"late-sam": "sam", "multiplicative": "rwp"}.get(variant, variant)
+        assert settings.method.name == method
 
 
 @each_config
@@ -87,8 +116,7 @@ def test_its_network_has_the_published_number_of_parameters(name):
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
-@each_config
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("name", "variant"), [(n, v) for n in NAMES for v in variants_of(n)])
 def test_its_batch_splits_on_the_hardware_that_it_names(name, variant):
     world_size = int(re.search(r"Hardware: (\d+) GPUs", header(name))[1])
     assert f"--nproc {world_size} " in header(name)
@@ -108,7 +136,7 @@ def test_mixed_variants_take_as_many_updates_and_twice_the_samples(name):
     assert counts[0] == pytest.approx(counts[1], rel=0.01)
     for count in counts:
         assert f"{count:,}" in header(name)
-    for key in ("warmup_epochs", "epochs"):
+    for key in ("warmup_epochs", "epochs"):  # warm-up in steps is the same for both
         assert getattr(mixed.schedule, key) == 2 * getattr(plain.schedule, key)
     assert mixed.method.warmup_epochs == 2 * plain.method.warmup_epochs
 
@@ -144,14 +172,28 @@ def test_the_cost_in_its_header_follows_from_the_network_and_the_schedule(name):
         r"#   ([a-z, -]+?) +([\d.]+) M passes x ([\d.]+) GFLOP = ([\d.]+) GPU-hours", text
     )
     priced = [variant for variants, *_ in lines for variant in variants.split(", ")]
-    assert sorted(priced) == sorted(VARIANTS)
+    assert sorted(priced) == sorted(variants_of(name))
     for variants, passes, gflop, hours in lines:
         for variant in variants.split(", "):
             settings = settings_of(name, variant)
-            count = settings.schedule.epochs * samples_of(name)[0] * (1 + (variant == "sam"))
+            twice = {"sam": 1.0, "asam": 1.0, "late-sam": LATE}.get(variant, 0.0)
+            count = settings.schedule.epochs * samples_of(name)[0] * (1 + twice)
             assert float(passes) == pytest.approx(count / 1e6, rel=0.001)
             assert float(gflop) == pytest.approx(flop / 1e9, rel=0.01)
             assert float(hours) == pytest.approx(count * flop / rate / 3600, rel=0.05)
+
+
+@pytest.mark.parametrize("name", FINETUNING)
+def test_a_recipe_for_fine_tuning_says_what_one_needs_to_know(name, monkeypatch):
+    text = header(name)
+    for part in ("No result of this file has been verified yet.", "rwp-dist shards", "estimate"):
+        assert part in text
+    monkeypatch.chdir(CONFIGS.parent)
+    command = re.search(r"rwp-launch (submit .*?) +#", text)[1].split()
+    result = CliRunner().invoke(launch, [*command, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    settings = settings_of(name, "m-arwp")
+    assert settings.model.init and settings.batch.global_ == 2 * 128
 
 
 def small_colour_shards(folder, num_classes):
