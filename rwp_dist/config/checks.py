@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import gcd, isfinite
 from typing import Any
 
-from rwp_dist.config.tree import Settings
+from rwp_dist.config.tree import OPTIMIZERS, SCHEDULES, Settings
 from rwp_dist.perturb.methods import METHODS
 
 
@@ -33,13 +33,7 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
     yield from _data(s)
     yield from _schedule(s)
     yield from _method(s)
-    if s.optimizer.nesterov and (s.optimizer.name != "sgd" or s.optimizer.momentum == 0):
-        yield Conflict(
-            ("optimizer.nesterov", "optimizer.momentum", "optimizer.name"),
-            "works only for sgd with momentum",
-            "set optimizer.nesterov to false, or optimizer.name to sgd and optimizer.momentum "
-            "above 0",
-        )
+    yield from _optimizer(s)
     if s.deepspeed.overlap_comm and s.deepspeed.zero_stage in (0, "auto"):
         yield Conflict(
             ("deepspeed.overlap_comm", "deepspeed.zero_stage"),
@@ -63,6 +57,17 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             ("engine.name", "deepspeed.extra"),
             "ddp has no use for deepspeed.extra",
             "remove deepspeed.extra, or set engine.name to deepspeed",
+        )
+
+
+def _optimizer(s: Settings) -> Iterator[Conflict]:
+    o = s.optimizer
+    if o.nesterov and ("nesterov" not in OPTIMIZERS.get(o.name, ()) or o.momentum == 0):
+        yield Conflict(
+            ("optimizer.nesterov", "optimizer.momentum", "optimizer.name"),
+            "works only for sgd, lars and muon with momentum",
+            "set optimizer.nesterov to false, or optimizer.name to sgd and optimizer.momentum "
+            "above 0",
         )
 
 
@@ -109,6 +114,7 @@ def _schedule(s: Settings) -> Iterator[Conflict]:
     length = ("schedule.epochs", "schedule.steps")
     for key, epochs, steps in (
         ("schedule.warmup", s.schedule.warmup_epochs, s.schedule.warmup_steps),
+        ("schedule.cooldown", s.schedule.cooldown_epochs, s.schedule.cooldown_steps),
         ("method.warmup", s.method.warmup_epochs, s.method.warmup_steps),
     ):
         total, warmup = _in_one_unit(s, epochs, steps)
@@ -119,18 +125,55 @@ def _schedule(s: Settings) -> Iterator[Conflict]:
                 f"lasts {warmup:g} {unit}, the whole run {total:g}",
                 "make it shorter",
             )
-    decays = bool(s.schedule.decay_steps or s.schedule.decay_epochs)
-    if s.schedule.name == "step" and not decays:
+    yield from _decay(s)
+
+
+def _decay(s: Settings) -> Iterator[Conflict]:
+    schedule, keys = s.schedule, ("schedule.decay_epochs", "schedule.decay_steps", "schedule.name")
+    decays = schedule.decay_steps or schedule.decay_epochs
+    if schedule.name == "step" and not decays:
         yield Conflict(
-            ("schedule.decay_epochs", "schedule.decay_steps", "schedule.name"),
+            keys,
             "a step schedule needs to know when it decays",
             "set schedule.decay_epochs to, say, [30, 60, 80]",
         )
-    if s.schedule.name != "step" and decays:
+    if schedule.name == "wsd" and len(decays) != 1:
         yield Conflict(
-            ("schedule.decay_epochs", "schedule.decay_steps", "schedule.name"),
-            f"a {s.schedule.name} schedule has no such decay",
+            keys,
+            f"a wsd schedule decays once, and {len(decays)} places are named",
+            "set schedule.decay_epochs to, say, [80]",
+        )
+    given = {
+        "min_lr": schedule.min_lr > 0,
+        "cooldown_epochs": schedule.cooldown_epochs > 0,
+        "cooldown_steps": bool(schedule.cooldown_steps),
+    }
+    for key, is_given in given.items():
+        if is_given and key not in SCHEDULES[schedule.name]:
+            others = [name for name, own in SCHEDULES.items() if key in own]
+            yield Conflict(
+                (f"schedule.{key}", "schedule.name"),
+                f"a {schedule.name} schedule has no such part",
+                f"set it to 0, or schedule.name to {' or '.join(others)}",
+            )
+    if decays and "decay_steps" not in SCHEDULES[schedule.name]:
+        yield Conflict(
+            keys,
+            f"a {schedule.name} schedule has no such decay",
             "remove it, or set schedule.name to step",
+        )
+    if (given["cooldown_epochs"] or given["cooldown_steps"]) and not schedule.min_lr:
+        unit = "steps" if given["cooldown_steps"] else "epochs"
+        yield Conflict(
+            (f"schedule.cooldown_{unit}", "schedule.min_lr"),
+            "a cool-down at a learning rate of 0 learns nothing",
+            "set schedule.min_lr above 0, or this to 0",
+        )
+    if schedule.min_lr > s.peak_lr:
+        yield Conflict(
+            ("schedule.min_lr", "optimizer.lr", "optimizer.base_batch", "batch.global"),
+            f"{schedule.min_lr:g} is above the peak, {s.peak_lr:g}",
+            "set it below that",
         )
 
 

@@ -73,8 +73,8 @@ def test_all_errors_come_at_once(tmp_path: Path) -> None:
         "  - batch.global: 'many' is not allowed; it should be a whole number "
         "(Samples of one update over all ranks, clean and perturbed ones "
         "together).",
-        "  - optimizer.nesterov: works only for sgd with momentum; set optimizer.nesterov to "
-        "false, or optimizer.name to sgd and optimizer.momentum above 0.",
+        "  - optimizer.nesterov: works only for sgd, lars and muon with momentum; set "
+        "optimizer.nesterov to false, or optimizer.name to sgd and optimizer.momentum above 0.",
     ]
 
 
