@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import gcd, isfinite
 from typing import Any
 
+from rwp_dist.config.engines import for_ddp_alone, names_deepspeed
 from rwp_dist.config.tree import OPTIMIZERS, SCHEDULES, Settings
 from rwp_dist.perturb.methods import METHODS
 
@@ -34,6 +35,7 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
     yield from _schedule(s)
     yield from _method(s)
     yield from _optimizer(s)
+    yield from _clipping(s)
     if s.deepspeed.overlap_comm and s.deepspeed.zero_stage in (0, "auto"):
         yield Conflict(
             ("deepspeed.overlap_comm", "deepspeed.zero_stage"),
@@ -45,6 +47,16 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             ("run.compile", "deepspeed.zero_stage"),
             "stage 3 gathers the weights of each layer during a pass, which one graph cannot",
             "set it to false, or deepspeed.zero_stage to 2",
+        )
+    for key, why in for_ddp_alone(s).items() if names_deepspeed(s) else ():
+        stage = s.deepspeed.zero_stage
+        cure = "set engine.name to ddp" if stage in (0, "auto") else "set deepspeed.zero_stage to 0"
+        if s.engine.name == "deepspeed" and stage not in (0, "auto"):
+            cure = "set engine.name to ddp and deepspeed.zero_stage to 0"
+        yield Conflict(
+            (key, "engine.name", "deepspeed.zero_stage", "deepspeed.extra"),
+            why,
+            f"{cure}, or {'precision to bf16' if key == 'precision' else f'{key} to 0'}",
         )
     if s.engine.name == "ddp" and s.deepspeed.zero_stage not in (0, "auto"):
         yield Conflict(
@@ -68,6 +80,17 @@ def _optimizer(s: Settings) -> Iterator[Conflict]:
             "works only for sgd, lars and muon with momentum",
             "set optimizer.nesterov to false, or optimizer.name to sgd and optimizer.momentum "
             "above 0",
+        )
+
+
+def _clipping(s: Settings) -> Iterator[Conflict]:
+    kinds = ("clip_norm", "clip_value", "clip_agc")
+    first, *others = [f"optimizer.{kind}" for kind in kinds if getattr(s.optimizer, kind)] or [""]
+    if others:
+        yield Conflict(
+            (others[0], first, *others[1:]),
+            f"gradients are clipped in one way, and {first} is another",
+            f"set {first} or this to 0",
         )
 
 

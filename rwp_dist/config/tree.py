@@ -409,6 +409,14 @@ class Optimizer(Section):
     clip_norm: NonNegativeFloat = 0.0
     """Largest norm of the gradient. 0: not clipped."""
 
+    clip_value: NonNegativeFloat = 0.0
+    """Largest absolute value of an element of the gradient; DDP alone. 0: not clipped."""
+
+    clip_agc: NonNegativeFloat = 0.0
+    """Adaptive gradient clipping: largest norm of a row of the gradient, relative to that row of
+    the weights, such as 0.01; not of the last linear layer. DDP alone, and needs
+    ``rwp-dist[timm]``. 0: not clipped."""
+
 
 SCHEDULES = {
     "cosine": ("min_lr", "cooldown_epochs", "cooldown_steps"),
@@ -602,9 +610,10 @@ class Settings(Section):
     noise: Noise = Noise()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32: everything in 32 bits. bf16: convolutions and matrix products in bfloat16 by autocast;
-    weights stay in fp32."""
+    weights stay in fp32. fp16: likewise in float16, for GPUs without bfloat16, with losses scaled
+    as torch's GradScaler does; DDP alone."""
     engine: Annotated[Engine, Affects.ROUNDING] = Engine()
     deepspeed: Annotated[DeepSpeed, Affects.ROUNDING] = DeepSpeed()
     evaluation: Evaluation = Evaluation()

@@ -96,9 +96,3 @@ def _number(names: list[str], family: Family) -> dict[str, int] | None:
         else:
             return None
     return layers if top else None
-
-
-def find_head(model: nn.Module) -> nn.Linear | None:
-    """The last linear layer, which makes the logits; None: there is none."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return layers[-1] if layers else None

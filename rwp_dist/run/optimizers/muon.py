@@ -8,8 +8,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings
+from rwp_dist.engine.head import find_head
 from rwp_dist.run.optimizers.groups import Groups
-from rwp_dist.run.optimizers.layers import find_head
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
