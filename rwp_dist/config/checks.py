@@ -166,31 +166,26 @@ def _decay(s: Settings) -> Iterator[Conflict]:
             f"a wsd schedule decays once, and {len(decays)} places are named",
             "set schedule.decay_epochs to, say, [80]",
         )
-    given = {
-        "min_lr": schedule.min_lr > 0,
-        "cooldown_epochs": schedule.cooldown_epochs > 0,
-        "cooldown_steps": bool(schedule.cooldown_steps),
-    }
-    for key, is_given in given.items():
-        if is_given and key not in SCHEDULES[schedule.name]:
-            others = [name for name, own in SCHEDULES.items() if key in own]
+    own = SCHEDULES[schedule.name]
+    for key in ("min_lr", "cooldown_epochs", "cooldown_steps"):
+        if getattr(schedule, key) and key not in own:
+            others = [name for name, keys in SCHEDULES.items() if key in keys]
             yield Conflict(
                 (f"schedule.{key}", "schedule.name"),
                 f"a {schedule.name} schedule has no such part",
                 f"set it to 0, or schedule.name to {' or '.join(others)}",
             )
-    if decays and "decay_steps" not in SCHEDULES[schedule.name]:
+        elif getattr(schedule, key) and not schedule.min_lr:
+            yield Conflict(
+                (f"schedule.{key}", "schedule.min_lr"),
+                "a cool-down at a learning rate of 0 learns nothing",
+                "set schedule.min_lr above 0, or this to 0",
+            )
+    if decays and "decay_steps" not in own:
         yield Conflict(
             keys,
             f"a {schedule.name} schedule has no such decay",
             "remove it, or set schedule.name to step",
-        )
-    if (given["cooldown_epochs"] or given["cooldown_steps"]) and not schedule.min_lr:
-        unit = "steps" if given["cooldown_steps"] else "epochs"
-        yield Conflict(
-            (f"schedule.cooldown_{unit}", "schedule.min_lr"),
-            "a cool-down at a learning rate of 0 learns nothing",
-            "set schedule.min_lr above 0, or this to 0",
         )
     if schedule.min_lr > s.peak_lr:
         yield Conflict(

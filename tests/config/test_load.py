@@ -96,7 +96,7 @@ def test_all_errors_come_at_once(tmp_path: Path) -> None:
         ("schedule.epochs=2024-13-45", "schedule.epochs", "it should be a number ("),
         ("method.lambda=1.5", "method.lambda", "it should be less than or equal to 1"),
         ("method.name=m-rpw", "method.name", "'m-rwp'"),
-        ("precision=", "precision", "it should be 'fp32' or 'bf16'"),
+        ("precision=", "precision", "it should be 'fp32', 'bf16' or 'fp16'"),
         ("run.seed=true", "run.seed", "not true or false"),
         ("optimizer.lr=nan", "optimizer.lr", "it should be a finite number"),
         ("nonsense", None, "write section.key=value"),
