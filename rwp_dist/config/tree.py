@@ -631,4 +631,4 @@ class Settings(Section):
         Source: the linear scaling rule of Goyal et al., 2017 (arXiv 1706.02677).
         """
         o = self.optimizer
-        return o.lr if o.base_batch is None else o.lr * self.batch.global_ / o.base_batch
+        return o.lr if o.base_batch is None else o.lr * (self.batch.global_ / o.base_batch)
