@@ -90,7 +90,7 @@ def train_pass(
         logits = engine.forward_only(images)
         total = task.loss(logits, targets, batch.weights).sum()
         progress.add_loss(total, valid, perturbed=False)
-        return total / max(valid, 1)
+        return engine.scaled(total / max(valid, 1))
 
     # The engine averages over passes, so one pass's gradient is that of its loss / num_passes.
     grad_scale = engine.num_passes / (scale * valid) if scale * valid else 0.0

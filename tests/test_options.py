@@ -25,6 +25,24 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "cropping": ("augment.crop=random_resized", "augment.flip=true", "augment.erase=0.5"),
     "randaugment": ("augment.crop=pad", "augment.auto=randaugment", "augment.cutout=4"),
     "steps": ("schedule.name=step", "schedule.decay_steps=[2,5]", "schedule.warmup_steps=1"),
+    "cooling": (
+        *("schedule.name=polynomial", "schedule.min_lr=0.01", "schedule.cooldown_steps=2"),
+        *("schedule.warmup_steps=2", "schedule.warmup_from=0.5", "optimizer.base_batch=16"),
+        "optimizer.lr_factors={'*bn*': 2, 'linear*': 0.5}",
+    ),
+    "wsd": ("schedule.name=wsd", "schedule.decay_steps=[4]", "optimizer.clip_value=0.01"),
+    "lars": ("optimizer.name=lars", "optimizer.lr=1"),
+    "lion": ("optimizer.name=lion", "optimizer.lr=0.001", "deepspeed.zero_stage=1"),
+    "lamb-fp16-agc": (
+        *("optimizer.name=lamb", "optimizer.lr=0.01", "optimizer.clip_agc=0.05"),
+        "precision=fp16",
+    ),
+    "muon": (
+        *("optimizer.name=muon", "optimizer.lr=0.01", "optimizer.layer_decay=0.8"),
+        "model.name=torchvision.models:VisionTransformer",
+        "model.options={image_size: 16, patch_size: 4, num_layers: 2, num_heads: 2, hidden_dim: 8,"
+        " mlp_dim: 16}",
+    ),
     "bf16": ("precision=bf16",),
     "zero-1": ("deepspeed.zero_stage=1", "optimizer.clip_norm=0.5"),
     "zero-2": ("deepspeed.zero_stage=2", "optimizer.name=adamw", "optimizer.lr=0.01"),

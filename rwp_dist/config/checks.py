@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from math import gcd, isfinite
 from typing import Any
 
-from rwp_dist.config.tree import Settings
+from rwp_dist.config.engines import for_ddp_alone, names_deepspeed
+from rwp_dist.config.tree import OPTIMIZERS, SCHEDULES, Settings
 from rwp_dist.perturb.methods import METHODS
 
 
@@ -33,13 +34,8 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
     yield from _data(s)
     yield from _schedule(s)
     yield from _method(s)
-    if s.optimizer.nesterov and (s.optimizer.name != "sgd" or s.optimizer.momentum == 0):
-        yield Conflict(
-            ("optimizer.nesterov", "optimizer.momentum", "optimizer.name"),
-            "works only for sgd with momentum",
-            "set optimizer.nesterov to false, or optimizer.name to sgd and optimizer.momentum "
-            "above 0",
-        )
+    yield from _optimizer(s)
+    yield from _clipping(s)
     if s.deepspeed.overlap_comm and s.deepspeed.zero_stage in (0, "auto"):
         yield Conflict(
             ("deepspeed.overlap_comm", "deepspeed.zero_stage"),
@@ -52,6 +48,16 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             "stage 3 gathers the weights of each layer during a pass, which one graph cannot",
             "set it to false, or deepspeed.zero_stage to 2",
         )
+    for key, why in for_ddp_alone(s).items() if names_deepspeed(s) else ():
+        stage = s.deepspeed.zero_stage
+        cure = "set engine.name to ddp" if stage in (0, "auto") else "set deepspeed.zero_stage to 0"
+        if s.engine.name == "deepspeed" and stage not in (0, "auto"):
+            cure = "set engine.name to ddp and deepspeed.zero_stage to 0"
+        yield Conflict(
+            (key, "engine.name", "deepspeed.zero_stage", "deepspeed.extra"),
+            why,
+            f"{cure}, or {'precision to bf16' if key == 'precision' else f'{key} to 0'}",
+        )
     if s.engine.name == "ddp" and s.deepspeed.zero_stage not in (0, "auto"):
         yield Conflict(
             ("engine.name", "deepspeed.zero_stage"),
@@ -63,6 +69,28 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             ("engine.name", "deepspeed.extra"),
             "ddp has no use for deepspeed.extra",
             "remove deepspeed.extra, or set engine.name to deepspeed",
+        )
+
+
+def _optimizer(s: Settings) -> Iterator[Conflict]:
+    o = s.optimizer
+    if o.nesterov and ("nesterov" not in OPTIMIZERS.get(o.name, ()) or o.momentum == 0):
+        yield Conflict(
+            ("optimizer.nesterov", "optimizer.momentum", "optimizer.name"),
+            "works only for sgd, lars and muon with momentum",
+            "set optimizer.nesterov to false, or optimizer.name to sgd and optimizer.momentum "
+            "above 0",
+        )
+
+
+def _clipping(s: Settings) -> Iterator[Conflict]:
+    kinds = ("clip_norm", "clip_value", "clip_agc")
+    first, *others = [f"optimizer.{kind}" for kind in kinds if getattr(s.optimizer, kind)] or [""]
+    if others:
+        yield Conflict(
+            (others[0], first, *others[1:]),
+            f"gradients are clipped in one way, and {first} is another",
+            f"set {first} or this to 0",
         )
 
 
@@ -109,6 +137,7 @@ def _schedule(s: Settings) -> Iterator[Conflict]:
     length = ("schedule.epochs", "schedule.steps")
     for key, epochs, steps in (
         ("schedule.warmup", s.schedule.warmup_epochs, s.schedule.warmup_steps),
+        ("schedule.cooldown", s.schedule.cooldown_epochs, s.schedule.cooldown_steps),
         ("method.warmup", s.method.warmup_epochs, s.method.warmup_steps),
     ):
         total, warmup = _in_one_unit(s, epochs, steps)
@@ -119,18 +148,50 @@ def _schedule(s: Settings) -> Iterator[Conflict]:
                 f"lasts {warmup:g} {unit}, the whole run {total:g}",
                 "make it shorter",
             )
-    decays = bool(s.schedule.decay_steps or s.schedule.decay_epochs)
-    if s.schedule.name == "step" and not decays:
+    yield from _decay(s)
+
+
+def _decay(s: Settings) -> Iterator[Conflict]:
+    schedule, keys = s.schedule, ("schedule.decay_epochs", "schedule.decay_steps", "schedule.name")
+    decays = schedule.decay_steps or schedule.decay_epochs
+    if schedule.name == "step" and not decays:
         yield Conflict(
-            ("schedule.decay_epochs", "schedule.decay_steps", "schedule.name"),
+            keys,
             "a step schedule needs to know when it decays",
             "set schedule.decay_epochs to, say, [30, 60, 80]",
         )
-    if s.schedule.name != "step" and decays:
+    if schedule.name == "wsd" and len(decays) != 1:
         yield Conflict(
-            ("schedule.decay_epochs", "schedule.decay_steps", "schedule.name"),
-            f"a {s.schedule.name} schedule has no such decay",
+            keys,
+            f"a wsd schedule decays once, and {len(decays)} places are named",
+            "set schedule.decay_epochs to, say, [80]",
+        )
+    own = SCHEDULES[schedule.name]
+    for key in ("min_lr", "cooldown_epochs", "cooldown_steps"):
+        if getattr(schedule, key) and key not in own:
+            others = [name for name, keys in SCHEDULES.items() if key in keys]
+            yield Conflict(
+                (f"schedule.{key}", "schedule.name"),
+                f"a {schedule.name} schedule has no such part",
+                f"set it to 0, or schedule.name to {' or '.join(others)}",
+            )
+        elif getattr(schedule, key) and not schedule.min_lr:
+            yield Conflict(
+                (f"schedule.{key}", "schedule.min_lr"),
+                "a cool-down at a learning rate of 0 learns nothing",
+                "set schedule.min_lr above 0, or this to 0",
+            )
+    if decays and "decay_steps" not in own:
+        yield Conflict(
+            keys,
+            f"a {schedule.name} schedule has no such decay",
             "remove it, or set schedule.name to step",
+        )
+    if schedule.min_lr > s.peak_lr:
+        yield Conflict(
+            ("schedule.min_lr", "optimizer.lr", "optimizer.base_batch", "batch.global"),
+            f"{schedule.min_lr:g} is above the peak, {s.peak_lr:g}",
+            "set it below that",
         )
 
 

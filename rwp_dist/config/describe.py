@@ -38,7 +38,7 @@ def _lines(key: Key) -> Iterator[str]:
     default = field.get_default()
     rows = {
         "value": _values(field.annotation, field.metadata),
-        "default": "that of the method" if field.default_factory else _written(default),
+        "default": "see below" if field.default_factory else _written(default),
         "resumed": ON_RESUME[key.affects],
     }
     yield key.name

@@ -334,9 +334,21 @@ class Noise(Section):
     triton there is nothing to draw ahead."""
 
 
-OPTIMIZERS = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}
+OPTIMIZERS = {
+    "sgd": ("momentum", "nesterov"),
+    "adamw": ("betas", "eps"),
+    "lamb": ("betas", "eps"),
+    "lars": ("momentum", "nesterov", "trust_coefficient"),
+    "lion": ("betas",),
+    "muon": ("momentum", "nesterov", "betas", "eps"),
+}
 """Names of ``rwp_dist.run.optimizers``, so that a wrong one is found before torch is loaded. With
 the settings that each has for itself."""
+
+
+def _by_optimizer(default: Any, **others: Any) -> Any:
+    """A default that some optimizers have another of, by ``optimizer.name``."""
+    return Field(default_factory=lambda given: others.get(given["name"], default))
 
 
 class Optimizer(Section):
@@ -344,44 +356,90 @@ class Optimizer(Section):
 
     name: Annotated[str, one_of_or_named(*OPTIMIZERS)] = "sgd"
     """sgd (with momentum), adamw, or ``module:function`` of yours:
-    ``function(groups, lr=..., **options)``."""
+    ``function(groups, lr=..., **options)``. lamb, lars and lion are timm's (``rwp-dist[timm]``).
+    muon is torch's, for the matrices of hidden layers; adamw has the rest. lamb, lars and muon
+    look at whole parameters, which ZeRO's stages 1 to 3 do not have."""
 
     options: dict[str, Any] = {}
     """Keyword arguments of your own optimizer."""
 
     lr: PositiveFloat = 0.1
-    """Peak learning rate."""
+    """Peak learning rate, of a batch of ``base_batch``."""
 
-    momentum: BelowOne = 0.9
-    """Momentum of sgd."""
+    base_batch: Size | None = None
+    """Size of the batch that ``lr`` is for: the peak is lr x batch.global / base_batch. null: it is
+    lr for any batch."""
 
-    nesterov: Flag = False
-    """Nesterov momentum (sgd)."""
+    lr_factors: dict[str, Annotated[PositiveFloat, Field(le=1e9)]] = {}
+    """Factors of the learning rate by patterns of names: ``{"fc.*": 10}``. A parameter with several
+    of them has their product; one without has 1."""
 
-    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
-    """Decay of adamw's two moments."""
+    layer_decay: Annotated[PositiveFloat, Field(le=1.0)] = 1.0
+    """Factor of the learning rate from each layer to the one below it, for ResNets and vision
+    transformers: the head has the whole rate, the embeddings or the stem the least. 1: all learn
+    alike."""
 
-    eps: PositiveFloat = 1e-8
-    """Added to adamw's denominator."""
+    momentum: BelowOne = _by_optimizer(0.9, muon=0.95)
+    """Momentum of sgd, lars and muon. Default: 0.9, of muon 0.95."""
+
+    nesterov: Flag = _by_optimizer(False, muon=True)
+    """Nesterov momentum of sgd, lars and muon. Default: false, of muon true."""
+
+    betas: tuple[BelowOne, BelowOne] = _by_optimizer((0.9, 0.999), lion=(0.9, 0.99))
+    """Decay of the two moments of adamw and lamb. Of lion: of the past in an update, and of its
+    momentum. Default: [0.9, 0.999], of lion [0.9, 0.99]."""
+
+    eps: PositiveFloat = _by_optimizer(1e-8, lamb=1e-6)
+    """Added to the denominator of adamw and lamb. Default: 1e-8, of lamb 1e-6."""
+
+    trust_coefficient: PositiveFloat = 0.001
+    """Of lars: the norm of a parameter's update, relative to that of the parameter, at a learning
+    rate of 1."""
 
     weight_decay: NonNegativeFloat = 5e-4
-    """Decay of the weights: added to the gradient (sgd) or decoupled (adamw)."""
+    """Decay of the weights: added to the gradient (sgd, lars), to the update before its norm is
+    taken (lamb), or decoupled (adamw, lion, muon)."""
 
     no_decay: tuple[str, ...] | None = None
     """Parameters that are not decayed, as patterns of names: ``*.bias``; ``ndim<2`` names every
     bias and normalisation parameter. null: norms, biases, tokens and position embeddings of a
-    transformer, nothing of other networks; in a run that goes on, what it began with."""
+    transformer, and of any network for lamb and lars; else nothing; in a run that goes on, what it
+    began with. lamb and lars take the rate as it is for these, without a norm."""
 
     clip_norm: NonNegativeFloat = 0.0
     """Largest norm of the gradient. 0: not clipped."""
+
+    clip_value: NonNegativeFloat = 0.0
+    """Largest absolute value of an element of the gradient; DDP alone. 0: not clipped."""
+
+    clip_agc: NonNegativeFloat = 0.0
+    """Adaptive gradient clipping: largest norm of a row of the gradient, relative to that row of
+    the weights, such as 0.01; not of the last linear layer. DDP alone, and needs
+    ``rwp-dist[timm]``. 0: not clipped."""
+
+
+SCHEDULES = {
+    "cosine": ("min_lr", "cooldown_epochs", "cooldown_steps"),
+    "polynomial": ("min_lr", "cooldown_epochs", "cooldown_steps", "power"),
+    "wsd": ("min_lr", "decay_epochs", "decay_steps", "power"),
+    "step": ("decay_epochs", "decay_steps", "gamma"),
+    "constant": (),
+}
+"""Names of ``rwp_dist.run.schedules``, with the settings that each has for itself."""
+
+if TYPE_CHECKING:
+    ScheduleName = str
+else:
+    ScheduleName = Literal[tuple(SCHEDULES)]
 
 
 class Schedule(Section):
     """Length of the run and the learning rate along it."""
 
-    name: Literal["cosine", "step", "constant"] = "cosine"
-    """cosine: down to zero. step: times ``gamma`` at each of ``decay_epochs``. constant: no
-    decay."""
+    name: ScheduleName = "cosine"
+    """cosine: down to ``min_lr``. polynomial: likewise, as (1 - t)^power. wsd: warm-up, stable, and
+    from ``decay_epochs`` on a decay to ``min_lr`` as (1 - t)^power. step: times ``gamma`` at each
+    of ``decay_epochs``. constant: no decay."""
 
     epochs: Annotated[Duration, Field(gt=0.0)] = 20.0
     """Length of the run in epochs."""
@@ -390,19 +448,37 @@ class Schedule(Section):
     """Length of the run in steps. null: ``epochs`` counts."""
 
     warmup_epochs: Duration = 0.0
-    """Epochs in which the learning rate grows linearly from zero. 0: no warm-up."""
+    """Epochs in which the learning rate grows linearly to its peak. 0: no warm-up."""
 
     warmup_steps: Count | None = None
     """The same in steps. null: ``warmup_epochs`` counts."""
 
+    warmup_from: Fraction = 0.0
+    """What warm-up grows from, as a factor of the peak. 0: from zero; the first step has one part
+    of it already."""
+
+    min_lr: NonNegativeFloat = 0.0
+    """Learning rate that cosine, polynomial and wsd end at, as it is: no factor of ``lr``. Groups
+    multiply it by their factors, as they do ``lr``."""
+
+    cooldown_epochs: Duration = 0.0
+    """Epochs at the end of cosine and polynomial that stay at ``min_lr``; part of ``epochs``."""
+
+    cooldown_steps: Count | None = None
+    """The same in steps. null: ``cooldown_epochs`` counts."""
+
     decay_epochs: tuple[Annotated[Duration, Field(gt=0.0)], ...] = ()
-    """Epochs after which a step schedule multiplies the learning rate by ``gamma``."""
+    """Epochs after which a step schedule multiplies the learning rate by ``gamma``. Of wsd one: the
+    epoch after which it decays."""
 
     decay_steps: tuple[Size, ...] | None = None
     """The same in steps. null: ``decay_epochs`` counts."""
 
     gamma: PositiveFloat = 0.1
     """Factor of the learning rate at each decay of a step schedule."""
+
+    power: PositiveFloat = 1.0
+    """Power of the decay of polynomial and wsd. 1: linear."""
 
 
 class Engine(Section):
@@ -534,9 +610,10 @@ class Settings(Section):
     noise: Noise = Noise()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32: everything in 32 bits. bf16: convolutions and matrix products in bfloat16 by autocast;
-    weights stay in fp32."""
+    weights stay in fp32. fp16: likewise in float16, for GPUs without bfloat16, with losses scaled
+    as torch's GradScaler does; DDP alone."""
     engine: Annotated[Engine, Affects.ROUNDING] = Engine()
     deepspeed: Annotated[DeepSpeed, Affects.ROUNDING] = DeepSpeed()
     evaluation: Evaluation = Evaluation()
@@ -546,3 +623,12 @@ class Settings(Section):
     """Write a trace of a few steps to ``profile/`` in the run directory."""
     variant: Annotated[str | None, Affects.NOTHING] = None
     """Name of the chosen one of the file's ``variants``. null: none."""
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate after warm-up, of the run's own batch.
+
+        Source: the linear scaling rule of Goyal et al., 2017 (arXiv 1706.02677).
+        """
+        o = self.optimizer
+        return o.lr if o.base_batch is None else o.lr * (self.batch.global_ / o.base_batch)

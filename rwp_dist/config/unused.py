@@ -3,8 +3,10 @@
 A run may state them; a sweep does not train once for each of their values.
 """
 
+from collections.abc import Mapping
+
 from rwp_dist.config.keys import known_keys, setting_of
-from rwp_dist.config.tree import OPTIMIZERS, Settings
+from rwp_dist.config.tree import OPTIMIZERS, SCHEDULES, Settings
 from rwp_dist.perturb.methods import METHODS
 
 
@@ -27,9 +29,7 @@ def unused_keys(settings: Settings) -> frozenset[str]:
     grows = {"increase": True, "auto": method.increasing}.get(s.method.sigma_schedule, False)
     if not grows:
         unused.add("method.sigma_increase")
-    for name, keys in OPTIMIZERS.items():
-        if name != s.optimizer.name:
-            unused |= {f"optimizer.{key}" for key in keys}
+    unused |= _of_others(OPTIMIZERS, s.optimizer.name, "optimizer")
     if s.optimizer.name in OPTIMIZERS:
         unused.add("optimizer.options")
     if s.data.mix:
@@ -40,14 +40,22 @@ def unused_keys(settings: Settings) -> frozenset[str]:
         unused.add("augment.pad")
     if s.augment.auto != "randaugment":
         unused |= {"augment.num_ops", "augment.magnitude"}
-    if s.schedule.name != "step":
-        unused |= {"schedule.gamma", "schedule.decay_epochs", "schedule.decay_steps"}
+    unused |= _of_others(SCHEDULES, s.schedule.name, "schedule")
+    if not (s.schedule.warmup_epochs or s.schedule.warmup_steps):
+        unused.add("schedule.warmup_from")
     for key, steps in (
         ("schedule.epochs", s.schedule.steps),
         ("schedule.warmup_epochs", s.schedule.warmup_steps),
+        ("schedule.cooldown_epochs", s.schedule.cooldown_steps),
         ("schedule.decay_epochs", s.schedule.decay_steps),
         ("method.warmup_epochs", s.method.warmup_steps),
     ):
         if steps is not None:
             unused.add(key)
     return frozenset(unused)
+
+
+def _of_others(table: Mapping[str, tuple[str, ...]], name: str, section: str) -> set[str]:
+    """Keys of a section that other entries of a table have for themselves, and this one has not."""
+    others = {key for keys in table.values() for key in keys} - {*table.get(name, ())}
+    return {f"{section}.{key}" for key in others}

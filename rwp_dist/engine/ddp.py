@@ -10,11 +10,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, Split
 from rwp_dist.engine.broadcast import broadcast_tensors
+from rwp_dist.engine.clipping import choose_clip
+from rwp_dist.engine.loss_scale import LossScale
+from rwp_dist.engine.precision import autocast
 from rwp_dist.engine.state import (
     OptimizerState,
     group_state,
@@ -50,8 +53,12 @@ class DDPEngine:
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._skips_by_itself = False
         """Whether the optimizer skips an update if it is told so on the device."""
-        self._autocast = settings.precision == "bf16"
-        self._clip_norm = settings.optimizer.clip_norm
+        self._precision = settings.precision
+        self._clip = choose_clip(model, settings)
+        self.loss_scale: LossScale | None = None
+        if settings.precision == "fp16":
+            # Before anything else looks at gradients: hooks are called in the order they came.
+            self.loss_scale = LossScale(self.trained.values(), device)
         self._replica: DistributedDataParallel | None = None
         if dist.get_world_size() > 1:
             in_bf16 = settings.engine.reduce_dtype == "bf16"
@@ -75,16 +82,18 @@ class DDPEngine:
         """
         replica = self._replica
         waiting = nullcontext() if replica is None or reducing else replica.no_sync()
-        precision = torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
-        with _refusing(), waiting, precision:
+        with _refusing(), waiting, autocast(self.device, self._precision):
             logits: Tensor = (replica or self.module)(images)
         return logits.float()
 
     def backward(self, loss: Tensor) -> None:
         with _refusing():
-            (loss / self.num_passes).backward()
+            self.scaled(loss / self.num_passes).backward()
             if self._replica is not None and self._passes == self.num_passes:
                 self._replica._check_reducer_finalized()  # or ranks would step apart
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.loss_scale is None else self.loss_scale.scaled(loss)
 
     def gradients(self, params: Sequence[nn.Parameter]) -> list[Tensor | None]:
         return [p.grad for p in params]
@@ -98,8 +107,8 @@ class DDPEngine:
             if param.grad is None:  # no pass has used it; ZeRO's gradient is 0 then
                 param.grad = torch.zeros_like(param)
         self._norm = get_total_norm([p.grad for p in trained if p.grad is not None])
-        if self._clip_norm:
-            clip_grads_with_norm_(trained, self._clip_norm, self._norm)
+        if self._clip is not None:
+            self._clip(self._norm)
         # All ranks hold the same gradient, and so agree.
         applied = self._norm.isfinite()
         self._update_if(applied)
@@ -156,6 +165,8 @@ class DDPEngine:
 
     def close(self) -> None:
         self._replica = None
+        if self.loss_scale is not None:
+            self.loss_scale.close()
 
 
 class _Network(nn.Module):

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from rwp_dist.engine.loss_scale import LossScale
 from rwp_dist.engine.state import OptimizerState
 from rwp_dist.perturb.weights import CleanWeights
 
@@ -25,6 +26,8 @@ class Engine(Protocol):
     """How the clean weights come back after a perturbed pass."""
     num_passes: int
     """Passes of this rank in one update."""
+    loss_scale: LossScale | None
+    """What keeps gradients in fp16 from becoming zero; None in other precisions."""
 
     @property
     def skipped_steps(self) -> int:
@@ -45,6 +48,9 @@ class Engine(Protocol):
 
         The last pass of an update reduces the gradient over all ranks.
         """
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """A loss to differentiate without ``backward``, as ascent does, in any precision."""
 
     def gradients(self, params: Sequence[nn.Parameter]) -> list[Tensor | None]:
         """Whole gradients of the update, between its last ``backward`` and ``step``.

@@ -4,6 +4,7 @@ Code that does not know ZeRO's stages asks these questions.
 """
 
 from rwp_dist.config import Settings
+from rwp_dist.config.engines import names_deepspeed
 
 
 def zero_stage(settings: Settings) -> int:
@@ -14,9 +15,7 @@ def zero_stage(settings: Settings) -> int:
 
 def uses_deepspeed(settings: Settings) -> bool:
     """Whether DeepSpeed trains: it is named, or asked for what it alone does."""
-    if settings.engine.name != "auto":
-        return settings.engine.name == "deepspeed"
-    return zero_stage(settings) > 0 or bool(settings.deepspeed.extra)
+    return names_deepspeed(settings)
 
 
 def engine_name(settings: Settings) -> str:

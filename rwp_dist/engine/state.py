@@ -64,7 +64,7 @@ def group_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
 def load_group_state(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
     """Take over what ``group_state`` gave."""
     for group, saved in zip(optimizer.param_groups, groups, strict=True):
-        group.update({k: v for k, v in saved.items() if k not in OF_SETTINGS})
+        group.update({k: on_cpu(v) for k, v in saved.items() if k not in OF_SETTINGS})
 
 
 def on_cpu(value: Any) -> Any:

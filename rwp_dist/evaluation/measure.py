@@ -15,6 +15,7 @@ from rwp_dist.data.classes import Classes
 from rwp_dist.data.image import Normalise
 from rwp_dist.data.image.pixels import Pixels
 from rwp_dist.data.open import open_eval
+from rwp_dist.engine.precision import autocast
 from rwp_dist.evaluation.asked import Asked
 from rwp_dist.evaluation.corruptions import STRENGTHS, corrupt
 from rwp_dist.evaluation.weights import ChangedWeights
@@ -48,7 +49,7 @@ class Measurement:
                 Classes.from_state(kept).joined(self._val.dataset.classes)
         self._device = device
         self._normalise = Normalise(settings.data.mean, settings.data.std)
-        self._bf16 = settings.precision == "bf16"
+        self._precision = settings.precision
         self.data_id = self._val.dataset.id
         """Tells these evaluation samples from others."""
         self.num_samples = 0
@@ -87,7 +88,7 @@ class Measurement:
 
     def _pass(self, change: Callable[[Pixels, int], Pixels] | None = None) -> Numbers:
         val = replace(self._val, transform=replace(self._val.transform, change=change))
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+        with autocast(self._device, self._precision):
             result, self.bad = evaluate(
                 lambda images: self._model(self._normalise(images)).float(),
                 self._counted(val.steps()),

@@ -32,7 +32,7 @@ def make_plan(
             counted.
         RwpError: ``out`` cannot be written to.
     """
-    if cluster.mfu is not None and settings.precision != "bf16":
+    if cluster.mfu is not None and settings.precision == "fp32":
         raise ConfigError(
             "is a share of the peak in bf16, and precision is fp32",
             key="--mfu",

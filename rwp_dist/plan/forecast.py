@@ -58,7 +58,7 @@ class Cluster:
         if self.mfu is not None:
             return self.mfu * PEAK_TFLOPS[self.gpu.cuda_name] * 1e12
         bf16 = FLOPS_PER_MEMORY_BYTE * self.gpu.memory_bytes_per_s
-        return bf16 if precision == "bf16" else bf16 / 2
+        return bf16 / 2 if precision == "fp32" else bf16
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,11 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         extras={name: extra for name, extra in extras.items() if extra is not None},
         flops_per_image=flops,
         classes=train.dataset.classes if isinstance(train, TrainStream) else None,
-        notes=(*_stage_notes(asked, settings, memory), *_notes(settings, split, train, val)),
+        notes=(
+            *_stage_notes(asked, settings, memory),
+            *_rate_notes(settings),
+            *_notes(settings, split, train, val),
+        ),
     )
 
 
@@ -150,6 +154,16 @@ def _stage_notes(asked: Settings, settings: Settings, memory: int | None) -> lis
     why = f"a smaller stage does not fit into the {size(memory)} of a GPU"
     problem = f"auto has chosen {stage}, because {why}"
     return [Note("deepspeed.zero_stage", problem, "set it to another if that is not meant")]
+
+
+def _rate_notes(settings: Settings) -> list[Note]:
+    """What ``optimizer.base_batch`` makes of the learning rate."""
+    o, batch = settings.optimizer, settings.batch.global_
+    if o.base_batch is None:
+        return []
+    scaled = f"{o.lr:g} x {batch:,} / {o.base_batch:,}"
+    problem = f"the peak is {settings.peak_lr:g} ({scaled}, by optimizer.base_batch)"
+    return [Note("optimizer.lr", problem, "set optimizer.base_batch to null if that is not meant")]
 
 
 def _notes(settings: Settings, split: Split, train: Train, val: Eval) -> list[Note]:

@@ -42,7 +42,7 @@ def peak_tflops(device: torch.device, precision: str) -> float | None:
     None on a CPU, on a device that is not in the table, and in fp32: there cuDNN takes TF32 for
     convolutions and cuBLAS does not for products, so that neither peak is the run's.
     """
-    if device.type != "cuda" or precision != "bf16":
+    if device.type != "cuda" or precision == "fp32":
         return None
     return PEAK_TFLOPS.get(torch.cuda.get_device_name(device).removeprefix("NVIDIA "))
 

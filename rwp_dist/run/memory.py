@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, Split
+from rwp_dist.config.engines import for_ddp_alone
 from rwp_dist.engine.deepspeed.config import deepspeed_config
 from rwp_dist.engine.memory import engine_bytes
 from rwp_dist.engine.sharding import needs_copy, uses_deepspeed
@@ -79,7 +80,8 @@ def with_zero_stage(settings: Settings, split: Split, memory_bytes: float | None
     """The same with a number for ``deepspeed.zero_stage: auto``: the first that fits.
 
     0 where nothing can be split: on one rank, for an optimizer that needs whole parameters, under
-    ``engine.name=ddp``, and for a network of which the memory cannot be estimated.
+    ``engine.name=ddp`` and with settings that need it, and for a network of which the memory cannot
+    be estimated.
 
     Args:
         settings: of the run.
@@ -92,7 +94,8 @@ def with_zero_stage(settings: Settings, split: Split, memory_bytes: float | None
     if settings.deepspeed.zero_stage != "auto":
         return settings
     whole = with_stage(settings, 0)
-    only = settings.engine.name == "ddp" or split.world_size == 1 or not is_elementwise(settings)
+    by_ddp = settings.engine.name == "ddp" or bool(for_ddp_alone(settings))
+    only = by_ddp or split.world_size == 1 or not is_elementwise(settings)
     if memory_bytes is None or only:
         return whole
     try:
@@ -135,10 +138,10 @@ def activation_bytes(settings: Settings, batch: int, model: nn.Module) -> float:
     """What a forward pass of one micro-batch keeps for the backward pass.
 
     Nothing is computed: shapes go through a network on the meta device, and autograd tells what it
-    saves. In bf16 the count is of a network wholly in bf16, which ``model`` becomes; autocast keeps
-    some of it in fp32 as well.
+    saves. In bf16 and fp16 the count is of a network wholly in 16 bits, which ``model`` becomes;
+    autocast keeps some of it in fp32 as well.
     """
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    dtype = torch.float32 if settings.precision == "fp32" else torch.bfloat16
     model = model.to(dtype).train()
     shape = (batch, settings.data.channels, settings.data.image_size, settings.data.image_size)
     own = {p.untyped_storage()._cdata for p in model.parameters()}

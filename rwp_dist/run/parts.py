@@ -38,7 +38,9 @@ class Extra(Stateful, Protocol):
         """An update is done; ``applied``: it was not skipped, perhaps known on the device alone."""
 
 
-EXTRAS: dict[str, Callable[[Settings, Engine], Extra | None]] = {}
+EXTRAS: dict[str, Callable[[Settings, Engine], Extra | None]] = {
+    "loss_scale": lambda settings, engine: engine.loss_scale,
+}
 """Every extra part by the name of its state. A builder returns None where the settings do not ask
 for it. A new one is a file with the part, and its line here."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings
 from rwp_dist.perturb import METHODS, increasing
+from rwp_dist.run.schedules import SCHEDULES, Span, learning_rate
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,8 @@ class Timeline:
     settings: Settings
     steps_per_epoch: int
     total_steps: int
-    warmup_steps: int
+    span: Span
     """Of the learning rate."""
-    decay_steps: tuple[int, ...]
-    """Where a step schedule decays."""
     clean_steps: int
     """Warm-up of the perturbation: the first steps, in which it has strength 0."""
 
@@ -30,8 +29,8 @@ class Timeline:
         """Convert the settings' epochs with the number of steps that an epoch has.
 
         Raises:
-            ConfigError: a warm-up lasts longer than the run, or no step of it is perturbed although
-                the method perturbs.
+            ConfigError: a part of the run is longer than the run, or no step of it is perturbed
+                although the method perturbs.
         """
 
         def steps(epochs: float, given: int | None) -> int:
@@ -42,26 +41,44 @@ class Timeline:
         if decay is None:
             decay = tuple(steps(epoch, None) for epoch in s.decay_epochs)
         total = max(steps(s.epochs, s.steps), 1)
-        for section, epochs, given, longest in (
-            ("schedule", s.warmup_epochs, s.warmup_steps, total),
-            ("method", m.warmup_epochs, m.warmup_steps, total - 1),
+        cooldown = steps(s.cooldown_epochs, s.cooldown_steps)
+        for key, epochs, given, longest in (
+            ("schedule.cooldown", s.cooldown_epochs, s.cooldown_steps, total),
+            ("schedule.warmup", s.warmup_epochs, s.warmup_steps, total - cooldown),
+            ("method.warmup", m.warmup_epochs, m.warmup_steps, total - 1),
         ):
             lasts = steps(epochs, given)
             if lasts > longest:
                 in_epochs = math.floor(1e3 * longest / steps_per_epoch) / 1e3
                 most = in_epochs if given is None else longest
+                rest = f", {cooldown} of them cool-down" if longest < total - 1 else ""
                 raise ConfigError(
-                    f"lasts {lasts} steps and the whole run {total} (an epoch has "
+                    f"lasts {lasts} steps and the whole run {total}{rest} (an epoch has "
                     f"{steps_per_epoch})",
-                    key=f"{section}.warmup_{'epochs' if given is None else 'steps'}",
+                    key=f"{key}_{'epochs' if given is None else 'steps'}",
                     cure=f"set it to {most:g} or less",
                 )
+        warmup = steps(s.warmup_epochs, s.warmup_steps)
+        if s.name == "wsd" and not warmup <= min(decay) < total:
+            raise ConfigError(
+                f"is step {min(decay)}, and the run has {total}, {warmup} of them warm-up (an "
+                f"epoch has {steps_per_epoch})",
+                key=f"schedule.decay_{'epochs' if s.decay_steps is None else 'steps'}",
+                cure="begin the decay after warm-up and before the end",
+            )
         timeline = cls(
             settings=settings,
             steps_per_epoch=steps_per_epoch,
             total_steps=total,
-            warmup_steps=steps(s.warmup_epochs, s.warmup_steps),
-            decay_steps=decay,
+            span=Span(
+                peak=settings.peak_lr,
+                low=s.min_lr,
+                warmup=warmup,
+                decays=decay,
+                end=total - cooldown,
+                gamma=s.gamma,
+                power=s.power,
+            ),
             clean_steps=steps(m.warmup_epochs, m.warmup_steps),
         )
         timeline._check_some_step_is_perturbed()
@@ -84,21 +101,13 @@ class Timeline:
 
     def lr(self, step: int) -> float:
         """Learning rate of one step, counted from 0."""
-        peak = self.settings.optimizer.lr
-        if step < self.warmup_steps:
-            return peak * (step + 1) / self.warmup_steps
-        s = self.settings.schedule
-        if s.name == "cosine":
-            rest = max(self.total_steps - self.warmup_steps, 1)
-            return peak * 0.5 * (1.0 + math.cos(math.pi * (step - self.warmup_steps) / rest))
-        return float(peak * s.gamma ** sum(step >= at for at in self.decay_steps))
+        return learning_rate(self.settings, self.span, step)
 
     @property
     def decay_start(self) -> int:
-        """First step at which the learning rate of a cosine or step schedule falls."""
-        if self.settings.schedule.name == "step":
-            return min(self.decay_steps)
-        return self.warmup_steps
+        """First step at which the learning rate falls; the end of the run if it never does."""
+        start = SCHEDULES[self.settings.schedule.name].decay_start
+        return self.total_steps if start is None else start(self.span)
 
     def strength(self, step: int) -> float:
         """sigma or rho of one step: how far a perturbed pass goes. 0: the pass is clean."""

@@ -73,8 +73,8 @@ def test_all_errors_come_at_once(tmp_path: Path) -> None:
         "  - batch.global: 'many' is not allowed; it should be a whole number "
         "(Samples of one update over all ranks, clean and perturbed ones "
         "together).",
-        "  - optimizer.nesterov: works only for sgd with momentum; set optimizer.nesterov to "
-        "false, or optimizer.name to sgd and optimizer.momentum above 0.",
+        "  - optimizer.nesterov: works only for sgd, lars and muon with momentum; set "
+        "optimizer.nesterov to false, or optimizer.name to sgd and optimizer.momentum above 0.",
     ]
 
 
@@ -96,7 +96,7 @@ def test_all_errors_come_at_once(tmp_path: Path) -> None:
         ("schedule.epochs=2024-13-45", "schedule.epochs", "it should be a number ("),
         ("method.lambda=1.5", "method.lambda", "it should be less than or equal to 1"),
         ("method.name=m-rpw", "method.name", "'m-rwp'"),
-        ("precision=", "precision", "it should be 'fp32' or 'bf16'"),
+        ("precision=", "precision", "it should be 'fp32', 'bf16' or 'fp16'"),
         ("run.seed=true", "run.seed", "not true or false"),
         ("optimizer.lr=nan", "optimizer.lr", "it should be a finite number"),
         ("nonsense", None, "write section.key=value"),

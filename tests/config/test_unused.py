@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rwp_dist.config import load_settings, split_batch, uses
-from rwp_dist.config.tree import OPTIMIZERS
+from rwp_dist.config.tree import OPTIMIZERS, SCHEDULES
 from rwp_dist.perturb import METHODS, Perturbed
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.slots import slots_of
@@ -42,7 +42,7 @@ def trained(*overrides: str) -> torch.Tensor:
     timeline, m = Timeline.of(settings, steps_per_epoch=3), settings.method
     strength = METHODS[m.name].strength
     torch.manual_seed(0)
-    model = nn.Linear(4, 3)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
     noisy = Perturbed(
         model,
         m.name,
@@ -66,7 +66,7 @@ def trained(*overrides: str) -> torch.Tensor:
             with noisy(step, micro_batch, loss=loss):
                 (noisy.weight * loss()).backward()
         for group in optimizer.param_groups:
-            group["lr"] = timeline.lr(step)
+            group["lr"] = timeline.lr(step) * group.get("lr_factor", 1.0)
         optimizer.step()
         optimizer.zero_grad()
         noisy.end_step()
@@ -99,20 +99,34 @@ def test_every_setting_of_a_method_is_known() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_uses_the_settings_that_change_its_updates(name: str) -> None:
-    values = {"momentum": "0.5", "nesterov": "true", "betas": "[0.5,0.5]", "eps": "1"}
+    nesterov = "false" if name == "muon" else "true"  # not the default
+    values = {"momentum": "0.5", "nesterov": nesterov, "betas": "[0.5,0.5]", "eps": "1"}
+    values |= {"trust_coefficient": "0.5"}
     assert {key for keys in OPTIMIZERS.values() for key in keys} == {*values}
-    for key, value in (values | {"lr": "0.3", "weight_decay": "0.3"}).items():
-        if key != "nesterov" or name == "sgd":  # refused
+    common = {"lr": "0.3", "weight_decay": "0.3", "lr_factors": "{0.weight: 2}", "base_batch": "8"}
+    for key, value in (values | common).items():
+        if key != "nesterov" or "nesterov" in OPTIMIZERS[name]:  # refused
             assert_used_if_it_changes_a_run(f"optimizer.{key}", value, f"optimizer.name={name}")
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant", "step"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_schedule_uses_the_settings_that_change_its_updates(schedule: str) -> None:
     given = [f"schedule.name={schedule}"]
-    given += ["schedule.decay_steps=[2]"] if schedule == "step" else []
-    for key, value in {"gamma": "0.5", "epochs": "5", "warmup_steps": "3"}.items():
+    own = SCHEDULES[schedule]
+    given += ["schedule.decay_steps=[2]"] if "decay_steps" in own else []
+    values = {"gamma": "0.5", "epochs": "5", "warmup_steps": "2", "power": "2"}
+    values |= {"warmup_from": "0.5"} | ({"min_lr": "0.01"} if "min_lr" in own else {})  # refused
+    for key, value in values.items():
         assert_used_if_it_changes_a_run(f"schedule.{key}", value, *given)
-    assert uses(load_settings(None, given), "schedule.decay_steps") == (schedule == "step")
+    settings = load_settings(None, given)
+    for key in {key for keys in SCHEDULES.values() for key in keys}:
+        hidden = ("decay_epochs",) if "decay_steps" in own else ()
+        assert uses(settings, f"schedule.{key}") == (key in own and key not in hidden)
+
+
+def test_a_warmup_uses_where_it_begins_and_a_cooldown_how_long_it_lasts() -> None:
+    assert_used_if_it_changes_a_run("schedule.warmup_from", "0.5", "schedule.warmup_steps=3")
+    assert_used_if_it_changes_a_run("schedule.cooldown_steps", "2", "schedule.min_lr=0.01")
 
 
 def test_options_belong_to_an_optimizer_of_ones_own_and_noise_to_methods_that_draw_it() -> None:

@@ -154,22 +154,27 @@ def refuse(tensor, *_):
     raise AssertionError("the host would wait for the device")
 
 
-def train_without_waiting(method):
+def train_without_waiting(method, *more):
     def step_without_waiting(parts, number, *more):
         with ExitStack() as stack:
             for name in WAITING if number > 0 else ():
                 stack.enter_context(patch.object(torch.Tensor, name, refuse))
             train_step(parts, number, *more)
 
-    case = overrides(method, "optimizer.clip_norm=0.5", split_over(2, 2))
+    case = overrides(method, split_over(2, 2), *more)
     patched = patch("support.small.train_step", step_without_waiting)
     with patched, small_parts(small_settings(*case, steps=4)) as parts:
         run_all(parts)
 
 
 @pytest.mark.parametrize("method", METHOD_SETTINGS)
-def test_after_the_first_update_the_host_never_waits_for_the_device(method):
-    run_ranks(train_without_waiting, 2, method)
+@pytest.mark.parametrize(
+    "more",
+    [("optimizer.clip_norm=0.5",), ("precision=fp16", "optimizer.clip_agc=0.05")],
+    ids=["fp32", "fp16"],
+)
+def test_after_the_first_update_the_host_never_waits_for_the_device(method, more):
+    run_ranks(train_without_waiting, 2, method, *more)
 
 
 def said_of_unused_parameters():

@@ -70,3 +70,17 @@ def test_what_is_doubtful_about_classes_and_mixing_is_known_before_the_first_ste
     outputs, mixing = said
     assert outputs.startswith("model.num_classes: 9 outputs for the 5 classes of")
     assert mixing.startswith("augment.mixup: micro-batches of one image mix nothing")
+
+
+def notes_of(*overrides):
+    with small_parts(small_settings(*overrides)) as parts:
+        return [str(note) for note in parts.notes], parts.timeline.lr(0)
+
+
+def test_a_learning_rate_that_is_scaled_by_the_batch_is_said():
+    ((said, rate),) = run_ranks(notes_of, 1, "optimizer.base_batch=6")
+    assert rate == 0.2 and said == [
+        "optimizer.lr: the peak is 0.2 (0.1 x 12 / 6, by optimizer.base_batch); set "
+        "optimizer.base_batch to null if that is not meant."
+    ]
+    assert run_ranks(notes_of, 1) == [([], 0.1)]

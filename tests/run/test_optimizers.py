@@ -68,7 +68,7 @@ def test_names_that_there_are_not_are_refused_with_the_cure():
     with pytest.raises(SettingsError) as refused:
         small_settings("optimizer.name=adamv")
     (error,) = refused.value.problems
-    assert error.key == "optimizer.name" and "'sgd', 'adamw' or module:function" in error.cure
+    assert error.key == "optimizer.name" and "'muon' or module:function" in error.cure
     with pytest.raises(ConfigError) as caught:
         build_optimizer(small_net(), small_settings("optimizer.no_decay=['norm*']"))
     assert caught.value.key == "optimizer.no_decay"

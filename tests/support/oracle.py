@@ -81,6 +81,10 @@ class Formula:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 5e-4
+    only_matrices: bool = False
+    """Parameters of one dimension are neither decayed nor, by LAMB, adapted."""
+    lr_factors: tuple[tuple[str, float], ...] = ()
+    """Patterns of names, and factors of the learning rate; those of several patterns multiply."""
     clip_norm: float = 0.0
     mean: float = 0.4
     std: float = 0.3
@@ -258,17 +262,25 @@ class Oracle:
         self._updates += 1
         for name, g in gradient.items():
             g = g * clip
+            rate = lr * math.prod(x for pattern, x in f.lr_factors if fnmatchcase(name, pattern))
+            left_out = f.only_matrices and g.ndim < 2
+            decay = 0.0 if left_out else f.weight_decay
             w, m, v = self.weights[name], self._memory["m"].get(name), self._memory["v"].get(name)
             if f.optimizer == "sgd":
-                g = g + f.weight_decay * w
+                g = g + decay * w
                 m = g if m is None else f.momentum * m + g
-                self.weights[name] = w - lr * (g + f.momentum * m if f.nesterov else m)
+                self.weights[name] = w - rate * (g + f.momentum * m if f.nesterov else m)
             else:
                 b1, b2 = f.betas
                 m = (1 - b1) * g + (0.0 if m is None else b1 * m)
                 v = (1 - b2) * g**2 + (0.0 if v is None else b2 * v)
                 m_hat, v_hat = m / (1 - b1**self._updates), v / (1 - b2**self._updates)
-                w = w * (1 - lr * f.weight_decay)
-                self.weights[name] = w - lr * m_hat / (v_hat.sqrt() + f.eps)
+                update = m_hat / (v_hat.sqrt() + f.eps)
+                if f.optimizer == "lamb":
+                    update = update + decay * w
+                    trust = 1.0 if left_out else float(w.norm() / update.norm())
+                    self.weights[name] = w - rate * trust * update
+                else:
+                    self.weights[name] = w * (1 - rate * decay) - rate * update
                 self._memory["v"][name] = v
             self._memory["m"][name] = m

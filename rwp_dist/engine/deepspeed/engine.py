@@ -16,6 +16,8 @@ from rwp_dist.engine.broadcast import broadcast_tensors
 from rwp_dist.engine.deepspeed.config import check_extra, deepspeed_config
 from rwp_dist.engine.deepspeed.state import gather_optimizer_state, inner_optimizer, load_state
 from rwp_dist.engine.deepspeed.weights import Gathered, RestoredByStep
+from rwp_dist.engine.loss_scale import LossScale
+from rwp_dist.engine.precision import autocast
 from rwp_dist.engine.sharding import needs_copy, shares_weights, zero_stage
 from rwp_dist.engine.state import OptimizerState, group_state, load_group_state
 from rwp_dist.perturb.weights import CleanWeights, PerturbedCopy
@@ -44,7 +46,8 @@ class DeepSpeedEngine:
         stage = zero_stage(settings)
         self.device = device
         self._stage = stage
-        self._autocast = settings.precision == "bf16"
+        self._precision = settings.precision
+        self.loss_scale: LossScale | None = None  # fp16 is refused before
         self.num_passes = split.micro_batches
         # Stage 3 empties parameters, so their shapes are kept.
         self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -80,12 +83,15 @@ class DeepSpeedEngine:
         return logits.float()
 
     def forward_only(self, images: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+        with autocast(self.device, self._precision):
             logits: Tensor = self.module(images)
         return logits.float()
 
     def backward(self, loss: Tensor) -> None:
         self.ds.backward(loss)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return loss
 
     def gradients(self, params: Sequence[nn.Parameter]) -> list[Tensor | None]:
         if self._stage == 0:

@@ -1,4 +1,4 @@
-"""Optimizers by name, or by ``module:function``, from named parameters in groups."""
+"""The table of optimizers, and the one that a run asks for."""
 
 import difflib
 from collections.abc import Callable
@@ -12,32 +12,83 @@ from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.named import is_named, load_named
 from rwp_dist.config import Settings
 from rwp_dist.engine.sharding import hands_out_flat_shards
-from rwp_dist.perturb.rows import check_patterns, matches
-
-Groups = list[dict[str, Any]]
-"""Groups of parameters as torch's optimizers take them: ``params`` and options of their own. A
-group's ``lr_factor`` multiplies the learning rate of the schedule."""
+from rwp_dist.run.optimizers.groups import Groups, group_parameters
+from rwp_dist.run.optimizers.muon import build_muon
 
 
 @dataclass(frozen=True)
 class OptimizerEntry:
     """One optimizer."""
 
-    build: Callable[[Groups, Settings], torch.optim.Optimizer]
+    build: Callable[[Groups, Settings, nn.Module], torch.optim.Optimizer]
     elementwise: bool = True
     """Whether an element's update depends on that element alone. ZeRO hands an optimizer flat
     shards of all parameters, where the shape of a single parameter is no longer visible."""
 
 
-def _sgd(groups: Groups, settings: Settings) -> torch.optim.Optimizer:
+def _sgd(groups: Groups, settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
     o = settings.optimizer
     fused = can_fuse(groups)
     return torch.optim.SGD(groups, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, fused=fused)
 
 
-def _adamw(groups: Groups, settings: Settings) -> torch.optim.Optimizer:
+def _adamw(groups: Groups, settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
     o = settings.optimizer
     return torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, eps=o.eps, fused=can_fuse(groups))
+
+
+def _lamb(groups: Groups, settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
+    """LAMB (You et al., ICLR 2020, arXiv 1904.00962), with Adam's bias correction."""
+    o = settings.optimizer
+    return _of_timm(o.name).Lamb(
+        groups,
+        lr=o.lr,
+        betas=o.betas,
+        eps=o.eps,
+        bias_correction=True,
+        grad_averaging=True,
+        max_grad_norm=None,  # timm's own clipping; optimizer.clip_norm is there
+        trust_clip=False,
+        always_adapt=not o.weight_decay,
+    )
+
+
+def _lars(groups: Groups, settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
+    """LARS (You et al., 2017, arXiv 1708.03888)."""
+    o = settings.optimizer
+    return _of_timm(o.name).Lars(
+        groups,
+        lr=o.lr,
+        momentum=o.momentum,
+        dampening=0.0,
+        nesterov=o.nesterov,
+        trust_coeff=o.trust_coefficient,
+        trust_clip=False,
+        always_adapt=not o.weight_decay,
+    )
+
+
+def _lion(groups: Groups, settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
+    """Lion (Chen et al., NeurIPS 2023, arXiv 2302.06675)."""
+    o = settings.optimizer
+    return _of_timm(o.name).Lion(groups, lr=o.lr, betas=o.betas)
+
+
+def _of_timm(name: str) -> Any:
+    """timm's optimizers, which are imported where one is asked for.
+
+    Raises:
+        ConfigError: timm is not installed.
+    """
+    try:
+        import timm.optim
+    except ImportError as error:
+        raise ConfigError(
+            f"{name} is one of timm's optimizers, and timm is not installed",
+            key="optimizer.name",
+            cure="run `pip install 'rwp-dist[timm]'`, or choose sgd or adamw",
+        ) from error
+    return timm.optim
 
 
 def can_fuse(groups: Groups) -> bool:
@@ -58,11 +109,11 @@ def can_fuse(groups: Groups) -> bool:
 OPTIMIZERS: dict[str, OptimizerEntry] = {
     "sgd": OptimizerEntry(_sgd),
     "adamw": OptimizerEntry(_adamw),
+    "lamb": OptimizerEntry(_lamb, elementwise=False),
+    "lars": OptimizerEntry(_lars, elementwise=False),
+    "lion": OptimizerEntry(_lion),
+    "muon": OptimizerEntry(build_muon, elementwise=False),
 }
-
-NOT_DECAYED = ("ndim<2", "*class_token*", "*cls_token*", "*pos_embed*", "*position_bias*")
-"""Parameters of a transformer that are not decayed unless ``optimizer.no_decay`` says otherwise:
-norms, biases, tokens and position embeddings."""
 
 
 def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -79,7 +130,7 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimiz
             key="optimizer.name",
             cure="set deepspeed.zero_stage to 0",
         )
-    return entry.build(group_parameters(model, settings), settings)
+    return entry.build(group_parameters(model, settings), settings, model)
 
 
 def is_elementwise(settings: Settings) -> bool:
@@ -111,31 +162,7 @@ def _entry_of(function: Callable[..., torch.optim.Optimizer]) -> OptimizerEntry:
     ``function.elementwise = True`` says that ZeRO may hand it flat shards.
     """
 
-    def build(groups: Groups, settings: Settings) -> torch.optim.Optimizer:
-        return function(groups, lr=settings.optimizer.lr, **settings.optimizer.options)
+    def build(groups: Groups, settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
+        return function(groups, lr=settings.peak_lr, **settings.optimizer.options)
 
     return OptimizerEntry(build, getattr(function, "elementwise", False))
-
-
-def group_parameters(model: nn.Module, settings: Settings) -> Groups:
-    """Trainable parameters in two groups, those that are decayed first; empty groups are left out.
-
-    Raises:
-        ConfigError: a pattern of ``optimizer.no_decay`` names no parameter.
-    """
-    patterns = settings.optimizer.no_decay
-    if patterns is None:
-        patterns = NOT_DECAYED if _is_transformer(model) else ()
-    else:
-        names = [name for name, _ in model.named_parameters()]
-        check_patterns(names, patterns, key="optimizer.no_decay")
-    groups: dict[float, list[nn.Parameter]] = {settings.optimizer.weight_decay: [], 0.0: []}
-    for name, param in model.named_parameters():
-        if param.requires_grad:
-            decays = not matches(name, param.ndim, patterns)
-            groups[settings.optimizer.weight_decay if decays else 0.0].append(param)
-    return [{"params": ps, "weight_decay": decay} for decay, ps in groups.items() if ps]
-
-
-def _is_transformer(model: nn.Module) -> bool:
-    return any("attention" in type(module).__name__.lower() for module in model.modules())
