@@ -139,7 +139,8 @@ def activation_bytes(settings: Settings, batch: int, model: nn.Module) -> float:
 
     Nothing is computed: shapes go through a network on the meta device, and autograd tells what it
     saves. In bf16 and fp16 the count is of a network wholly in 16 bits, which ``model`` becomes;
-    autocast keeps some of it in fp32 as well.
+    autocast keeps some of it in fp32 as well. Left out is what one block takes while
+    ``model.checkpointing`` computes it again.
     """
     dtype = torch.float32 if settings.precision == "fp32" else torch.bfloat16
     model = model.to(dtype).train()
