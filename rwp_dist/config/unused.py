@@ -4,7 +4,7 @@ A run may state them; a sweep does not train once for each of their values.
 """
 
 from rwp_dist.config.keys import known_keys, setting_of
-from rwp_dist.config.tree import OPTIMIZERS, Settings
+from rwp_dist.config.tree import LOSSES, OPTIMIZERS, Settings
 from rwp_dist.perturb.methods import METHODS
 
 
@@ -32,6 +32,11 @@ def unused_keys(settings: Settings) -> frozenset[str]:
             unused |= {f"optimizer.{key}" for key in keys}
     if s.optimizer.name in OPTIMIZERS:
         unused.add("optimizer.options")
+    for name, own in LOSSES.items():
+        if name != s.loss.name:
+            unused |= {f"loss.{key}" for key in own}
+    if s.loss.teacher is None:
+        unused |= {"loss.teacher_model", "loss.temperature", "loss.alpha"}
     if s.data.mix:
         unused.add("data.train")
     if s.augment.crop != "random_resized":
@@ -40,6 +45,8 @@ def unused_keys(settings: Settings) -> frozenset[str]:
         unused.add("augment.pad")
     if s.augment.auto != "randaugment":
         unused |= {"augment.num_ops", "augment.magnitude"}
+    if s.augment.auto != "augmix":
+        unused.add("augment.severity")
     if s.schedule.name != "step":
         unused |= {"schedule.gamma", "schedule.decay_epochs", "schedule.decay_steps"}
     for key, steps in (

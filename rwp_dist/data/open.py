@@ -79,6 +79,8 @@ def transform_of(settings: Settings) -> TrainTransform:
         auto=a.auto,
         num_ops=a.num_ops,
         magnitude=a.magnitude,
+        severity=a.severity,
+        jitter=a.jitter,
         cutout=a.cutout,
         erase=a.erase,
         fill=[round(255 * m) for m in d.mean],

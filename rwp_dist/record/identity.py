@@ -20,6 +20,7 @@ from rwp_dist.base.urls import shown_tree
 from rwp_dist.config import Affects, Settings, affects, load_settings, values_by_key
 from rwp_dist.record.code import digest_of, version_of
 from rwp_dist.record.directory import RunDir
+from rwp_dist.record.teacher import NO_TEACHER
 
 Identity = dict[str, Any]
 """Values that JSON can hold, by key: every setting, and the keys of ``OTHERS``."""
@@ -28,6 +29,7 @@ OTHERS = {
     "data.train.id": Affects.RESULT,
     "data.train.classes": Affects.RESULT,
     "data.val.id": Affects.EVALUATION,
+    "loss.teacher.id": Affects.RESULT,
     "ranks": Affects.SPLIT,
     "rwp-dist": Affects.CODE,
     "code": Affects.CODE,
@@ -205,7 +207,7 @@ def complete(identity: Identity) -> Identity:
 def _default_values() -> Identity:
     defaults = settings_identity(Settings(), 1)
     del defaults["ranks"]
-    return defaults
+    return defaults | {"loss.teacher.id": NO_TEACHER}
 
 
 def _first_that_differs(one: list[Any], other: list[Any]) -> tuple[str, str]:

@@ -35,12 +35,14 @@ from rwp_dist.process.group import (
 )
 from rwp_dist.process.stages import stage
 from rwp_dist.run.flops import count_flops
+from rwp_dist.run.losses import build_loss
 from rwp_dist.run.memory import with_stage, with_zero_stage
 from rwp_dist.run.models import build_model
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.parts import EXTRAS, Parts
 from rwp_dist.run.slots import most_perturbed, slots_of
 from rwp_dist.run.task import Classification
+from rwp_dist.run.teacher import Teacher
 from rwp_dist.run.timeline import Timeline
 from rwp_dist.run.trial import check_trainable
 
@@ -80,6 +82,10 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     with stage("opening the shards"), same_on_all_ranks():
         train, val = streams or _open_streams(settings, split, pin)
         timeline = Timeline.of(settings, train.steps_per_epoch)
+    teacher = None
+    if settings.loss.teacher is not None:
+        with stage("loading the teacher"), same_on_all_ranks():
+            teacher = Teacher(settings, device)
     with stage("compiling what draws the noise"), same_on_all_ranks(), keys_of_settings():
         backend = choose_backend(settings.noise.backend, device)
     backend = _common(backend)
@@ -116,7 +122,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         val=val,
         mixer=build_mixer(settings),
         normalise=normalise,
-        task=Classification(),
+        task=Classification(build_loss(settings, teacher)),
         timeline=timeline,
         engine=engine,
         perturbed=perturbed,

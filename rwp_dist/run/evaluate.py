@@ -92,7 +92,7 @@ def evaluate(
 
 def _sums(logits: Tensor, batch: Batch, task: Classification) -> Tensor:
     """Sums over a batch of loss, metrics and samples: float64 ``[2 + len(metrics)]``."""
-    loss = task.loss(logits, batch.labels, batch.weights)
+    loss = task.nll(logits, batch.labels, batch.weights)
     hits = task.hits(logits, batch.labels, batch.weights)
     counted = (batch.weights > 0)[None]
     return torch.cat([loss[None].double(), hits.double(), counted.double()]).sum(1)

@@ -18,6 +18,7 @@ from rwp_dist.record.ending import write_refusal
 from rwp_dist.record.identity import Identity, identity_of, settings_identity
 from rwp_dist.record.open import open_run
 from rwp_dist.record.resume import changes_of, continued_settings
+from rwp_dist.record.teacher import teacher_identity
 from rwp_dist.run.agreement import agree, check_shared, own_places
 
 
@@ -52,7 +53,7 @@ def _finished_summary(settings: Settings) -> dict[str, Any] | None:
     if summary is None:
         return None
     with suppress(RwpError):  # its data may be gone by now
-        now |= data_identity(settings)
+        now |= data_identity(settings) | teacher_identity(settings)
     changed = changes_of(run_dir, now)
     top1 = summary.get("top1")
     shown = "" if top1 is None else f", top-1 {top1:.2f} %"
@@ -80,7 +81,8 @@ def opened_run(settings: Settings) -> Iterator[OpenRun]:
     with ExitStack() as stack:
         try:
             with same_on_all_ranks():
-                data, git = data_identity(settings), commit_of(run_dir, dirty=is_main)
+                data = data_identity(settings) | teacher_identity(settings)
+                git = commit_of(run_dir, dirty=is_main)
             identity = identity_of(settings, ranks=ranks, data=data, git=git)
             mixture = agree(identity, allow_mixed_code=mixed)
             with same_on_all_ranks():

@@ -41,7 +41,7 @@ class Timeline:
         decay = s.decay_steps
         if decay is None:
             decay = tuple(steps(epoch, None) for epoch in s.decay_epochs)
-        total = max(steps(s.epochs, s.steps), 1)
+        total = s.total_steps(steps_per_epoch)
         for section, epochs, given, longest in (
             ("schedule", s.warmup_epochs, s.warmup_steps, total),
             ("method", m.warmup_epochs, m.warmup_steps, total - 1),
