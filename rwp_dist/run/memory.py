@@ -140,7 +140,7 @@ def activation_bytes(settings: Settings, batch: int, model: nn.Module) -> float:
     """
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     model = model.to(dtype).train()
-    shape = (batch, settings.data.channels, settings.data.image_size, settings.data.image_size)
+    shape = (batch, settings.data.channels, *2 * (max(settings.data.train_sizes),))
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, Tensor] = {}  # as long as a tensor is held, no other gets its address
 
