@@ -16,6 +16,7 @@ from rwp_dist.data.classes import Note, notes
 from rwp_dist.data.dataset import check_labels_again
 from rwp_dist.data.image import Mixer, Normalise
 from rwp_dist.data.open import Eval, Train, open_eval, open_train
+from rwp_dist.data.sizes import Sizes
 from rwp_dist.data.stream import EvalStream, TrainStream
 from rwp_dist.engine.deepspeed.config import check_energy_buckets
 from rwp_dist.engine.engine import Engine
@@ -78,10 +79,12 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     with same_on_all_ranks():
         optimizer = build_optimizer(model, settings)
         # Before DeepSpeed adds hooks, or empties the parameters.
-        flops = count_flops(model, settings.data.channels, settings.data.image_size)
+        d = settings.data
+        flops = {size: count_flops(model, d.channels, size) for size in d.train_sizes}
     with stage("opening the shards"), same_on_all_ranks():
         train, val = streams or _open_streams(settings, split, pin)
         timeline = Timeline.of(settings, train.steps_per_epoch)
+        sizes = Sizes.of(settings, train.steps_per_epoch)
     teacher = None
     if settings.loss.teacher is not None:
         with stage("loading the teacher"), same_on_all_ranks():
@@ -107,7 +110,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     normalise = Normalise(settings.data.mean, settings.data.std)
     if settings.run.compile:
         with stage("compiling the network"), same_on_all_ranks():
-            shape = (split.size, settings.data.channels, *2 * (settings.data.image_size,))
+            shape = (split.size, d.channels, *2 * d.train_sizes)  # one size (config/checks.py)
             images = torch.zeros(shape, dtype=torch.uint8, device=device)
             from rwp_dist.run.compiling import compile_network  # torch's compiler takes seconds
 
@@ -127,7 +130,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         engine=engine,
         perturbed=perturbed,
         extras={name: extra for name, extra in extras.items() if extra is not None},
-        flops_per_image=flops,
+        flops_per_image=lambda step: flops[sizes.at(step)],
         classes=train.dataset.classes if isinstance(train, TrainStream) else None,
         notes=(*_stage_notes(asked, settings, memory), *_notes(settings, split, train, val)),
     )

@@ -38,8 +38,8 @@ class Teacher:
             model = build_model(own, device)
             _load(model, path, own.model.name)
         self._model = model.eval().requires_grad_(False)
-        # The run's images, of every size; what an error says of settings is said of these.
-        try_network(self._model, settings.model_copy(update={"model": own.model}))
+        sizes = settings.data.train_sizes
+        try_network(self._model, settings.model_copy(update={"model": own.model}), sizes=sizes)
         self._normalise = Normalise(own.data.mean, own.data.std)
         self._bf16 = settings.precision == "bf16"
 
