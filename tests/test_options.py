@@ -4,6 +4,7 @@ A new setting gets a row here. Settings that do not hide each other share one.
 """
 
 import pytest
+import torch
 from support.checkpoints import everything, load, save
 from support.ranks import run_ranks
 from support.small import run_all, same_bits
@@ -11,6 +12,7 @@ from support.small import run_all, same_bits
 from rwp_dist.config import load_settings
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.evaluate import clean_network, evaluate_parts
+from rwp_dist.run.models import small_cnn
 from rwp_dist.shards import synthetic_listing, write_shards
 
 METHODS = ("sgd", "sam", "m-arwp")
@@ -24,6 +26,18 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "mixing": ("augment.mixup=0.2", "augment.cutmix=1", "augment.label_smoothing=0.1"),
     "cropping": ("augment.crop=random_resized", "augment.flip=true", "augment.erase=0.5"),
     "randaugment": ("augment.crop=pad", "augment.auto=randaugment", "augment.cutout=4"),
+    "bce": (
+        *("loss.name=bce", "loss.threshold=0.2", "augment.mixup=0.2", "augment.auto=three"),
+        *("augment.label_smoothing=0.1", "augment.jitter=[0.3,0.3,0.3,0.1]"),
+    ),
+    "distillation": (
+        *("loss.teacher={shards}/teacher.pt", "loss.teacher_model=small_cnn"),
+        *("loss.temperature=2", "augment.cutmix=1", "data.pad_last=true"),
+    ),
+    "sizes": (
+        *("data.sizes=[[0,12],[0.6,16],[0.8,14]]", "evaluation.image_size=20"),
+        *("augment.repeats=2", "augment.auto=augmix", "augment.crop=random_resized"),
+    ),
     "steps": ("schedule.name=step", "schedule.decay_steps=[2,5]", "schedule.warmup_steps=1"),
     "bf16": ("precision=bf16",),
     "zero-1": ("deepspeed.zero_stage=1", "optimizer.clip_norm=0.5"),
@@ -36,6 +50,7 @@ def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("options")
     write_shards(synthetic_listing(40, 24, 20, CLASSES, seed=0), folder / "train")
     write_shards(synthetic_listing(10, 24, 20, CLASSES, seed=1), folder / "val")
+    torch.save(small_cnn(CLASSES, 3).state_dict(), folder / "teacher.pt")
     return folder
 
 
@@ -57,7 +72,7 @@ def settings_of(shards, *overrides):
             f"schedule.steps={STEPS}",
             "run.device=cpu",
             "tracking.wandb=off",
-            *overrides,
+            *(override.replace("{shards}", str(shards)) for override in overrides),
         ],
     )
 

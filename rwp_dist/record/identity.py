@@ -85,6 +85,7 @@ def settings_identity(settings: Settings, ranks: int | None) -> Identity:
     """The part that settings and the number of ranks tell; None: it is not known."""
     values: Identity = shown_tree(values_by_key(settings))
     del values["variant"]  # it only names values that other settings have
+    values["loss.teacher.id"] = NO_TEACHER if settings.loss.teacher is None else None  # not known
     values["data.mix"] = list(settings.data.mix.values())  # the folders are places
     return values | {"ranks": ranks}
 
@@ -207,7 +208,7 @@ def complete(identity: Identity) -> Identity:
 def _default_values() -> Identity:
     defaults = settings_identity(Settings(), 1)
     del defaults["ranks"]
-    return defaults | {"loss.teacher.id": NO_TEACHER}
+    return defaults
 
 
 def _first_that_differs(one: list[Any], other: list[Any]) -> tuple[str, str]:

@@ -62,14 +62,14 @@ def teacher_file(settings: Settings) -> Path | None:
 
 
 def teacher_identity(settings: Settings) -> dict[str, str]:
-    """``loss.teacher.id``, which changes with any byte of the teacher's file.
+    """``loss.teacher.id``, which changes with any byte of its file; empty without a teacher.
 
     Raises:
         ConfigError: it cannot be read.
     """
     path = teacher_file(settings)
     if path is None:
-        return {"loss.teacher.id": NO_TEACHER}
+        return {}
     try:
         with path.open("rb") as file:
             digest = hashlib.sha256()

@@ -81,9 +81,9 @@ def opened_run(settings: Settings) -> Iterator[OpenRun]:
     with ExitStack() as stack:
         try:
             with same_on_all_ranks():
-                data = data_identity(settings) | teacher_identity(settings)
-                git = commit_of(run_dir, dirty=is_main)
-            identity = identity_of(settings, ranks=ranks, data=data, git=git)
+                data, git = data_identity(settings), commit_of(run_dir, dirty=is_main)
+                teacher = teacher_identity(settings)
+            identity = identity_of(settings, ranks=ranks, data=data | teacher, git=git)
             mixture = agree(identity, allow_mixed_code=mixed)
             with same_on_all_ranks():
                 if is_main:
@@ -98,7 +98,7 @@ def opened_run(settings: Settings) -> Iterator[OpenRun]:
         with same_on_all_ranks():
             if is_main:
                 opened = continued_settings(run_dir, settings)
-                identity |= settings_identity(opened, ranks)
+                identity |= settings_identity(opened, ranks) | teacher
                 gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
                 open_run(opened, identity, gpus=gpus, git=git)
                 begin_log(run_dir.path)
