@@ -33,10 +33,12 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "distillation": (
         *("loss.teacher={shards}/teacher.pt", "loss.teacher_model=small_cnn"),
         *("loss.temperature=2", "augment.cutmix=1", "data.pad_last=true"),
+        "deepspeed.zero_stage=2",
     ),
     "sizes": (
         *("data.sizes=[[0,12],[0.6,16],[0.8,14]]", "evaluation.image_size=20"),
         *("augment.repeats=2", "augment.auto=augmix", "augment.crop=random_resized"),
+        "engine.name=deepspeed",
     ),
     "steps": ("schedule.name=step", "schedule.decay_steps=[2,5]", "schedule.warmup_steps=1"),
     "bf16": ("precision=bf16",),

@@ -115,6 +115,8 @@ def _notes(found: Sequence[Forecast], by_auto: Forecast, cluster: Cluster) -> It
         yield "last-sam: that ZeRO gathers its gradient parameter by parameter is left out."
     if len(first.settings.data.train_sizes) > 1:
         yield "Steps of smaller images (data.sizes) take less; all is computed for the largest."
+    if first.settings.loss.teacher is not None:
+        yield "The teacher's forward passes are not in the model."
     if first.settings.run.compile:
         yield "run.compile is not in the model."
     if first.steps is None:

@@ -85,10 +85,11 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         train, val = streams or _open_streams(settings, split, pin)
         timeline = Timeline.of(settings, train.steps_per_epoch)
         sizes = Sizes.of(settings, train.steps_per_epoch)
+    classes = train.dataset.classes if isinstance(train, TrainStream) else None
     teacher = None
     if settings.loss.teacher is not None:
         with stage("loading the teacher"), same_on_all_ranks():
-            teacher = Teacher(settings, device)
+            teacher = Teacher(settings, device, classes)
     with stage("compiling what draws the noise"), same_on_all_ranks(), keys_of_settings():
         backend = choose_backend(settings.noise.backend, device)
     backend = _common(backend)
@@ -131,7 +132,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         perturbed=perturbed,
         extras={name: extra for name, extra in extras.items() if extra is not None},
         flops_per_image=lambda step: flops[sizes.at(step)],
-        classes=train.dataset.classes if isinstance(train, TrainStream) else None,
+        classes=classes,
         notes=(*_stage_notes(asked, settings, memory), *_notes(settings, split, train, val)),
     )
 

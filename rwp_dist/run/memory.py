@@ -22,6 +22,7 @@ from rwp_dist.process import cgroup
 from rwp_dist.run.models import build_shapes
 from rwp_dist.run.optimizers import build_optimizer, is_elementwise
 from rwp_dist.run.slots import most_perturbed, slots_of
+from rwp_dist.run.teacher import teacher_settings
 
 TIGHT = 0.85
 """Share of the memory above which what the estimate leaves out may not fit."""
@@ -43,6 +44,8 @@ def estimate(settings: Settings, split: Split, *, on_gpus: bool) -> dict[str, fl
     model = build_shapes(settings)
     sizes = [p.nbytes for p in model.parameters()]
     held = _held(settings, split, sizes, optimizer_bytes(settings, model), on_gpus=on_gpus)
+    if settings.loss.teacher is not None:
+        held["teacher"] = _teacher_bytes(settings)
     return held | {"activations": activation_bytes(settings, split.size, model)}
 
 
@@ -75,6 +78,15 @@ def _held(
     }
 
 
+def _teacher_bytes(settings: Settings) -> float:
+    """Weights of the teacher; 0 if its run is elsewhere, so that its network is not known."""
+    try:
+        teacher = build_shapes(teacher_settings(settings))
+    except ConfigError:
+        return 0.0
+    return float(sum(p.nbytes for p in teacher.parameters()))
+
+
 def with_zero_stage(settings: Settings, split: Split, memory_bytes: float | None) -> Settings:
     """The same with a number for ``deepspeed.zero_stage: auto``: the first that fits.
 
@@ -99,6 +111,8 @@ def with_zero_stage(settings: Settings, split: Split, memory_bytes: float | None
         model = build_shapes(settings)
         sizes, of_optimizer = [p.nbytes for p in model.parameters()], optimizer_bytes(whole, model)
         activations = activation_bytes(settings, split.size, model)
+        if settings.loss.teacher is not None:
+            activations += _teacher_bytes(settings)
     except ConfigError:
         raise
     except Exception:  # a network of the user's may not work without values

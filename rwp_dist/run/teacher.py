@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from rwp_dist.base.errors import CheckpointError, ConfigError
 from rwp_dist.config import Settings, load_settings
+from rwp_dist.data.classes import Classes
 from rwp_dist.data.image import Normalise
 from rwp_dist.record.teacher import teacher_file
+from rwp_dist.run.checkpoint import read_checkpoint
 from rwp_dist.run.evaluate import load_network
 from rwp_dist.run.models import build_model
 from rwp_dist.run.trial import try_network
@@ -25,15 +27,22 @@ class Teacher:
     Raises:
         ConfigError: it does not fit the run's images or classes, or its file another network.
         CheckpointError: its file is damaged.
+        DataError: labels mean something else in its run.
     """
 
-    def __init__(self, settings: Settings, device: torch.device) -> None:
+    def __init__(
+        self, settings: Settings, device: torch.device, classes: Classes | None = None
+    ) -> None:
+        """``classes``: of the run's training data, if they are known."""
         path = teacher_file(settings)
         assert path is not None, "asked for only if there is one"
         own = teacher_settings(settings)
         _check_fit(settings, own)
         if settings.loss.teacher_model is None:
             model = load_network(own, path, device)
+            kept = read_checkpoint(path)["parts"].get("history", {}).get("classes")
+            if kept is not None and classes is not None:
+                Classes.from_state(kept).joined(classes)
         else:
             model = build_model(own, device)
             _load(model, path, own.model.name)

@@ -7,8 +7,9 @@ import torch
 from support.ranks import run_ranks
 from support.small import run_steps, same_bits
 
-from rwp_dist.base.errors import CheckpointError, ConfigError, SettingsError
+from rwp_dist.base.errors import CheckpointError, ConfigError, DataError, SettingsError
 from rwp_dist.config import dump_settings, load_settings
+from rwp_dist.data.classes import Classes
 from rwp_dist.record.identity import settings_identity
 from rwp_dist.record.teacher import NO_TEACHER, teacher_file, teacher_identity
 from rwp_dist.run.build import build_parts
@@ -134,6 +135,10 @@ def test_the_teacher_is_asked_once_a_slot_also_where_the_student_passes_twice(di
         assert counts == dict.fromkeys(methods, 2 * 2)  # updates, micro-batches
 
 
+def train_one(words):
+    train(load_settings(None, words))
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("more", "told"),
@@ -167,6 +172,14 @@ class TestRefused:
         settings = load_settings(None, overrides(digits, f"loss.teacher={tmp_path}"))
         with pytest.raises(ConfigError, match=r"trained with model\.num_classes=12, and this run"):
             Teacher(settings, CPU)
+
+    def test_a_run_whose_labels_mean_something_else(self, digits, tmp_path):
+        run_ranks(train_one, 1, overrides(digits, f"run.dir={tmp_path}/run"))
+        settings = load_settings(None, overrides(digits, f"loss.teacher={tmp_path}/run"))
+        names = tuple("abcdefghij")
+        Teacher(settings, CPU, Classes(10, None, "here"))
+        with pytest.raises(DataError, match="labels do not mean the same: 0 is"):
+            Teacher(settings, CPU, Classes(10, names, "here"))
 
     def test_one_that_does_not_take_a_size_of_the_run(self, tmp_path, digits):
         settings = of_file(
