@@ -107,12 +107,6 @@ def _data(s: Settings) -> Iterator[Conflict]:
             "its fractions of the run should begin at 0 and ascend",
             "write it like [[0, 128], [0.4, 160], [0.8, 176]]",
         )
-    if len(s.data.train_sizes) > 1 and s.run.compile:
-        yield Conflict(
-            ("run.compile", "data.sizes"),
-            "passes are compiled for images of one size",
-            "set it to false, or data.sizes to []",
-        )
     low, high = s.augment.scale
     if low > high or high == 0:
         yield Conflict(

@@ -77,8 +77,9 @@ class Run(Section):
     """CPU threads of each rank. More than 1 pays for large networks where cores are idle."""
 
     compile: Annotated[Flag, Affects.RESULT] = False
-    """Train by code that torch.compile generates for this network, as one graph a pass. Evaluation
-    takes the plain network. On a CPU it needs a C++ compiler. Not for ZeRO's stage 3."""
+    """Train by code that torch.compile generates for this network, as one graph a pass and size of
+    images. Evaluation takes the plain network. On a CPU it needs a C++ compiler. Not for ZeRO's
+    stage 3."""
 
     check_replicas_every: Annotated[Count, Affects.NOTHING] = 0
     """Steps between two checks that all ranks have bit-identical weights; the run stops if they

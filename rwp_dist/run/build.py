@@ -111,11 +111,11 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     normalise = Normalise(settings.data.mean, settings.data.std)
     if settings.run.compile:
         with stage("compiling the network"), same_on_all_ranks():
-            shape = (split.size, d.channels, *2 * d.train_sizes)  # one size (config/checks.py)
-            images = torch.zeros(shape, dtype=torch.uint8, device=device)
+            shapes = [(split.size, d.channels, size, size) for size in d.train_sizes]
+            images = [torch.zeros(s, dtype=torch.uint8, device=device) for s in shapes]
             from rwp_dist.run.compiling import compile_network  # torch's compiler takes seconds
 
-            compile_network(engine, perturbed, normalise(images))
+            compile_network(engine, perturbed, list(map(normalise, images)))
     extras = {name: build(settings, engine) for name, build in EXTRAS.items()}
     return Parts(
         settings=settings,
