@@ -279,7 +279,7 @@ class Loss(Section):
 
     teacher: Annotated[Place | None, Affects.PLACE] = None
     """Distil from a frozen network: a run's directory, of which the newest checkpoint counts, or a
-    file of weights for ``teacher_model`` (.safetensors, or what torch.save wrote). null: none."""
+    file that torch.save wrote of the weights of ``teacher_model``. null: none."""
 
     teacher_model: str | None = None
     """Network that the file of weights is of, named as ``model.name`` is. null: the teacher is a

@@ -92,21 +92,25 @@ def looked_at(digits, method, *overrides):
     return training, learning, seen, again, per_image
 
 
-def test_training_has_the_sizes_of_its_steps_and_evaluation_its_own(digits):
-    ((training, learning, evaluated, _, _),) = run_ranks(looked_at, 1, digits, "sgd")
-    assert training == [8] * 6 + [12] * 4
-    assert set(evaluated) == {10} and not learning
+@pytest.fixture(scope="module")
+def looked(digits):
+    (found,) = run_ranks(looked_at, 1, digits, "rwp", "evaluation.recalibrate_batches=3")
+    return found
 
 
-def test_statistics_are_renewed_on_the_latest_sizes(digits):
-    few = "evaluation.recalibrate_batches=3"
-    ((_, learning, _, again, _),) = run_ranks(looked_at, 1, digits, "rwp", few)
+def test_training_has_the_sizes_of_its_steps_and_evaluation_its_own(looked):
+    training, _, evaluated, *_ = looked
+    assert training == [8] * 6 + [12] * 4 and set(evaluated) == {10}
+
+
+def test_statistics_are_renewed_on_the_latest_sizes(looked):
+    _, learning, _, again, _ = looked
     assert again == [(7, 10)] and learning == [12] * 3
 
 
-def test_operations_of_a_record_are_those_of_the_sizes_of_its_steps(digits):
+def test_operations_of_a_record_are_those_of_the_sizes_of_its_steps(looked):
     small, large = (count_flops(small_cnn(10, 1), 1, size) for size in (8, 12))
-    ((*_, per_image),) = run_ranks(looked_at, 1, digits, "sgd")
+    *_, per_image = looked
     assert per_image[0] == pytest.approx(small)
     assert per_image[1] == pytest.approx((small + 4 * large) / 5)
 
