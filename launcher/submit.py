@@ -262,7 +262,8 @@ def _data(settings: Settings) -> tuple[str, ...]:
 
 
 def _local_data(settings: Settings) -> Iterator[str]:
-    for path in _data(settings):
+    teacher = settings.loss.teacher
+    for path in (*_data(settings), *([teacher] if teacher else [])):
         if not scheme_of(path):
             # A pattern of files, or a folder.
             yield str(Path(path).parent if "{" in path or path.endswith(".tar") else path)

@@ -84,6 +84,7 @@ def train_pass(
     if parts.mixer is not None:
         key = (parts.settings.run.seed, step, slot.index)
         images, targets, labels = parts.mixer(images, targets, key, batch.weights)
+    targets = task.targets(images, targets)
     images = parts.normalise(images)
 
     def mean_loss() -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from rwp_dist.config import load_settings
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.evaluate import clean_network, evaluate_parts
+from rwp_dist.run.models import small_cnn
 from rwp_dist.shards import synthetic_listing, write_shards
 
 METHODS = ("sgd", "sam", "m-arwp")
@@ -26,6 +27,20 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "mixing": ("augment.mixup=0.2", "augment.cutmix=1", "augment.label_smoothing=0.1"),
     "cropping": ("augment.crop=random_resized", "augment.flip=true", "augment.erase=0.5"),
     "randaugment": ("augment.crop=pad", "augment.auto=randaugment", "augment.cutout=4"),
+    "bce": (
+        *("loss.name=bce", "loss.threshold=0.2", "augment.mixup=0.2", "augment.auto=three"),
+        *("augment.label_smoothing=0.1", "augment.jitter=[0.3,0.3,0.3,0.1]"),
+    ),
+    "distillation": (
+        *("loss.teacher=FOLDER/teacher.pt", "loss.teacher_model=small_cnn"),
+        *("loss.temperature=2", "augment.cutmix=1", "data.pad_last=true"),
+        "deepspeed.zero_stage=2",
+    ),
+    "sizes": (
+        *("data.sizes=[[0,12],[0.6,16],[0.8,14]]", "evaluation.image_size=20"),
+        *("augment.repeats=2", "augment.auto=augmix", "augment.crop=random_resized"),
+        "engine.name=deepspeed",
+    ),
     "steps": ("schedule.name=step", "schedule.decay_steps=[2,5]", "schedule.warmup_steps=1"),
     "cooling": (
         *("schedule.name=polynomial", "schedule.min_lr=0.01", "schedule.cooldown_steps=2"),
@@ -86,6 +101,7 @@ def shards(tmp_path_factory):
     torch.save(blocks(num_classes=9, width=6).state_dict(), folder / "weights.pt")
     write_shards(synthetic_listing(40, 24, 20, CLASSES, seed=0), folder / "train")
     write_shards(synthetic_listing(10, 24, 20, CLASSES, seed=1), folder / "val")
+    torch.save(small_cnn(CLASSES, 3).state_dict(), folder / "teacher.pt")
     return folder
 
 

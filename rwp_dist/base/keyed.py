@@ -9,6 +9,7 @@ costs more to construct. ``numpy_generator`` is for arrays, ``key_seed`` seeds t
 
 import math
 import struct
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -52,9 +53,25 @@ class Keyed:
         radius = math.sqrt(-2.0 * math.log(1.0 - self.uniform()))
         return radius * math.cos(2.0 * math.pi * self.uniform())
 
+    def permutation(self, n: int) -> list[int]:
+        """The numbers from 0 to n - 1 in a random order (Fisher and Yates, 1938)."""
+        numbers = list(range(n))
+        for last in range(n - 1, 0, -1):
+            other = self.integers(last + 1)
+            numbers[last], numbers[other] = numbers[other], numbers[last]
+        return numbers
+
     def beta(self, a: float, b: float) -> float:
         """A value of the beta distribution."""
-        return float(np.random.Generator(np.random.Philox(key=self.bits())).beta(a, b))
+        return float(self._numpy().beta(a, b))
+
+    def dirichlet(self, alphas: Sequence[float]) -> list[float]:
+        """Shares that add up to 1, of a Dirichlet distribution."""
+        shares: list[float] = self._numpy().dirichlet(alphas).tolist()
+        return shares
+
+    def _numpy(self) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=self.bits()))
 
 
 def numpy_generator(seed: int, *key: int) -> np.random.Generator:

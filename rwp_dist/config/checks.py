@@ -6,7 +6,7 @@ from math import gcd, isfinite
 from typing import Any
 
 from rwp_dist.config.engines import for_ddp_alone, names_deepspeed
-from rwp_dist.config.tree import OPTIMIZERS, SCHEDULES, Settings
+from rwp_dist.config.tree import LOSSES, OPTIMIZERS, SCHEDULES, Settings
 from rwp_dist.perturb.methods import METHODS
 
 
@@ -32,6 +32,7 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
                     (f"{section}.{name}",), "a value is not finite", "write a number, or quote it"
                 )
     yield from _data(s)
+    yield from _loss(s)
     yield from _schedule(s)
     yield from _method(s)
     yield from _optimizer(s)
@@ -125,11 +126,27 @@ def _data(s: Settings) -> Iterator[Conflict]:
                 f"{len(values)} values for {s.data.channels} channels",
                 f"give {allowed}",
             )
-    if s.data.lanes and s.batch.global_ % s.data.lanes:
+    repeats = s.augment.repeats
+    different = s.batch.global_ // repeats
+    if s.batch.global_ % repeats:
         yield Conflict(
-            ("data.lanes", "batch.global"),
-            f"a batch of {s.batch.global_} is not a multiple of {s.data.lanes} lanes",
-            f"set data.lanes to {gcd(s.data.lanes, s.batch.global_)}",
+            ("augment.repeats", "batch.global"),
+            f"a batch of {s.batch.global_} cannot have each sample {repeats} times",
+            f"set it to {gcd(repeats, s.batch.global_)}, or batch.global to a multiple of it",
+        )
+    elif s.data.lanes and different % s.data.lanes:
+        each = f", each {repeats} times," if repeats > 1 else ""
+        yield Conflict(
+            ("data.lanes", "batch.global", "augment.repeats"),
+            f"a batch of {different}{each} is not a multiple of {s.data.lanes} lanes",
+            f"set data.lanes to {gcd(s.data.lanes, different)}",
+        )
+    begins = [begin for begin, _ in s.data.sizes]
+    if begins and (begins[0] != 0 or begins != sorted(set(begins))):
+        yield Conflict(
+            ("data.sizes",),
+            "its fractions of the run should begin at 0 and ascend",
+            "write it like [[0, 128], [0.4, 160], [0.8, 176]]",
         )
     low, high = s.augment.scale
     if low > high or high == 0:
@@ -143,6 +160,23 @@ def _data(s: Settings) -> Iterator[Conflict]:
             ("data.sampling", "data.mix"),
             "classes can be balanced within one training set only",
             "set data.sampling to natural, or data.mix to {}",
+        )
+
+
+def _loss(s: Settings) -> Iterator[Conflict]:
+    for name, keys in LOSSES.items():
+        given = [key for key in keys if getattr(s.loss, key) not in (None, False)]
+        if given and name != s.loss.name:
+            yield Conflict(
+                (f"loss.{given[0]}", "loss.name"),
+                f"only {name} has it, and loss.name is {s.loss.name}",
+                f"set loss.name to {name}, or remove it",
+            )
+    if s.loss.teacher_model is not None and s.loss.teacher is None:
+        yield Conflict(
+            ("loss.teacher_model", "loss.teacher"),
+            "there are no weights for it",
+            "set loss.teacher to a file of its weights",
         )
 
 

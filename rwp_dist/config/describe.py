@@ -60,6 +60,8 @@ def _values(kind: Any, limits: Sequence[Any] = ()) -> str:
         return ", or ".join(_values(part, limits) for part in parts)
     if get_origin(kind) is Literal:
         return " | ".join(map(str, parts))
+    if get_origin(kind) is tuple and parts[-1] is not ... and len(set(parts)) > 1:
+        return f"a list of {len(parts)}: {'; '.join(map(_values, parts))}"
     if get_origin(kind) is tuple:
         count = "" if parts[-1] is ... else f" of {len(parts)}"
         return f"a list{count}, each {_values(parts[0])}"

@@ -40,6 +40,8 @@ def _places(settings: Settings) -> Iterator[tuple[str, Path]]:
     yield "run.dir", Path(str(settings.run.dir))
     train = [("data.mix", place) for place in d.mix] or [("data.train", d.train)]
     named = [*train, ("data.val", d.val)]
+    if teacher := settings.loss.teacher:
+        named.append(("loss.teacher", teacher))
     local = [(key, path) for key, place in named if (path := local_path(place)) is not None]
     yield from local
     if len(local) < len(named):

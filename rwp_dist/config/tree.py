@@ -21,6 +21,7 @@ from rwp_dist.config.types import (
     Duration,
     Flag,
     Fraction,
+    Hue,
     Integer,
     NoBool,
     NonNegativeFloat,
@@ -77,8 +78,9 @@ class Run(Section):
     """CPU threads of each rank. More than 1 pays for large networks where cores are idle."""
 
     compile: Annotated[Flag, Affects.RESULT] = False
-    """Train by code that torch.compile generates for this network, as one graph a pass. Evaluation
-    takes the plain network. On a CPU it needs a C++ compiler. Not for ZeRO's stage 3."""
+    """Train by code that torch.compile generates for this network, as one graph a pass and size of
+    images. Evaluation takes the plain network. On a CPU it needs a C++ compiler. Not for ZeRO's
+    stage 3."""
 
     check_replicas_every: Annotated[Count, Affects.NOTHING] = 0
     """Steps between two checks that all ranks have bit-identical weights; the run stops if they
@@ -148,6 +150,15 @@ class Data(Section):
 
     image_size: Annotated[Size, Field(le=MOST_PIXELS)] = 8
     """Height and width of the images given to the model, in pixels."""
+
+    sizes: tuple[tuple[BelowOne, Annotated[Size, Field(le=MOST_PIXELS)]], ...] = ()
+    """Progressive resizing: sides of the training images, each with the fraction of the run from
+    which on it counts, ``[[0, 128], [0.4, 160]]``. []: ``image_size`` throughout."""
+
+    @property
+    def train_sizes(self) -> tuple[int, ...]:
+        """Every side that training images have, in pixels, in the order of the run."""
+        return tuple(dict.fromkeys(side for _, side in self.sizes)) or (self.image_size,)
 
     channels: Annotated[Literal[1, 3], NoBool] = 1
     """Channels of the images given to the model: 1 grey, 3 RGB."""
@@ -234,14 +245,27 @@ class Augment(Section):
     flip: Flag = False
     """Mirror half of the images."""
 
-    auto: Literal["none", "randaugment", "trivial"] = "none"
-    """RandAugment, TrivialAugmentWide, or nothing."""
+    repeats: Annotated[Size, Field(le=MOST_PROCESSES)] = 1
+    """Repeated augmentation: how often a batch has each of its samples, augmented differently
+    (Hoffer et al. 2020). An epoch keeps its length, so it shows one in ``repeats`` of the samples,
+    and as many epochs show each."""
+
+    auto: Literal["none", "randaugment", "trivial", "three", "augmix"] = "none"
+    """RandAugment, TrivialAugmentWide, 3-Augment (grey, solarised or blurred; Touvron et al. 2022),
+    AugMix without its consistency loss (Hendrycks et al. 2020), or nothing."""
 
     num_ops: Annotated[Size, Field(le=MOST_PROCESSES)] = 2
     """Operations of RandAugment."""
 
     magnitude: Annotated[Integer, Field(ge=0, le=30)] = 9
     """Their strength."""
+
+    severity: Annotated[Integer, Field(ge=1, le=10)] = 3
+    """Strength of AugMix's operations."""
+
+    jitter: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, Hue] = (0.0, 0.0, 0.0, 0.0)
+    """Colour jitter after ``auto``, as torchvision's: of brightness, contrast, saturation and hue.
+    The first three are factors of 1 ± this, hue is turned by ± this. 0: off."""
 
     cutout: Annotated[Count, Field(le=MOST_PIXELS)] = 0
     """Side of the square that Cutout fills, in pixels. 0: off."""
@@ -257,6 +281,38 @@ class Augment(Section):
 
     label_smoothing: BelowOne = 0.0
     """Share of a target that is spread evenly over all classes."""
+
+
+LOSSES: dict[str, tuple[str, ...]] = {"cross_entropy": (), "bce": ("threshold", "sum_classes")}
+"""The losses of ``rwp_dist.run.losses``, with the settings that each has for itself."""
+
+
+class Loss(Section):
+    """What training minimises. Evaluation's ``loss`` is always the negative log-likelihood."""
+
+    name: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """cross_entropy, or bce: a binary cross-entropy for each class (Wightman et al. 2021)."""
+
+    threshold: Annotated[Number, Field(ge=0.0, lt=1.0)] | None = None
+    """Targets of bce above this are 1, the others 0, after Mixup and label smoothing. null: they
+    stay as they are."""
+
+    sum_classes: Flag = False
+    """Sum bce over the classes; its gradient is num_classes times larger. false: their mean."""
+
+    teacher: Annotated[Place | None, Affects.PLACE] = None
+    """Distil from a frozen network: a run's directory, of which the newest checkpoint counts, or a
+    file that torch.save wrote of the weights of ``teacher_model``. null: none."""
+
+    teacher_model: str | None = None
+    """Network that the file of weights is of, named as ``model.name`` is. null: the teacher is a
+    run, which knows."""
+
+    temperature: PositiveFloat = 1.0
+    """Divides the logits of both networks in the teacher's term (Hinton et al. 2015)."""
+
+    alpha: Fraction = 0.5
+    """Weight of the teacher's term; the loss of the labels has 1 - alpha."""
 
 
 class Batch(Section):
@@ -503,6 +559,10 @@ class Schedule(Section):
     power: PositiveFloat = 1.0
     """Power of the decay of polynomial and wsd. 1: linear."""
 
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Length of the run in steps, of which an epoch has so many."""
+        return self.steps or max(round(self.epochs * steps_per_epoch), 1)
+
 
 class Engine(Section):
     """What computes gradients and averages them over the ranks."""
@@ -538,6 +598,9 @@ class Evaluation(Section):
 
     every_epochs: Annotated[Duration, Affects.NOTHING] = 1.0
     """Epochs between evaluations. 0: at the end only."""
+
+    image_size: Annotated[Size, Field(le=MOST_PIXELS)] | None = None
+    """Height and width of evaluated images, in pixels. null: ``data.image_size``."""
 
     recalibrate_batches: Count = 50
     """Training batches from which BatchNorm's statistics are computed anew before an evaluation,
@@ -628,6 +691,7 @@ class Settings(Section):
     model: Model = Model()
     data: Data = Data()
     augment: Augment = Augment()
+    loss: Loss = Loss()
     batch: Batch = Batch()
     method: Method = Method()
     noise: Noise = Noise()
@@ -644,8 +708,14 @@ class Settings(Section):
     tracking: Annotated[Tracking, Affects.NOTHING] = Tracking()
     profile: Annotated[Flag, Affects.NOTHING] = False
     """Write a trace of a few steps to ``profile/`` in the run directory."""
+
     variant: Annotated[str | None, Affects.NOTHING] = None
     """Name of the chosen one of the file's ``variants``. null: none."""
+
+    @property
+    def eval_size(self) -> int:
+        """Side of evaluated images, in pixels."""
+        return self.evaluation.image_size or self.data.image_size
 
     @property
     def peak_lr(self) -> float:

@@ -133,4 +133,6 @@ PositiveFloat = Annotated[Number, Field(gt=0.0)]
 Duration = Annotated[Number, Field(ge=0.0, le=1e9)]
 """In epochs or seconds."""
 Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
+Hue = Annotated[Number, Field(ge=0.0, le=0.5)]
+"""In turns of the colour wheel."""
 BelowOne = Annotated[Number, Field(ge=0.0, lt=1.0)]

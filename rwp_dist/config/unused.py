@@ -6,7 +6,7 @@ A run may state them; a sweep does not train once for each of their values.
 from collections.abc import Mapping
 
 from rwp_dist.config.keys import known_keys, setting_of
-from rwp_dist.config.tree import OPTIMIZERS, SCHEDULES, Settings
+from rwp_dist.config.tree import LOSSES, OPTIMIZERS, SCHEDULES, Settings
 from rwp_dist.perturb.methods import METHODS
 
 
@@ -32,6 +32,9 @@ def unused_keys(settings: Settings) -> frozenset[str]:
     unused |= _of_others(OPTIMIZERS, s.optimizer.name, "optimizer")
     if s.optimizer.name in OPTIMIZERS:
         unused.add("optimizer.options")
+    unused |= _of_others(LOSSES, s.loss.name, "loss")
+    if s.loss.teacher is None:
+        unused |= {"loss.teacher_model", "loss.temperature", "loss.alpha"}
     if s.data.mix:
         unused.add("data.train")
     if s.augment.crop != "random_resized":
@@ -40,6 +43,8 @@ def unused_keys(settings: Settings) -> frozenset[str]:
         unused.add("augment.pad")
     if s.augment.auto != "randaugment":
         unused |= {"augment.num_ops", "augment.magnitude"}
+    if s.augment.auto != "augmix":
+        unused.add("augment.severity")
     unused |= _of_others(SCHEDULES, s.schedule.name, "schedule")
     if not (s.schedule.warmup_epochs or s.schedule.warmup_steps):
         unused.add("schedule.warmup_from")

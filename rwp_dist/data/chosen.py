@@ -195,9 +195,9 @@ def plan_of(settings: Settings, selection: Selection) -> Plan:
     Raises:
         ConfigError: there is not one whole batch.
     """
-    d, batch = settings.data, settings.batch.global_
-    lanes = d.lanes or gcd(8, batch)
-    return Plan(selection, batch, lanes, d.window, settings.run.seed, d.pad_last)
+    d, batch, copies = settings.data, settings.batch.global_, settings.augment.repeats
+    lanes = d.lanes or gcd(8, batch // copies)
+    return Plan(selection, batch, lanes, d.window, settings.run.seed, d.pad_last, copies)
 
 
 def plan_of_manifests(settings: Settings, manifests: Sequence[Manifest]) -> Plan:

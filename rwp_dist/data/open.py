@@ -20,6 +20,7 @@ from rwp_dist.data.chosen import (
 from rwp_dist.data.dataset import Dataset, load_dataset
 from rwp_dist.data.image import Decoder, EvalTransform, TrainTransform
 from rwp_dist.data.remote import NodeCache
+from rwp_dist.data.sizes import Sizes
 from rwp_dist.data.stream import EvalStream, TrainStream
 from rwp_dist.data.worker import Reading
 from rwp_dist.process import torchrun
@@ -59,19 +60,20 @@ def open_train(settings: Settings, split: Split, rank: int, *, pin: bool = False
         dataset,
         plan,
         transform_of(settings),
-        reading_of(settings, pin),
+        reading_of(settings, max(settings.data.train_sizes), pin),
         rank=rank,
         micro_batches=split.micro_batches,
         micro_batch_size=split.size,
         cache=cache,
+        sizes=Sizes.of(settings, plan.steps_per_epoch),
     )
 
 
 def transform_of(settings: Settings) -> TrainTransform:
-    """From encoded training images to pixels."""
+    """From encoded training images to pixels, of the largest size that the run has."""
     d, a = settings.data, settings.augment
     return TrainTransform(
-        d.image_size,
+        max(d.train_sizes),
         a.crop,
         a.flip,
         scale=a.scale,
@@ -79,6 +81,8 @@ def transform_of(settings: Settings) -> TrainTransform:
         auto=a.auto,
         num_ops=a.num_ops,
         magnitude=a.magnitude,
+        severity=a.severity,
+        jitter=a.jitter,
         cutout=a.cutout,
         erase=a.erase,
         fill=[round(255 * m) for m in d.mean],
@@ -97,8 +101,8 @@ def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = Fal
     cache, dataset = open_dataset(settings, "data.val")
     return EvalStream(
         dataset,
-        _plain_transform(settings),
-        reading_of(settings, pin),
+        _plain_transform(settings, settings.eval_size),
+        reading_of(settings, settings.eval_size, pin),
         batch=settings.batch.per_rank,
         rank=rank,
         world_size=world_size,
@@ -122,8 +126,8 @@ def open_sample(settings: Settings, num_images: int, batch: int) -> EvalStream:
     drawn = numpy_generator(0, _SAMPLE).permutation(dataset.num_samples)[:num_images]
     return EvalStream(
         dataset,
-        _plain_transform(settings),
-        reading_of(settings, pin=False),
+        _plain_transform(settings, settings.data.image_size),
+        reading_of(settings, settings.data.image_size, pin=False),
         batch=batch,
         rank=0,
         world_size=1,
@@ -149,13 +153,13 @@ def open_dataset(settings: Settings, key: Key) -> tuple[NodeCache | None, Datase
     return cache, load_dataset(manifests, settings.model.num_classes, cache, node_folder(settings))
 
 
-def _plain_transform(settings: Settings) -> EvalTransform:
+def _plain_transform(settings: Settings, size: int) -> EvalTransform:
     d = settings.data
     decoder = Decoder(d.decoder, d.channels, d.max_pixels)
-    return EvalTransform(d.image_size, d.eval_crop_ratio, decoder, d.interpolation)
+    return EvalTransform(size, d.eval_crop_ratio, decoder, d.interpolation)
 
 
-def reading_of(settings: Settings, pin: bool) -> Reading:
-    """How this rank reads."""
+def reading_of(settings: Settings, size: int, pin: bool) -> Reading:
+    """How this rank reads images of at most so many pixels a side."""
     d, workers = settings.data, num_workers(settings, torchrun.ranks_here())
-    return Reading(d.image_size, d.channels, workers, d.prefetch, pin)
+    return Reading(size, d.channels, workers, d.prefetch, pin)

@@ -10,7 +10,7 @@ and the plan knows which shards come next.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
@@ -46,6 +46,11 @@ class Plan:
     others in every epoch; with ``pad`` every sample is taken, and the last batch is filled up with
     copies of weight 0.
 
+    With ``copies`` above 1 a batch has ``batch / copies`` samples so many times (Hoffer et al.,
+    "Augment your batch", CVPR 2020). An epoch has as many steps as without, and goes on where the
+    one before has ended: ``copies`` epochs take what one would. Copies of a sample are
+    ``batch / copies`` rows apart, so that few of them meet in a pass, as in DeiT's sampler.
+
     Raises:
         ConfigError: lanes do not divide the batch, or there is not one whole batch.
     """
@@ -58,13 +63,21 @@ class Plan:
     """Samples of a lane that are shuffled with each other."""
     seed: int
     pad: bool = False
+    copies: int = 1
+    """How often a batch has each of its samples."""
 
     def __post_init__(self) -> None:
-        if self.batch % self.lanes:
+        if self.batch % self.copies:
             raise ConfigError(
-                f"{self.lanes} lanes do not divide a batch of {self.batch}",
+                f"a batch of {self.batch} cannot have each sample {self.copies} times",
+                key="augment.repeats",
+                cure=f"set augment.repeats to {np.gcd(self.copies, self.batch)}",
+            )
+        if self.batch // self.copies % self.lanes:
+            raise ConfigError(
+                f"{self.lanes} lanes do not divide a batch of {self.batch // self.copies}",
                 key="data.lanes",
-                cure=f"set data.lanes to {np.gcd(self.lanes, self.batch)}",
+                cure=f"set data.lanes to {np.gcd(self.lanes, self.batch // self.copies)}",
             )
         if self.steps_per_epoch < 1:
             raise ConfigError(
@@ -94,6 +107,8 @@ class Plan:
         if not 0 <= index < self.steps_per_epoch:
             raise IndexError(f"step {index} of an epoch of {self.steps_per_epoch} steps.")
         stop = self.batch if stop is None else stop
+        if self.copies > 1:
+            return self._step_of_copies(epoch * self.steps_per_epoch + index, start, stop)
         share = self.batch // self.lanes
         pieces: list[Rows] = []
         for lane in range(start // share, -(-stop // share)):
@@ -106,6 +121,22 @@ class Plan:
         if len(pieces) == 1:
             return Rows._make(part.copy() for part in pieces[0])
         return Rows._make(map(np.concatenate, zip(*pieces, strict=True)))
+
+    def _step_of_copies(self, step: int, start: int, stop: int) -> Rows:
+        """Rows ``start`` to ``stop`` of a step of the run, whose batch is one of fewer samples."""
+        once = self._once
+        epoch, index = divmod(step, once.steps_per_epoch)
+        pieces = [
+            once.step(epoch, index, max(start - first, 0), min(stop - first, once.batch))
+            for first in range(0, self.batch, once.batch)
+            if start < first + once.batch and stop > first
+        ]
+        return Rows._make(map(np.concatenate, zip(*pieces, strict=True)))
+
+    @cached_property
+    def _once(self) -> "Plan":
+        """The plan of the same samples without copies."""
+        return replace(self, batch=self.batch // self.copies, copies=1)
 
     def upcoming_shards(
         self, epoch: int, index: int, start: int, stop: int, num_steps: int

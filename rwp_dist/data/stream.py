@@ -4,8 +4,9 @@ The plan says which samples a step takes; worker ``w`` of ``n`` makes steps ``w`
 neither ranks nor workers change what a step holds, and a run can start at any step.
 """
 
-from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cache, cached_property
 from itertools import count, islice, repeat
 
 from rwp_dist.data.batch import BadRecord, Batch, Step, Unreadable
@@ -14,6 +15,7 @@ from rwp_dist.data.image import EvalTransform, TrainTransform
 from rwp_dist.data.loader import load
 from rwp_dist.data.plan import Plan, Positions, evaluation_rows
 from rwp_dist.data.remote import NodeCache
+from rwp_dist.data.sizes import Sizes
 from rwp_dist.data.worker import LOOK_AHEAD_STEPS, Key, Loaded, Lost, Reading, Request, StepReader
 
 
@@ -37,6 +39,8 @@ class TrainStream:
     """Samples of one of them."""
     cache: NodeCache | None = None
     """For remote shards."""
+    sizes: Sizes | None = None
+    """Of the images of each step; None: that of the transform."""
 
     def __post_init__(self) -> None:
         size = self.micro_batches * self.micro_batch_size
@@ -65,7 +69,7 @@ class TrainStream:
             )
 
         reader = StepReader(
-            self.dataset, requests, self.transform, self.reading, self.cache, upcoming
+            self.dataset, requests, self._transform_at, self.reading, self.cache, upcoming
         )
         for item in load(reader, self.reading, last - first, self._stop - self._start):
             if isinstance(item, Lost):
@@ -80,11 +84,17 @@ class TrainStream:
         rows = self.plan.step(epoch, index, self._start, self._stop)
         samples = (self.dataset.firsts[rows.shards] + rows.rows).tolist()
         parts = [repeat(self.plan.seed), repeat(epoch), samples]
-        if self.plan.selection.repeats:
+        if self.plan.selection.repeats or self.plan.copies > 1:
             # The same sample several times in an epoch: augmented differently by its place.
             parts.append(count(index * self.plan.batch + self._start))
         keys: list[Key] = list(zip(*parts, strict=False))
-        return Request(step, rows.shards, rows.rows, rows.weights, keys)
+        size = self.sizes.at(step) if self.sizes else self.transform.size
+        return Request(step, rows.shards, rows.rows, rows.weights, keys, size)
+
+    @cached_property
+    def _transform_at(self) -> Callable[[int], TrainTransform]:
+        """The transform to images of a size."""
+        return cache(lambda size: replace(self.transform, size=size))
 
 
 @dataclass(eq=False)
@@ -123,9 +133,11 @@ class EvalStream:
                 taken = positions if self.samples is None else self.samples[positions]
                 shards, rows = self.dataset.locate(taken)
                 keys: list[Key] = [(sample,) for sample in taken.tolist()]
-                yield Request(number, shards, rows, weights, keys)
+                yield Request(number, shards, rows, weights, keys, self.transform.size)
 
-        reader = StepReader(self.dataset, requests, self.transform, self.reading, self.cache)
+        reader = StepReader(
+            self.dataset, requests, lambda size: self.transform, self.reading, self.cache
+        )
         for item in load(reader, self.reading, num_batches, self.batch):
             if isinstance(item, Lost):
                 raise item.error

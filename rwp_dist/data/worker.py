@@ -32,6 +32,8 @@ LOOK_AHEAD_SHARDS = 32
 Key = tuple[int, ...]
 Decode = Callable[[Encoded, Key, Pixels], object]
 """Bytes of an image and the key of its augmentation into uint8 ``[size, size, C]``."""
+DecodeAt = Callable[[int], Decode]
+"""From the size of images to what makes them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Reading:
     """How samples become pixels, and with how many processes."""
 
     size: int
-    """Height and width of the images, in pixels."""
+    """Height and width of the largest images, in pixels."""
     channels: int
     workers: int = 0
     """Processes that read and decode. 0: the calling process does."""
@@ -62,6 +64,8 @@ class Request(NamedTuple):
     """1, or 0 for padding, ``[B]``."""
     keys: list[Key]
     """Key of each sample's augmentation."""
+    size: int
+    """Height and width of its images, in pixels."""
 
 
 class Loaded(NamedTuple):
@@ -94,7 +98,7 @@ class StepReader(IterableDataset[Loaded | Lost]):
     dataset: Dataset
     requests: Callable[[int, int], Iterator[Request]]
     """From a worker's number and the number of workers to its requests."""
-    decode: Decode
+    decode_at: DecodeAt
     reading: Reading
     cache: NodeCache | None
     """For remote shards."""
@@ -142,7 +146,8 @@ class StepReader(IterableDataset[Loaded | Lost]):
     def _load(
         self, request: Request, files: ShardFiles, shard_of: Callable[[int], tuple[Shard, Index]]
     ) -> Loaded:
-        dataset, size, channels = self.dataset, self.reading.size, self.reading.channels
+        dataset, size, channels = self.dataset, request.size, self.reading.channels
+        decode = self.decode_at(size)
         images = np.empty((len(request.rows), size, size, channels), dtype=np.uint8)
         samples = dataset.firsts[request.shards] + request.rows
         bad: list[BadRecord] = []
@@ -155,7 +160,7 @@ class StepReader(IterableDataset[Loaded | Lost]):
             shard, index = shard_of(number)
             try:
                 data = files.view(shard, index, row)
-                self.decode(data, request.keys[position], images[position])
+                decode(data, request.keys[position], images[position])
                 num_bytes += len(data)
             except (BadSample, UndecodableImage) as error:
                 failed.append(position)

@@ -134,7 +134,7 @@ def _step_bytes(machine: Machine) -> int:
         images = split.micro_batches * split.size
     except ConfigError:  # so many ranks cannot share this batch; another number can
         images = -(-machine.settings.batch.global_ // machine.world_size)
-    return batch_bytes(images, data.image_size, data.channels)
+    return batch_bytes(images, max(data.train_sizes), data.channels)
 
 
 def temporary_folder(machine: Machine) -> Iterator[Finding]:

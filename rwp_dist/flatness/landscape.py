@@ -108,7 +108,7 @@ class Landscape:
         return logits
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
-        return self._task.loss(logits, batch.labels, batch.weights)
+        return self._task.nll(logits, batch.labels, batch.weights)
 
 
 @contextmanager

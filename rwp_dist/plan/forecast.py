@@ -130,7 +130,7 @@ def profile_of(settings: Settings) -> Pass:
         ConfigError: there is no such model, or it needs values of images to count them.
     """
     model = build_shapes(settings)
-    profile = profile_pass(model, settings.data.channels, settings.data.image_size)
+    profile = profile_pass(model, settings.data.channels, max(settings.data.train_sizes))
     if profile is None or not profile.flops:
         raise ConfigError(
             f"the operations of {settings.model.name} cannot be counted from shapes alone",

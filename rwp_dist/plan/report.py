@@ -25,7 +25,7 @@ def report(
     stored = checkpoint_size(settings)
     written_s = stored / CHECKPOINT_BYTES_PER_S
     return [
-        f"{settings.model.name}, {settings.data.image_size} pixels, {settings.precision}: "
+        f"{settings.model.name}, {max(settings.data.train_sizes)} pixels, {settings.precision}: "
         f"{whole(settings.batch.global_)} images an update{_updates(found[0].steps)} on "
         f"{plural(cluster.num_gpus, 'GPU')} "
         f"({cluster.gpu_name}, {plural(cluster.num_nodes, 'node')}, "
@@ -113,6 +113,10 @@ def _notes(found: Sequence[Forecast], by_auto: Forecast, cluster: Cluster) -> It
         yield f"{', '.join(missing)} cannot train at stage 3 of ZeRO."
     if zero_stage(first.settings) in (1, 2):
         yield "last-sam: that ZeRO gathers its gradient parameter by parameter is left out."
+    if len(first.settings.data.train_sizes) > 1:
+        yield "Steps of smaller images (data.sizes) take less; all is computed for the largest."
+    if first.settings.loss.teacher is not None:
+        yield "The teacher's forward passes are not in the model."
     if first.settings.run.compile:
         yield "run.compile is not in the model."
     if first.steps is None:

@@ -20,6 +20,7 @@ from rwp_dist.base.urls import shown_tree
 from rwp_dist.config import Affects, Settings, affects, load_settings, values_by_key
 from rwp_dist.record.code import digest_of, version_of
 from rwp_dist.record.directory import RunDir
+from rwp_dist.record.teacher import NO_TEACHER
 
 Identity = dict[str, Any]
 """Values that JSON can hold, by key: every setting, and the keys of ``OTHERS``."""
@@ -29,6 +30,7 @@ OTHERS = {
     "data.train.classes": Affects.RESULT,
     "data.val.id": Affects.EVALUATION,
     "model.init.id": Affects.RESULT,
+    "loss.teacher.id": Affects.RESULT,
     "ranks": Affects.SPLIT,
     "rwp-dist": Affects.CODE,
     "code": Affects.CODE,
@@ -88,6 +90,7 @@ def settings_identity(settings: Settings, ranks: int | None) -> Identity:
     """The part that settings and the number of ranks tell; None: it is not known."""
     values: Identity = shown_tree(values_by_key(settings))
     del values["variant"]  # it only names values that other settings have
+    values["loss.teacher.id"] = NO_TEACHER if settings.loss.teacher is None else None  # not known
     values["data.mix"] = list(settings.data.mix.values())  # the folders are places
     values["model.init.id"] = DRAWN if settings.model.init is None else None  # None: not known
     return values | {"ranks": ranks}

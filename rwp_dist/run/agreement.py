@@ -15,6 +15,8 @@ from rwp_dist.record.directory import RunDir
 from rwp_dist.record.identity import UPDATES, Identity, affects_of, differences, digest
 from rwp_dist.record.lock import cannot_be_written
 
+DIGESTS = ("data.train.id", "data.val.id", "loss.teacher.id")
+
 MOST_TOLD = 5
 """Differences that one message names."""
 
@@ -56,7 +58,7 @@ def _against_rank_0(identity: Identity, kinds: Collection[Affects]) -> dict[str,
     first, main_node = from_main(lambda: (identity, node))
     told = {}
     for found in differences(first, identity, kinds):
-        if found.key in ("data.train.id", "data.val.id"):  # digests, of which folders?
+        if found.key in DIGESTS:  # of which folders?
             place = found.key.removesuffix(".id")
             one, other = f"{found.one} ({first[place]})", f"{found.other} ({identity[place]})"
             found = replace(found, one=one, other=other)
@@ -76,9 +78,11 @@ def _refusal(told: dict[str, str]) -> ConfigError:
 
 
 def own_places(common: Settings, own: Settings) -> Settings:
-    """Rank 0's settings, but with the places of data that this rank was started with."""
+    """Rank 0's settings, but with the places of data and teacher that this rank was started
+    with."""
     data = {name: getattr(own.data, name) for name in ("train", "val", "mix")}
-    return common.model_copy(update={"data": common.data.model_copy(update=data)})
+    loss = common.loss.model_copy(update={"teacher": own.loss.teacher})
+    return common.model_copy(update={"data": common.data.model_copy(update=data), "loss": loss})
 
 
 def check_shared(run_dir: RunDir) -> None:

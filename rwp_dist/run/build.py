@@ -16,6 +16,7 @@ from rwp_dist.data.classes import Note, notes
 from rwp_dist.data.dataset import check_labels_again
 from rwp_dist.data.image import Mixer, Normalise
 from rwp_dist.data.open import Eval, Train, open_eval, open_train
+from rwp_dist.data.sizes import Sizes
 from rwp_dist.data.stream import EvalStream, TrainStream
 from rwp_dist.engine.deepspeed.config import check_energy_buckets
 from rwp_dist.engine.engine import Engine
@@ -37,12 +38,14 @@ from rwp_dist.process.stages import stage
 from rwp_dist.run.flops import count_flops
 from rwp_dist.run.freezing import freeze_parameters
 from rwp_dist.run.initial import begin_from_weights
+from rwp_dist.run.losses import build_loss
 from rwp_dist.run.memory import with_stage, with_zero_stage
 from rwp_dist.run.models import build_model, with_checkpointing
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.parts import EXTRAS, Parts
 from rwp_dist.run.slots import most_perturbed, slots_of
 from rwp_dist.run.task import Classification
+from rwp_dist.run.teacher import Teacher
 from rwp_dist.run.timeline import Timeline
 from rwp_dist.run.trial import check_trainable
 
@@ -79,17 +82,23 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     with same_on_all_ranks():
         optimizer = build_optimizer(model, settings)
         # Before DeepSpeed adds hooks, or empties the parameters.
-        flops = count_flops(model, settings.data.channels, settings.data.image_size)
+        d = settings.data
+        flops = {size: count_flops(model, d.channels, size) for size in d.train_sizes}
         with_checkpointing(model, settings)  # what it computes again is no work of the network's
     with stage("opening the shards"), same_on_all_ranks():
         train, val = streams or _open_streams(settings, split, pin)
         timeline = Timeline.of(settings, train.steps_per_epoch)
+        sizes = Sizes.of(settings, train.steps_per_epoch)
     classes = train.dataset.classes if isinstance(train, TrainStream) else None
     began: list[Note] = []
     if settings.model.init is not None:
         with stage("reading the weights to start from"), same_on_all_ranks():
             if dist.get_rank() == 0:  # the engine gives rank 0's weights to all ranks
                 began = begin_from_weights(model, settings, classes)
+    teacher = None
+    if settings.loss.teacher is not None:
+        with stage("loading the teacher"), same_on_all_ranks():
+            teacher = Teacher(settings, device, classes)
     with stage("compiling what draws the noise"), same_on_all_ranks(), keys_of_settings():
         backend = choose_backend(settings.noise.backend, device)
     backend = _common(backend)
@@ -111,11 +120,11 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     normalise = Normalise(settings.data.mean, settings.data.std)
     if settings.run.compile:
         with stage("compiling the network"), same_on_all_ranks():
-            shape = (split.size, settings.data.channels, *2 * (settings.data.image_size,))
-            images = torch.zeros(shape, dtype=torch.uint8, device=device)
+            shapes = [(split.size, d.channels, size, size) for size in d.train_sizes]
+            images = [torch.zeros(s, dtype=torch.uint8, device=device) for s in shapes]
             from rwp_dist.run.compiling import compile_network  # torch's compiler takes seconds
 
-            compile_network(engine, perturbed, normalise(images))
+            compile_network(engine, perturbed, list(map(normalise, images)))
     extras = {name: build(settings, engine) for name, build in EXTRAS.items()}
     return Parts(
         settings=settings,
@@ -126,12 +135,12 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         val=val,
         mixer=build_mixer(settings),
         normalise=normalise,
-        task=Classification(),
+        task=Classification(build_loss(settings, teacher)),
         timeline=timeline,
         engine=engine,
         perturbed=perturbed,
         extras={name: extra for name, extra in extras.items() if extra is not None},
-        flops_per_image=flops,
+        flops_per_image=lambda step: flops[sizes.at(step)],
         classes=classes,
         notes=(
             *began,

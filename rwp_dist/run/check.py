@@ -25,6 +25,7 @@ from rwp_dist.record.ending import write_refusal
 from rwp_dist.record.identity import identity_in, settings_identity
 from rwp_dist.record.resume import changes_of, continued_settings
 from rwp_dist.record.sweep import other_runs
+from rwp_dist.record.teacher import teacher_file
 
 BATCH = ("batch", "data.lanes", "deepspeed.zero_stage", "method.name", "method.antithetic")
 """Settings that decide how a batch is split."""
@@ -141,6 +142,11 @@ class RunCheck:
         run_dir = RunDir(str(settings.run.dir))
         finished = run_dir.summary.is_file() and not self._data.elsewhere
         if not finished:  # else its data may be gone by now
+            try:
+                if not self._data.elsewhere:
+                    teacher_file(settings)
+            except ConfigError as error:
+                yield Problem(error, ("loss",))
             with stage("looking at the data"):
                 yield from list(self._data.problems(settings, split))
         try:

@@ -1,6 +1,8 @@
 """The network's training passes as code that torch generates (``run.compile``)."""
 
 import re
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from rwp_dist.perturb.statistics import frozen_statistics, tracking_layers
 TORCH = str(Path(torch.__file__).parent)
 
 
-def compile_network(engine: Engine, perturbed: Perturbed, images: Tensor) -> None:
+def compile_network(engine: Engine, perturbed: Perturbed, batches: Sequence[Tensor]) -> None:
     """Compile the network in place, and try the passes of this rank; leaves no trace in it.
 
     A pass is one graph, which reads the weights where they lie when it begins. So names, hooks and
@@ -27,20 +29,21 @@ def compile_network(engine: Engine, perturbed: Perturbed, images: Tensor) -> Non
     Args:
         engine: whose network is in training mode.
         perturbed: whose passes they are.
-        images: of one pass, ``[B, C, H, W]``, as the network gets them.
+        batches: images of one pass, ``[B, C, H, W]``, as the network gets them; one for each size
+            that the run has.
 
     Raises:
         ConfigError: torch cannot compile this network, or cannot compile on this machine.
     """
     network, trained = engine.module, list(engine.trained.values())
     torch.compiler.reset()  # torch keeps few graphs for a class, and a sweep trains many networks
-    network.compile(fullgraph=True, dynamic=False, options=_options(images.device))
+    network.compile(fullgraph=True, dynamic=False, options=_options(batches[0].device))
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     layers = tracking_layers(network)
-    devices = [images.device] if images.is_cuda else []
+    devices = [batches[0].device] if batches[0].is_cuda else []
     try:
         with torch.random.fork_rng(devices=devices):
-            for frozen in _kinds_of_pass(perturbed):
+            for images, frozen in product(batches, _kinds_of_pass(perturbed)):
                 for again in (False, True):
                     with (
                         torch._dynamo.config.patch(error_on_recompile=again),

@@ -92,7 +92,7 @@ def evaluate(
 
 def _sums(logits: Tensor, batch: Batch, task: Classification) -> Tensor:
     """Sums over a batch of loss, metrics and samples: float64 ``[2 + len(metrics)]``."""
-    loss = task.loss(logits, batch.labels, batch.weights)
+    loss = task.nll(logits, batch.labels, batch.weights)
     hits = task.hits(logits, batch.labels, batch.weights)
     counted = (batch.weights > 0)[None]
     return torch.cat([loss[None].double(), hits.double(), counted.double()]).sum(1)
@@ -110,11 +110,13 @@ def clean_network(parts: Parts, done: int) -> Iterator[None]:
             whose passes are all perturbed, and for an average of the weights.
     """
     count = min(parts.settings.evaluation.recalibrate_batches, parts.timeline.total_steps)
+    # Images that change their size: the latest have the present one.
+    first = max(done - count, 0) if len(parts.settings.data.train_sizes) > 1 else 0
 
     def relearn() -> None:
         torch.manual_seed(key_seed(parts.settings.run.seed, done, -2, dist.get_rank()))
         with evaluated_weights(parts):
-            for step in parts.train.steps(0, count):
+            for step in parts.train.steps(first, first + count):
                 for batch in step.batches:
                     images = batch.to(parts.device).images
                     parts.engine.forward_only(parts.normalise(images))

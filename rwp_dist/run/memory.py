@@ -23,6 +23,7 @@ from rwp_dist.process import cgroup
 from rwp_dist.run.models import build_shapes
 from rwp_dist.run.optimizers import build_optimizer, is_elementwise
 from rwp_dist.run.slots import most_perturbed, slots_of
+from rwp_dist.run.teacher import teacher_settings
 
 TIGHT = 0.85
 """Share of the memory above which what the estimate leaves out may not fit."""
@@ -44,6 +45,8 @@ def estimate(settings: Settings, split: Split, *, on_gpus: bool) -> dict[str, fl
     model = build_shapes(settings)
     sizes = [p.nbytes for p in model.parameters()]
     held = _held(settings, split, sizes, optimizer_bytes(settings, model), on_gpus=on_gpus)
+    if settings.loss.teacher is not None:
+        held["teacher"] = _teacher_bytes(settings)
     return held | {"activations": activation_bytes(settings, split.size, model)}
 
 
@@ -76,6 +79,15 @@ def _held(
     }
 
 
+def _teacher_bytes(settings: Settings) -> float:
+    """Weights of the teacher; 0 if its run is elsewhere, so that its network is not known."""
+    try:
+        teacher = build_shapes(teacher_settings(settings))
+    except ConfigError:
+        return 0.0
+    return float(sum(p.nbytes for p in teacher.parameters()))
+
+
 def with_zero_stage(settings: Settings, split: Split, memory_bytes: float | None) -> Settings:
     """The same with a number for ``deepspeed.zero_stage: auto``: the first that fits.
 
@@ -102,6 +114,8 @@ def with_zero_stage(settings: Settings, split: Split, memory_bytes: float | None
         model = build_shapes(settings)
         sizes, of_optimizer = [p.nbytes for p in model.parameters()], optimizer_bytes(whole, model)
         activations = activation_bytes(settings, split.size, model)
+        if settings.loss.teacher is not None:
+            activations += _teacher_bytes(settings)
     except ConfigError:
         raise
     except Exception:  # a network of the user's may not work without values
@@ -144,7 +158,7 @@ def activation_bytes(settings: Settings, batch: int, model: nn.Module) -> float:
     """
     dtype = torch.float32 if settings.precision == "fp32" else torch.bfloat16
     model = model.to(dtype).train()
-    shape = (batch, settings.data.channels, settings.data.image_size, settings.data.image_size)
+    shape = (batch, settings.data.channels, *2 * (max(settings.data.train_sizes),))
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, Tensor] = {}  # as long as a tensor is held, no other gets its address
 

@@ -18,6 +18,7 @@ from rwp_dist.record.ending import write_refusal
 from rwp_dist.record.identity import Identity, identity_of, settings_identity
 from rwp_dist.record.open import open_run
 from rwp_dist.record.resume import changes_of, continued_settings
+from rwp_dist.record.teacher import teacher_identity
 from rwp_dist.run.agreement import agree, check_shared, own_places
 from rwp_dist.run.initial import weights_identity
 
@@ -53,7 +54,7 @@ def _finished_summary(settings: Settings) -> dict[str, Any] | None:
     if summary is None:
         return None
     with suppress(RwpError):  # its data may be gone by now
-        now |= data_identity(settings)
+        now |= data_identity(settings) | teacher_identity(settings)
     changed = changes_of(run_dir, now)
     top1 = summary.get("top1")
     shown = "" if top1 is None else f", top-1 {top1:.2f} %"
@@ -82,9 +83,10 @@ def opened_run(settings: Settings) -> Iterator[OpenRun]:
         try:
             with same_on_all_ranks():
                 data, git = data_identity(settings), commit_of(run_dir, dirty=is_main)
+                teacher = teacher_identity(settings)
                 began = weights_identity(run_dir, settings) if is_main else {}
-            data |= from_main(lambda: began)
-            identity = identity_of(settings, ranks=ranks, data=data, git=git)
+            others = teacher | from_main(lambda: began)
+            identity = identity_of(settings, ranks=ranks, data=data | others, git=git)
             mixture = agree(identity, allow_mixed_code=mixed)
             with same_on_all_ranks():
                 if is_main:
@@ -99,7 +101,7 @@ def opened_run(settings: Settings) -> Iterator[OpenRun]:
         with same_on_all_ranks():
             if is_main:
                 opened = continued_settings(run_dir, settings)
-                identity |= settings_identity(opened, ranks) | began
+                identity |= settings_identity(opened, ranks) | others
                 gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
                 open_run(opened, identity, gpus=gpus, git=git)
                 begin_log(run_dir.path)

@@ -70,8 +70,8 @@ class Parts:
     engine: Engine
     perturbed: Perturbed
     extras: dict[str, Extra]
-    flops_per_image: float | None
-    """Operations of one forward and backward pass (``flops.count_flops``)."""
+    flops_per_image: Callable[[int], float | None]
+    """From a step to the operations of one forward and backward pass (``flops.count_flops``)."""
     classes: Classes | None = None
     """Of the training shards; None: the streams are not of shards."""
     notes: tuple[Note, ...] = ()

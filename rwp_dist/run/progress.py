@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -206,7 +206,7 @@ class Progress:
             "step_s": step_s,
             "step_spread": (most_s + minus_least_s) / step_s if compares else None,
             "images_per_s": self._interval_samples / steps / step_s,
-            **self._work((clean + perturbed) / steps / step_s),
+            **self._work(done, (clean + perturbed) / steps / step_s),
             "data_wait_s": wait_s,
             "data_wait_share": wait_s / step_s,
             "bytes_per_s": num_bytes / steps / step_s,
@@ -235,14 +235,16 @@ class Progress:
         dist.all_reduce(shared, how)
         return shared.tolist()
 
-    def _work(self, passed_per_s: float) -> dict[str, float | None]:
+    def _work(self, done: int, passed_per_s: float) -> dict[str, float | None]:
         """``tflops`` and ``mfu`` from the images that all ranks passed forward and backward per s.
 
         An image of an update of sam passes twice.
         """
         parts, tflops, mfu = self._parts, None, None
-        if parts.flops_per_image is not None:
-            tflops = parts.flops_per_image * passed_per_s / parts.split.world_size / 1e12
+        steps = range(done - max(self._interval_steps, 1), done)  # images may change their size
+        flops = [each for each in map(parts.flops_per_image, steps) if each is not None]
+        if flops:
+            tflops = fmean(flops) * passed_per_s / parts.split.world_size / 1e12
             peak = peak_tflops(parts.device, parts.settings.precision)
             mfu = tflops / peak if peak else None
         return {"tflops": tflops, "mfu": mfu}

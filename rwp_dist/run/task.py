@@ -1,36 +1,51 @@
 """What a network is trained for: its loss and its metrics, in training and in evaluation."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from rwp_dist.run.losses import CrossEntropy, Loss
 
 NUM_BINS = 15
 """Bins of confidence for the calibration error, of equal width: ``((b - 1) / 15, b / 15]``."""
 
 
 class Classification:
-    """Image classification: cross-entropy, top-1, top-5 and how well calibrated they are."""
+    """Image classification: its losses, top-1, top-5 and how well calibrated they are."""
 
     headline = "top1"
     """The metric that log lines and tables show."""
 
     metrics = ("top1", "top5")
 
-    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Loss of every sample, ``[B]``; 0 where its weight is 0.
+    def __init__(self, loss: Loss | None = None) -> None:
+        """``loss``: what training minimises; None: the cross-entropy."""
+        self._loss = loss or CrossEntropy()
 
-        The cross-entropy, ``-sum_k target_k log p_k``. Of a label, as in an evaluation, that is
-        the negative log-likelihood (NLL) ``-log p_label`` (Guo et al., ICML 2017,
-        arXiv 1706.04599); mixed or smoothed targets, as in training, give another number.
+    def targets(self, images: Tensor, targets: Tensor) -> Any:
+        """What ``loss`` compares logits with (``Loss.targets``)."""
+        return self._loss.targets(images, targets)
+
+    def loss(self, logits: Tensor, targets: Any, weights: Tensor) -> Tensor:
+        """Training's loss of every sample, ``[B]``; 0 where its weight is 0.
 
         Args:
             logits: ``[B, num_classes]``.
-            targets: labels ``[B]``, or shares of classes ``[B, num_classes]``.
+            targets: of ``targets``; labels ``[B]`` and shares of classes ``[B, num_classes]`` do
+                where there is no teacher.
             weights: ``[B]``, 0 for samples that do not count.
         """
-        each = F.cross_entropy(logits, targets, reduction="none")
-        # where, not a product: the loss of padding may be infinite.
-        return torch.where(weights > 0, each * weights, 0.0)
+        return _weighted(self._loss(logits, targets), weights)
+
+    def nll(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Evaluation's loss of every sample, ``[B]``, whatever training minimises.
+
+        The negative log-likelihood (NLL) ``-log p_label`` (Guo et al., ICML 2017,
+        arXiv 1706.04599); 0 where the weight is 0.
+        """
+        return _weighted(CrossEntropy()(logits, labels), weights)
 
     def hits(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """How far each sample that counts meets each metric, 0 to 1: ``[len(metrics), B]``.
@@ -57,6 +72,11 @@ class Classification:
         bins = (confidence * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1
         inside = F.one_hot(bins, NUM_BINS) * (weights > 0)[:, None]  # [B, NUM_BINS]
         return torch.stack([confidence, (best == labels).double()]) @ inside.double()
+
+
+def _weighted(each: Tensor, weights: Tensor) -> Tensor:
+    # where, not a product: the loss of padding may be infinite.
+    return torch.where(weights > 0, each * weights, 0.0)
 
 
 def calibration_error(sums: Tensor, num_samples: float) -> float:

@@ -40,7 +40,7 @@ class Timeline:
         decay = s.decay_steps
         if decay is None:
             decay = tuple(steps(epoch, None) for epoch in s.decay_epochs)
-        total = max(steps(s.epochs, s.steps), 1)
+        total = s.total_steps(steps_per_epoch)
         cooldown = steps(s.cooldown_epochs, s.cooldown_steps)
         for key, epochs, given, longest in (
             ("schedule.cooldown", s.cooldown_epochs, s.cooldown_steps, total),

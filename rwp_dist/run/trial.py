@@ -1,7 +1,7 @@
 """A network is tried before the first step: what it cannot do is said in one sentence."""
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,9 +80,14 @@ def check_trainable(model: nn.Module, settings: Settings, micro_batch: int) -> l
 
 
 def try_network(
-    model: nn.Module, settings: Settings, num_images: int = 2, *, training: bool = False
+    model: nn.Module,
+    settings: Settings,
+    num_images: int = 2,
+    *,
+    training: bool = False,
+    sizes: Sequence[int] = (),
 ) -> list[str]:
-    """Pass images through a network, and look at what it returns; leaves no trace in it.
+    """Pass images of every size through a network; leaves no trace in it.
 
     Returns names of trained parameters that take no part in it, if ``training``.
 
@@ -93,12 +98,19 @@ def try_network(
         settings: what the images are like.
         num_images: at once.
         training: in training mode, with gradients.
+        sizes: sides of the images, in pixels; those of training or of evaluation, unless given.
 
     Raises:
         ConfigError: it does not take such images, or returns something else than logits.
     """
-    data = settings.data
-    shape = (num_images, data.channels, data.image_size, data.image_size)
+    sizes = sizes or (settings.data.train_sizes if training else (settings.eval_size,))
+    return [_try_size(model, settings, num_images, training, size) for size in sizes][-1]
+
+
+def _try_size(
+    model: nn.Module, settings: Settings, num_images: int, training: bool, size: int
+) -> list[str]:
+    shape = (num_images, settings.data.channels, size, size)
     with _in_mode(model, training), torch.set_grad_enabled(training):
         try:
             try:
@@ -107,7 +119,7 @@ def try_network(
                 own = next(model.parameters(), torch.empty(0)).device
                 output, tensors = _output(model, shape, own)
         except Exception as error:  # a network of the user's may raise anything
-            raise _failed(model, settings, shape, error) from error
+            raise _failed(model, settings, shape, training, error) from error
     logits = _check_output(output, settings, num_images, training)
     if not training:
         return []
@@ -179,7 +191,11 @@ def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 def _failed(
-    model: nn.Module, settings: Settings, shape: tuple[int, ...], error: Exception
+    model: nn.Module,
+    settings: Settings,
+    shape: tuple[int, ...],
+    training: bool,
+    error: Exception,
 ) -> ConfigError:
     """The error for a network that failed on images ``[B, C, H, W]`` of this shape."""
     name, (num_images, channels, size, _) = settings.model.name, shape
@@ -199,6 +215,15 @@ def _failed(
             f"{name} cannot be trained with one image in a pass ({trouble})",
             key="batch.per_rank",
             cure="raise it or batch.global, so that a pass has two images or more",
+        )
+    if size != settings.data.image_size:
+        tested = not training and size == settings.evaluation.image_size
+        return ConfigError(
+            f"{name} does not take images of {size} pixels, as it is built for "
+            f"{settings.data.image_size} ({trouble})",
+            key="evaluation.image_size" if tested else "data.sizes",
+            cure=f"set it to {'null' if tested else '[]'}, or choose a network that takes every "
+            "size, such as a convolutional one",
         )
     fits = next((other for other in COMMON_SIZES if takes(num_images, other)), None)
     if is_named(name) and fits is None:

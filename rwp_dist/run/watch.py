@@ -11,6 +11,7 @@ from rwp_dist.config import Settings
 from rwp_dist.process.silence import Silence
 from rwp_dist.process.webhook import Alert, post_alone
 from rwp_dist.record.directory import RunDir
+from rwp_dist.run.losses import build_loss
 from rwp_dist.tracking import Tracker, alerts
 
 
@@ -24,9 +25,8 @@ class Watch:
         self._settings, self._run_dir, self._tracker = settings, run_dir, tracker
         self._done = step
         self._said: set[str] = set()
-        self._divergence = alerts.Divergence(
-            settings.model.num_classes, settings.method.name, step, skipped
-        )
+        guess = build_loss(settings).guess(settings.model.num_classes)
+        self._divergence = alerts.Divergence(guess, settings.method.name, step, skipped)
         watched = "silent_rank" in settings.tracking.alerts
         self._silence = Silence(
             run_dir.logs / "silent",

@@ -23,17 +23,17 @@ STRENGTHS = ("sigma", "rho")
 class Divergence:
     """Looks at the loss and at skipped updates of each record of training."""
 
-    def __init__(self, num_classes: int, method: str, step: int, skipped: int) -> None:
+    def __init__(self, guess: float, method: str, step: int, skipped: int) -> None:
         """
         Args:
-            num_classes: of the model; guessing has a loss of its logarithm.
+            guess: loss of a network that knows nothing.
             method: its name.
             step: updates done so far.
             skipped: updates skipped so far.
         """
         has = [f"method.{key}" for key in STRENGTHS if key in METHODS[method].settings]
         self._cure = f"Lower {' or '.join([*has, 'optimizer.lr'])}"
-        self._limit = 10 * math.log(num_classes)
+        self._limit = 10 * guess
         self._step, self._skipped = step, skipped
         self._applied = step
         """The last step at which an update may have been applied."""

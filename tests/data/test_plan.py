@@ -12,8 +12,8 @@ from rwp_dist.data.selection import Balanced, Everything, Mixture
 COUNTS = np.array([37, 11, 52, 8, 29, 41, 30, 19])
 
 
-def plan(*, batch=24, lanes=4, window=16, seed=3, pad=False, selection=None):
-    return Plan(selection or Everything(COUNTS), batch, lanes, window, seed, pad)
+def plan(*, batch=24, lanes=4, window=16, seed=3, pad=False, selection=None, copies=1):
+    return Plan(selection or Everything(COUNTS), batch, lanes, window, seed, pad, copies)
 
 
 def samples_of(rows):
@@ -156,3 +156,47 @@ def test_a_plan_of_imagenet_builds_in_a_millisecond_and_gives_a_batch_in_a_tenth
     # Measured 0.2 ms and 60 µs.
     assert build_s < 5e-3
     assert batch_s < 1e-3
+
+
+@pytest.mark.parametrize("copies", [2, 3, 6])
+class TestCopies:
+    def test_a_batch_has_each_sample_so_often_and_copies_lie_apart(self, copies):
+        p = plan(copies=copies, lanes=2)
+        for step in range(p.steps_per_epoch):
+            samples = samples_of(p.step(1, step))
+            apart = samples.reshape(copies, 24 // copies)
+            assert (apart == apart[0]).all() and len(set(apart[0].tolist())) == 24 // copies
+
+    def test_an_epoch_has_as_many_steps_as_without(self, copies):
+        assert plan(copies=copies, lanes=2).steps_per_epoch == plan(lanes=2).steps_per_epoch
+
+    def test_as_many_epochs_take_every_sample_that_one_of_a_smaller_batch_takes(self, copies):
+        p, once = plan(copies=copies, lanes=2), plan(batch=24 // copies, lanes=2)
+        steps = [divmod(step, p.steps_per_epoch) for step in range(once.steps_per_epoch)]
+        found = [samples_of(p.step(*step))[: once.batch] for step in steps]
+        assert np.array_equal(np.concatenate(found), epoch_of(once)[0])
+
+    def test_ranks_only_choose_rows(self, copies):
+        p = plan(copies=copies, lanes=2)
+        whole = p.step(1, 2)
+        for share in (1, 4, 8, 12):
+            parts = [p.step(1, 2, first, first + share) for first in range(0, 24, share)]
+            for name in ("shards", "rows", "weights"):
+                joined = np.concatenate([getattr(part, name) for part in parts])
+                assert np.array_equal(joined, getattr(whole, name))
+
+    def test_padding_shows_every_sample_so_often(self, copies):
+        p = plan(copies=copies, lanes=2, pad=True)
+        once = plan(batch=24 // copies, lanes=2, pad=True)
+        rows = [p.step(*divmod(step, p.steps_per_epoch)) for step in range(once.steps_per_epoch)]
+        samples = np.concatenate([samples_of(r)[r.weights == 1] for r in rows])
+        assert (np.bincount(samples) == copies).all() and len(samples) == copies * COUNTS.sum()
+
+
+def test_a_batch_that_copies_do_not_divide_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"augment\.repeats: .* 5 times; set augment.repeats to 1"
+    ):
+        plan(copies=5)
+    with pytest.raises(ConfigError, match="4 lanes do not divide a batch of 2"):
+        plan(copies=12)

@@ -48,6 +48,16 @@ def test_a_missing_cpp_compiler_is_a_problem_of_a_run_that_compiles(monkeypatch)
         assert found.state == state and program in found.seen
 
 
+def test_a_missing_teacher_is_a_problem(tmp_path) -> None:
+    assert look(run.teacher, machine()) == []
+    words = (f"loss.teacher={tmp_path}/a.pt", "loss.teacher_model=small_cnn")
+    [missing] = look(run.teacher, machine(*words))
+    assert missing.state == "problem" and "a.pt is not there" in missing.seen
+    (tmp_path / "a.pt").touch()
+    [there] = look(run.teacher, machine(*words))
+    assert there.state == "ok" and "a.pt, 0 B" in there.seen
+
+
 # --- data ---
 
 

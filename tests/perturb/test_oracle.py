@@ -62,6 +62,7 @@ def formula_of(settings, **more):
         method=m.name,
         total_steps=STEPS,
         seed=settings.run.seed,
+        bce=settings.loss.name == "bce",
         lambda_=m.lambda_,
         sigma=m.sigma,
         sigma_increase=m.sigma_increase,
@@ -175,6 +176,7 @@ def test_every_method_equals_the_oracle_at_stages_0_1_and_2(world_size, micro_ba
     )
 
 
+BCE = ("loss.name=bce", "loss.sum_classes=true")
 OPTIONS = (
     ("method.name=m-rwp", "method.lambda=0"),
     ("method.name=m-rwp", "method.lambda=0.3"),
@@ -211,6 +213,8 @@ OPTIONS = (
         *("method.name=m-arwp", "optimizer.name=adamw", "optimizer.lr=0.01", "optimizer.eps=1e-4"),
         "optimizer.lr_factors={'linear*': 0.3, 'bn*': 2}",
     ),
+    ("method.name=m-arwp", *BCE),
+    ("method.name=asam", *BCE, "loss.threshold=0.2"),
     ("method.name=m-rwp", "noise.backend=torch"),
     ("method.name=arwp", "noise.backend=torch", "method.scale=element", "method.sigma=0.5"),
 )
@@ -259,7 +263,7 @@ def test_a_padded_last_batch_weighs_every_sample_the_same():
     """58 samples: 10 valid ones and 2 of padding in the last of 5 steps, on unequal slots."""
     methods = ("sgd", "sam", "arwp", "m-rwp", "m-arwp")
     cases = [(f"method.name={m}", f"deepspeed.zero_stage={i % 3}") for i, m in enumerate(methods)]
-    check(3, 1, cases, num_samples=58)
+    check(3, 1, [*cases, ("method.name=m-arwp", *BCE)], num_samples=58)
     check(2, 2, cases[-2:], num_samples=57)
 
 

@@ -47,6 +47,9 @@ def test_it_says_what_another_stage_would_take_and_what_it_leaves_out(config: Pa
     tuned = ("deepspeed.zero_stage=1", "deepspeed.extra.zero_optimization.reduce_bucket_size=1000")
     assert "deepspeed.zero_stage=auto would take DDP" in plan(config, *GPUS, *tuned).output
     assert "run.compile is not in the model" in said and "last-sam: that ZeRO" in said
+    sized = plan(config, *GPUS, "data.sizes=[[0,8],[0.5,12]]", "loss.teacher=elsewhere").output
+    assert "small_cnn, 12 pixels" in sized and "(data.sizes) take less" in sized
+    assert "The teacher's forward passes are not in the model" in sized
     sharded = plan(config, *GPUS, "deepspeed.zero_stage=3", "batch.per_rank=8").output
     assert "sam, asam, last-sam cannot train at stage 3" in sharded
     without = plan(config, *GPUS, "schedule.steps=null", "data.train=nowhere").output

@@ -141,3 +141,19 @@ def test_of_class_names_the_first_that_differs_is_told_and_a_digest_is_brief() -
     assert len(json.dumps(brief(one))) < len(json.dumps(of())) + 100
     assert differences(brief(one), brief(other)) != []
     assert brief(brief(one)) == brief(one)
+
+
+def test_another_teacher_is_another_run_also_for_a_run_of_a_version_without() -> None:
+    plain = settings_identity(load_settings(None, []), 1)
+    taught = plain | {"loss.teacher": "a.pt", "loss.teacher.id": "1"}
+    old = {key: value for key, value in plain.items() if not key.startswith("loss.")}
+    for before in (plain, old):
+        assert identity.other_run(identity.changes(before, taught)) == (
+            "loss.teacher.id: none there, 1 here"
+        )
+        assert "loss.teacher.id" in identity.other_run(identity.changes(taught, before))
+    assert not identity.changes(old, plain)
+    moved = taught | {"loss.teacher": "b.pt"}
+    assert not identity.changes(taught, moved)
+    unknown = moved | {"loss.teacher.id": None}  # before its file is read
+    assert not identity.changes(taught, unknown)

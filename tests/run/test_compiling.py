@@ -23,7 +23,10 @@ from support.small import (
 from torch import nn
 
 from rwp_dist.base.errors import ConfigError
+from rwp_dist.config import load_settings
+from rwp_dist.run.build import build_parts
 from rwp_dist.run.evaluate import clean_network, evaluate_parts
+from rwp_dist.shards.digits import write_digits
 
 COMPILED = "run.compile=true"
 
@@ -199,3 +202,31 @@ def test_a_resumed_run_compiles_the_same_code_in_another_process(tmp_path):
     (undisturbed,) = run_ranks(attempt, 1, tmp_path / "run", 0, 3, tmp_path / "first")
     (resumed,) = run_ranks(attempt, 1, tmp_path / "run", 3, None, tmp_path / "second")
     assert same_bits(undisturbed, resumed)
+
+
+def trained_with_sizes(digits, compiled, method):
+    settings = load_settings(
+        None,
+        [
+            *(f"data.train={digits}/train", f"data.val={digits}/test", "batch.global=64"),
+            *("batch.per_rank=32", "schedule.steps=6", "run.device=cpu", "data.workers=0"),
+            *("tracking.wandb=off", "data.sizes=[[0,8],[0.3,10],[0.6,12]]"),
+            *(f"run.compile={compiled}", f"method.name={method}"),
+        ],
+    )
+    with graphs() as found:
+        parts = build_parts(settings)
+        traced = len(found)
+        run_all(parts)
+        assert len(found) == traced, "a pass was compiled anew"
+        end = everything(parts)
+        parts.close()
+    return end, traced
+
+
+@pytest.mark.parametrize(("method", "kinds"), [("sgd", 1), ("m-rwp", 2)])
+def test_every_size_of_the_images_has_its_own_graphs_from_the_start(tmp_path, method, kinds):
+    write_digits(tmp_path)
+    ((end, traced),) = run_ranks(trained_with_sizes, 1, tmp_path, "true", method)
+    ((plain, _),) = run_ranks(trained_with_sizes, 1, tmp_path, "false", method)
+    assert traced == 3 * kinds and same_bits(end, plain)

@@ -129,7 +129,7 @@ def _losses_by_hand(method, *more):
         progress = Progress(parts)
         for _ in run_steps(parts, 0, STEPS, progress):
             clean[0] = weights_of(parts)
-        return progress.train_record(STEPS, 0), passes, parts.flops_per_image
+        return progress.train_record(STEPS, 0), passes, parts.flops_per_image(0)
 
 
 def test_losses_at_clean_and_perturbed_weights_are_means_over_the_samples_of_all_ranks():

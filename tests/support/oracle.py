@@ -58,6 +58,7 @@ class Formula:
     method: str
     total_steps: int
     seed: int = 0
+    bce: bool = False
     lambda_: float = 0.5
     sigma: float = 0.05
     sigma_increase: float = 2.0
@@ -225,6 +226,8 @@ class Oracle:
         leaves = {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
         logits = functional_call(self.net, leaves | statistics, (images,))
         losses = F.cross_entropy(logits, labels, reduction="none")
+        if self.formula.bce:  # sum_k log(1 + exp(z_k)) - z_label
+            losses = F.softplus(logits).sum(1) - logits.gather(1, labels[:, None])[:, 0]
         loss = (losses * counts).sum() / counts.sum()
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 

@@ -74,9 +74,11 @@ def train_streams(
     pad=False,
     seed=7,
     cache=None,
+    copies=1,
+    sizes=None,
 ):
     """One stream for each rank."""
-    plan = Plan(selection or Everything(dataset.counts), BATCH, LANES, 16, seed, pad)
+    plan = Plan(selection or Everything(dataset.counts), BATCH, LANES, 16, seed, pad, copies)
     return [
         TrainStream(
             dataset,
@@ -87,6 +89,7 @@ def train_streams(
             micro_batches=micro_batches,
             micro_batch_size=BATCH // world_size // micro_batches,
             cache=cache,
+            sizes=sizes,
         )
         for rank in range(world_size)
     ]

@@ -1,5 +1,6 @@
 """Alerts of real runs through a webhook: each kind once, and nobody waits or learns its address."""
 
+import math
 import os
 import shutil
 import signal
@@ -298,7 +299,7 @@ def record(step: int, skipped: int = 0, loss: float = 2.0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("loss", [23.1, float("inf"), float("nan")])
 def test_a_loss_far_above_guessing_diverges(loss: float) -> None:
-    watch = alerts.Divergence(num_classes=10, method="sgd", step=0, skipped=0)
+    watch = alerts.Divergence(guess=math.log(10), method="sgd", step=0, skipped=0)
     assert watch.look(record(1, loss=23.0)) is None
     alert = watch.look(record(2, loss=loss))
     assert alert is not None and alert.kind == "diverged" and "at step 2," in alert.text
@@ -313,17 +314,17 @@ def test_a_loss_far_above_guessing_diverges(loss: float) -> None:
     ],
 )
 def test_the_cure_names_what_the_method_has(method: str, cure: str) -> None:
-    alert = alerts.Divergence(10, method, step=0, skipped=0).look(record(2, loss=99.0))
+    alert = alerts.Divergence(math.log(10), method, step=0, skipped=0).look(record(2, loss=99.0))
     assert alert is not None and alert.text.endswith(cure)
 
 
 def test_many_skipped_updates_in_a_row_diverge_and_single_ones_do_not() -> None:
-    watch = alerts.Divergence(num_classes=10, method="sgd", step=100, skipped=7)
+    watch = alerts.Divergence(guess=math.log(10), method="sgd", step=100, skipped=7)
     assert watch.look(record(110, 17)) is None  # all of them, but few
     assert watch.look(record(119, 26)) is None
     alert = watch.look(record(120, 27))
     assert alert is not None and "The last 20 updates up to step 120 were skipped" in alert.text
-    watch = alerts.Divergence(num_classes=10, method="sgd", step=100, skipped=7)
+    watch = alerts.Divergence(guess=math.log(10), method="sgd", step=100, skipped=7)
     for step in range(110, 200, 10):
         assert watch.look(record(step, 7 + (step - 100) - (step - 100) // 10)) is None
 
@@ -345,11 +346,11 @@ def test_huge_losses_and_skipped_updates_last_and_one_accident_does_not() -> Non
         ([record(150, loss=24.0), record(200)], False),
         ([record(150, 50, float("nan"))], True),
     ):
-        watch = alerts.Divergence(num_classes=10, method="sgd", step=100, skipped=0)
+        watch = alerts.Divergence(guess=math.log(10), method="sgd", step=100, skipped=0)
         for one in records:
             watch.look(one)
         assert watch.is_lasting == lasting
-    young = alerts.Divergence(num_classes=10, method="sgd", step=0, skipped=0)
+    young = alerts.Divergence(guess=math.log(10), method="sgd", step=0, skipped=0)
     young.look(record(6, 5, float("nan")))
     assert not young.is_lasting
     young.look(record(12, 11, float("nan")))

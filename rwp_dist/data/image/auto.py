@@ -6,7 +6,7 @@ reference recipes: 31 magnitude bins, bilinear interpolation, black outside the 
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,9 +35,7 @@ class AutoAugment:
         magnitude: their bin, 0 to 30.
     """
 
-    def __init__(
-        self, policy: Literal["randaugment", "trivial"], size: int, num_ops: int, magnitude: int
-    ) -> None:
+    def __init__(self, policy: str, size: int, num_ops: int, magnitude: int) -> None:
         self.trivial = policy == "trivial"
         self.num_ops = 1 if self.trivial else num_ops
         self.magnitude = magnitude
@@ -60,21 +58,44 @@ class AutoAugment:
 
 def randaugment_space(size: int) -> dict[str, Magnitudes]:
     """Operations of torchvision's ``RandAugment`` for images of a size."""
-    return _space(shear=0.3, translate=150.0 / 331.0 * size, rotate=30.0, colour=0.9, bits=4)
+    return _space(shear=0.3, translate=150.0 / 331.0 * size, rotate=30.0, colour=0.9, bits=(8, 4))
 
 
 def trivial_space() -> dict[str, Magnitudes]:
     """Operations of torchvision's ``TrivialAugmentWide``."""
-    return _space(shear=0.99, translate=32.0, rotate=135.0, colour=0.99, bits=6)
+    return _space(shear=0.99, translate=32.0, rotate=135.0, colour=0.99, bits=(8, 2))
+
+
+def augmix_space(size: int) -> dict[str, Magnitudes]:
+    """Operations of torchvision's ``AugMix`` for images of a size, in 10 bins."""
+    space = _space(
+        shear=0.3, translate=size / 3.0, rotate=30.0, colour=0.9, bits=(4, 0), num_bins=10
+    )
+    return {name: space[name] for name in AUGMIX}
+
+
+AUGMIX = (
+    *("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Posterize", "Solarize"),
+    *("AutoContrast", "Equalize", "Brightness", "Color", "Contrast", "Sharpness"),
+)
+"""In torchvision's order."""
 
 
 def _space(
-    shear: float, translate: float, rotate: float, colour: float, bits: int
+    shear: float,
+    translate: float,
+    rotate: float,
+    colour: float,
+    bits: tuple[int, int],
+    num_bins: int = NUM_BINS,
 ) -> dict[str, Magnitudes]:
-    def signed(largest: float) -> Magnitudes:
-        return Magnitudes(torch.linspace(0.0, largest, NUM_BINS).tolist(), True)
+    """``bits``: that Posterize leaves, in the first bin and in the last."""
 
-    posterize = (8 - torch.arange(NUM_BINS) / ((NUM_BINS - 1) / bits)).round()
+    def signed(largest: float) -> Magnitudes:
+        return Magnitudes(torch.linspace(0.0, largest, num_bins).tolist(), True)
+
+    most, least = bits
+    posterize = (most - torch.arange(num_bins) / ((num_bins - 1) / (most - least))).round()
     none = Magnitudes([], False)
     return {
         "Identity": none,
@@ -88,7 +109,7 @@ def _space(
         "Contrast": signed(colour),
         "Sharpness": signed(colour),
         "Posterize": Magnitudes(posterize.tolist(), False),
-        "Solarize": Magnitudes(torch.linspace(1.0, 0.0, NUM_BINS).tolist(), False),
+        "Solarize": Magnitudes(torch.linspace(1.0, 0.0, num_bins).tolist(), False),
         "AutoContrast": none,
         "Equalize": none,
     }

@@ -1,13 +1,13 @@
 """From the encoded bytes of one sample to the pixels that the network sees.
 
-As in torchvision's reference recipes: crop, flip, RandAugment or TrivialAugment, and last Cutout
-and random erasing, which fill with the data's mean: 0 after normalisation. The fields mean what the
-settings of the same names do.
+As in torchvision's reference recipes: crop, flip, RandAugment or another policy, colour jitter, and
+last Cutout and random erasing, which fill with the data's mean: 0 after normalisation. The fields
+mean what the settings of the same names do.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from rwp_dist.data.image.optional import optional_module
 from rwp_dist.data.image.pixels import Encoded, Pixels, from_pixels, mirror
 from rwp_dist.data.image.regions import Bounds, Region, cutout, erased, random_resized_crop
 from rwp_dist.data.image.view import View, fitted
+
+if TYPE_CHECKING:
+    from rwp_dist.data.image.policies import Policy
 
 Interpolation = Literal["antialias", "fast"]
 
@@ -38,9 +41,12 @@ class TrainTransform:
     flip: bool
     scale: Bounds = (0.08, 1.0)
     pad: int = 4
-    auto: Literal["none", "randaugment", "trivial"] = "none"
+    auto: str = "none"
+    """A name of ``policies.POLICIES``, or ``none``."""
     num_ops: int = 2
     magnitude: int = 9
+    severity: int = 3
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     cutout: int = 0
     erase: float = 0.0
     fill: Sequence[int] = (128,)
@@ -50,12 +56,17 @@ class TrainTransform:
 
     def __post_init__(self) -> None:
         self._antialias = _antialias(self.interpolation)
-        self._auto = None
+        self._policies: list[Policy] = []
+        # torchvision takes a second or more to import.
         if self.auto != "none":
-            # torchvision takes a second or more to import.
-            from rwp_dist.data.image.auto import AutoAugment
+            from rwp_dist.data.image.policies import POLICIES, Options
 
-            self._auto = AutoAugment(self.auto, self.size, self.num_ops, self.magnitude)
+            options = Options(self.size, self.num_ops, self.magnitude, self.severity)
+            self._policies.append(POLICIES[self.auto](options))
+        if any(self.jitter):
+            from rwp_dist.data.image.jitter import ColorJitter
+
+            self._policies.append(ColorJitter(self.jitter))
 
     def __call__(self, data: Encoded, key: tuple[int, ...], out: Pixels | None = None) -> Pixels:
         """uint8 ``[size, size, C]`` of a sample, by its bytes and (seed, epoch, sample) alone.
@@ -68,9 +79,11 @@ class TrainTransform:
         draw = Keyed(*key)
         image = _memory(self.size, self.decoder) if out is None else out
         self._decode(data, draw, image)
-        if self._auto is not None:
+        if self._policies:
             planes = from_pixels(image).permute(2, 0, 1).contiguous()
-            image[...] = self._auto(planes, draw).permute(1, 2, 0).numpy()
+            for policy in self._policies:
+                planes = policy(planes, draw)
+            image[...] = planes.permute(1, 2, 0).numpy()
         if self.cutout:
             self._fill(image, cutout(self.size, self.size, self.cutout, draw))
         if self.erase and draw.uniform() < self.erase:
