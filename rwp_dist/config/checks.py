@@ -52,6 +52,12 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             "stage 3 gathers the weights of each layer during a pass, which one graph cannot",
             "set it to false, or deepspeed.zero_stage to 2",
         )
+    if s.average.name != "none" and s.deepspeed.zero_stage == 3:
+        yield Conflict(
+            ("average.name", "deepspeed.zero_stage"),
+            "stage 3 leaves each rank a share of the weights only",
+            "set it to none, or deepspeed.zero_stage to 2",
+        )
     if s.engine.name == "ddp" and s.deepspeed.zero_stage not in (0, "auto"):
         yield Conflict(
             ("engine.name", "deepspeed.zero_stage"),

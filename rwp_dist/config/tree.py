@@ -405,6 +405,43 @@ class Schedule(Section):
     """Factor of the learning rate at each decay of a step schedule."""
 
 
+AVERAGES: dict[str, tuple[str, ...]] = {"ema": ("decay", "warmup"), "swa": (), "lawa": ("newest",)}
+"""Names of ``rwp_dist.run.average``, with the settings that each has for itself."""
+
+
+class Average(Section):
+    """An average of the weights along the run, evaluated beside the trained weights."""
+
+    name: Literal["none", "ema", "swa", "lawa"] = "none"
+    """ema: exponential moving average. swa: mean of the weights from ``start`` on. lawa: mean of
+    the ``newest`` ones. BatchNorm's statistics are computed anew for it
+    (``evaluation.recalibrate_batches``). Not for ZeRO's stage 3."""
+
+    decay: BelowOne = 0.9999
+    """Share of the old average that ema keeps each time."""
+
+    warmup: Flag = True
+    """ema keeps at most (1 + n) / (10 + n) of the average of n earlier weights, so that the random
+    weights at the beginning are forgotten."""
+
+    start: BelowOne | None = None
+    """Fraction of the run after which weights are taken. null: 0.75 for swa, 0 for the others."""
+
+    every: Size | None = None
+    """Steps between two weights that are taken. null: 1 for ema, an epoch for the others."""
+
+    newest: Annotated[Size, Field(le=MOST_PROCESSES)] = 5
+    """Weights that lawa averages; each takes as much memory as the network."""
+
+    device: Annotated[Literal["same", "cpu"], Affects.ROUNDING] = "same"
+    """Where the average is kept. same: where the network is. cpu: in main memory, which takes time
+    of the CPU whenever weights are taken."""
+
+    result: Literal["average", "trained"] = "average"
+    """Weights of the final result: those of ``top1``, of checkpoints that are evaluated, and of an
+    export. The others are ``trained_top1`` or ``average_top1`` in the same records."""
+
+
 class Engine(Section):
     """What computes gradients and averages them over the ranks."""
 
@@ -534,6 +571,7 @@ class Settings(Section):
     noise: Noise = Noise()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    average: Average = Average()
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32: everything in 32 bits. bf16: convolutions and matrix products in bfloat16 by autocast;
     weights stay in fp32."""

@@ -4,7 +4,7 @@ A run may state them; a sweep does not train once for each of their values.
 """
 
 from rwp_dist.config.keys import known_keys, setting_of
-from rwp_dist.config.tree import OPTIMIZERS, Settings
+from rwp_dist.config.tree import AVERAGES, OPTIMIZERS, Average, Settings
 from rwp_dist.perturb.methods import METHODS
 
 
@@ -32,6 +32,11 @@ def unused_keys(settings: Settings) -> frozenset[str]:
             unused |= {f"optimizer.{key}" for key in keys}
     if s.optimizer.name in OPTIMIZERS:
         unused.add("optimizer.options")
+    for average, own in AVERAGES.items():
+        if average != s.average.name:
+            unused |= {f"average.{key}" for key in own}
+    if s.average.name == "none":
+        unused |= {f"average.{key}" for key in Average.model_fields if key != "name"}
     if s.data.mix:
         unused.add("data.train")
     if s.augment.crop != "random_resized":

@@ -45,13 +45,18 @@ def run_package(cases, num_samples):
                     "local": weights_of(parts) if parts.engine.weights.whole else {},
                     "buffers": buffers_of(parts),
                     "energy": energy_of(parts),
+                    "average": average_of(parts),
                 }
             )
     return results
 
 
+def average_of(parts):
+    return parts.extras["average"].state_dict()["weights"] if parts.extras else {}
+
+
 def formula_of(settings):
-    m, o = settings.method, settings.optimizer
+    m, o, a = settings.method, settings.optimizer, settings.average
     return oracle.Formula(
         method=m.name,
         total_steps=STEPS,
@@ -80,6 +85,12 @@ def formula_of(settings):
         eps=o.eps,
         weight_decay=o.weight_decay,
         clip_norm=o.clip_norm,
+        average=a.name,
+        decay=a.decay,
+        average_warmup=a.warmup,
+        average_start=round((a.start or 0.0) * STEPS),
+        average_every=a.every or 1,
+        newest=a.newest,
     )
 
 
@@ -126,6 +137,9 @@ def check(world_size, micro_batches, cases, num_samples=60):
             got, where = results[number], f"{case} on rank {rank} of {world_size}"
             for weights in filter(None, (got["weights"], got["local"])):
                 whole, moved = errors(weights, wanted.weights)
+                assert whole <= TOLERANCE and moved <= MOVEMENT_TOLERANCE, (where, whole, moved)
+            if got["average"]:
+                whole, moved = errors(got["average"], wanted.average())
                 assert whole <= TOLERANCE and moved <= MOVEMENT_TOLERANCE, (where, whole, moved)
             for name, energy in got["energy"].items():
                 torch.testing.assert_close(
@@ -199,6 +213,32 @@ OPTIONS = (
 def test_every_option_equals_the_oracle():
     stages = [f"deepspeed.zero_stage={number % 3}" for number in range(len(OPTIONS))]
     check(2, 2, [(*case, stage) for case, stage in zip(OPTIONS, stages, strict=True)])
+
+
+AVERAGES = (
+    ("average.name=ema", "average.decay=0.6"),
+    ("average.name=ema", "average.decay=0.6", "average.warmup=false", "average.every=2"),
+    ("average.name=ema", "average.start=0.3"),
+    ("average.name=swa", "average.start=0.5", "average.every=2"),
+    ("average.name=lawa", "average.newest=3", "average.every=1"),
+)
+
+
+def test_every_average_of_weights_equals_the_oracle():
+    methods = ("sgd", "sam", "m-arwp")
+    cases = [
+        (f"method.name={method}", f"deepspeed.zero_stage={(number + place) % 3}", *average)
+        for number, average in enumerate(AVERAGES)
+        for place, method in enumerate(methods)
+    ]
+    check(2, 1, cases)
+    formulas = [formula_of(small_settings(*case, steps=STEPS)) for case in AVERAGES]
+    models = [run_oracle(formula, 2, 1, 60) for formula in formulas]
+    averages = [model.average() for model in models]
+    for place, one in enumerate(averages):
+        for other in (models[0].weights, *averages[:place]):
+            whole, moved = errors(one, other)
+            assert whole > 20 * TOLERANCE and moved > 20 * MOVEMENT_TOLERANCE, AVERAGES[place]
 
 
 def test_buckets_of_any_size_with_and_without_overlap_equal_the_oracle():
