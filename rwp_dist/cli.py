@@ -23,9 +23,10 @@ from rwp_dist.config import (
     left_out,
     load_settings,
     split_batch,
+    with_changes,
 )
 from rwp_dist.process import launchers, signals, torchrun
-from rwp_dist.process.commands import Commands
+from rwp_dist.process.commands import CHANGE, Commands
 from rwp_dist.process.meeting import refused_together
 from rwp_dist.process.paths import PATH, PLACE, is_override
 from rwp_dist.process.stages import loading, stage
@@ -55,14 +56,16 @@ def main(ctx: click.Context, debug: bool) -> None:
 @main.command()
 @click.argument("config", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
-def train(config: Path, overrides: tuple[str, ...]) -> None:
+@CHANGE
+def train(config: Path, overrides: tuple[str, ...], change: tuple[str, ...]) -> None:
     """Train one run: alone as one process, under torchrun as one rank.
 
     Started again, it goes on from its newest checkpoint. section.key=value overrides a setting;
-    variant=NAME chooses one of the file's variants.
+    variant=NAME chooses one of the file's variants. A finished run goes on for longer with --change
+    schedule.epochs=120.
     """
     with refused_together():
-        settings = _check().load(config, overrides)
+        settings = _check().load(config, with_changes(overrides, change))
     from rwp_dist.sweep import run_all
 
     run_all([settings], session="")

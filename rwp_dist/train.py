@@ -135,7 +135,7 @@ class Training:
             self.first_step, troubles = load_checkpoint(
                 run_dir.checkpoints, parts.engine, self.stateful
             )
-        self.history.resumed(self.first_step)
+        self.history.resumed(self.first_step, parts.timeline.total_steps)
         self.done = self.first_step
         """Updates of the weights so far."""
         with stage("opening the trackers"), same_on_all_ranks():

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from math import gcd, isfinite
 from typing import Any
 
+from rwp_dist.config.change import is_changeable
+from rwp_dist.config.keys import affects
 from rwp_dist.config.tree import Settings
+from rwp_dist.config.types import Affects
 from rwp_dist.perturb.methods import METHODS
 
 
@@ -52,6 +55,13 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             "stage 3 gathers the weights of each layer during a pass, which one graph cannot",
             "set it to false, or deepspeed.zero_stage to 2",
         )
+    for key in s.run.change:
+        if affects(key) is Affects.RESULT and not is_changeable(key):
+            yield Conflict(
+                ("run.change",),
+                f"a run cannot go on with another {key}",
+                "train another run, in another run.dir",
+            )
     if s.average.name != "none" and s.deepspeed.zero_stage == 3:
         yield Conflict(
             ("average.name", "deepspeed.zero_stage"),

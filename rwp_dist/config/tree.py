@@ -75,6 +75,10 @@ class Run(Section):
     threads: Annotated[Size, Field(le=MOST_PROCESSES), Affects.ROUNDING] = 1
     """CPU threads of each rank. More than 1 pays for large networks where cores are idle."""
 
+    change: Annotated[tuple[str, ...], Affects.NOTHING] = ()
+    """Settings that this start may change in a run that goes on, which is refused otherwise.
+    ``--change KEY=VALUE`` sets it. The run does not keep it."""
+
     compile: Annotated[Flag, Affects.RESULT] = False
     """Train by code that torch.compile generates for this network, as one graph a pass. Evaluation
     takes the plain network. On a CPU it needs a C++ compiler. Not for ZeRO's stage 3."""
