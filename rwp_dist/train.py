@@ -287,8 +287,10 @@ class Training:
     def _take_stock(self, evaluating: bool, saving: bool) -> None:
         """Evaluate and save the clean network."""
         spent = self.progress.spent()  # before the evaluation takes its time
-        if evaluating:
-            beside, self.last_eval.beside = evaluate_beside(self.parts, self.done)
+        # A checkpoint that is not evaluated has the statistics of its result alone.
+        beside, self.last_eval.beside = (
+            evaluate_beside(self.parts, self.done) if evaluating else ({}, {})
+        )
         with clean_network(self.parts, self.done):
             if evaluating:
                 result, bad = evaluate_parts(self.parts)
