@@ -127,6 +127,7 @@ def test_a_change_after_which_no_step_is_left_is_refused(digits, tmp_path, chang
     before = files_of(tmp_path / "run")
     message, _ = start(settings, change)
     assert f"4 steps of the run are done, and it would have {steps}" in message
+    assert "--change schedule.steps=N" in message
     assert files_of(tmp_path / "run") == before
 
 

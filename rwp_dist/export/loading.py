@@ -1,5 +1,6 @@
 """How a network is loaded without this project: by torchvision, timm, or a function of its own."""
 
+from inspect import getsource
 from typing import Any
 
 from rwp_dist.base.named import is_named
@@ -37,6 +38,22 @@ model = {function}({arguments})
 model.load_state_dict(load_file("model.safetensors"))
 """
 
+OWN_SOURCE = """\
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+
+from safetensors.torch import load_file
+from torch import nn
+
+
+{source}
+
+model = {function}({arguments})
+model.load_state_dict(load_file("model.safetensors"))
+"""
+"""With the function itself, because no other library has it."""
+
 VIT_PATCHES = {"vit_s_16": 16, "vit_s_32": 32}
 
 
@@ -64,8 +81,11 @@ def loading_script(settings: Settings) -> str:
         module, _, function = name.partition(":")
         return _script(module, function, known | options)
     if name == "small_cnn":
-        channels = {"channels": settings.data.channels}
-        return _script("rwp_dist.run.models", "small_cnn", known | channels | options)
+        from rwp_dist.run.models import small_cnn  # here, because it imports torch
+
+        arguments = _written(known | {"channels": settings.data.channels} | options)
+        source = getsource(small_cnn)
+        return OWN_SOURCE.format(source=source, function=name, arguments=arguments)
     if name.startswith("plain_vit_"):
         size, patch = name.removeprefix("plain_vit_").split("_")
         sizes = {"image_size": settings.data.image_size, "patch_size": int(patch)}
@@ -79,5 +99,8 @@ def loading_script(settings: Settings) -> str:
 
 
 def _script(module: str, function: str, arguments: dict[str, Any]) -> str:
-    given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return BY_FUNCTION.format(module=module, function=function, arguments=given)
+    return BY_FUNCTION.format(module=module, function=function, arguments=_written(arguments))
+
+
+def _written(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in arguments.items())

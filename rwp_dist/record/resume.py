@@ -110,6 +110,7 @@ def _check_steps_are_left(run_dir: RunDir, before: Identity, now: Identity) -> N
         ConfigError: so it is.
     """
     done, total = run_dir.saved_step(), now.get("schedule.steps")
+    length = "schedule.epochs" if total is None else "schedule.steps"
     known = (run_dir.read_status() or {}).get("total_steps")
     if total is None and before.get("schedule.steps") is None and known:
         total = round(known * now["schedule.epochs"] / before["schedule.epochs"])
@@ -117,7 +118,7 @@ def _check_steps_are_left(run_dir: RunDir, before: Identity, now: Identity) -> N
         raise ConfigError(
             f"{done:,} steps of the run are done, and it would have {total:,}",
             key="run.change",
-            cure="make it longer as well, with --change schedule.epochs=N",
+            cure=f"make it longer as well, with --change {length}=N",
         )
 
 

@@ -59,7 +59,7 @@ class History:
             raise ConfigError(
                 f"the run would have {total_steps:,} steps, and {step:,} are done",
                 key="schedule",
-                cure="make it longer, with --change schedule.epochs=N",
+                cure="make it longer, with --change",
             )
         self.changes += [f"{change} (after step {step:,})" for change in self.changed_now]
 

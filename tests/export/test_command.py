@@ -90,7 +90,7 @@ def logits_elsewhere(folder, script):
     return np.load(folder / "logits.npy")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "cifar_resnet18", "vit_s_16"])
+@pytest.mark.parametrize("name", ["resnet18", "cifar_resnet18", "vit_s_16", "small_cnn"])
 def test_it_is_loaded_without_this_package_by_the_lines_of_its_card(tmp_path, name):
     run_dir, settings, model = finished_run(tmp_path / "run", f"model.name={name}", *RGB)
     result = export(run_dir)
