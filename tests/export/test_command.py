@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from rwp_dist.export.card import model_card
 from rwp_dist.export.loading import LIKE_TIMM, loading_script
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.identity import settings_identity
+from rwp_dist.run import evaluate
 from rwp_dist.run.models import build_model
 
 CLASSES, SIZE = 4, 32
@@ -108,6 +110,34 @@ def test_it_is_loaded_without_this_package_by_the_lines_of_its_card(tmp_path, na
     if name == "resnet18":
         by_timm = 'import timm\nmodel = timm.create_model("local-dir:.", pretrained=True)\n'
         np.testing.assert_allclose(logits_elsewhere(folder, by_timm), wanted, atol=1e-5)
+
+
+def of_timm(settings, device=None):
+    """A network of timm's, for images of another size than its own."""
+    import timm
+
+    torch.manual_seed(0)
+    name = settings.model.name.removeprefix("timm:")
+    sizes = {"img_size": SIZE} if name.startswith("vit") else {}
+    return timm.create_model(name, num_classes=settings.model.num_classes, **sizes)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", "timm:vit_tiny_patch16_224"])
+def test_timm_loads_its_own_networks(tmp_path, name):
+    with patch(f"{__name__}.build_model", of_timm), patch.object(evaluate, "build_model", of_timm):
+        run_dir, settings, model = finished_run(tmp_path / "run", f"model.name={name}", *RGB)
+        result = export(run_dir)
+    assert result.exit_code == 0, result.output
+    folder, images = run_dir.path / "export", torch.randn(2, 3, SIZE, SIZE)
+    np.save(folder / "images.npy", images.numpy())
+    with torch.no_grad():
+        wanted = model(images).numpy()
+    assert np.array_equal(logits_elsewhere(folder, loading_script(settings)), wanted)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architecture"] == name.removeprefix("timm:").partition(".")[0]
+    assert config["label_names"][0] == "ant" and config["num_classes"] == CLASSES
+    assert config["pretrained_cfg"]["std"] == [0.2, 0.2, 0.2]
+    assert "license" not in config["pretrained_cfg"]
 
 
 def test_names_of_torchvision_that_timm_is_said_to_have_are_the_same_there():
