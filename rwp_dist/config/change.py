@@ -7,7 +7,7 @@ CHANGEABLE = (
     *("schedule.*", "augment.*", "average.*", "evaluation.*"),
     *map(
         "optimizer.{}".format,
-        ("lr", "momentum", "nesterov", "betas", "eps", "weight_decay", "clip_norm"),
+        ("lr", "momentum", "nesterov", "betas", "eps", "weight_decay", "clip_*"),
     ),
     *map(
         "method.{}".format,
@@ -20,10 +20,13 @@ CHANGEABLE = (
 """Patterns of settings that affect the result and may change. With another network, optimizer,
 method, seed or batch, the rest of a run would be no rest of that run."""
 
+FIXED = ("augment.repeats",)
+"""Exceptions: they say which samples an epoch shows."""
+
 
 def is_changeable(key: str) -> bool:
     """Whether a run that goes on may have another value of a setting that affects its result."""
-    return any(fnmatchcase(key, pattern) for pattern in CHANGEABLE)
+    return key not in FIXED and any(fnmatchcase(key, pattern) for pattern in CHANGEABLE)
 
 
 def with_changes(overrides: Sequence[str], changes: Sequence[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ reads its counter on the host in each update, which would wait for a GPU.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,11 +15,9 @@ from torch import Tensor
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings
+from rwp_dist.config.tree import Average as AverageSettings
 from rwp_dist.engine.engine import Engine
 from rwp_dist.run.timeline import Timeline
-
-SWA_START = 0.75
-"""Fraction of the run that SWA leaves out unless told otherwise (its paper's)."""
 
 
 def ema_share(count: Tensor, decay: float, *, warmup: bool) -> Tensor:
@@ -129,6 +128,40 @@ class NewestAverage(Average):
             ring[places] = saved[-len(places) :].to(ring.device)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """An average that a run can ask for."""
+
+    build: Callable[[AverageSettings, Sequence[Tensor], torch.device], Average]
+    """From the settings, tensors with the shapes of the weights, and where it is kept."""
+    start: float = 0.0
+    """Fraction of the run that it leaves out unless told otherwise."""
+    each_epoch: bool = True
+    """Whether it takes weights once an epoch unless told otherwise; else after each update."""
+    copies: Callable[[AverageSettings], int] = lambda a: 1
+    """How often it keeps the weights."""
+
+
+def _ema(a: AverageSettings, shapes: Sequence[Tensor], device: torch.device) -> Average:
+    return RunningAverage(shapes, device, partial(ema_share, decay=a.decay, warmup=a.warmup))
+
+
+def _swa(a: AverageSettings, shapes: Sequence[Tensor], device: torch.device) -> Average:
+    return RunningAverage(shapes, device, mean_share)
+
+
+def _lawa(a: AverageSettings, shapes: Sequence[Tensor], device: torch.device) -> Average:
+    return NewestAverage(shapes, device, a.newest)
+
+
+KINDS = {
+    "ema": Kind(_ema, each_epoch=False),
+    "swa": Kind(_swa, start=0.75),  # its paper's
+    "lawa": Kind(_lawa, copies=lambda a: a.newest),
+}
+"""Every average by its name in the settings (``config.tree.AVERAGES``)."""
+
+
 class AverageOfWeights:
     """The ``Extra`` that takes the trained weights after updates that are due."""
 
@@ -137,10 +170,9 @@ class AverageOfWeights:
         Raises:
             ConfigError: no update is due.
         """
-        a = settings.average
-        start = a.start if a.start is not None else SWA_START if a.name == "swa" else 0.0
-        epoch = timeline.steps_per_epoch
-        self._every = a.every or (1 if a.name == "ema" else epoch)
+        a, kind = settings.average, KINDS[settings.average.name]
+        start, epoch = kind.start if a.start is None else a.start, timeline.steps_per_epoch
+        self._every = a.every or (epoch if kind.each_epoch else 1)
         self._start, total = round(start * timeline.total_steps), timeline.total_steps
         if total // self._every * self._every <= self._start:
             raise ConfigError(
@@ -154,12 +186,7 @@ class AverageOfWeights:
         weights = [p.detach() for p in self._params.values()]
         here = weights[0].device
         device = torch.device("cpu") if a.device == "cpu" else here
-        self._average: Average
-        if a.name == "lawa":
-            self._average = NewestAverage(weights, device, a.newest)
-        else:
-            ema = partial(ema_share, decay=a.decay, warmup=a.warmup)
-            self._average = RunningAverage(weights, device, ema if a.name == "ema" else mean_share)
+        self._average = kind.build(a, weights, device)
         self._true = torch.ones((), dtype=torch.bool, device=here)
         self._crossing = _Crossing() if device != here else None
         """Between the GPU and main memory."""
@@ -249,4 +276,4 @@ def average_bytes(settings: Settings, weight_bytes: float, *, on_gpus: bool) -> 
     a = settings.average
     if a.name == "none" or (a.device == "cpu" and on_gpus):
         return {}
-    return {"average of the weights": weight_bytes * (a.newest if a.name == "lawa" else 1)}
+    return {"average of the weights": weight_bytes * KINDS[a.name].copies(a)}

@@ -21,7 +21,7 @@ from rwp_dist.config import load_settings, split_batch, uses
 from rwp_dist.config.tree import AVERAGES, Average
 from rwp_dist.record.directory import RunDir
 from rwp_dist.run import memory
-from rwp_dist.run.average import NewestAverage, build_average
+from rwp_dist.run.average import KINDS, NewestAverage, build_average
 from rwp_dist.run.checkpoint import read_checkpoint
 from rwp_dist.run.evaluate import clean_network, evaluate_beside, evaluate_parts
 from rwp_dist.run.timeline import Timeline
@@ -29,7 +29,7 @@ from rwp_dist.shards.digits import write_digits
 from rwp_dist.train import train
 
 STEPS, SAVED = 9, 5
-KINDS = {
+OPTIONS = {
     "ema": ("average.name=ema", "average.decay=0.7", "average.every=2"),
     "swa": ("average.name=swa", "average.start=0.3", "average.every=1"),
     "lawa": ("average.name=lawa", "average.newest=3", "average.every=1"),
@@ -37,7 +37,7 @@ KINDS = {
 
 
 def settings_of(kind, *overrides, ranks=2):
-    return small_settings(*KINDS[kind], split_over(ranks, 1), *overrides, steps=STEPS)
+    return small_settings(*OPTIONS[kind], split_over(ranks, 1), *overrides, steps=STEPS)
 
 
 def state_of(parts):
@@ -210,6 +210,7 @@ def test_a_whole_run_reports_both_and_keeps_the_statistics_of_both(tmp_path):
 
 
 def test_what_an_average_has_no_use_for_is_known():
+    assert KINDS.keys() == AVERAGES.keys()
     for name, own in AVERAGES.items():
         settings = load_settings(None, [f"average.name={name}"])
         for keys in AVERAGES.values():
