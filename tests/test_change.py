@@ -137,6 +137,9 @@ def test_what_makes_another_run_of_it_cannot_be_changed():
         with pytest.raises(SettingsError, match=rf"a run cannot go on with another {key}"):
             load_settings(None, with_changes((), [change]))
     assert with_changes(["a=1"], []) == ("a=1",)
+    with pytest.raises(SettingsError) as unknown:
+        load_settings(None, with_changes((), ["model.nmae=resnet18"]))
+    assert [problem.key for problem in unknown.value.problems] == ["model.nmae"]
 
 
 def test_the_data_of_a_finished_run_that_goes_on_are_looked_at(digits, tmp_path):

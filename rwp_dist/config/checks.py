@@ -6,7 +6,7 @@ from math import gcd, isfinite
 from typing import Any
 
 from rwp_dist.config.change import is_changeable
-from rwp_dist.config.keys import affects
+from rwp_dist.config.keys import setting_of
 from rwp_dist.config.tree import Settings
 from rwp_dist.config.types import Affects
 from rwp_dist.perturb.methods import METHODS
@@ -56,7 +56,8 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             "set it to false, or deepspeed.zero_stage to 2",
         )
     for key in s.run.change:
-        if affects(key) is Affects.RESULT and not is_changeable(key):
+        known = setting_of(key)
+        if known and known.affects is Affects.RESULT and not is_changeable(key):
             yield Conflict(
                 ("run.change",),
                 f"a run cannot go on with another {key}",
