@@ -18,11 +18,13 @@ from launcher.manage import COMMANDS
 from launcher.options import asks_for_resources
 from rwp_dist import __version__
 from rwp_dist.base.errors import ConfigError, RwpError, SettingsError
-from rwp_dist.config import Settings, check_grid, expand, left_out
+from rwp_dist.config import Settings, check_grid, expand, left_out, with_changes
 from rwp_dist.config.tree import Tracking
 from rwp_dist.process import launchers, output
-from rwp_dist.process.commands import Commands
+from rwp_dist.process.commands import CHANGE, Commands
 from rwp_dist.process.paths import PATH
+from rwp_dist.record.directory import RunDir
+from rwp_dist.record.resume import goes_on_changed
 from rwp_dist.record.sweep import describe
 
 
@@ -43,7 +45,10 @@ def main(debug: bool) -> None:
     show_default=True,
     help="How often to try: after a crash it goes on from the newest checkpoint.",
 )
-def run(config: Path, overrides: tuple[str, ...], nproc: int, attempts: int) -> None:
+@CHANGE
+def run(
+    config: Path, overrides: tuple[str, ...], nproc: int, attempts: int, change: tuple[str, ...]
+) -> None:
     """Train one run on --nproc ranks of this machine, with torchrun.
 
     Ctrl-C saves a checkpoint and stops; the same command goes on from there.
@@ -53,9 +58,12 @@ def run(config: Path, overrides: tuple[str, ...], nproc: int, attempts: int) -> 
         raise ConfigError(f"{attempts} train nothing", key="--attempts", cure="give 1 or more")
     from rwp_dist.run.check import RunCheck
 
+    overrides = with_changes(overrides, change)
     settings = RunCheck(nproc).load(config, overrides)
     place = Path(str(settings.run.dir))
-    _start_ranks(nproc, ["train", str(config), *overrides], place, settings.tracking, attempts)
+    command = ["train", str(config), *overrides]
+    changed = goes_on_changed(RunDir(place), settings)
+    _start_ranks(nproc, command, place, settings.tracking, attempts, changed=changed)
 
 
 @main.command(short_help="Queue one run on a cluster.")
@@ -70,9 +78,11 @@ def run(config: Path, overrides: tuple[str, ...], nproc: int, attempts: int) -> 
 )
 @asks_for_resources
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted, and do nothing.")
+@CHANGE
 def submit(
     config: Path,
     overrides: tuple[str, ...],
+    change: tuple[str, ...],
     backend: str,
     wants: Resources,
     wrong: list[ConfigError],
@@ -85,6 +95,7 @@ def submit(
     from launcher.submit import plan
     from rwp_dist.run.check import RunCheck
 
+    overrides = with_changes(overrides, change)
     check = RunCheck(wants.world_size, elsewhere=True)
     given, errors = check.read(config, overrides)
     errors = _together(wrong, errors, str(config))
@@ -286,9 +297,18 @@ def _check_start(nproc: int) -> None:
 
 
 def _start_ranks(
-    nproc: int, command: list[str], place: Path, tracking: Tracking, attempts: int = 1
+    nproc: int,
+    command: list[str],
+    place: Path,
+    tracking: Tracking,
+    attempts: int = 1,
+    *,
+    changed: bool = False,
 ) -> NoReturn:
-    """Run the ranks, again if they crash; exits with their code."""
+    """Run the ranks, again if they crash; exits with their code.
+
+    ``changed``: a finished run goes on with changes.
+    """
     if click.get_current_context().find_root().params.get("debug"):
         command = ["--debug", *command]
     click.echo(f"starting {nproc} rank{'s' if nproc > 1 else ''} ...")  # torchrun takes seconds
@@ -296,11 +316,10 @@ def _start_ranks(
     output.copy_output()  # what the launcher says is part of the attempt's log
     from launcher import alerts
     from launcher.ranks import FINAL, STOPPED_CODES, run_ranks
-    from rwp_dist.record.directory import RunDir
 
     run = RunDir(place)
     for attempt in range(1, attempts + 1):
-        code = run_ranks(nproc, command, place)
+        code = run_ranks(nproc, command, place, changed=changed)
         if code not in (0, *STOPPED_CODES):
             alerts.died_unsaved(run, f"Attempt {attempt}", tracking.alerts)
         if code in FINAL or attempt == attempts:

@@ -36,7 +36,7 @@ FINAL = (0, 2, 65, *STOPPED_CODES)
 words, or was told to stop. Any other code is a crash, or something that may be better next time."""
 
 
-def run_ranks(nproc: int, command: list[str], place: Path) -> int:
+def run_ranks(nproc: int, command: list[str], place: Path, *, changed: bool = False) -> int:
     """Run ``python -m rwp_dist COMMAND...`` on every rank, to the end; returns the exit code.
 
     75 only if the ranks have said that a checkpoint is on disk, 130 if a signal ended them without.
@@ -45,9 +45,10 @@ def run_ranks(nproc: int, command: list[str], place: Path) -> int:
         nproc: number of ranks.
         command: of all of them.
         place: the run directory, or that of a sweep, for ``logs/attempt-N``.
+        changed: a finished run there goes on with changes.
     """
     with ExitStack() as stack:
-        logs = _logs(place) or Path(stack.enter_context(TemporaryDirectory()))
+        logs = _logs(place, changed) or Path(stack.enter_context(TemporaryDirectory()))
         output.copy_to(log_of(logs, 0), of="attempt")
         signals.raise_on_signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         agent = _start(nproc, command, logs)
@@ -56,10 +57,10 @@ def run_ranks(nproc: int, command: list[str], place: Path) -> int:
         return _report(agent.returncode, logs, asked, killed)
 
 
-def _logs(place: Path) -> Path | None:
+def _logs(place: Path, changed: bool) -> Path | None:
     """A folder for this attempt's logs; None if no attempt at the run will be made, or no room."""
     run = RunDir(place)
-    if run.summary.is_file() or run.holder() is not None:
+    if (run.summary.is_file() and not changed) or run.holder() is not None:
         return None  # the log of the attempt that finished it, or that goes on, stays the newest
     return new_attempt(place)
 

@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from rwp_dist.base.urls import scheme_of, shown
 from rwp_dist.config import LIBRARIES, Settings, dump_settings, with_absolute_paths
 from rwp_dist.record.code import own_code_of
 from rwp_dist.record.directory import RunDir
+from rwp_dist.record.resume import goes_on_changed
 
 
 def plan(
@@ -92,7 +93,8 @@ def faults(jobs: Sequence[Job], settings: Sequence[Settings]) -> list[RwpError]:
                 )
             )
     try:
-        found += refusals([job.run_dir for job in jobs], writing=False).values()
+        folders, changed = [job.run_dir for job in jobs], _changed(jobs, settings)
+        found += refusals(folders, changed, writing=False).values()
     except LaunchError as error:
         found.append(error)
     return found
@@ -118,7 +120,8 @@ def submit(jobs: Sequence[Job], settings: Sequence[Settings], code: Snapshot) ->
         raise error
     jobs = new_jobs(jobs)
     script = backend(jobs[0].backend).render(jobs)
-    with _locked(jobs), undone_on_failure(jobs[0].folder, _written(jobs)):
+    changed = _changed(jobs, settings)
+    with _locked(jobs, changed), undone_on_failure(jobs[0].folder, _written(jobs)):
         for job, own in zip(jobs, settings, strict=True):
             write_text(job.settings, dump_settings(own))
         code.write(jobs[0].code)
@@ -147,15 +150,20 @@ def resubmit(run_dir: RunDir) -> Job:
         return _hand_over([job], backend(job.backend).render([job]))[0]
 
 
-def refusals(folders: Sequence[Path], *, writing: bool = True) -> dict[Path, ConfigError]:
+def refusals(
+    folders: Sequence[Path], changed: Collection[Path] = (), *, writing: bool = True
+) -> dict[Path, ConfigError]:
     """Why run directories cannot be submitted; every backend is asked once.
 
-    ``writing``: an id that was not known is written into ``job.json``.
+    Args:
+        folders: of the runs.
+        changed: those of finished runs that go on with changes.
+        writing: an id that was not known is written into ``job.json``.
     """
     reasons: dict[Path, ConfigError] = {}
     jobs: dict[str, list[Job]] = {}
     for folder in folders:
-        if RunDir(folder).summary.is_file():
+        if RunDir(folder).summary.is_file() and folder not in changed:
             cure = "choose another run.dir, or remove that folder"
             reasons[folder] = ConfigError(f"{folder} is finished", key="run.dir", cure=cure)
         elif job := read_job(RunDir(folder)):
@@ -206,8 +214,10 @@ def _hand_over(jobs: Sequence[Job], script: str) -> list[Job]:
 
 
 @contextmanager
-def _locked(jobs: Sequence[Job]) -> Iterator[None]:
+def _locked(jobs: Sequence[Job], changed: Collection[Path] = ()) -> Iterator[None]:
     """Keep others from submitting these runs or training them meanwhile.
+
+    ``changed``: as of ``refusals``.
 
     Raises:
         ConfigError: a run is finished, has a job already, or cannot write to its directory.
@@ -217,9 +227,15 @@ def _locked(jobs: Sequence[Job]) -> Iterator[None]:
     with undone_on_failure(jobs[0].folder, [one.lock for one in dirs]), ExitStack() as locks:
         for one in dirs:
             locks.enter_context(one.locked())
-        for error in refusals([one.path for one in dirs]).values():
+        for error in refusals([one.path for one in dirs], changed).values():
             raise error
         yield
+
+
+def _changed(jobs: Sequence[Job], settings: Sequence[Settings]) -> set[Path]:
+    """Directories of finished runs that go on with changes."""
+    each = zip(jobs, settings, strict=True)
+    return {job.run_dir for job, own in each if goes_on_changed(RunDir(job.run_dir), own)}
 
 
 def _written(jobs: Sequence[Job]) -> list[Path]:

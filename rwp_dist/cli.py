@@ -23,9 +23,10 @@ from rwp_dist.config import (
     left_out,
     load_settings,
     split_batch,
+    with_changes,
 )
 from rwp_dist.process import launchers, signals, torchrun
-from rwp_dist.process.commands import Commands
+from rwp_dist.process.commands import CHANGE, Commands
 from rwp_dist.process.meeting import refused_together
 from rwp_dist.process.paths import PATH, PLACE, is_override
 from rwp_dist.process.stages import loading, stage
@@ -55,14 +56,16 @@ def main(ctx: click.Context, debug: bool) -> None:
 @main.command()
 @click.argument("config", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
-def train(config: Path, overrides: tuple[str, ...]) -> None:
+@CHANGE
+def train(config: Path, overrides: tuple[str, ...], change: tuple[str, ...]) -> None:
     """Train one run: alone as one process, under torchrun as one rank.
 
     Started again, it goes on from its newest checkpoint. section.key=value overrides a setting;
-    variant=NAME chooses one of the file's variants.
+    variant=NAME chooses one of the file's variants. A finished run goes on for longer with --change
+    schedule.epochs=120.
     """
     with refused_together():
-        settings = _check().load(config, overrides)
+        settings = _check().load(config, with_changes(overrides, change))
     from rwp_dist.sweep import run_all
 
     run_all([settings], session="")
@@ -294,6 +297,34 @@ def flatness(runs: tuple[str, ...], checkpoint: Path | None, out: Path, **reques
     text = measure(found, Request(**request), out)
     if torchrun.rank() == 0:
         click.echo(text)
+
+
+@main.command(short_help="A run's network as a folder that torchvision, timm or ONNX load.")
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, metavar="DIR", help="The folder.  [default: RUN/export]")
+@click.option("--checkpoint", type=PATH, help="A checkpoint file; the newest, unless given.")
+@click.option("--onnx", is_flag=True, help="Write model.onnx too, compared with torch's outputs.")
+def export(run: Path, out: Path | None, checkpoint: Path | None, onnx: bool) -> None:
+    """Write a run's network as a folder that can be uploaded to a hub as it is.
+
+    model.safetensors with the weights of the result, config.json, and README.md: a model card that
+    says how it was trained and how to load it without this program. Needs rwp-dist[export].
+    """
+    from rwp_dist.export.command import check_packages, export_run
+
+    check_packages(onnx=onnx)
+    run_dir = RunDir(run)
+    settings = _settings_of(run, ())
+    path = checkpoint or run_dir.newest_checkpoint()
+    if not run_dir.summary.is_file():
+        click.echo(f"{run} is not finished: {path.name} is exported", err=True)
+    signals.say_on_ctrl_c(lambda: "Stopped; start the same command again.")
+    with redirect_stdout(sys.stderr), loading():
+        import rwp_dist.run.evaluate  # noqa: F401 - torch takes seconds
+    with redirect_stdout(sys.stderr), stage("exporting"):
+        lines = list(export_run(run_dir, settings, path, out or run / "export", onnx=onnx))
+    for line in lines:
+        click.echo(line)
 
 
 @main.command(short_help="What on this machine would stop a run, and the cure.")

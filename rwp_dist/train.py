@@ -38,7 +38,7 @@ from rwp_dist.record.identity import ENGINE, brief
 from rwp_dist.run.bad_samples import BadSamples, list_evaluation
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.checkpoint import load_checkpoint, save_checkpoint
-from rwp_dist.run.evaluate import LastEvaluation, clean_network, evaluate_parts
+from rwp_dist.run.evaluate import LastEvaluation, clean_network, evaluate_beside, evaluate_parts
 from rwp_dist.run.history import History
 from rwp_dist.run.opening import OpenRun, finished_summary, opened_run
 from rwp_dist.run.parts import Parts, Stateful
@@ -61,7 +61,7 @@ def train_step(parts: Parts, step: int, data: Step, agreed: Agreed, progress: Pr
         applied = parts.engine.step(parts.timeline.lr(step))
     parts.perturbed.end_step(applied)
     for extra in parts.extras.values():
-        extra.after_step(applied)
+        extra.after_step(step, applied)
 
 
 def train_pass(
@@ -136,7 +136,7 @@ class Training:
             self.first_step, troubles = load_checkpoint(
                 run_dir.checkpoints, parts.engine, self.stateful
             )
-        self.history.resumed(self.first_step)
+        self.history.resumed(self.first_step, parts.timeline.total_steps)
         self.done = self.first_step
         """Updates of the weights so far."""
         with stage("opening the trackers"), same_on_all_ranks():
@@ -288,9 +288,14 @@ class Training:
     def _take_stock(self, evaluating: bool, saving: bool) -> None:
         """Evaluate and save the clean network."""
         spent = self.progress.spent()  # before the evaluation takes its time
+        # A checkpoint that is not evaluated has the statistics of its result alone.
+        beside, self.last_eval.beside = (
+            evaluate_beside(self.parts, self.done) if evaluating else ({}, {})
+        )
         with clean_network(self.parts, self.done):
             if evaluating:
-                self.last_eval.result, bad = evaluate_parts(self.parts)
+                result, bad = evaluate_parts(self.parts)
+                self.last_eval.result = result | beside
                 if self.is_main:
                     list_evaluation(self.run_dir.path, bad)
                 epoch = self.done / self.parts.timeline.steps_per_epoch

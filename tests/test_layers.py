@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     *("launcher", "rwp_dist.__main__", "rwp_dist.cli", "rwp_dist.sweep", "rwp_dist.train"),
-    *("rwp_dist.dashboard", "rwp_dist.plan", "rwp_dist.flatness"),  # tools
+    *("rwp_dist.dashboard", "rwp_dist.plan", "rwp_dist.flatness", "rwp_dist.export"),  # tools
     *("rwp_dist.doctor", "rwp_dist.compare"),
     *("rwp_dist.evaluation", "rwp_dist.shards"),
     *("rwp_dist.run.check", "rwp_dist.run", "rwp_dist.tracking"),  # one run

@@ -12,7 +12,7 @@ from torch import nn
 
 from rwp_dist.config import load_settings
 from rwp_dist.run.build import build_parts
-from rwp_dist.run.evaluate import clean_network, evaluate_parts
+from rwp_dist.run.evaluate import clean_network, evaluate_beside, evaluate_parts
 from rwp_dist.run.models import small_cnn
 from rwp_dist.shards import synthetic_listing, write_shards
 
@@ -68,6 +68,9 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "model.freeze=['one.*']",
         "model.checkpointing=true",
     ),
+    "ema": ("average.name=ema", "average.decay=0.8", "average.every=2"),
+    "swa": ("average.name=swa", "average.start=0.2", "average.every=1", "average.result=trained"),
+    "lawa": ("average.name=lawa", "average.newest=2", "average.every=2", "deepspeed.zero_stage=1"),
     "zero-1": ("deepspeed.zero_stage=1", "optimizer.clip_norm=0.5"),
     "zero-2": ("deepspeed.zero_stage=2", "optimizer.name=adamw", "optimizer.lr=0.01"),
 }
@@ -130,9 +133,10 @@ def settings_of(shards, *overrides):
 
 def ends_of(parts):
     """What a run has in its end, and how good its network is."""
+    beside, _ = evaluate_beside(parts, STEPS)
     with clean_network(parts, STEPS):
         result, _ = evaluate_parts(parts)
-    return everything(parts), result
+    return everything(parts), result | beside
 
 
 def interrupted_and_not(shards, folder, overrides):

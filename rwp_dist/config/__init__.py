@@ -1,5 +1,6 @@
 """The one tree of settings. Imports no torch."""
 
+from rwp_dist.config.change import with_changes
 from rwp_dist.config.describe import describe_settings
 from rwp_dist.config.grid import check_grid, expand, left_out
 from rwp_dist.config.keys import affects, known_keys
@@ -45,4 +46,5 @@ __all__ = [
     "uses",
     "values_by_key",
     "with_absolute_paths",
+    "with_changes",
 ]

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from math import gcd, isfinite
 from typing import Any
 
+from rwp_dist.config.change import is_changeable
 from rwp_dist.config.engines import for_ddp_alone, names_deepspeed
+from rwp_dist.config.keys import setting_of
 from rwp_dist.config.tree import LOSSES, OPTIMIZERS, SCHEDULES, Settings
+from rwp_dist.config.types import Affects
 from rwp_dist.perturb.methods import METHODS
 
 
@@ -71,6 +74,20 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             "stage 3 gathers the weights of a layer once a pass, and a block computed again needs "
             "them twice",
             "set it to false, or deepspeed.zero_stage to 2",
+        )
+    for key in s.run.change:
+        known = setting_of(key)
+        if known and known.affects is Affects.RESULT and not is_changeable(key):
+            yield Conflict(
+                ("run.change",),
+                f"a run cannot go on with another {key}",
+                "train another run, in another run.dir",
+            )
+    if s.average.name != "none" and s.deepspeed.zero_stage == 3:
+        yield Conflict(
+            ("average.name", "deepspeed.zero_stage"),
+            "stage 3 leaves each rank a share of the weights only",
+            "set it to none, or deepspeed.zero_stage to 2",
         )
     if s.engine.name == "ddp" and s.deepspeed.zero_stage not in (0, "auto"):
         yield Conflict(

@@ -77,6 +77,10 @@ class Run(Section):
     threads: Annotated[Size, Field(le=MOST_PROCESSES), Affects.ROUNDING] = 1
     """CPU threads of each rank. More than 1 pays for large networks where cores are idle."""
 
+    change: Annotated[tuple[str, ...], Affects.NOTHING] = ()
+    """Settings that this start may change in a run that goes on, which is refused otherwise.
+    ``--change KEY=VALUE`` sets it. The run does not keep it."""
+
     compile: Annotated[Flag, Affects.RESULT] = False
     """Train by code that torch.compile generates for this network, as one graph a pass and size of
     images. Evaluation takes the plain network. On a CPU it needs a C++ compiler. Not for ZeRO's
@@ -564,6 +568,43 @@ class Schedule(Section):
         return self.steps or max(round(self.epochs * steps_per_epoch), 1)
 
 
+AVERAGES: dict[str, tuple[str, ...]] = {"ema": ("decay", "warmup"), "swa": (), "lawa": ("newest",)}
+"""Names of ``rwp_dist.run.average``, with the settings that each has for itself."""
+
+
+class Average(Section):
+    """An average of the weights along the run, evaluated beside the trained weights."""
+
+    name: Literal["none", "ema", "swa", "lawa"] = "none"
+    """ema: exponential moving average. swa: mean of the weights from ``start`` on. lawa: mean of
+    the ``newest`` ones. BatchNorm's statistics are computed anew for it
+    (``evaluation.recalibrate_batches``). Not for ZeRO's stage 3."""
+
+    decay: BelowOne = 0.9999
+    """Share of the old average that ema keeps each time."""
+
+    warmup: Flag = True
+    """ema keeps at most (1 + n) / (10 + n) of the average of n earlier weights, so that the random
+    weights at the beginning are forgotten."""
+
+    start: BelowOne | None = None
+    """Fraction of the run after which weights are taken. null: 0.75 for swa, 0 for the others."""
+
+    every: Size | None = None
+    """Steps between two weights that are taken. null: 1 for ema, an epoch for the others."""
+
+    newest: Annotated[Size, Field(le=MOST_PROCESSES)] = 5
+    """Weights that lawa averages; each takes as much memory as the network."""
+
+    device: Annotated[Literal["same", "cpu"], Affects.ROUNDING] = "same"
+    """Where the average is kept. same: where the network is. cpu: in main memory, which takes time
+    of the CPU whenever weights are taken."""
+
+    result: Literal["average", "trained"] = "average"
+    """Weights of the final result: those of ``top1``, of checkpoints that are evaluated, and of an
+    export. The others are ``trained_top1`` or ``average_top1`` in the same records."""
+
+
 class Engine(Section):
     """What computes gradients and averages them over the ranks."""
 
@@ -697,6 +738,7 @@ class Settings(Section):
     noise: Noise = Noise()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    average: Average = Average()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32: everything in 32 bits. bf16: convolutions and matrix products in bfloat16 by autocast;
     weights stay in fp32. fp16: likewise in float16, for GPUs without bfloat16, with losses scaled

@@ -6,7 +6,7 @@ A run may state them; a sweep does not train once for each of their values.
 from collections.abc import Mapping
 
 from rwp_dist.config.keys import known_keys, setting_of
-from rwp_dist.config.tree import LOSSES, OPTIMIZERS, SCHEDULES, Settings
+from rwp_dist.config.tree import AVERAGES, LOSSES, OPTIMIZERS, SCHEDULES, Average, Settings
 from rwp_dist.perturb.methods import METHODS
 
 
@@ -35,6 +35,9 @@ def unused_keys(settings: Settings) -> frozenset[str]:
     unused |= _of_others(LOSSES, s.loss.name, "loss")
     if s.loss.teacher is None:
         unused |= {"loss.teacher_model", "loss.temperature", "loss.alpha"}
+    unused |= _of_others(AVERAGES, s.average.name, "average")
+    if s.average.name == "none":
+        unused |= {f"average.{key}" for key in Average.model_fields if key != "name"}
     if s.data.mix:
         unused.add("data.train")
     if s.augment.crop != "random_resized":

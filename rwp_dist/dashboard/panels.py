@@ -80,6 +80,16 @@ RESULTS = Section(
         ),
         Panel("Test loss", "Rises before accuracy falls, when a run overfits.", ("eval/loss",)),
         Panel("Calibration error", "How far confidence is from accuracy, in %.", ("eval/ece",)),
+        Panel(
+            "Test accuracy of the other weights",
+            "Of the trained ones if an average of the weights is the result, else of the average.",
+            ("eval/trained_top1", "eval/average_top1"),
+        ),
+        Panel(
+            "Test loss of the other weights",
+            "Likewise.",
+            ("eval/trained_loss", "eval/average_loss"),
+        ),
         Panel("Test top-5", "For data with many classes.", ("eval/top5",)),
         Panel("Training loss", "The loss that the method minimises.", ("train/loss",)),
         Panel(

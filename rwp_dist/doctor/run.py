@@ -20,7 +20,7 @@ from rwp_dist.engine.sharding import engine_name
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.perturb.normals import native
 from rwp_dist.record.directory import RunDir
-from rwp_dist.record.resume import changed_settings
+from rwp_dist.record.resume import changed_settings, goes_on_changed
 from rwp_dist.record.teacher import teacher_file
 from rwp_dist.run.memory import (
     PROCESS_BYTES,
@@ -45,7 +45,7 @@ def earlier_run(machine: Machine) -> Iterator[Finding]:
     if holder := run_dir.holder():
         seen = f"{run_dir.path} is being trained already ({holder})"
         yield problem("earlier run", seen, "stop that, or choose another run.dir")
-    elif run_dir.summary.is_file():
+    elif run_dir.summary.is_file() and not goes_on_changed(run_dir, settings):
         yield ok("earlier run", f"{run_dir.path} is finished: nothing is left to train")
     elif step := run_dir.saved_step():
         yield ok("earlier run", f"{run_dir.path} goes on from step {step:,}", step=step)

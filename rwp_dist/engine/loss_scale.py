@@ -36,7 +36,7 @@ class LossScale:
     def _unscaled(self, grad: Tensor) -> Tensor:
         return grad * self._inverse
 
-    def after_step(self, applied: bool | Tensor) -> None:
+    def after_step(self, step: int, applied: bool | Tensor) -> None:
         """Adapt the scale; ``applied``: the update was not skipped."""
         skipped = ~torch.as_tensor(applied, device=self._scale.device)
         torch._amp_update_scale_(

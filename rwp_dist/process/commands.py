@@ -18,6 +18,14 @@ from rwp_dist.base.text import size
 from rwp_dist.process import limits, output, signals, streams, torchrun
 from rwp_dist.process.exits import STOPPED, another_rank_stopped, report_exit
 
+CHANGE = click.option(
+    "--change",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Go on with another value, which is refused otherwise; repeatable.",
+)
+"""The option of commands that start one run, which may have begun."""
+
 
 class Commands(click.Group):
     """Prints a user's error as one sentence and exits with its code.

@@ -188,9 +188,14 @@ def changes(before: Identity, now: Identity) -> list[Difference]:
     return differences(before, now, _TOLD)
 
 
-def other_run(found: Sequence[Difference]) -> str:
-    """What of these differences makes it another run, in words; empty: nothing."""
-    refused = [difference for difference in found if affects_of(difference.key) is Affects.RESULT]
+ALLOWED = "run.change"
+"""Key of the settings that an attempt may change although they affect the result."""
+
+
+def other_run(found: Sequence[Difference], now: Identity) -> str:
+    """What of these differences makes ``now`` another run, in words; empty: nothing."""
+    allowed = now.get(ALLOWED, ())
+    refused = [d for d in found if affects_of(d.key) is Affects.RESULT and d.key not in allowed]
     return "; ".join(sentences(refused, "there", "here"))
 
 

@@ -39,9 +39,24 @@ def open_run(
     try:
         run_dir.create()
         write_lost(run_dir)
+        if run_dir.summary.is_file():  # it was finished, and goes on with changes
+            _reopen(run_dir)
         run_dir.write_begun(clock.now())
-        run_dir.write_config(dump_settings(with_absolute_paths(settings)))
+        run = settings.run.model_copy(update={"change": ()})  # of this start alone
+        kept = settings.model_copy(update={"run": run})
+        run_dir.write_config(dump_settings(with_absolute_paths(kept)))
         run_dir.write_identity(identity)
         run_dir.write_environment(environment(world_size=identity["ranks"], gpus=gpus, git=git))
     except OSError as error:
         raise cannot_be_written(run_dir.path, error) from None
+
+
+def _reopen(run_dir: RunDir) -> None:
+    """Make a finished run one that is not.
+
+    Before its identity changes: an attempt that is killed in between leaves the run as it was, to
+    finish again.
+    """
+    step = run_dir.saved_step()
+    run_dir.write_status("running", step, (run_dir.read_status() or {}).get("total_steps", step))
+    run_dir.summary.unlink()

@@ -4,14 +4,18 @@ import os
 from typing import Any
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.config import Settings
+from rwp_dist.config import Affects, Settings
+from rwp_dist.config.change import is_changeable
 from rwp_dist.config.sources import read_variables
 from rwp_dist.config.tree import Tracking
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.identity import (
+    ALLOWED,
     Identity,
+    affects_of,
     begun_settings,
     changes,
+    differences,
     identity_in,
     other_run,
     sentences,
@@ -77,13 +81,45 @@ def changes_of(run_dir: RunDir, now: Identity) -> list[str]:
     """
     before = identity_in(run_dir) if _has_begun(run_dir) else None
     found = changes(before, now) if before else []
-    if told := other_run(found):
+    if told := other_run(found, now):
+        changeable = all(is_changeable(d.key) for d in found if affects_of(d.key) is Affects.RESULT)
+        change = "ask for it with --change, " if changeable else ""
         raise ConfigError(
             f"{run_dir.path} holds another run ({told})",
             key="run.dir",
-            cure="choose another run.dir or run.label, or remove that folder",
+            cure=f"{change}choose another run.dir or run.label, or remove that folder",
         )
+    if before and any(difference.key in now.get(ALLOWED, ()) for difference in found):
+        _check_steps_are_left(run_dir, before, now)
     return sentences(found, "before", "now")
+
+
+def goes_on_changed(run_dir: RunDir, settings: Settings) -> bool:
+    """Whether settings ask a finished run to go on, with others than it was finished with."""
+    if not settings.run.change or not run_dir.summary.is_file():
+        return False
+    found = differences(identity_in(run_dir) or {}, settings_identity(settings, None))
+    asked = [d.key for d in found if d.key in settings.run.change]
+    return any(affects_of(key) is Affects.RESULT for key in asked)
+
+
+def _check_steps_are_left(run_dir: RunDir, before: Identity, now: Identity) -> None:
+    """Refuse a change after which the run has no step left, as far as its length is known.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    done, total = run_dir.saved_step(), now.get("schedule.steps")
+    length = "schedule.epochs" if total is None else "schedule.steps"
+    known = (run_dir.read_status() or {}).get("total_steps")
+    if total is None and before.get("schedule.steps") is None and known:
+        total = round(known * now["schedule.epochs"] / before["schedule.epochs"])
+    if total is not None and (total < done or (total == done and run_dir.summary.is_file())):
+        raise ConfigError(
+            f"{done:,} steps of the run are done, and it would have {total:,}",
+            key="run.change",
+            cure=f"make it longer as well, with --change {length}=N",
+        )
 
 
 def _has_begun(run_dir: RunDir) -> bool:

@@ -125,7 +125,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
             from rwp_dist.run.compiling import compile_network  # torch's compiler takes seconds
 
             compile_network(engine, perturbed, list(map(normalise, images)))
-    extras = {name: build(settings, engine) for name, build in EXTRAS.items()}
+    extras = {name: build(settings, engine, timeline) for name, build in EXTRAS.items()}
     return Parts(
         settings=settings,
         method=method,

@@ -23,7 +23,7 @@ from rwp_dist.process.stages import stage
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.ending import write_refusal
 from rwp_dist.record.identity import identity_in, settings_identity
-from rwp_dist.record.resume import changes_of, continued_settings
+from rwp_dist.record.resume import changes_of, continued_settings, goes_on_changed
 from rwp_dist.record.sweep import other_runs
 from rwp_dist.record.teacher import teacher_file
 
@@ -141,6 +141,7 @@ class RunCheck:
             return
         run_dir = RunDir(str(settings.run.dir))
         finished = run_dir.summary.is_file() and not self._data.elsewhere
+        finished = finished and not goes_on_changed(run_dir, settings)
         if not finished:  # else its data may be gone by now
             try:
                 if not self._data.elsewhere:

@@ -1,6 +1,6 @@
 """Loss and metrics at the clean weights, every sample counted once."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,15 @@ class LastEvaluation:
 
     def __init__(self) -> None:
         self.result: dict[str, float] = {}
+        self.beside: dict[str, Tensor] = {}
+        """Buffers that belong to the weights that are not the result (``evaluate_beside``)."""
 
     def state_dict(self) -> dict[str, Any]:
-        return self.result
+        return self.result | ({"buffers_beside": self.beside} if self.beside else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.result = state
+        self.result = {name: value for name, value in state.items() if name != "buffers_beside"}
+        self.beside = state.get("buffers_beside", {})
 
 
 @contextmanager
@@ -109,22 +112,28 @@ def clean_network(parts: Parts, done: int) -> Iterator[None]:
         done: updates so far; a key for the batches that renew BatchNorm's statistics for methods
             whose passes are all perturbed, and for an average of the weights.
     """
+    with _network_of(parts, done, _extra_weights(parts)):
+        yield
+
+
+@contextmanager
+def _network_of(parts: Parts, done: int, others: Mapping[str, Tensor]) -> Iterator[None]:
+    """Statistics that belong to these weights, or to the trained ones if there are none."""
     count = min(parts.settings.evaluation.recalibrate_batches, parts.timeline.total_steps)
     # Images that change their size: the latest have the present one.
     first = max(done - count, 0) if len(parts.settings.data.train_sizes) > 1 else 0
 
     def relearn() -> None:
         torch.manual_seed(key_seed(parts.settings.run.seed, done, -2, dist.get_rank()))
-        with evaluated_weights(parts):
+        with _evaluated(parts, others):
             for step in parts.train.steps(first, first + count):
                 for batch in step.batches:
                     images = batch.to(parts.device).images
                     parts.engine.forward_only(parts.normalise(images))
 
-    always = bool(_extra_weights(parts))
     compiled = parts.settings.run.compile
     plain = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-    with plain, parts.perturbed.evaluating(relearn if count else None, always=always):
+    with plain, parts.perturbed.evaluating(relearn if count else None, always=bool(others)):
         yield
 
 
@@ -133,12 +142,11 @@ def _extra_weights(parts: Parts) -> dict[str, Tensor]:
 
 
 @contextmanager
-def evaluated_weights(parts: Parts) -> Iterator[None]:
-    """The weights of an extra part, if one has some, in place of the clean ones. A collective.
+def _evaluated(parts: Parts, others: Mapping[str, Tensor]) -> Iterator[None]:
+    """These weights in place of the clean ones, if there are any. A collective.
 
     They are written as perturbed weights are, and the clean ones come back as after those.
     """
-    others = _extra_weights(parts)
     if not others:
         yield
         return
@@ -155,7 +163,37 @@ def evaluated_weights(parts: Parts) -> Iterator[None]:
 
 def evaluate_parts(parts: Parts) -> tuple[dict[str, float], list[BadRecord]]:
     """``evaluate`` on all evaluation samples, inside ``clean_network``. A collective."""
-    with evaluating_mode(parts.engine.module), evaluated_weights(parts):
+    return _evaluate_weights(parts, _extra_weights(parts))
+
+
+def evaluate_beside(parts: Parts, done: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Evaluate the weights that are not the result, outside of ``clean_network``. A collective.
+
+    Args:
+        parts: of the run.
+        done: as of ``clean_network``.
+
+    Returns:
+        ``trained_loss``, ``trained_top1`` and so on if an average is the result, else
+        ``average_loss`` and so on; and the buffers that belong to those weights, by name. Empty if
+        there is no average.
+    """
+    states = [extra.state_dict() for extra in parts.extras.values()]
+    beside = weights_to_evaluate(states, "beside")
+    if not beside and not weights_to_evaluate(states):
+        return {}, {}
+    with _network_of(parts, done, beside):
+        result, _ = _evaluate_weights(parts, beside)
+        buffers = parts.engine.module.named_buffers()
+        kept = {name: buffer.detach().cpu().clone() for name, buffer in buffers}
+    prefix, names = "average" if beside else "trained", ("loss", *parts.task.metrics, "ece")
+    return {f"{prefix}_{name}": result[name] for name in names}, kept
+
+
+def _evaluate_weights(
+    parts: Parts, others: Mapping[str, Tensor]
+) -> tuple[dict[str, float], list[BadRecord]]:
+    with evaluating_mode(parts.engine.module), _evaluated(parts, others):
         return evaluate(
             lambda images: parts.engine.forward_only(parts.normalise(images)),
             parts.val.steps(),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rwp_dist.base.errors import CheckpointError
+from rwp_dist.base.errors import CheckpointError, ConfigError
 from rwp_dist.data.classes import Classes
 from rwp_dist.record.identity import Identity, changes, other_run, sentences
 
@@ -41,7 +41,7 @@ class History:
             CheckpointError: what affects the result has changed.
         """
         found = changes(state["identity"], self.identity)
-        if told := other_run(found):
+        if told := other_run(found, self.identity):
             raise CheckpointError(
                 f"the checkpoint is of another run ({told})",
                 cure="restore that, or choose another run.dir",
@@ -49,8 +49,18 @@ class History:
         self.changed_now = sentences(found, "before", "now") + self._mixed_code
         self.changes = list(state["changes"])
 
-    def resumed(self, step: int) -> None:
-        """This attempt goes on after ``step`` updates."""
+    def resumed(self, step: int, total_steps: int) -> None:
+        """This attempt goes on after ``step`` updates, of so many.
+
+        Raises:
+            ConfigError: a change has made the run shorter than it is already.
+        """
+        if step > total_steps:
+            raise ConfigError(
+                f"the run would have {total_steps:,} steps, and {step:,} are done",
+                key="schedule",
+                cure="make it longer, with --change",
+            )
         self.changes += [f"{change} (after step {step:,})" for change in self.changed_now]
 
     def notes(self) -> Iterator[str]:

@@ -20,6 +20,7 @@ from rwp_dist.engine.sharding import needs_copy, uses_deepspeed
 from rwp_dist.perturb.memory import perturbation_bytes
 from rwp_dist.perturb.methods import METHODS
 from rwp_dist.process import cgroup
+from rwp_dist.run.average import average_bytes
 from rwp_dist.run.models import build_shapes
 from rwp_dist.run.optimizers import build_optimizer, is_elementwise
 from rwp_dist.run.slots import most_perturbed, slots_of
@@ -76,6 +77,7 @@ def _held(
             prefetch=settings.noise.prefetch,
             in_registers=triton and settings.noise.backend in ("auto", "triton"),
         ),
+        **average_bytes(settings, sum(sizes), on_gpus=on_gpus),
     }
 
 
@@ -180,7 +182,10 @@ def checkpoint_bytes(settings: Settings) -> float:
         ConfigError: there is no such model.
     """
     model = build_shapes(settings)
-    one = sum(p.nbytes for p in model.parameters()) + optimizer_bytes(settings, model)
+    weights = sum(p.nbytes for p in model.parameters())
+    one: float = weights + optimizer_bytes(settings, model)
+    average = average_bytes(settings, weights, on_gpus=False)
+    one += sum(average.values()) + (weights if settings.average.name == "lawa" else 0)
     return float(one * (settings.checkpoint.keep_last + 1))
 
 

@@ -17,7 +17,7 @@ from rwp_dist.record.directory import RunDir
 from rwp_dist.record.ending import write_refusal
 from rwp_dist.record.identity import Identity, identity_of, settings_identity
 from rwp_dist.record.open import open_run
-from rwp_dist.record.resume import changes_of, continued_settings
+from rwp_dist.record.resume import changes_of, continued_settings, goes_on_changed
 from rwp_dist.record.teacher import teacher_identity
 from rwp_dist.run.agreement import agree, check_shared, own_places
 from rwp_dist.run.initial import weights_identity
@@ -51,7 +51,7 @@ def _finished_summary(settings: Settings) -> dict[str, Any] | None:
     now = settings_identity(continued_settings(run_dir, settings), dist.get_world_size())
     changes_of(run_dir, now)  # refuses another run, finished or not, before its data are read
     summary = run_dir.read_summary()
-    if summary is None:
+    if summary is None or goes_on_changed(run_dir, settings):
         return None
     with suppress(RwpError):  # its data may be gone by now
         now |= data_identity(settings) | teacher_identity(settings)

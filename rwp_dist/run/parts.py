@@ -13,6 +13,7 @@ from rwp_dist.data.image import Mixer, Normalise
 from rwp_dist.data.open import Eval, Train
 from rwp_dist.engine.engine import Engine
 from rwp_dist.perturb import Method, Perturbed
+from rwp_dist.run.average import build_average
 from rwp_dist.run.task import Classification
 from rwp_dist.run.timeline import Timeline
 
@@ -32,22 +33,32 @@ class Extra(Stateful, Protocol):
 
     If its state has ``weights``, ``{name: whole tensor}`` on every rank, these are evaluated in
     place of the trained ones: while training, and by ``rwp-dist evaluate`` from a checkpoint.
+    Those under ``beside`` are evaluated beside them while training.
     """
 
-    def after_step(self, applied: bool | Tensor) -> None:
-        """An update is done; ``applied``: it was not skipped, perhaps known on the device alone."""
+    def after_step(self, step: int, applied: bool | Tensor) -> None:
+        """Update ``step``, counted from 0, is done, and the weights are clean.
+
+        ``applied``: it was not skipped; perhaps known on the device alone.
+        """
 
 
-EXTRAS: dict[str, Callable[[Settings, Engine], Extra | None]] = {
-    "loss_scale": lambda settings, engine: engine.loss_scale,
+EXTRAS: dict[str, Callable[[Settings, Engine, Timeline], Extra | None]] = {
+    "average": build_average,
+    "loss_scale": lambda settings, engine, timeline: engine.loss_scale,
 }
 """Every extra part by the name of its state. A builder returns None where the settings do not ask
 for it. A new one is a file with the part, and its line here."""
 
 
-def weights_to_evaluate(states: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
-    """Weights that parts have for evaluation, from their states; empty: the trained ones."""
-    return {name: w for state in states for name, w in state.get("weights", {}).items()}
+def weights_to_evaluate(
+    states: Iterable[dict[str, Any]], key: str = "weights"
+) -> dict[str, Tensor]:
+    """Weights that parts have for evaluation, from their states; empty: the trained ones.
+
+    ``key``: ``beside`` for those that are evaluated beside them.
+    """
+    return {name: w for state in states for name, w in state.get(key, {}).items()}
 
 
 @dataclass(frozen=True)

@@ -281,6 +281,7 @@ class Progress:
             f"train_{parts.task.headline}": self._shown[parts.task.headline],
             "loss": last_eval.get("loss"),
             **{name: last_eval.get(name) for name in parts.task.metrics},
+            **{n: x for n, x in last_eval.items() if n.startswith(("average_", "trained_"))},
             "bad_samples": bad_samples,
             "eval_bad_samples": last_eval.get("bad_samples", 0),
             "skipped_steps": self.skipped_steps,

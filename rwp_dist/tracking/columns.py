@@ -241,6 +241,21 @@ EVAL = (
         "top5", "eval/top5", "%", "Samples whose label is among the five most probable classes."
     ),
     Column("ece", "eval/ece", "%", "Expected calibration error, from 15 bins of equal width."),
+    Column(
+        "trained_top1",
+        "eval/trained_top1",
+        "%",
+        "Accuracy of the trained weights, where an average of them is the result. None otherwise.",
+    ),
+    Column("trained_loss", "eval/trained_loss", "nats", "Their loss."),
+    Column(
+        "average_top1",
+        "eval/average_top1",
+        "%",
+        "Accuracy of the average of the weights, where the trained ones are the result. None "
+        "otherwise.",
+    ),
+    Column("average_loss", "eval/average_loss", "nats", "Its loss."),
     Column("num_samples", "eval/num_samples", "samples", "Samples that were read."),
     Column(
         "bad_samples",

@@ -91,8 +91,11 @@ def eval_line(record: Mapping[str, Any]) -> str:
         f"top-1 {_number(record.get('top1'), 0, 2)} %",
         f"top-5 {_number(record.get('top5'), 0, 2)} %",
         f"loss {loss_text(record.get('loss'))}",
-        *_troubles(record),
     ]
+    for weights in ("trained", "average"):  # those that are not the result
+        if record.get(f"{weights}_top1") is not None:
+            parts.append(f"({weights} weights {record[f'{weights}_top1']:.2f} %)")
+    parts += _troubles(record)
     return "  ".join(parts)
 
 

@@ -51,13 +51,19 @@ def run_package(cases, num_samples, kind):
                     "buffers": buffers_of(parts),
                     "energy": energy_of(parts),
                     "skipped": parts.engine.skipped_steps,
+                    "average": average_of(parts),
                 }
             )
     return results
 
 
+def average_of(parts):
+    extra = parts.extras.get("average")
+    return extra.state_dict()["weights"] if extra else {}
+
+
 def formula_of(settings, **more):
-    m, o = settings.method, settings.optimizer
+    m, o, a = settings.method, settings.optimizer, settings.average
     formula = oracle.Formula(
         method=m.name,
         total_steps=STEPS,
@@ -89,6 +95,12 @@ def formula_of(settings, **more):
         only_matrices=o.name == "lamb" or "ndim<2" in (o.no_decay or ()),
         lr_factors=tuple(o.lr_factors.items()),
         clip_norm=o.clip_norm,
+        average=a.name,
+        decay=a.decay,
+        average_warmup=a.warmup,
+        average_start=round((a.start or 0.0) * STEPS),
+        average_every=a.every or 1,
+        newest=a.newest,
     )
     return replace(formula, **more)
 
@@ -139,6 +151,9 @@ def check(world_size, micro_batches, cases, num_samples=60, kind=SmallNet, **mor
             got, where = results[number], f"{case} on rank {rank} of {world_size}"
             for weights in filter(None, (got["weights"], got["local"])):
                 whole, moved = errors(weights, wanted.weights, kind)
+                assert whole <= TOLERANCE and moved <= MOVEMENT_TOLERANCE, (where, whole, moved)
+            if got["average"]:
+                whole, moved = errors(got["average"], wanted.average())
                 assert whole <= TOLERANCE and moved <= MOVEMENT_TOLERANCE, (where, whole, moved)
             for name, energy in got["energy"].items():
                 torch.testing.assert_close(
@@ -243,6 +258,32 @@ def test_layer_decay_equals_the_oracle(stage):
     common = ("optimizer.layer_decay=0.5", f"deepspeed.zero_stage={stage}")
     cases = [(f"method.name={method}", *common) for method in ("sgd", "sam", "m-arwp")]
     check(2, 2, cases, kind=SmallResNet, lr_factors=BY_LAYER)
+
+
+AVERAGES = (
+    ("average.name=ema", "average.decay=0.6"),
+    ("average.name=ema", "average.decay=0.6", "average.warmup=false", "average.every=2"),
+    ("average.name=ema", "average.start=0.3"),
+    ("average.name=swa", "average.start=0.5", "average.every=2"),
+    ("average.name=lawa", "average.newest=3", "average.every=1"),
+)
+
+
+def test_every_average_of_weights_equals_the_oracle():
+    methods = ("sgd", "sam", "m-arwp")
+    cases = [
+        (f"method.name={method}", f"deepspeed.zero_stage={(number + place) % 3}", *average)
+        for number, average in enumerate(AVERAGES)
+        for place, method in enumerate(methods)
+    ]
+    check(2, 1, cases)
+    formulas = [formula_of(small_settings(*case, steps=STEPS)) for case in AVERAGES]
+    models = [run_oracle(formula, 2, 1, 60) for formula in formulas]
+    averages = [model.average() for model in models]
+    for place, one in enumerate(averages):
+        for other in (models[0].weights, *averages[:place]):
+            whole, moved = errors(one, other)
+            assert whole > 20 * TOLERANCE and moved > 20 * MOVEMENT_TOLERANCE, AVERAGES[place]
 
 
 def test_buckets_of_any_size_with_and_without_overlap_equal_the_oracle():

@@ -39,7 +39,7 @@ class Average:
         self.engine, self.decay, self.steps = engine, decay, 0
         self.average = engine.full_weights()
 
-    def after_step(self, applied):
+    def after_step(self, step, applied):
         if applied:
             self.steps += 1
             for name, weight in self.engine.full_weights().items():
@@ -54,7 +54,7 @@ class Average:
             self.average[name].copy_(value)
 
 
-def build_average(settings, engine):
+def build_average(settings, engine, timeline):
     return Average(engine, 0.8) if settings.optimizer.momentum > 0 else None
 
 

@@ -87,6 +87,12 @@ class Formula:
     lr_factors: tuple[tuple[str, float], ...] = ()
     """Patterns of names, and factors of the learning rate; those of several patterns multiply."""
     clip_norm: float = 0.0
+    average: str = "none"
+    decay: float = 0.9999
+    average_warmup: bool = True
+    average_start: int = 0
+    average_every: int = 1
+    newest: int = 5
     mean: float = 0.4
     std: float = 0.3
 
@@ -140,6 +146,8 @@ class Oracle:
     energy: Tensors = field(init=False)
     last: Tensors | None = field(init=False, default=None)
     """The last update's gradient."""
+    taken: list[Tensors] = field(init=False, default_factory=list)
+    """Weights that the average is made of, the oldest first."""
 
     def __post_init__(self) -> None:
         self.net = self.net.double().train()
@@ -219,6 +227,24 @@ class Oracle:
         if f.adaptive():
             self.energy = reference.next_energy(self.energy, perturbed, f.beta)
         self._update(total, f.lr_at(step))
+        if step >= f.average_start and (step + 1) % f.average_every == 0:
+            self.taken.append({name: w.clone() for name, w in self.weights.items()})
+
+    def average(self) -> Tensors:
+        """Of the weights that were taken."""
+        f, number = self.formula, len(self.taken)
+        if f.average == "ema":
+            factors = [1.0]
+            for n in range(1, number):
+                kept = min(f.decay, (1 + n) / (10 + n)) if f.average_warmup else f.decay
+                factors = [*(kept * factor for factor in factors), 1.0 - kept]
+        else:
+            used = min(number, f.newest) if f.average == "lawa" else number
+            factors = [0.0] * (number - used) + [1.0 / used] * used
+        return {
+            name: sum(c * w[name] for c, w in zip(factors, self.taken, strict=True))
+            for name in self.weights
+        }
 
     def _mean_gradient(self, weights: Tensors, batch: tuple, statistics: Tensors) -> Tensors:
         """Gradient of the mean loss of a slot's samples; moves running statistics along."""
