@@ -16,6 +16,7 @@ from rwp_dist.process.group import gathered_on_main, same_on_all_ranks
 from rwp_dist.run.checkpoint import read_checkpoint, saved_tensors
 from rwp_dist.run.models import build_model
 from rwp_dist.run.parts import Parts, weights_to_evaluate
+from rwp_dist.run.per_class import Confusion
 from rwp_dist.run.task import NUM_BINS, Classification, calibration_error
 
 LogitsOf = Callable[[Tensor], Tensor]
@@ -47,7 +48,11 @@ def evaluating_mode(model: nn.Module) -> Iterator[None]:
 
 
 def evaluate(
-    logits_of: LogitsOf, steps: Iterable[Step], device: torch.device, task: Classification
+    logits_of: LogitsOf,
+    steps: Iterable[Step],
+    device: torch.device,
+    task: Classification,
+    confusion: Confusion | None = None,
 ) -> tuple[dict[str, float], list[BadRecord]]:
     """Mean loss and metrics (percent) over all ranks' samples that could be read. A collective.
 
@@ -56,6 +61,7 @@ def evaluate(
         steps: this rank's share, one batch each; all ranks have the same number.
         device: where to compute.
         task: loss and metrics.
+        confusion: counts the answers by class, if they are asked for.
 
     Returns:
         ``loss``, which is the NLL because labels are not smoothed here; the task's metrics;
@@ -75,6 +81,8 @@ def evaluate(
             logits = logits_of(batch.images)
             sums[:-1] += _sums(logits, batch, task)
             calibration += task.calibration(logits, batch.labels, batch.weights)
+            if confusion is not None:
+                confusion.add(logits, batch.labels, batch.weights)
             bad += step.bad
     sums[-1] = len(bad)
     dist.all_reduce(sums)
