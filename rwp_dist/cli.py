@@ -171,6 +171,38 @@ def evaluate(
     evaluate_runs(targets, asked, device, other=data is not None, class_map=class_map)
 
 
+@main.command(short_help="What a run's network sees in images: JSON, a line for each.")
+@click.argument("run", type=PLACE)
+@click.argument("images", nargs=-1, required=True, type=PLACE, metavar="IMAGE... [key=value]...")
+@click.option(
+    "--top-k", default=5, show_default=True, type=click.IntRange(1), help="Classes of an image."
+)
+@click.option("--checkpoint", type=PATH, help="A checkpoint file; the newest, unless given.")
+def predict(run: str, images: tuple[str, ...], top_k: int, checkpoint: Path | None) -> None:
+    """Print the most probable classes of images, as JSON lines with path, classes, probabilities.
+
+    IMAGE is a file, a folder, of which all images at any depth count, or a pattern in quotes.
+    Images are decoded, cropped and normalised as in the run's evaluation, and its average of the
+    weights is taken if it has one. An image that cannot be read has an "error" in its line, and
+    the exit code is 1 then. key=value overrides a setting: batch.per_rank, data.workers,
+    run.device.
+    """
+    from rwp_dist.evaluation.targets import find_target
+    from rwp_dist.prediction.images import find_images
+
+    overrides = [word for word in images if is_override(word)]
+    target = find_target(run, overrides, checkpoint)
+    paths = find_images([word for word in images if word not in overrides])
+    signals.say_on_ctrl_c(lambda: "Stopped; the lines before are whole.")
+    with redirect_stdout(sys.stderr), loading():
+        from rwp_dist.prediction.command import predict_images
+        from rwp_dist.process.group import choose_device
+
+        device = choose_device(target.settings.run.device)
+
+    predict_images(target, paths, top_k, device)
+
+
 @main.command(short_help="Tables, picture and report of several runs.")
 @click.argument("runs", nargs=-1, required=True, type=PATH)
 @click.option("--out", type=PATH, default=Path("runs"), show_default=True, help="Folder for files.")

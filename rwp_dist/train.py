@@ -38,7 +38,7 @@ from rwp_dist.record.identity import ENGINE, brief
 from rwp_dist.run.bad_samples import BadSamples, list_evaluation
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.checkpoint import load_checkpoint, save_checkpoint
-from rwp_dist.run.evaluate import LastEvaluation, clean_network, evaluate_parts
+from rwp_dist.run.evaluate import LastEvaluation, clean_network, evaluate_run
 from rwp_dist.run.history import History
 from rwp_dist.run.opening import OpenRun, finished_summary, opened_run
 from rwp_dist.run.parts import Parts, Stateful
@@ -289,7 +289,7 @@ class Training:
         spent = self.progress.spent()  # before the evaluation takes its time
         with clean_network(self.parts, self.done):
             if evaluating:
-                self.last_eval.result, bad = evaluate_parts(self.parts)
+                self.last_eval.result, bad = evaluate_run(self.parts, self.done)
                 if self.is_main:
                     list_evaluation(self.run_dir.path, bad)
                 epoch = self.done / self.parts.timeline.steps_per_epoch

@@ -440,6 +440,10 @@ class Evaluation(Section):
     every_epochs: Annotated[Duration, Affects.NOTHING] = 1.0
     """Epochs between evaluations. 0: at the end only."""
 
+    per_class: Annotated[Flag, Affects.NOTHING] = False
+    """Write the accuracy of each class and the confusion matrix to ``per_class/`` in the run
+    directory at every evaluation; at the last one also tables and a picture."""
+
     recalibrate_batches: Count = 50
     """Training batches from which BatchNorm's statistics are computed anew before an evaluation,
     at the weights that are evaluated. For methods without a clean pass, such as rwp and arwp, and

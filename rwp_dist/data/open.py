@@ -97,7 +97,7 @@ def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = Fal
     cache, dataset = open_dataset(settings, "data.val")
     return EvalStream(
         dataset,
-        _plain_transform(settings),
+        eval_transform_of(settings),
         reading_of(settings, pin),
         batch=settings.batch.per_rank,
         rank=rank,
@@ -122,7 +122,7 @@ def open_sample(settings: Settings, num_images: int, batch: int) -> EvalStream:
     drawn = numpy_generator(0, _SAMPLE).permutation(dataset.num_samples)[:num_images]
     return EvalStream(
         dataset,
-        _plain_transform(settings),
+        eval_transform_of(settings),
         reading_of(settings, pin=False),
         batch=batch,
         rank=0,
@@ -149,7 +149,8 @@ def open_dataset(settings: Settings, key: Key) -> tuple[NodeCache | None, Datase
     return cache, load_dataset(manifests, settings.model.num_classes, cache, node_folder(settings))
 
 
-def _plain_transform(settings: Settings) -> EvalTransform:
+def eval_transform_of(settings: Settings) -> EvalTransform:
+    """From encoded images to the pixels that are evaluated."""
     d = settings.data
     decoder = Decoder(d.decoder, d.channels, d.max_pixels)
     return EvalTransform(d.image_size, d.eval_crop_ratio, decoder, d.interpolation)

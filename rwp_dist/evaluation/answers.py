@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.base.text import plural
 from rwp_dist.data.classes import Classes
 from rwp_dist.evaluation.class_map import KEY, ClassMap, Name, Names
 
@@ -134,7 +133,7 @@ def _by_own_names(network: Network, data: Classes, labels: NDArray[np.int32]) ->
         missing = [name for name in data.names if network.find(name) is None]
         if missing:
             raise ConfigError(
-                f"{data.place}: {len(missing):,} of its {plural(len(data.names), 'class')} "
+                f"{data.place}: {len(missing):,} of its {_classes(len(data.names))} "
                 f"{'is' if len(missing) == 1 else 'are'} none of the network's, such as "
                 f"{missing[0][:80]!r}",
                 key=KEY,
@@ -161,7 +160,7 @@ def _by_own_names(network: Network, data: Classes, labels: NDArray[np.int32]) ->
     if data.num != network.num_outputs:
         whose = "the network" if data.names is not None else data.place
         raise ConfigError(
-            f"{data.place}: has {plural(data.num, 'class')} and the network "
+            f"{data.place}: has {_classes(data.num)} and the network "
             f"{network.num_outputs:,}, and the names of {whose} are not known",
             key=KEY,
             cure="name a file with the network's classes that the data have",
@@ -178,7 +177,7 @@ def _of_listed(
         if data.num > len(listed):
             raise ConfigError(
                 f"{data.place}: has labels up to {data.num - 1:,}, and {place} has "
-                f"{plural(len(listed), 'class')}",
+                f"{_classes(len(listed))}",
                 key=KEY,
                 cure='give a JSON file {"label": class} with what each label means',
             )
@@ -295,3 +294,7 @@ def _of_each(right: Sequence[Right]) -> Answers:
         numbers.setdefault(found, len(numbers))
     of_sample = np.array([numbers[found] if found else -1 for found in right], np.int64)
     return Answers(None, tuple(numbers), of_sample)
+
+
+def _classes(number: int) -> str:
+    return f"{number:,} class" if number == 1 else f"{number:,} classes"

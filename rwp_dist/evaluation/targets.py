@@ -69,6 +69,26 @@ def find_targets(
     return targets, left_out | unreadable
 
 
+def find_target(run: str, overrides: Sequence[str], checkpoint: Path | None) -> Target:
+    """The one run that is meant.
+
+    Args:
+        run: its directory, or a folder with no other.
+        overrides: of its settings.
+        checkpoint: a file of it; None: its newest.
+
+    Raises:
+        ConfigError: there are several, or settings are wrong.
+        RwpError: there is no run, or it has no checkpoint.
+    """
+    targets, _ = find_targets([run, *overrides], checkpoint)
+    if len(targets) > 1:
+        raise ConfigError(
+            f"{run}: here are {len(targets)} runs", cure=f"name one, such as {targets[0].run.path}"
+        )
+    return targets[0]
+
+
 def unfinished(run: RunDir) -> str | None:
     """In which state a run is that has not finished; None: it has, or does not say."""
     state = (run.read_status() or {}).get("state", "finished")

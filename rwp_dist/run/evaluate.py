@@ -13,10 +13,12 @@ from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import BadRecord, Batch, Step
 from rwp_dist.process.group import gathered_on_main, same_on_all_ranks
+from rwp_dist.record.directory import RunDir
 from rwp_dist.run.checkpoint import read_checkpoint, saved_tensors
 from rwp_dist.run.models import build_model
 from rwp_dist.run.parts import Parts, weights_to_evaluate
-from rwp_dist.run.per_class import Confusion
+from rwp_dist.run.per_class import Confusion, PerClass, class_names
+from rwp_dist.run.per_class_files import write_per_class
 from rwp_dist.run.task import NUM_BINS, Classification, calibration_error
 
 LogitsOf = Callable[[Tensor], Tensor]
@@ -159,7 +161,9 @@ def evaluated_weights(parts: Parts) -> Iterator[None]:
     clean.ensure_clean()
 
 
-def evaluate_parts(parts: Parts) -> tuple[dict[str, float], list[BadRecord]]:
+def evaluate_parts(
+    parts: Parts, confusion: Confusion | None = None
+) -> tuple[dict[str, float], list[BadRecord]]:
     """``evaluate`` on all evaluation samples, inside ``clean_network``. A collective."""
     with evaluating_mode(parts.engine.module), evaluated_weights(parts):
         return evaluate(
@@ -167,7 +171,33 @@ def evaluate_parts(parts: Parts) -> tuple[dict[str, float], list[BadRecord]]:
             parts.val.steps(),
             parts.device,
             parts.task,
+            confusion,
         )
+
+
+def evaluate_run(parts: Parts, done: int) -> tuple[dict[str, float], list[BadRecord]]:
+    """``evaluate_parts``; answers by class go to the run directory, if they are asked for.
+
+    Args:
+        parts: of the run.
+        done: updates so far.
+
+    Raises:
+        RwpError: a rank cannot have a shard, or the run directory cannot be written; on all ranks.
+    """
+    settings = parts.settings
+    if not settings.evaluation.per_class:
+        return evaluate_parts(parts)
+    confusion = Confusion(settings.model.num_classes, parts.device)
+    found = evaluate_parts(parts, confusion)
+    counts = confusion.counts()
+    with same_on_all_ranks():
+        if dist.get_rank() == 0:
+            assert settings.run.dir is not None, "load_settings has filled it in"
+            names = class_names(parts.classes.names if parts.classes else None, len(counts))
+            answers, last = PerClass(names, counts), done == parts.timeline.total_steps
+            write_per_class(RunDir(settings.run.dir), "val", answers, {"step": done}, picture=last)
+    return found
 
 
 def load_network(settings: Settings, path: Path, device: torch.device) -> nn.Module:
