@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rwp_dist.base.fonts import fonts_for
-from rwp_dist.base.text import shortened, visible
+from rwp_dist.base.text import visible
 from rwp_dist.run.per_class import PerClass
 
 if TYPE_CHECKING:
@@ -23,18 +23,18 @@ FEW, MANY = 20, 150
 WORST = 20
 """Classes, and pairs, that a list shows."""
 
-LONGEST = 24
-"""Bytes of a class's name."""
+LONGEST = 22
+"""Characters of a class's name."""
 
 WIDTH = 8.3
 INK, GREY, BLUE, ORANGE = "#222222", "#555555", "#0072B2", "#E69F00"
 
 
 def draw_per_class(found: PerClass) -> bytes:
-    """A PNG."""
+    """The picture as PNG."""
     from matplotlib.figure import Figure  # not pyplot, which keeps state for the whole process
 
-    names = [shortened(visible(name), LONGEST) for name in found.names]
+    names = [_shown(name) for name in found.names]
     num = len(names)
     with fonts_for(names):
         if num <= FEW:
@@ -59,6 +59,11 @@ def draw_per_class(found: PerClass) -> bytes:
         return _png(figure)
 
 
+def _shown(name: str) -> str:
+    name = visible(name)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
 def _draw_matrix(axes: "Axes", found: PerClass, names: list[str]) -> None:
     """Shares of the images of each class, by answer."""
     from matplotlib.colors import PowerNorm
@@ -76,7 +81,7 @@ def _draw_matrix(axes: "Axes", found: PerClass, names: list[str]) -> None:
     if num <= FEW:
         for (row, column), share in np.ndenumerate(shares):
             if share:
-                text = f"{share:.0f}" if share >= 0.5 else "<1"
+                text = f"{share:.0f}" if share >= 1 else "<1"
                 colour = "white" if share > 30 else INK
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
 
@@ -87,7 +92,7 @@ def _draw_bars(axes: "Axes", found: PerClass, names: list[str], shown: list[int]
     values = [top1[number] for number in shown]
     axes.barh(places, [value or 0.0 for value in values], color=BLUE)
     for place, number, value in zip(places, shown, values, strict=True):
-        text = "no images" if value is None else f"{value:.0f} of {found.num_images[number]:,}"
+        text = "no images" if value is None else f"{value:.0f} % of {found.num_images[number]:,}"
         axes.text(101, place, text, va="center", fontsize=7, color=GREY)
     axes.set_yticks(places, [names[number] for number in shown], fontsize=8)
     axes.set_xlim(0, 100)
@@ -104,7 +109,7 @@ def _draw_pairs(axes: "Axes", found: PerClass, names: list[str]) -> None:
     for place, (right, _, count) in enumerate(pairs):
         text = f" {count:,} of {found.num_images[right]:,}"
         axes.text(count, place, text, va="center", fontsize=7, color=GREY)
-    axes.set_title("Most confused: right → answer, images", loc="left", fontsize=10)
+    axes.set_title("Most confused (images)", loc="left", fontsize=10)
     axes.set_xlim(0, 1.35 * max(counts, default=1))
     _tidy(axes, len(pairs))
 
