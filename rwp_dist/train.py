@@ -283,6 +283,9 @@ class Training:
         saving = parts.timeline.is_due(settings.checkpoint.every_epochs, done)
         if evaluating or saving:
             self._take_stock(evaluating, saving)
+        coming = parts.timeline.steps_until(settings.evaluation.every_epochs, done)
+        if 0 < coming <= parts.val.ahead:
+            parts.val.begin()
 
     def _take_stock(self, evaluating: bool, saving: bool) -> None:
         """Evaluate and save the clean network."""

@@ -42,6 +42,13 @@ class Train(Protocol):
 class Eval(Protocol):
     """One rank's share of an evaluation."""
 
+    @property
+    def ahead(self) -> int:
+        """Batches that are read before ``steps`` asks for them, once ``begin`` was called."""
+
+    def begin(self) -> None:
+        """Read them; called again before ``steps``, it does nothing."""
+
     def steps(self) -> Iterator[Step]:
         """All its batches, as steps of one batch each."""
 

@@ -5,9 +5,11 @@ neither ranks nor workers change what a step holds, and a run can start at any s
 """
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import count, islice, repeat
 
+from rwp_dist.base.errors import DataError
 from rwp_dist.data.batch import BadRecord, Batch, Step, Unreadable
 from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.image import EvalTransform, TrainTransform
@@ -107,6 +109,18 @@ class EvalStream:
     """Numbers of the samples, in their order; all, unless given."""
     cache: NodeCache | None = None
     """For remote shards."""
+    _begun: Iterator[Loaded | Lost] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def ahead(self) -> int:
+        """Batches that workers keep ready, once ``begin`` has started them."""
+        return self.reading.workers * self.reading.prefetch
+
+    def begin(self) -> None:
+        """Start the workers of the next ``steps`` now, which read the first batches meanwhile."""
+        if self._begun is None and self.ahead:
+            with suppress(DataError):  # ``steps`` tries again, where all ranks stop together
+                self._begun = self._items()
 
     def steps(self) -> Iterator[Step]:
         """All batches, as steps of one batch each.
@@ -114,6 +128,13 @@ class EvalStream:
         Raises:
             DataError: a shard cannot be read.
         """
+        items, self._begun = self._begun or self._items(), None
+        for item in items:
+            if isinstance(item, Lost):
+                raise item.error
+            yield _step(item, self.batch)
+
+    def _items(self) -> Iterator[Loaded | Lost]:
         num = self.dataset.num_samples if self.samples is None else len(self.samples)
         num_batches = -(-num // (self.batch * self.world_size))
 
@@ -126,10 +147,7 @@ class EvalStream:
                 yield Request(number, shards, rows, weights, keys)
 
         reader = StepReader(self.dataset, requests, self.transform, self.reading, self.cache)
-        for item in load(reader, self.reading, num_batches, self.batch):
-            if isinstance(item, Lost):
-                raise item.error
-            yield _step(item, self.batch)
+        return load(reader, self.reading, num_batches, self.batch)
 
 
 def _step(loaded: Loaded, size: int) -> Step:
