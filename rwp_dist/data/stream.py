@@ -6,7 +6,7 @@ neither ranks nor workers change what a step holds, and a run can start at any s
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import count, islice, repeat
 
 from rwp_dist.base.errors import DataError
@@ -120,7 +120,8 @@ class EvalStream:
         """Start the workers of the next ``steps`` now, which read the first batches meanwhile."""
         if self._begun is None and self.ahead:
             with suppress(DataError):  # ``steps`` tries again, where all ranks stop together
-                self._begun = self._items()
+                # Of a copy, so that no circle of references keeps workers that nobody asks for.
+                self._begun = replace(self)._items()
 
     def steps(self) -> Iterator[Step]:
         """All batches, as steps of one batch each.
