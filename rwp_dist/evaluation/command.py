@@ -47,7 +47,7 @@ def evaluate_runs(
             with same_on_all_ranks():
                 if dist.get_rank() == 0:
                     line = report.line(numbers, network.num_samples, network.other)
-                    click.echo(f"{path}: {line}")
+                    click.echo("\n".join([f"{path}: {line}", *report.beside(numbers)]))
                     if network.other and network.other.answers.note:
                         click.echo(f"{settings.data.val}: {network.other.answers.note}.", err=True)
                     if network.bad:

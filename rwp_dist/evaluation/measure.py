@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import BadRecord, Step
@@ -23,7 +23,7 @@ from rwp_dist.evaluation.other_data import OtherData, open_other_data
 from rwp_dist.evaluation.weights import ChangedWeights
 from rwp_dist.process.group import same_on_all_ranks
 from rwp_dist.run.checkpoint import read_checkpoint
-from rwp_dist.run.evaluate import evaluate, evaluating_mode, load_network
+from rwp_dist.run.evaluate import evaluate, evaluating_mode, load_beside, load_network
 from rwp_dist.run.per_class import Confusion, PerClass, class_names
 from rwp_dist.run.task import Classification
 
@@ -62,6 +62,7 @@ class Measurement:
         """
         with same_on_all_ranks():
             self._model = load_network(settings, path, device)
+            self._beside = load_beside(settings, path, device)
             classes = classes_of_checkpoint(path)
         self.other: OtherData | None = None
         """The other data set; None: these are the run's own evaluation samples."""
@@ -92,14 +93,18 @@ class Measurement:
         ``top1``, ``top5`` and ``ece`` in percent, ``nll``; then each of ``METRICS`` below
         ``corruption.KIND.STRENGTH``, ``weight_noise.DEVIATION`` and ``bits.BITS``:
         ``bits.4.top1``. Those of weight noise are means over the ``draws``, and ``METRIC_std`` is
-        the deviation over these.
+        the deviation over these. Below ``trained`` or ``average``, if the run has an average of the
+        weights: those that are not its result.
         """
         self._done, self._progress = 0, progress
-        self._total = asked.num_passes * self._samples_of_pass
+        self._total = (asked.num_passes + len(self._beside)) * self._samples_of_pass
         progress(0, self._total)
         changed = ChangedWeights(self._model, self._device)
         with evaluating_mode(self._model):
             numbers = self._clean_pass(asked.per_class)
+            for name, model in self._beside.items():
+                with evaluating_mode(model):
+                    numbers |= _named(name, self._pass(model=model))
             for name in asked.corruptions:
                 for strength in STRENGTHS:
                     found = self._pass(partial(corrupt, name, strength))
@@ -131,19 +136,21 @@ class Measurement:
         self,
         change: Callable[[Pixels, int], Pixels] | None = None,
         confusion: Confusion | None = None,
+        model: nn.Module | None = None,
     ) -> Numbers:
         val = replace(self._val, transform=replace(self._val.transform, change=change))
         steps, task = self._counted(val.steps()), Classification()
         if self.other is not None:
             steps, task = self.other.labelled(steps), self.other.task
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            result, self.bad = evaluate(self._logits, steps, self._device, task, confusion)
+            logits_of = partial(self._logits, model or self._model)
+            result, self.bad = evaluate(logits_of, steps, self._device, task, confusion)
         self.num_samples = int(result["num_samples"])
         return {"nll": result["loss"]} | {name: result[name] for name in ("top1", "top5", "ece")}
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """Of the classes that are possible answers."""
-        logits: Tensor = self._model(self._normalise(images)).float()
+        logits: Tensor = model(self._normalise(images)).float()
         if self.other is None or self.other.answers.choices is None:
             return logits
         return logits[:, self.other.choices]

@@ -26,6 +26,16 @@ def line(numbers: Numbers, num_samples: int, other: OtherData | None = None) -> 
     return f"{other.key}: {told}{among}{without})"
 
 
+def beside(numbers: Numbers) -> list[str]:
+    """Lines for the weights that are not the run's result, if it has an average of them."""
+    return [
+        f"  {title} weights: top-1 {numbers[f'{name}.top1']:.2f} %  "
+        f"NLL {numbers[f'{name}.nll']:.4f}  ECE {numbers[f'{name}.ece']:.2f} %"
+        for name, title in (("trained", "trained"), ("average", "averaged"))
+        if f"{name}.top1" in numbers
+    ]
+
+
 def tables(numbers: Numbers, asked: Asked) -> list[str]:
     """Lines of a table for the corruptions and one for the weights, where they are asked for.
 

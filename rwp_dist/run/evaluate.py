@@ -200,6 +200,35 @@ def evaluate_run(parts: Parts, done: int) -> tuple[dict[str, float], list[BadRec
     return found
 
 
+def load_beside(settings: Settings, path: Path, device: torch.device) -> dict[str, nn.Module]:
+    """The network with the weights of a checkpoint that are not its result, by their name.
+
+    ``trained`` if an average of the weights is the result, ``average`` if it is kept beside the
+    trained ones. Empty if there is no average, or the checkpoint lacks the BatchNorm statistics
+    that belong to these weights, because it was not evaluated.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint, or not one of this network.
+    """
+    state = read_checkpoint(path)
+    parts = state["parts"].values()
+    average = {name: w for part in parts for name, w in part.get("beside", {}).items()}
+    if not average and not weights_to_evaluate(parts):
+        return {}
+    model = load_network(settings, path, device)
+    buffers = dict(model.named_buffers())
+    saved = state["parts"].get("evaluation", {}).get("buffers_beside", {})
+    if not saved.keys() >= buffers.keys():
+        return {}
+    weights = average or state["weights"]
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            param.copy_(weights.get(name, state["weights"][name]))
+        for name, buffer in buffers.items():
+            buffer.copy_(saved[name])
+    return {"average" if average else "trained": model}
+
+
 def load_network(settings: Settings, path: Path, device: torch.device) -> nn.Module:
     """The settings' network with the weights of a checkpoint that are evaluated.
 
