@@ -171,7 +171,7 @@ def _by_own_names(network: Network, data: Classes, labels: NDArray[np.int32]) ->
 def _of_listed(
     classes: Names, place: str, network: Network, data: Classes, labels: NDArray[np.int32]
 ) -> Answers:
-    """The data have these of the network's classes."""
+    """Images of these of the network's classes count."""
     listed = [network.must_find(name, place) for name in classes]
     if data.names is None:
         if data.num > len(listed):
@@ -182,14 +182,8 @@ def _of_listed(
                 cure='give a JSON file {"label": class} with what each label means',
             )
         return _of_labels([(number,) for number in listed], labels, listed)
-    right = [network.right((name,), data.place) for name in data.names]
-    for name, found in zip(data.names, right, strict=True):
-        if not set(found) <= set(listed):
-            raise ConfigError(
-                f"{place}: lacks the class {name[:80]!r} of {data.place}",
-                key=KEY,
-                cure="add it, or evaluate other data",
-            )
+    found = [network.must_find(name, data.place) for name in data.names]
+    right = [(number,) if number in set(listed) else () for number in found]
     return _of_labels(right, labels, listed)
 
 

@@ -2,9 +2,9 @@
 
 ::
 
-    n01498041                              the network's classes that the data have, a name or a
-    n01531178                              number on a line, or as a JSON list; or a folder of
-    ["n01498041", "n01531178"]             shards, which has these classes
+    n01498041                              the network's classes that count, a name or a number on a
+    n01531178                              line, or as a JSON list; or a folder of shards, which has
+    ["n01498041", "n01531178"]             these classes; other images are left out
 
     goldfish<TAB>n01443537                 each class of the data, and which of the network's it is:
     {"goldfish": 1, "cup": [968, 504],     a name or number, several that are all right, or null:
@@ -41,7 +41,7 @@ class ClassMap:
     place: str
     """Its path, for messages."""
     classes: Names | None = None
-    """Of the network that the data have."""
+    """Of the network that count."""
     by_name: dict[str, Names] | None = None
     """Right classes of each class of the data, or of each image."""
     by_number: tuple[Names, ...] | None = None
