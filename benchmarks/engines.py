@@ -74,12 +74,16 @@ class SameStep:
     """One step of random images again and again: what is timed is not the reading."""
 
     steps_per_epoch = 1000
+    ahead = 0
 
     def __init__(self, batch: int, size: int, micro_batches: int = 1) -> None:
         images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
         labels = torch.randint(0, 1000, (batch,))
         one = Batch(images, labels, torch.ones(batch)).to(choose_device("auto"))
         self.step = Step([one] * micro_batches, [batch] * micro_batches)
+
+    def begin(self) -> None:
+        """Nothing: it is there."""
 
     def steps(self, first: int = 0, last: int = 1) -> Iterator[Step]:
         """The same step."""

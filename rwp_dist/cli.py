@@ -119,6 +119,11 @@ def sweep(
     "--draws", default=10, show_default=True, type=click.IntRange(1), help="Draws of the noise."
 )
 @click.option("--bits", default="", metavar="N,N", help="Weights of so many bits: 8,6,4.")
+@click.option("--per-class", is_flag=True, help="Accuracy by class and confusion, with a picture.")
+@click.option("--data", type=PLACE, metavar="DIR", help="Other shards than the run's data.val.")
+@click.option(
+    "--classes", type=PATH, metavar="MAP", help="What the classes of --data mean to the network."
+)
 def evaluate(
     runs: tuple[str, ...],
     checkpoint: Path | None,
@@ -126,6 +131,9 @@ def evaluate(
     weight_noise: str,
     draws: int,
     bits: str,
+    per_class: bool,
+    data: str | None,
+    classes: Path | None,
 ) -> None:
     """Evaluate checkpoints of runs, or of all runs in a folder. Every sample counts once.
 
@@ -134,12 +142,21 @@ def evaluate(
     corrupted images, five strengths of each kind. --weight-noise: with Gaussian noise on the
     weights, relative to the root mean square of each output channel. --bits: weights rounded by
     output channel. All runs get the same noise.
+
+    --data: another data set for the same networks, such as ImageNet-V2. Its classes are the
+    network's of the same name, or what MAP says: a file or folder of shards with the classes that
+    it has (only these can be answered), a table of classes, or the right classes of each image.
+    docs/evaluation.md has the commands for ImageNet-V2, ReaL, -A, -R and others.
     """
     from rwp_dist.evaluation.asked import parse_asked
+    from rwp_dist.evaluation.class_map import read_class_map
     from rwp_dist.evaluation.targets import find_targets, unfinished
 
-    asked = parse_asked(corruptions, weight_noise, draws, bits)
-    targets, left_out = find_targets(runs, checkpoint)
+    asked = parse_asked(corruptions, weight_noise, draws, bits, per_class=per_class)
+    if classes is not None and data is None:
+        raise ConfigError("it is a map for other data", key="--classes", cure="give --data too")
+    class_map = None if classes is None else read_class_map(classes)
+    targets, left_out = find_targets(runs, checkpoint, data)
     for path, why in left_out.items():
         click.echo(f"Left out: {path} ({why})", err=True)
     for target in targets:
@@ -154,7 +171,39 @@ def evaluate(
 
         device = choose_device(targets[0].settings.run.device)
 
-    evaluate_runs(targets, asked, device)
+    evaluate_runs(targets, asked, device, other=data is not None, class_map=class_map)
+
+
+@main.command(short_help="What a run's network sees in images: JSON, a line for each.")
+@click.argument("run", type=PLACE)
+@click.argument("images", nargs=-1, required=True, type=PLACE, metavar="IMAGE... [key=value]...")
+@click.option(
+    "--top-k", default=5, show_default=True, type=click.IntRange(1), help="Classes of an image."
+)
+@click.option("--checkpoint", type=PATH, help="A checkpoint file; the newest, unless given.")
+def predict(run: str, images: tuple[str, ...], top_k: int, checkpoint: Path | None) -> None:
+    """Print the most probable classes of images, as JSON lines with path, classes, probabilities.
+
+    IMAGE is a file, a folder, of which all images at any depth count, or a pattern in quotes.
+    Images are decoded, cropped and normalised as in the run's evaluation, and its average of the
+    weights is taken if it has one. An image that cannot be read has an "error" in its line, and
+    the exit code is 1 then. key=value overrides a setting: batch.per_rank, data.workers,
+    run.device.
+    """
+    from rwp_dist.evaluation.targets import find_target
+    from rwp_dist.prediction.images import find_images
+
+    overrides = [word for word in images if is_override(word)]
+    target = find_target(run, overrides, checkpoint)
+    paths = find_images([word for word in images if word not in overrides])
+    signals.say_on_ctrl_c(lambda: "Stopped; the lines before are whole.")
+    with redirect_stdout(sys.stderr), loading():
+        from rwp_dist.prediction.command import predict_images
+        from rwp_dist.process.group import choose_device
+
+        device = choose_device(target.settings.run.device)
+
+    predict_images(target, paths, top_k, device)
 
 
 @main.command(short_help="Tables, picture and report of several runs.")

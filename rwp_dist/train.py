@@ -38,7 +38,7 @@ from rwp_dist.record.identity import ENGINE, brief
 from rwp_dist.run.bad_samples import BadSamples, list_evaluation
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.checkpoint import load_checkpoint, save_checkpoint
-from rwp_dist.run.evaluate import LastEvaluation, clean_network, evaluate_beside, evaluate_parts
+from rwp_dist.run.evaluate import LastEvaluation, clean_network, evaluate_beside, evaluate_run
 from rwp_dist.run.history import History
 from rwp_dist.run.opening import OpenRun, finished_summary, opened_run
 from rwp_dist.run.parts import Parts, Stateful
@@ -284,6 +284,9 @@ class Training:
         saving = parts.timeline.is_due(settings.checkpoint.every_epochs, done)
         if evaluating or saving:
             self._take_stock(evaluating, saving)
+        coming = parts.timeline.steps_until(settings.evaluation.every_epochs, done)
+        if 0 < coming <= parts.val.ahead:
+            parts.val.begin()
 
     def _take_stock(self, evaluating: bool, saving: bool) -> None:
         """Evaluate and save the clean network."""
@@ -294,7 +297,7 @@ class Training:
         )
         with clean_network(self.parts, self.done):
             if evaluating:
-                result, bad = evaluate_parts(self.parts)
+                result, bad = evaluate_run(self.parts, self.done)
                 self.last_eval.result = result | beside
                 if self.is_main:
                     list_evaluation(self.run_dir.path, bad)

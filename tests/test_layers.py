@@ -9,14 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     *("launcher", "rwp_dist.__main__", "rwp_dist.cli", "rwp_dist.sweep", "rwp_dist.train"),
-    *("rwp_dist.dashboard", "rwp_dist.plan", "rwp_dist.flatness", "rwp_dist.export"),  # tools
+    *("rwp_dist.dashboard", "rwp_dist.plan", "rwp_dist.flatness"),  # tools
+    *("rwp_dist.export", "rwp_dist.prediction"),
     *("rwp_dist.doctor", "rwp_dist.compare"),
     *("rwp_dist.evaluation", "rwp_dist.shards"),
     *("rwp_dist.run.check", "rwp_dist.run", "rwp_dist.tracking"),  # one run
     *("rwp_dist.engine", "rwp_dist.data", "rwp_dist.record", "rwp_dist.config"),  # machinery
     *("rwp_dist.perturb", "rwp_dist.process", "rwp_dist.base"),  # ideas
 )
-TOOLS = {  # none uses another; dashboard, plan and flatness, which are not here, use compare
+TOOLS = {  # none uses another; those of the line above them in FLOORS use some
     "rwp_dist.doctor",
     "rwp_dist.compare",
     "rwp_dist.evaluation",

@@ -9,11 +9,11 @@ from dataclasses import replace
 from itertools import combinations, cycle, product
 from typing import TYPE_CHECKING, NamedTuple
 
+from rwp_dist.base.fonts import fonts_for
 from rwp_dist.base.text import shortened, visible, width
 from rwp_dist.compare.comparison import Comparison
 from rwp_dist.compare.curves import Axis, Point, curve
 from rwp_dist.compare.estimates import Estimate, estimate
-from rwp_dist.compare.fonts import fonts_for
 from rwp_dist.compare.notes import conditions
 from rwp_dist.compare.rows import Row
 from rwp_dist.perturb.methods import METHODS

@@ -38,7 +38,8 @@ class Run:
     """Numbers of the evaluations by step, which increases; each has a ``top1`` in percent."""
 
     measured: dict[str, float] = field(default_factory=dict)
-    """What other commands measured of the finished network, on its own evaluation data."""
+    """What other commands measured of the finished network, on its own evaluation data; also on
+    others, by names that begin with those of the data: ``imagenet-a@3f2a91.top1``."""
 
     measured_otherwise: bool = False
     """Whether ``evaluate`` measured it with other data or settings; these numbers are left out."""
@@ -151,10 +152,14 @@ def read_run(folder: Path) -> Run:
 
 
 def _is_other(subject: dict[str, Any], identity: Identity) -> bool:
-    """Whether an evaluation had other data or settings than its run (``record.subject_of``)."""
+    """Whether an evaluation had other data or settings than its run (``record.subject_of``).
+
+    Numbers on another data set that was asked for have its name.
+    """
     data, own = subject.get("data"), identity.get("data.val.id")
     other_data = isinstance(data, str) and isinstance(own, str) and not data.startswith(own)
-    return other_data or bool(subject.keys() - {"checkpoint", "crc32", "data"})
+    more = subject.keys() - {"checkpoint", "crc32", "data"}
+    return bool(more - {"other_data"}) or (other_data and not more)
 
 
 def is_number(value: Any) -> bool:

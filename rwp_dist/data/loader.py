@@ -1,4 +1,4 @@
-"""Worker processes around a ``StepReader``: how they start, and which signals they obey.
+"""Worker processes around an ``ItemReader``: how they start, and which signals they obey.
 
 torch's DataLoader moves batches through shared memory, without a copy. A machine may give too
 little of it, as Docker with its 64 MB does, or no semaphores, few open files, no place for sockets.
@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from rwp_dist.base.errors import DataError
 from rwp_dist.base.parent import end_with_parent
 from rwp_dist.data.room import batch_bytes, why_not_shared
-from rwp_dist.data.worker import Loaded, Lost, Reading, StepReader
+from rwp_dist.data.worker import ItemReader, Loaded, Lost, Reading
 from rwp_dist.process import torchrun
 
 WORKER_START_S, WORKER_STARTS = 60.0, 3
@@ -49,7 +49,7 @@ Begin = Callable[[int], None]
 Items = Iterator[Loaded | Lost]
 
 
-def load(reader: StepReader, reading: Reading, num_steps: int, samples: int) -> Items:
+def load(reader: ItemReader, reading: Reading, num_steps: int, samples: int) -> Items:
     """The items of a reader in the order of the steps, of which there are ``num_steps``.
 
     Args:
@@ -78,8 +78,8 @@ def load(reader: StepReader, reading: Reading, num_steps: int, samples: int) -> 
 
 
 def _started(
-    start: Callable[[StepReader, Reading, int, Begin, ForkContext], Items],
-    reader: StepReader,
+    start: Callable[[ItemReader, Reading, int, Begin, ForkContext], Items],
+    reader: ItemReader,
     reading: Reading,
     workers: int,
 ) -> tuple[Items, set[BaseProcess]]:
@@ -118,7 +118,7 @@ def _started(
 
 
 def _through_memory(
-    reader: StepReader, reading: Reading, workers: int, begin: Begin, fork: ForkContext
+    reader: ItemReader, reading: Reading, workers: int, begin: Begin, fork: ForkContext
 ) -> Items:
     # torch warns of more workers than cores when a loader is made and when it starts. ``auto``
     # never asks for so many, and who names a number means it.
@@ -218,7 +218,7 @@ class _Failed(NamedTuple):
 
 
 def _through_pipes(
-    reader: StepReader, reading: Reading, workers: int, begin: Begin, fork: ForkContext
+    reader: ItemReader, reading: Reading, workers: int, begin: Begin, fork: ForkContext
 ) -> Items:
     """Start the workers; yield what they write, in turns."""
     pipes: list[Connection] = []
@@ -260,7 +260,7 @@ def _through_pipes(
 
 
 def _write_all(
-    reader: StepReader, worker: int, workers: int, pipe: Connection, begin: Begin
+    reader: ItemReader, worker: int, workers: int, pipe: Connection, begin: Begin
 ) -> None:
     """A worker's whole life: write all of its items, and None at their end."""
     torch.set_num_threads(1)

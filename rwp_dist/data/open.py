@@ -43,6 +43,13 @@ class Train(Protocol):
 class Eval(Protocol):
     """One rank's share of an evaluation."""
 
+    @property
+    def ahead(self) -> int:
+        """Batches that are read before ``steps`` asks for them, once ``begin`` was called."""
+
+    def begin(self) -> None:
+        """Read them; called again before ``steps``, it does nothing."""
+
     def steps(self) -> Iterator[Step]:
         """All its batches, as steps of one batch each."""
 
@@ -101,7 +108,7 @@ def open_eval(settings: Settings, rank: int, world_size: int, *, pin: bool = Fal
     cache, dataset = open_dataset(settings, "data.val")
     return EvalStream(
         dataset,
-        _plain_transform(settings, settings.eval_size),
+        eval_transform_of(settings, settings.eval_size),
         reading_of(settings, settings.eval_size, pin),
         batch=settings.batch.per_rank,
         rank=rank,
@@ -126,7 +133,7 @@ def open_sample(settings: Settings, num_images: int, batch: int) -> EvalStream:
     drawn = numpy_generator(0, _SAMPLE).permutation(dataset.num_samples)[:num_images]
     return EvalStream(
         dataset,
-        _plain_transform(settings, settings.data.image_size),
+        eval_transform_of(settings, settings.data.image_size),
         reading_of(settings, settings.data.image_size, pin=False),
         batch=batch,
         rank=0,
@@ -153,7 +160,8 @@ def open_dataset(settings: Settings, key: Key) -> tuple[NodeCache | None, Datase
     return cache, load_dataset(manifests, settings.model.num_classes, cache, node_folder(settings))
 
 
-def _plain_transform(settings: Settings, size: int) -> EvalTransform:
+def eval_transform_of(settings: Settings, size: int) -> EvalTransform:
+    """From encoded images to the pixels that are evaluated, so many a side."""
     d = settings.data
     decoder = Decoder(d.decoder, d.channels, d.max_pixels)
     return EvalTransform(size, d.eval_crop_ratio, decoder, d.interpolation)

@@ -5,10 +5,12 @@ neither ranks nor workers change what a step holds, and a run can start at any s
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass, replace
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cache, cached_property
 from itertools import count, islice, repeat
 
+from rwp_dist.base.errors import DataError
 from rwp_dist.data.batch import BadRecord, Batch, Step, Unreadable
 from rwp_dist.data.dataset import Dataset
 from rwp_dist.data.image import EvalTransform, TrainTransform
@@ -117,6 +119,19 @@ class EvalStream:
     """Numbers of the samples, in their order; all, unless given."""
     cache: NodeCache | None = None
     """For remote shards."""
+    _begun: Iterator[Loaded | Lost] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def ahead(self) -> int:
+        """Batches that workers keep ready, once ``begin`` has started them."""
+        return self.reading.workers * self.reading.prefetch
+
+    def begin(self) -> None:
+        """Start the workers of the next ``steps`` now, which read the first batches meanwhile."""
+        if self._begun is None and self.ahead:
+            with suppress(DataError):  # ``steps`` tries again, where all ranks stop together
+                # Of a copy, so that no circle of references keeps workers that nobody asks for.
+                self._begun = replace(self)._items()
 
     def steps(self) -> Iterator[Step]:
         """All batches, as steps of one batch each.
@@ -124,6 +139,13 @@ class EvalStream:
         Raises:
             DataError: a shard cannot be read.
         """
+        items, self._begun = self._begun or self._items(), None
+        for item in items:
+            if isinstance(item, Lost):
+                raise item.error
+            yield _step(item, self.batch)
+
+    def _items(self) -> Iterator[Loaded | Lost]:
         num = self.dataset.num_samples if self.samples is None else len(self.samples)
         num_batches = -(-num // (self.batch * self.world_size))
 
@@ -138,10 +160,7 @@ class EvalStream:
         reader = StepReader(
             self.dataset, requests, lambda size: self.transform, self.reading, self.cache
         )
-        for item in load(reader, self.reading, num_batches, self.batch):
-            if isinstance(item, Lost):
-                raise item.error
-            yield _step(item, self.batch)
+        return load(reader, self.reading, num_batches, self.batch)
 
 
 def _step(loaded: Loaded, size: int) -> Step:

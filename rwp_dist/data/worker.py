@@ -91,8 +91,21 @@ class Lost(NamedTuple):
     error: RwpError
 
 
+class ItemReader(IterableDataset[Loaded | Lost]):
+    """What workers read, each its own part."""
+
+    def __iter__(self) -> Iterator[Loaded | Lost]:
+        info = get_worker_info()
+        assert info is not None, "only a DataLoader's workers iterate over it"
+        return self.items(info.id, info.num_workers)
+
+    def items(self, worker: int, workers: int) -> Iterator[Loaded | Lost]:
+        """Those of one of so many workers: items ``worker``, ``worker + workers``, ..."""
+        raise NotImplementedError
+
+
 @dataclass(eq=False)
-class StepReader(IterableDataset[Loaded | Lost]):
+class StepReader(ItemReader):
     """Reads the requests of this worker, one after the other."""
 
     dataset: Dataset
@@ -104,11 +117,6 @@ class StepReader(IterableDataset[Loaded | Lost]):
     """For remote shards."""
     upcoming: Callable[[int], list[int]] | None = None
     """From a step to the shards that it and the following ones need, soonest first."""
-
-    def __iter__(self) -> Iterator[Loaded | Lost]:
-        info = get_worker_info()
-        assert info is not None, "only a DataLoader's workers iterate over it"
-        return self.items(info.id, info.num_workers)
 
     def items(self, worker: int, workers: int) -> Iterator[Loaded | Lost]:
         """Those of one of so many workers."""

@@ -24,6 +24,8 @@ class Asked:
     """Draws of noise for each deviation."""
     bits: tuple[int, ...] = ()
     """Bits of one weight."""
+    per_class: bool = False
+    """Whether the clean network's answers are counted by class."""
 
     @property
     def num_passes(self) -> int:
@@ -32,7 +34,9 @@ class Asked:
         return 1 + images + len(self.weight_noise) * self.draws + len(self.bits)
 
 
-def parse_asked(corruptions: str, weight_noise: str, draws: int, bits: str) -> Asked:
+def parse_asked(
+    corruptions: str, weight_noise: str, draws: int, bits: str, *, per_class: bool = False
+) -> Asked:
     """What the options of the command line say; values are separated by commas.
 
     Raises:
@@ -52,7 +56,7 @@ def parse_asked(corruptions: str, weight_noise: str, draws: int, bits: str) -> A
 
     noise = _numbers(weight_noise, float, "--weight-noise", sound, "numbers above 0, as 0.01,0.02")
     widths = _numbers(bits, int, "--bits", lambda b: 2 <= b <= 16, "numbers from 2 to 16, as 8,6,4")
-    return Asked(names, noise, draws, widths)
+    return Asked(names, noise, draws, widths, per_class)
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -10,33 +10,44 @@ from rwp_dist.base.errors import RunDirError
 from rwp_dist.config import Affects, Settings, load_settings
 from rwp_dist.evaluation.corruptions import CORRUPTIONS, STRENGTHS
 from rwp_dist.evaluation.measure import METRICS, Numbers
+from rwp_dist.evaluation.other_data import OtherData
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.identity import differences, settings_identity
 
 NAME = "evaluation"
+OTHER = "other_data"
+"""Key of a subject that is another data set than the run's own evaluation samples."""
 
 
-def keep(run_dir: RunDir, subject: dict[str, str], numbers: Numbers) -> None:
-    """Write ``measured/evaluation.json``.
+def keep(
+    run_dir: RunDir, subject: dict[str, str], numbers: Numbers, other: OtherData | None = None
+) -> None:
+    """Write ``measured/evaluation.json``; for another data set, ``measured/evaluation-KEY.json``.
 
-    Numbers of other conditions that are there stay if they are of the same subject.
+    Numbers of other conditions that are there stay if they are of the same subject. Names of those
+    on another data set begin with its key: ``imagenet-a@3f2a91.top1``.
 
     Args:
         run_dir: the run.
         subject: what was evaluated, see ``subject_of``.
         numbers: by name.
+        other: the other data set.
 
     Raises:
         RunDirError: it cannot be written.
     """
-    earlier = run_dir.read_measurement(NAME) or {}
+    name, prefix = (NAME, "") if other is None else (f"{NAME}-{other.key}", f"{other.key}.")
+    subject |= {} if other is None else {OTHER: other.key}
+    earlier = run_dir.read_measurement(name) or {}
     known = earlier.get("numbers", {}) if earlier.get("subject") == subject else {}
+    known = {key.removeprefix(prefix): value for key, value in known.items()}
     anew = {name.rpartition(".")[0] for name in numbers}
     known = {name: known[name] for name in known if name.rpartition(".")[0] not in anew}
     # A network that its noise has broken has a loss of nan, of which JSON knows nothing.
     known |= {name: value for name, value in numbers.items() if math.isfinite(value)}
+    known = {prefix + key: value for key, value in (known | means_of(known)).items()}
     try:
-        run_dir.write_measurement(NAME, {"subject": subject, "numbers": known | means_of(known)})
+        run_dir.write_measurement(name, {"subject": subject, "numbers": known})
     except OSError as error:
         raise RunDirError(
             f"{run_dir.measured}: cannot be written ({error.strerror})",

@@ -4,16 +4,36 @@ from rwp_dist.base.text import DASH, table
 from rwp_dist.evaluation.asked import Asked
 from rwp_dist.evaluation.corruptions import CORRUPTIONS, STRENGTHS
 from rwp_dist.evaluation.measure import Numbers
+from rwp_dist.evaluation.other_data import OtherData
 
 DECIMALS = {"top1": 2, "nll": 4, "ece": 2}
 
 
-def line(numbers: Numbers, num_samples: int) -> str:
-    """The clean network: ``top-1 96.11 %  top-5 99.75 %  NLL 0.1432  ECE 1.20 %  (797 images)``."""
-    return (
+def line(numbers: Numbers, num_samples: int, other: OtherData | None = None) -> str:
+    """The clean network: ``top-1 96.11 %  top-5 99.75 %  NLL 0.1432  ECE 1.20 %  (797 images)``.
+
+    On another data set, also its key, and how many classes are possible answers.
+    """
+    told = (
         f"top-1 {numbers['top1']:.2f} %  top-5 {numbers['top5']:.2f} %  "
-        f"NLL {numbers['nll']:.4f}  ECE {numbers['ece']:.2f} %  ({num_samples:,} images)"
+        f"NLL {numbers['nll']:.4f}  ECE {numbers['ece']:.2f} %  ({num_samples:,} images"
     )
+    if other is None:
+        return f"{told})"
+    choices, outputs = len(other.choices), other.num_outputs
+    among = "" if choices == outputs else f" of {choices:,} classes"
+    without = f", {other.num_left_out:,} without a right class" if other.num_left_out else ""
+    return f"{other.key}: {told}{among}{without})"
+
+
+def beside(numbers: Numbers) -> list[str]:
+    """Lines for the weights that are not the run's result, if it has an average of them."""
+    return [
+        f"  {title} weights: top-1 {numbers[f'{name}.top1']:.2f} %  "
+        f"NLL {numbers[f'{name}.nll']:.4f}  ECE {numbers[f'{name}.ece']:.2f} %"
+        for name, title in (("trained", "trained"), ("average", "averaged"))
+        if f"{name}.top1" in numbers
+    ]
 
 
 def tables(numbers: Numbers, asked: Asked) -> list[str]:

@@ -1,5 +1,6 @@
 """Which checkpoints are evaluated. Imports no torch."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ class Target(NamedTuple):
 
 
 def find_targets(
-    words: Sequence[str], checkpoint: Path | None
+    words: Sequence[str], checkpoint: Path | None, data: str | None = None
 ) -> tuple[list[Target], dict[Path, str]]:
     """One for each run, and why others in the folders are left out.
 
@@ -28,16 +29,20 @@ def find_targets(
     Args:
         words: run directories, folders that have some at any depth, and overrides of settings.
         checkpoint: a file of the only run; None: each run's newest.
+        data: other evaluation shards; None: each run's own.
 
     Raises:
         ConfigError: no run is named, several for one checkpoint, or settings are wrong.
         RwpError: a folder has no run, or a run has no checkpoint.
     """
     overrides = [word for word in words if is_override(word)]
+    named = set(overrides)
+    if data is not None:
+        overrides.append(f"data.val={json.dumps(data)}")
     runs: dict[Path, RunDir] = {}
     left_out: dict[Path, str] = {}
     unreadable: dict[Path, str] = {}
-    for path in (Path(word) for word in words if word not in overrides):
+    for path in (Path(word) for word in words if word not in named):
         folders = run_directories(path, unreadable)
         found = [run for run in map(RunDir, folders) if run.config.is_file()]
         if not found:
@@ -62,6 +67,26 @@ def find_targets(
     ]
     left_out = {path: why for path, why in left_out.items() if path.resolve() not in runs}
     return targets, left_out | unreadable
+
+
+def find_target(run: str, overrides: Sequence[str], checkpoint: Path | None) -> Target:
+    """The one run that is meant.
+
+    Args:
+        run: its directory, or a folder with no other.
+        overrides: of its settings.
+        checkpoint: a file of it; None: its newest.
+
+    Raises:
+        ConfigError: there are several, or settings are wrong.
+        RwpError: there is no run, or it has no checkpoint.
+    """
+    targets, _ = find_targets([run, *overrides], checkpoint)
+    if len(targets) > 1:
+        raise ConfigError(
+            f"{run}: here are {len(targets)} runs", cure=f"name one, such as {targets[0].run.path}"
+        )
+    return targets[0]
 
 
 def unfinished(run: RunDir) -> str | None:

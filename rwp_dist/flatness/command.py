@@ -11,7 +11,7 @@ import torch.distributed as dist
 from rwp_dist.base import disk
 from rwp_dist.base.errors import RwpError
 from rwp_dist.base.files import write_bytes, write_json
-from rwp_dist.compare.fonts import fonts_for
+from rwp_dist.base.fonts import fonts_for
 from rwp_dist.compare.pictures import metadata_of
 from rwp_dist.compare.rows import make_rows
 from rwp_dist.compare.runs import collect

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rwp_dist.base.fonts import plain
 from rwp_dist.compare.estimates import estimate
-from rwp_dist.compare.fonts import plain
 from rwp_dist.compare.plot import GREY, STYLES, WIDTH, make_styles
 from rwp_dist.compare.rows import Row
 from rwp_dist.flatness.measured import Measured, Values

@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rwp_dist.compare.fonts import fonts_for
+from rwp_dist.base.fonts import fonts_for
 from rwp_dist.compare.plot import GREY, STYLES, WIDTH
 from rwp_dist.plan.forecast import Cluster, Forecast, step_of
 from rwp_dist.plan.model import StepTime

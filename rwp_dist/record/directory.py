@@ -17,6 +17,8 @@
         wandb_lock         held by the process that sends this run to W&B
         checkpoints/       what a run resumes from
         measured/          of the finished network: a JSON file for each command that measured
+        per_class/         accuracy by class and what is confused: JSON, tables and a picture for
+                           ``val`` and for each other data set that it was evaluated on
         profile/           traces of a few steps, if ``profile`` is on
         lock               held by the process that trains here
         logs/              output of the job, and of the ranks in a folder for each attempt
@@ -114,6 +116,7 @@ class RunDir:
         self.begun = self.path / "begun.tsv"
         self.checkpoints = self.path / "checkpoints"
         self.measured = self.path / "measured"
+        self.per_class = self.path / "per_class"
         self.logs = self.path / "logs"
         self.job = self.path / "job.json"
         self.submitted = self.path / "submitted.yaml"

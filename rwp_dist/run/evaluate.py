@@ -13,9 +13,12 @@ from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import BadRecord, Batch, Step
 from rwp_dist.process.group import gathered_on_main, same_on_all_ranks
+from rwp_dist.record.directory import RunDir
 from rwp_dist.run.checkpoint import read_checkpoint, saved_tensors
 from rwp_dist.run.models import build_model
 from rwp_dist.run.parts import Parts, weights_to_evaluate
+from rwp_dist.run.per_class import Confusion, PerClass, class_names
+from rwp_dist.run.per_class_files import write_per_class
 from rwp_dist.run.task import NUM_BINS, Classification, calibration_error
 
 LogitsOf = Callable[[Tensor], Tensor]
@@ -50,7 +53,11 @@ def evaluating_mode(model: nn.Module) -> Iterator[None]:
 
 
 def evaluate(
-    logits_of: LogitsOf, steps: Iterable[Step], device: torch.device, task: Classification
+    logits_of: LogitsOf,
+    steps: Iterable[Step],
+    device: torch.device,
+    task: Classification,
+    confusion: Confusion | None = None,
 ) -> tuple[dict[str, float], list[BadRecord]]:
     """Mean loss and metrics (percent) over all ranks' samples that could be read. A collective.
 
@@ -59,6 +66,7 @@ def evaluate(
         steps: this rank's share, one batch each; all ranks have the same number.
         device: where to compute.
         task: loss and metrics.
+        confusion: counts the answers by class, if they are asked for.
 
     Returns:
         ``loss``, which is the NLL because labels are not smoothed here; the task's metrics;
@@ -78,6 +86,8 @@ def evaluate(
             logits = logits_of(batch.images)
             sums[:-1] += _sums(logits, batch, task)
             calibration += task.calibration(logits, batch.labels, batch.weights)
+            if confusion is not None:
+                confusion.add(logits, batch.labels, batch.weights)
             bad += step.bad
     sums[-1] = len(bad)
     dist.all_reduce(sums)
@@ -161,9 +171,11 @@ def _evaluated(parts: Parts, others: Mapping[str, Tensor]) -> Iterator[None]:
     clean.ensure_clean()
 
 
-def evaluate_parts(parts: Parts) -> tuple[dict[str, float], list[BadRecord]]:
+def evaluate_parts(
+    parts: Parts, confusion: Confusion | None = None
+) -> tuple[dict[str, float], list[BadRecord]]:
     """``evaluate`` on all evaluation samples, inside ``clean_network``. A collective."""
-    return _evaluate_weights(parts, _extra_weights(parts))
+    return _evaluate_weights(parts, _extra_weights(parts), confusion)
 
 
 def evaluate_beside(parts: Parts, done: int) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -191,7 +203,7 @@ def evaluate_beside(parts: Parts, done: int) -> tuple[dict[str, float], dict[str
 
 
 def _evaluate_weights(
-    parts: Parts, others: Mapping[str, Tensor]
+    parts: Parts, others: Mapping[str, Tensor], confusion: Confusion | None = None
 ) -> tuple[dict[str, float], list[BadRecord]]:
     with evaluating_mode(parts.engine.module), _evaluated(parts, others):
         return evaluate(
@@ -199,7 +211,62 @@ def _evaluate_weights(
             parts.val.steps(),
             parts.device,
             parts.task,
+            confusion,
         )
+
+
+def evaluate_run(parts: Parts, done: int) -> tuple[dict[str, float], list[BadRecord]]:
+    """``evaluate_parts``; answers by class go to the run directory, if they are asked for.
+
+    Args:
+        parts: of the run.
+        done: updates so far.
+
+    Raises:
+        RwpError: a rank cannot have a shard, or the run directory cannot be written; on all ranks.
+    """
+    settings = parts.settings
+    if not settings.evaluation.per_class:
+        return evaluate_parts(parts)
+    confusion = Confusion(settings.model.num_classes, parts.device)
+    found = evaluate_parts(parts, confusion)
+    counts = confusion.counts()
+    with same_on_all_ranks():
+        if dist.get_rank() == 0:
+            assert settings.run.dir is not None, "load_settings has filled it in"
+            names = class_names(parts.classes.names if parts.classes else None, len(counts))
+            answers, last = PerClass(names, counts), done == parts.timeline.total_steps
+            write_per_class(RunDir(settings.run.dir), "val", answers, {"step": done}, picture=last)
+    return found
+
+
+def load_beside(settings: Settings, path: Path, device: torch.device) -> dict[str, nn.Module]:
+    """The network with the weights of a checkpoint that are not its result, by their name.
+
+    ``trained`` if an average of the weights is the result, ``average`` if it is kept beside the
+    trained ones. Empty if there is no average, or the checkpoint lacks the BatchNorm statistics
+    that belong to these weights, because it was not evaluated.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint, or not one of this network.
+    """
+    state = read_checkpoint(path)
+    parts = state["parts"].values()
+    average = {name: w for part in parts for name, w in part.get("beside", {}).items()}
+    if not average and not weights_to_evaluate(parts):
+        return {}
+    model = load_network(settings, path, device)
+    buffers = dict(model.named_buffers())
+    saved = state["parts"].get("evaluation", {}).get("buffers_beside", {})
+    if not saved.keys() >= buffers.keys():
+        return {}
+    weights = average or state["weights"]
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            param.copy_(weights.get(name, state["weights"][name]))
+        for name, buffer in buffers.items():
+            buffer.copy_(saved[name])
+    return {"average" if average else "trained": model}
 
 
 def load_network(settings: Settings, path: Path, device: torch.device) -> nn.Module:

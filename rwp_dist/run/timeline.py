@@ -136,7 +136,10 @@ class Timeline:
 
         0 epochs: at the end only. Less than a step's worth of an epoch: after every step.
         """
-        if steps_done == self.total_steps:
-            return True
-        every = max(round(every_epochs * self.steps_per_epoch), 1)
-        return every_epochs > 0 and steps_done % every == 0
+        return self.steps_until(every_epochs, steps_done - 1) == 1
+
+    def steps_until(self, every_epochs: float, steps_done: int) -> int:
+        """How many steps after ``steps_done`` it is due next, 1 or more."""
+        every = max(round(every_epochs * self.steps_per_epoch), 1) if every_epochs else 0
+        rest = self.total_steps - steps_done
+        return min(rest, every - steps_done % every) if every else rest

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from support.comparisons import make
 
+from rwp_dist.base.fonts import fonts_for
 from rwp_dist.base.text import visible, width
 from rwp_dist.compare import compare, comparison_of
-from rwp_dist.compare.fonts import fonts_for
 from rwp_dist.compare.table import markdown_text
 
 NAMES = (

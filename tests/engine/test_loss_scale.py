@@ -29,7 +29,7 @@ def test_the_scale_is_that_of_torchs_grad_scaler(applied, monkeypatch):
         param.grad = torch.full((), 1.0 if finite else float("nan"))
         theirs.step(optimizer)
         theirs.update()
-        ours.after_step(torch.tensor(finite) if applied else finite)
+        ours.after_step(step, torch.tensor(finite) if applied else finite)
         assert float(ours.scaled(torch.ones(()))) == theirs.get_scale(), step
 
 

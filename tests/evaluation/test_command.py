@@ -218,6 +218,30 @@ def test_an_interrupted_run_that_is_named_is_evaluated_and_said_to_be_one(val, t
     assert f"{run.path} is interrupted: its newest checkpoint is evaluated" in result.stderr
 
 
+@pytest.mark.parametrize("result", ["average", "trained"])
+def test_weights_beside_the_result_have_numbers_of_their_own(result, run):
+    settings = load_settings(run.config)
+    alone = {}
+    for name, seed in (("trained", 0), ("average", 1)):
+        write_checkpoint(run, load_settings(run.config, [f"run.seed={seed}"]))
+        command(run.path)
+        alone[name] = numbers_of(run)
+    average = torch.load(run.newest_checkpoint(), weights_only=True)
+    key = "weights" if result == "average" else "beside"
+    parts = {"average": {key: average["weights"]}}
+    write_checkpoint(run, settings, parts=parts)
+    assert "weights:" not in command(run.path)  # its BatchNorm statistics are not known
+    parts["evaluation"] = {"top1": 1.0, "buffers_beside": average["buffers"]}
+    write_checkpoint(run, settings, parts=parts)
+    other = {"average": "trained", "trained": "average"}[result]
+    title = "trained weights" if other == "trained" else "averaged weights"
+    line = command(run.path).splitlines()[1]
+    assert line.startswith(f"  {title}: top-1 {alone[other]['top1']:.2f} %  NLL ")
+    numbers = numbers_of(run)
+    assert numbers["nll"] == alone[result]["nll"] != alone[other]["nll"]
+    assert numbers[f"{other}.nll"] == alone[other]["nll"]
+
+
 def test_settings_alone_are_no_run():
     result = CliRunner().invoke(main, ["evaluate", "run.device=cpu"])
     assert (result.exit_code, result.stderr) == (

@@ -45,6 +45,8 @@ def test_something_is_due_after_the_nearest_whole_step_and_at_the_end(
 ) -> None:
     timeline = Timeline.of(load_settings(None, ["schedule.steps=12"]), steps_per_epoch=4)
     assert {step for step in range(1, 13) if timeline.is_due(every_epochs, step)} == due
+    for step in range(12):
+        assert timeline.steps_until(every_epochs, step) == min(d for d in due if d > step) - step
 
 
 # --- learning rate ---

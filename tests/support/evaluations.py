@@ -46,13 +46,13 @@ def write_checkpoint(run_dir, settings, step=1, parts=None):
     torch.save(state, run_dir.checkpoints / f"step-{step:08d}.pt")
 
 
-def evaluated(settings, asked=None, checkpoint=None):
+def evaluated(settings, asked=None, checkpoint=None, **other):
     """What the command prints on this rank, which is in a group already."""
     multiprocessing.current_process()._config["daemon"] = False  # so that it may have workers
     run_dir = RunDir(settings.run.dir)
     target = Target(run_dir, settings, checkpoint or run_dir.newest_checkpoint())
     with redirect_stdout(StringIO()) as printed:
-        evaluate_runs([target], asked or Asked(), torch.device("cpu"))
+        evaluate_runs([target], asked or Asked(), torch.device("cpu"), **other)
     return printed.getvalue().rstrip()
 
 

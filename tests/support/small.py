@@ -56,6 +56,10 @@ class MemoryEval:
 
     def __init__(self, samples: Samples, batch: int, rank: int, world_size: int):
         self.samples, self.share = samples, (batch, rank, world_size)
+        self.ahead = 0
+
+    def begin(self) -> None:
+        """Nothing: all images are in memory."""
 
     def steps(self) -> Iterator[Step]:
         for rows, weights in evaluation_rows(len(self.samples.labels), *self.share):
