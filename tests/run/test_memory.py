@@ -234,7 +234,8 @@ def test_the_first_stage_that_fits_is_chosen() -> None:
     for too_little in (need(1) - 1, 1.0):
         assert memory.with_zero_stage(settings, split, too_little).deepspeed.zero_stage == 2
     assert memory.with_zero_stage(settings, split, None).deepspeed.zero_stage == 0
-    for whole in ("engine.name=ddp", f"optimizer.name={__name__}:by_norm"):
+    for_ddp = ("engine.name=ddp", "precision=fp16", "optimizer.clip_agc=0.1")
+    for whole in (*for_ddp, f"optimizer.name={__name__}:by_norm", "optimizer.name=lars"):
         asked = settings_of(*told, whole)
         assert memory.with_zero_stage(asked, split, 1.0).deepspeed.zero_stage == 0
     alone = split_batch(settings, 1)

@@ -113,7 +113,7 @@ def test_what_looks_at_whole_parameters_is_refused_under_zero(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "stages"), [("lamb", (0,)), ("lars", (0,)), ("lion", (0, 1, 2))], ids=str
+    ("name", "stages"), [("lamb", (0,)), ("lars", (0,)), ("lion", (0, 1, 2, 3))], ids=str
 )
 def test_an_optimizer_of_timm_resumes_exactly(name, stages, tmp_path):
     more = (f"optimizer.name={name}", "optimizer.lr=0.01", "optimizer.no_decay=['ndim<2']")
