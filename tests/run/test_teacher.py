@@ -139,6 +139,15 @@ def train_one(words):
     train(load_settings(None, words))
 
 
+def test_a_run_whose_labels_mean_something_else_is_refused(digits, tmp_path):
+    run_ranks(train_one, 1, overrides(digits, f"run.dir={tmp_path}/run"))
+    settings = load_settings(None, overrides(digits, f"loss.teacher={tmp_path}/run"))
+    names = tuple("abcdefghij")
+    Teacher(settings, CPU, Classes(10, None, "here"))
+    with pytest.raises(DataError, match="labels do not mean the same: 0 is"):
+        Teacher(settings, CPU, Classes(10, names, "here"))
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("more", "told"),
@@ -172,14 +181,6 @@ class TestRefused:
         settings = load_settings(None, overrides(digits, f"loss.teacher={tmp_path}"))
         with pytest.raises(ConfigError, match=r"trained with model\.num_classes=12, and this run"):
             Teacher(settings, CPU)
-
-    def test_a_run_whose_labels_mean_something_else(self, digits, tmp_path):
-        run_ranks(train_one, 1, overrides(digits, f"run.dir={tmp_path}/run"))
-        settings = load_settings(None, overrides(digits, f"loss.teacher={tmp_path}/run"))
-        names = tuple("abcdefghij")
-        Teacher(settings, CPU, Classes(10, None, "here"))
-        with pytest.raises(DataError, match="labels do not mean the same: 0 is"):
-            Teacher(settings, CPU, Classes(10, names, "here"))
 
     def test_one_that_does_not_take_a_size_of_the_run(self, tmp_path, digits):
         settings = of_file(
