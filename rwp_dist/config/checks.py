@@ -6,6 +6,7 @@ from math import gcd, isfinite
 from typing import Any
 
 from rwp_dist.config.tree import Settings
+from rwp_dist.config.types import MOST_CONFUSED
 from rwp_dist.perturb.methods import METHODS
 
 
@@ -51,6 +52,12 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             ("run.compile", "deepspeed.zero_stage"),
             "stage 3 gathers the weights of each layer during a pass, which one graph cannot",
             "set it to false, or deepspeed.zero_stage to 2",
+        )
+    if s.evaluation.per_class and s.model.num_classes > MOST_CONFUSED:
+        yield Conflict(
+            ("evaluation.per_class", "model.num_classes"),
+            f"a confusion matrix has at most {MOST_CONFUSED:,} classes",
+            "set it to false",
         )
     if s.engine.name == "ddp" and s.deepspeed.zero_stage not in (0, "auto"):
         yield Conflict(
