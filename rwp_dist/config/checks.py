@@ -9,7 +9,7 @@ from rwp_dist.config.change import is_changeable
 from rwp_dist.config.engines import for_ddp_alone, names_deepspeed
 from rwp_dist.config.keys import setting_of
 from rwp_dist.config.tree import LOSSES, OPTIMIZERS, SCHEDULES, Settings
-from rwp_dist.config.types import Affects
+from rwp_dist.config.types import MOST_CONFUSED, Affects
 from rwp_dist.perturb.methods import METHODS
 
 
@@ -88,6 +88,12 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             ("average.name", "deepspeed.zero_stage"),
             "stage 3 leaves each rank a share of the weights only",
             "set it to none, or deepspeed.zero_stage to 2",
+        )
+    if s.evaluation.per_class and s.model.num_classes > MOST_CONFUSED:
+        yield Conflict(
+            ("evaluation.per_class", "model.num_classes"),
+            f"a confusion matrix has at most {MOST_CONFUSED:,} classes",
+            "set it to false",
         )
     if s.engine.name == "ddp" and s.deepspeed.zero_stage not in (0, "auto"):
         yield Conflict(

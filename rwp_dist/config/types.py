@@ -17,6 +17,9 @@ from rwp_dist.base.files import expand_home
 from rwp_dist.base.named import is_named
 from rwp_dist.base.urls import is_address
 
+MOST_CONFUSED = 5000
+"""Classes of a confusion matrix, which has a number for each two of them."""
+
 
 class Affects(Enum):
     """What another value of a setting changes. A setting without this tag affects the result."""

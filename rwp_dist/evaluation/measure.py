@@ -10,7 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings
+from rwp_dist.config.types import MOST_CONFUSED
 from rwp_dist.data.batch import BadRecord, Step
 from rwp_dist.data.classes import Classes
 from rwp_dist.data.image import Normalise
@@ -128,6 +130,13 @@ class Measurement:
         names = self._names
         if self.other is not None:
             names = [names[choice] for choice in self.other.choices]
+        if len(names) > MOST_CONFUSED:
+            raise ConfigError(
+                f"a confusion matrix has at most {MOST_CONFUSED:,} classes, and here are "
+                f"{len(names):,}",
+                key="--per-class",
+                cure="leave it out, or name fewer classes by --classes",
+            )
         confusion = Confusion(len(names), self._device)
         numbers = self._pass(confusion=confusion)
         self.per_class = PerClass(names, confusion.counts())

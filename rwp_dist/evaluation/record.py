@@ -37,7 +37,7 @@ def keep(
         RunDirError: it cannot be written.
     """
     name, prefix = (NAME, "") if other is None else (f"{NAME}-{other.key}", f"{other.key}.")
-    subject |= {} if other is None else {OTHER: other.key}
+    subject = subject if other is None else subject | {OTHER: other.key}
     earlier = run_dir.read_measurement(name) or {}
     known = earlier.get("numbers", {}) if earlier.get("subject") == subject else {}
     known = {key.removeprefix(prefix): value for key, value in known.items()}

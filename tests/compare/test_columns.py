@@ -156,3 +156,19 @@ def test_what_was_measured_on_other_data_or_settings_is_left_out_and_named(
     rows = numbers(tmp_path)
     assert rows["sgd"]["columns"]["ece"]["mean"] == pytest.approx((0.5 + 0.0353) / 2)
     assert rows["m-rwp"]["columns"]["ece"]["mean"] == pytest.approx(0.0113)
+
+
+def test_numbers_on_another_data_set_that_was_asked_for_have_its_name(
+    folder: Path, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        subject = {"checkpoint": "a", "crc32": "b", "data": "f" * 64, "other_data": "a@123456"}
+        measured = {"subject": subject, "numbers": {"a@123456.top1": 10.0 + seed}}
+        RunDir(folder / f"sgd-{seed}").write_measurement("evaluation-a@123456", measured)
+    text = compare([folder], tmp_path, columns=["a@123456.top1"])
+    assert "left out" not in text
+    assert split(text.splitlines()[0])[-1] == "a@123456"
+    assert split(text.splitlines()[3])[-1] == "10.50 ± 0.71"
+    wrong = r"no run has a number a.top1; did you mean .*a@123456.top1"
+    with pytest.raises(ConfigError, match=wrong):
+        compare([folder], tmp_path, columns=["a.top1"])

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from support.ranks import run_ranks
 
-from rwp_dist.base.errors import RunDirError
+from rwp_dist.base.errors import RunDirError, SettingsError
 from rwp_dist.config import load_settings
 from rwp_dist.process.group import process_group
 from rwp_dist.record.directory import RunDir
@@ -123,3 +123,8 @@ def test_training_counts_all_samples_of_all_ranks(tmp_path):
         "val.json",
         "val.png",
     ]
+
+
+def test_a_matrix_that_would_not_fit_is_refused_before_torch_is_loaded():
+    with pytest.raises(SettingsError, match=r"per_class: a confusion matrix has at most 5,000"):
+        load_settings(None, ["model.num_classes=5001", "evaluation.per_class=true"])
