@@ -278,11 +278,10 @@ def _data(settings: Settings) -> tuple[str, ...]:
 
 
 def _local_data(settings: Settings) -> Iterator[str]:
-    teacher = settings.loss.teacher
-    for path in (*_data(settings), *([teacher] if teacher else [])):
+    for path in _data(settings):
         if not scheme_of(path):
             # A pattern of files, or a folder.
             yield str(Path(path).parent if "{" in path or path.endswith(".tar") else path)
-    init = settings.model.init
-    if init and not init.startswith(LIBRARIES) and not scheme_of(init):
-        yield init
+    for weights in (settings.model.init, settings.loss.teacher):
+        if weights and not weights.startswith(LIBRARIES) and not scheme_of(weights):
+            yield weights

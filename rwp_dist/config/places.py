@@ -7,7 +7,7 @@ from rwp_dist.base import disk
 from rwp_dist.base.errors import ConfigError, DataError, RunDirError, RwpError
 from rwp_dist.base.urls import local_path
 from rwp_dist.config.tree import Settings
-from rwp_dist.config.types import ABSOLUTE
+from rwp_dist.config.types import ABSOLUTE, LIBRARIES
 
 
 def with_absolute_paths(settings: Settings) -> Settings:
@@ -40,7 +40,8 @@ def _places(settings: Settings) -> Iterator[tuple[str, Path]]:
     yield "run.dir", Path(str(settings.run.dir))
     train = [("data.mix", place) for place in d.mix] or [("data.train", d.train)]
     named = [*train, ("data.val", d.val)]
-    if teacher := settings.loss.teacher:
+    teacher = settings.loss.teacher
+    if teacher and not teacher.startswith(LIBRARIES):
         named.append(("loss.teacher", teacher))
     local = [(key, path) for key, place in named if (path := local_path(place)) is not None]
     yield from local

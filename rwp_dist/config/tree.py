@@ -304,13 +304,14 @@ class Loss(Section):
     sum_classes: Flag = False
     """Sum bce over the classes; its gradient is num_classes times larger. false: their mean."""
 
-    teacher: Annotated[Place | None, Affects.PLACE] = None
-    """Distil from a frozen network: a run's directory, of which the newest checkpoint counts, or a
-    file that torch.save wrote of the weights of ``teacher_model``. null: none."""
+    teacher: Annotated[WeightsPlace | None, Affects.PLACE] = None
+    """Distil from a frozen network: a run's directory, of which the newest checkpoint counts; or
+    weights for ``teacher_model``, as ``model.init`` takes them: a file, ``torchvision:DEFAULT`` or
+    ``timm:NAME``. null: none."""
 
     teacher_model: str | None = None
-    """Network that the file of weights is of, named as ``model.name`` is. null: the teacher is a
-    run, which knows."""
+    """Network that the weights are of, named as ``model.name`` is. null: the teacher is a run, or
+    timm's, which know it."""
 
     temperature: PositiveFloat = 1.0
     """Divides the logits of both networks in the teacher's term (Hinton et al. 2015)."""

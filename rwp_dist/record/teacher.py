@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.base.urls import local_path
-from rwp_dist.config import Settings
+from rwp_dist.config import LIBRARIES, Settings
 from rwp_dist.record.directory import RunDir
 
 NO_TEACHER = "none"
@@ -18,13 +18,21 @@ PIECE_BYTES = 2**24
 def teacher_file(settings: Settings) -> Path | None:
     """The file of the teacher's weights; of a run's directory its newest checkpoint.
 
-    None: there is no teacher.
+    None: there is no teacher, or a library has its weights.
 
     Raises:
         ConfigError: there is no such file, or it is not known what network it is of.
     """
     place, model = settings.loss.teacher, settings.loss.teacher_model
     if place is None:
+        return None
+    if place.startswith(LIBRARIES):
+        if model is None and place.startswith(LIBRARIES[0]):
+            raise ConfigError(
+                f"{place} does not say what network it is of",
+                key="loss.teacher",
+                cure="set loss.teacher_model to its name, such as resnet50",
+            )
         return None
     path = local_path(place)
     if path is None or not path.exists():
@@ -69,7 +77,8 @@ def teacher_identity(settings: Settings) -> dict[str, str]:
     """
     path = teacher_file(settings)
     if path is None:
-        return {}
+        place = settings.loss.teacher
+        return {} if place is None else {"loss.teacher.id": place}
     try:
         with path.open("rb") as file:
             digest = hashlib.sha256()

@@ -1,24 +1,22 @@
 """The frozen network that a run distils from (``loss.teacher``)."""
 
-import pickle
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rwp_dist.base.errors import CheckpointError, ConfigError
+from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings, load_settings
 from rwp_dist.data.classes import Classes
 from rwp_dist.data.image import Normalise
+from rwp_dist.engine.precision import autocast
 from rwp_dist.record.teacher import teacher_file
 from rwp_dist.run.checkpoint import read_checkpoint
 from rwp_dist.run.evaluate import load_network
-from rwp_dist.run.models import build_model
+from rwp_dist.run.fitting import fit_weights
+from rwp_dist.run.initial import find_weights
+from rwp_dist.run.models import TIMM, build_model
 from rwp_dist.run.trial import try_network
-
-WRAPPERS = ("state_dict", "model", "weights")
-"""Keys below which files of weights have them, if not at the top."""
 
 
 class Teacher:
@@ -34,30 +32,27 @@ class Teacher:
         self, settings: Settings, device: torch.device, classes: Classes | None = None
     ) -> None:
         """``classes``: of the run's training data, if they are known."""
-        path = teacher_file(settings)
-        assert path is not None, "asked for only if there is one"
         own = teacher_settings(settings)
         _check_fit(settings, own)
-        if settings.loss.teacher_model is None:
+        if own.model.init is None:
+            path = teacher_file(settings)
+            assert path is not None, "it is a run, which has a file"
             model = load_network(own, path, device)
             kept = read_checkpoint(path)["parts"].get("history", {}).get("classes")
             if kept is not None and classes is not None:
                 Classes.from_state(kept).joined(classes)
         else:
             model = build_model(own, device)
-            _load(model, path, own.model.name)
+            _load(model, own)
         self._model = model.eval().requires_grad_(False)
         sizes = settings.data.train_sizes
         try_network(self._model, settings.model_copy(update={"model": own.model}), sizes=sizes)
         self._normalise = Normalise(own.data.mean, own.data.std)
-        self._bf16 = settings.precision == "bf16"
+        self._precision = settings.precision
 
     def __call__(self, images: Tensor) -> Tensor:
         """fp32 ``[B, num_classes]`` of images ``[B, C, H, W]``, uint8 or floats in 0..255."""
-        with (
-            torch.no_grad(),
-            torch.autocast(images.device.type, torch.bfloat16, enabled=self._bf16),
-        ):
+        with torch.no_grad(), autocast(images.device, self._precision):
             logits: Tensor = self._model(self._normalise(images))
         return logits.float()
 
@@ -65,13 +60,18 @@ class Teacher:
 def teacher_settings(settings: Settings) -> Settings:
     """Those of the teacher's network and its images: of its run, or the run's own.
 
+    Their ``model.init`` names the weights, unless the teacher is a run.
+
     Raises:
         ConfigError: those of its run cannot be read.
     """
-    name = settings.loss.teacher_model
+    place, name = str(settings.loss.teacher), settings.loss.teacher_model
+    if name is None and place.startswith(TIMM):
+        name = place
     if name is None:
-        return load_settings(Path(str(settings.loss.teacher)) / "config.yaml")
-    model = settings.model.model_copy(update={"name": name, "options": {}})
+        own = load_settings(Path(place) / "config.yaml")
+        return own.model_copy(update={"model": own.model.model_copy(update={"init": None})})
+    model = settings.model.model_copy(update={"name": name, "options": {}, "init": place})
     return settings.model_copy(update={"model": model})
 
 
@@ -88,30 +88,21 @@ def _check_fit(settings: Settings, own: Settings) -> None:
             )
 
 
-def _load(model: nn.Module, path: Path, name: str) -> None:
-    """Load a file of weights.
+def _load(model: nn.Module, own: Settings) -> None:
+    """Give a network all of its weights.
 
     Raises:
-        CheckpointError: it is none.
-        ConfigError: it is one of another network.
+        ConfigError: there are none, or they are those of another network.
     """
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).partition("\n")[0].rstrip(".")
-        raise CheckpointError(
-            f"{path}: cannot be read as weights ({first})",
-            cure="set loss.teacher to a file that torch.save wrote of a state_dict",
-        ) from error
-    for key in WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key] | (state.get("buffers", {}) if key == "weights" else {})
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        found = find_weights(own)
+        fitted = fit_weights(model, found.read())
+    except ConfigError as error:
+        raise ConfigError(error.problem, key="loss.teacher", cure=error.cure) from error
+    if fitted.new:
         raise ConfigError(
-            f"{path} does not fit {name} ({' '.join(lines[1:2] or lines[:1])[:200]})",
+            f"{found.place} does not fit {own.model.name} with {own.model.num_classes} classes "
+            f"({fitted.new[0]} is not in it)",
             key="loss.teacher",
-            cure="name a file of that network with as many classes, or another loss.teacher_model",
-        ) from error
+            cure="name weights of that network with as many classes, or another loss.teacher_model",
+        )

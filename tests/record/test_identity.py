@@ -148,10 +148,10 @@ def test_another_teacher_is_another_run_also_for_a_run_of_a_version_without() ->
     taught = plain | {"loss.teacher": "a.pt", "loss.teacher.id": "1"}
     old = {key: value for key, value in plain.items() if not key.startswith("loss.")}
     for before in (plain, old):
-        assert identity.other_run(identity.changes(before, taught)) == (
+        assert identity.other_run(identity.changes(before, taught), taught) == (
             "loss.teacher.id: none there, 1 here"
         )
-        assert "loss.teacher.id" in identity.other_run(identity.changes(taught, before))
+        assert "loss.teacher.id" in identity.other_run(identity.changes(taught, before), before)
     assert not identity.changes(old, plain)
     moved = taught | {"loss.teacher": "b.pt"}
     assert not identity.changes(taught, moved)
