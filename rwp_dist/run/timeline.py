@@ -51,7 +51,8 @@ class Timeline:
             if lasts > longest:
                 in_epochs = math.floor(1e3 * longest / steps_per_epoch) / 1e3
                 most = in_epochs if given is None else longest
-                rest = f", {cooldown} of them cool-down" if longest < total - 1 else ""
+                is_shared = cooldown and key == "schedule.warmup"
+                rest = f", {cooldown} of them cool-down" if is_shared else ""
                 raise ConfigError(
                     f"lasts {lasts} steps and the whole run {total}{rest} (an epoch has "
                     f"{steps_per_epoch})",
