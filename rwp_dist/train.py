@@ -292,13 +292,13 @@ class Training:
         """Evaluate and save the clean network."""
         spent = self.progress.spent()  # before the evaluation takes its time
         # A checkpoint that is not evaluated has the statistics of its result alone.
-        beside, self.last_eval.beside = (
-            evaluate_beside(self.parts, self.done) if evaluating else ({}, {})
-        )
+        self.last_eval.beside = {}
+        if evaluating:
+            beside, self.last_eval.beside = evaluate_beside(self.parts, self.done)
         with clean_network(self.parts, self.done):
             if evaluating:
                 result, bad = evaluate_run(self.parts, self.done)
-                self.last_eval.result = result | beside
+                self.last_eval.result = {**result, **beside}
                 if self.is_main:
                     list_evaluation(self.run_dir.path, bad)
                 epoch = self.done / self.parts.timeline.steps_per_epoch

@@ -136,7 +136,7 @@ def ends_of(parts):
     beside, _ = evaluate_beside(parts, STEPS)
     with clean_network(parts, STEPS):
         result, _ = evaluate_parts(parts)
-    return everything(parts), result | beside
+    return everything(parts), {**result, **beside}
 
 
 def interrupted_and_not(shards, folder, overrides):

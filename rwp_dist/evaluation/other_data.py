@@ -34,12 +34,12 @@ KEY_DIGITS = 6
 class SeveralRight(Classification):
     """Of an image with several right classes, any of them is a hit.
 
-    Labels are masks ``[B, num_choices]``, True where a class is right. The loss is ``-log`` of the
+    Labels are masks ``[B, num_choices]``, True where a class is right. The NLL is ``-log`` of the
     probability that the right classes have together.
     """
 
-    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        right = logits.masked_fill(~targets, -torch.inf).logsumexp(1)
+    def nll(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        right = logits.masked_fill(~labels, -torch.inf).logsumexp(1)
         return torch.where(weights > 0, logits.logsumexp(1) - right, 0.0)
 
     def hits(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from rwp_dist.base.errors import DataError, RwpError
 from rwp_dist.data.image import Normalise
 from rwp_dist.data.loader import load
 from rwp_dist.data.open import eval_transform_of, reading_of
+from rwp_dist.engine.precision import autocast
 from rwp_dist.data.worker import Lost
 from rwp_dist.evaluation.measure import classes_of_checkpoint
 from rwp_dist.evaluation.targets import Target
@@ -46,7 +47,7 @@ def predict_images(target: Target, paths: Sequence[str], top_k: int, device: tor
         for item in load(reader, reading, reader.num_batches, reader.batch):
             assert not isinstance(item, Lost), "a file is no shard"
             images = normalise(item.images.to(device, non_blocking=True))
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            with autocast(device, settings.precision):
                 logits = model(images).float()
             reasons = {record.sample: record.reason for record in item.bad}
             num_bad += len(reasons)

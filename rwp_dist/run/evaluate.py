@@ -21,6 +21,8 @@ from rwp_dist.run.per_class import Confusion, PerClass, class_names
 from rwp_dist.run.per_class_files import write_per_class
 from rwp_dist.run.task import NUM_BINS, Classification, calibration_error
 
+Result = dict[str, float | None]
+"""Numbers of an evaluation; None: the run does not have it."""
 LogitsOf = Callable[[Tensor], Tensor]
 """uint8 images ``[B, C, H, W]`` on the device to logits ``[B, num_classes]``."""
 
@@ -29,7 +31,7 @@ class LastEvaluation:
     """The newest result, which a checkpoint keeps for the summary of a resumed run."""
 
     def __init__(self) -> None:
-        self.result: dict[str, float] = {}
+        self.result: Result = {}
         self.beside: dict[str, Tensor] = {}
         """Buffers that belong to the weights that are not the result (``evaluate_beside``)."""
 
@@ -178,7 +180,7 @@ def evaluate_parts(
     return _evaluate_weights(parts, _extra_weights(parts), confusion)
 
 
-def evaluate_beside(parts: Parts, done: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+def evaluate_beside(parts: Parts, done: int) -> tuple[Result, dict[str, Tensor]]:
     """Evaluate the weights that are not the result, outside of ``clean_network``. A collective.
 
     Args:
@@ -186,20 +188,22 @@ def evaluate_beside(parts: Parts, done: int) -> tuple[dict[str, float], dict[str
         done: as of ``clean_network``.
 
     Returns:
-        ``trained_loss``, ``trained_top1`` and so on if an average is the result, else
-        ``average_loss`` and so on; and the buffers that belong to those weights, by name. Empty if
-        there is no average.
+        ``trained_loss`` and ``trained_top1`` if an average is the result, ``average_loss`` and
+        ``average_top1`` if the trained weights are; the others, and all without an average, are
+        None. And the buffers that belong to those weights, by name.
     """
+    names = ("loss", parts.task.headline)
+    found: Result = {f"{kind}_{name}": None for kind in ("trained", "average") for name in names}
     states = [extra.state_dict() for extra in parts.extras.values()]
     beside = weights_to_evaluate(states, "beside")
     if not beside and not weights_to_evaluate(states):
-        return {}, {}
+        return found, {}
     with _network_of(parts, done, beside):
         result, _ = _evaluate_weights(parts, beside)
         buffers = parts.engine.module.named_buffers()
         kept = {name: buffer.detach().cpu().clone() for name, buffer in buffers}
-    prefix, names = "average" if beside else "trained", ("loss", *parts.task.metrics, "ece")
-    return {f"{prefix}_{name}": result[name] for name in names}, kept
+    kind = "average" if beside else "trained"
+    return found | {f"{kind}_{name}": result[name] for name in names}, kept
 
 
 def _evaluate_weights(

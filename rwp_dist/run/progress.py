@@ -3,7 +3,7 @@
 import resource
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple
 from statistics import fmean, median
@@ -254,7 +254,7 @@ class Progress:
         return median(self._step_s) if self._step_s else self._before_s
 
     def summary(
-        self, last_eval: dict[str, float], bad_samples: int, session: str
+        self, last_eval: Mapping[str, float | None], bad_samples: int, session: str
     ) -> dict[str, Any]:
         """The run in numbers, for ``summary.json`` and ``rwp-dist compare``."""
         parts, s = self._parts, self._parts.settings
@@ -281,7 +281,11 @@ class Progress:
             f"train_{parts.task.headline}": self._shown[parts.task.headline],
             "loss": last_eval.get("loss"),
             **{name: last_eval.get(name) for name in parts.task.metrics},
-            **{n: x for n, x in last_eval.items() if n.startswith(("average_", "trained_"))},
+            **{
+                n: x
+                for n, x in last_eval.items()
+                if n.startswith(("average_", "trained_")) and x is not None
+            },
             "bad_samples": bad_samples,
             "eval_bad_samples": last_eval.get("bad_samples", 0),
             "skipped_steps": self.skipped_steps,
