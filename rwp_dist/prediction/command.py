@@ -12,8 +12,8 @@ from rwp_dist.base.errors import DataError, RwpError
 from rwp_dist.data.image import Normalise
 from rwp_dist.data.loader import load
 from rwp_dist.data.open import eval_transform_of, reading_of
-from rwp_dist.engine.precision import autocast
 from rwp_dist.data.worker import Lost
+from rwp_dist.engine.precision import autocast
 from rwp_dist.evaluation.measure import classes_of_checkpoint
 from rwp_dist.evaluation.targets import Target
 from rwp_dist.prediction.reader import FileReader
