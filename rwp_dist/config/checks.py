@@ -52,6 +52,19 @@ def conflicts(s: Settings) -> Iterator[Conflict]:
             "stage 3 gathers the weights of each layer during a pass, which one graph cannot",
             "set it to false, or deepspeed.zero_stage to 2",
         )
+    if s.model.checkpointing and s.run.compile:
+        yield Conflict(
+            ("model.checkpointing", "run.compile"),
+            "torch.compile chooses by itself what a backward pass computes again",
+            "set model.checkpointing or run.compile to false",
+        )
+    if s.model.checkpointing and s.deepspeed.zero_stage == 3:
+        yield Conflict(
+            ("model.checkpointing", "deepspeed.zero_stage"),
+            "stage 3 gathers the weights of a layer once a pass, and a block computed again needs "
+            "them twice",
+            "set it to false, or deepspeed.zero_stage to 2",
+        )
     if s.engine.name == "ddp" and s.deepspeed.zero_stage not in (0, "auto"):
         yield Conflict(
             ("engine.name", "deepspeed.zero_stage"),

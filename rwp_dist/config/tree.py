@@ -33,6 +33,7 @@ from rwp_dist.config.types import (
     WandbName,
     WandbPath,
     WandbTag,
+    WeightsPlace,
     one_of_or_named,
 )
 from rwp_dist.perturb.methods import METHODS
@@ -92,16 +93,38 @@ class Model(Section):
     """The network."""
 
     name: str = "small_cnn"
-    """``small_cnn`` (8x8 to 32x32 images), ``cifar_resnet18``, ``vit_s_16``, ``vit_s_32``, a
-    classification model of torchvision, or ``module:function`` of yours:
-    ``function(num_classes=..., **options)`` returns the network."""
+    """``small_cnn`` (8x8 to 32x32 images), ``cifar_resnet18``, ``vit_s_16``, ``vit_s_32``,
+    ``plain_vit_s_16``, ``plain_vit_b_16`` (fixed positions, no class token), a classification model
+    of torchvision, ``timm:NAME``, or ``module:function`` of yours: ``function(num_classes=...,
+    **options)`` returns the network."""
 
     options: dict[str, Any] = {}
     """Keyword arguments of the network's function, such as ``{widths: [16, 32, 32]}`` of
-    ``small_cnn``."""
+    ``small_cnn``, ``{attention_dropout: 0.1}`` of torchvision's transformers, ``{drop_path_rate:
+    0.1}`` of timm's networks."""
 
     num_classes: Annotated[Integer, Field(ge=2, le=MOST_SAMPLES)] = 10
     """Number of classes; labels are 0 to num_classes - 1."""
+
+    init: Annotated[WeightsPlace | None, Affects.PLACE] = None
+    """Weights to start from: a ``.pt`` or ``.pth`` file with a state dict, a checkpoint, a
+    ``.safetensors`` file, another run's directory (its newest checkpoint, of an average the
+    average), ``torchvision:DEFAULT`` or another name of its weights for this network, or
+    ``timm:NAME``. The head is new for other classes; position embeddings are interpolated for
+    another resolution. A run that goes on takes its checkpoint. null: weights drawn from
+    ``run.seed``."""
+
+    freeze: tuple[str, ...] = ()
+    """Parameters that are not trained, as patterns of names: ``conv1.*``; ``ndim<2`` names every
+    bias and normalisation parameter. They are not perturbed, reduced or decayed. A BatchNorm of
+    which all parameters are frozen normalises by its running statistics, and these stay as they
+    are. A pattern that matches nothing is an error."""
+
+    checkpointing: Annotated[Flag, Affects.NOTHING] = False
+    """Gradient checkpointing: keep of each block its input alone, and compute the block again in
+    the backward pass. Less memory, about a third more computation, the same bits. For ResNets,
+    ConvNeXts, ViTs and Swin transformers of torchvision and timm, and for a network of yours with
+    a method ``checkpointed_blocks()`` that returns its modules to be computed again."""
 
 
 def _default_cache() -> str:

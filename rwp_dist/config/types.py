@@ -65,6 +65,14 @@ def _place(value: str, info: ValidationInfo) -> str:
     return str(Path(value).absolute()) if info.context is ABSOLUTE else value
 
 
+LIBRARIES = ("torchvision:", "timm:")
+"""What a setting begins with that names weights of a library, and no path."""
+
+
+def _weights(value: str, info: ValidationInfo) -> str:
+    return value if value.startswith(LIBRARIES) else _place(value, info)
+
+
 def _refuse_same(value: Any, places: ValidatorFunctionWrapHandler) -> Any:
     found = places(value)
     if len(found) < len(value):
@@ -102,6 +110,8 @@ ABSOLUTE = object()
 """The context of a validation that makes every ``Place`` an absolute one."""
 Place = Annotated[str, AfterValidator(_place)]
 """A path, with its ``~`` expanded, or an address."""
+WeightsPlace = Annotated[str, AfterValidator(_weights)]
+"""A ``Place``, or weights of a library: ``torchvision:DEFAULT``, ``timm:NAME``."""
 DifferentPlaces = WrapValidator(_refuse_same)
 """For a mapping by ``Place``."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -9,9 +10,27 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 
+class Kept:
+    """Mixed into the class of a layer whose running statistics never change."""
+
+    def train(self, mode: bool = True) -> Any:
+        return super().train(False)  # type: ignore[misc]
+
+
+def keep_statistics(layer: _NormBase) -> None:
+    """Have a layer normalise by its running statistics also in training, and leave them as is."""
+    kind = type(layer)
+    layer.__class__ = type(kind.__name__, (Kept, kind), {"__module__": kind.__module__})
+    layer.eval()
+
+
 def tracking_layers(model: nn.Module) -> list[_NormBase]:
-    """Layers that keep running statistics."""
-    return [m for m in model.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+    """Layers that learn running statistics."""
+    return [
+        m
+        for m in model.modules()
+        if isinstance(m, _NormBase) and m.track_running_stats and not isinstance(m, Kept)
+    ]
 
 
 @contextmanager

@@ -5,6 +5,7 @@
     <run>/
         config.yaml        resolved settings; ``rwp-dist train`` takes it as it is
         identity.json      settings, data and code of the latest attempt, to compare runs by
+        initial.json       what a run with ``model.init`` began from, and what it took of that
         environment.json   versions, machine and command line of the latest attempt
         metrics.jsonl      one record a line: {"kind": "train" | "eval" | "checkpoint", "step", ...}
         status.json        state and step of the latest attempt; the launcher goes by it

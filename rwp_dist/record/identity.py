@@ -28,6 +28,7 @@ OTHERS = {
     "data.train.id": Affects.RESULT,
     "data.train.classes": Affects.RESULT,
     "data.val.id": Affects.EVALUATION,
+    "model.init.id": Affects.RESULT,
     "ranks": Affects.SPLIT,
     "rwp-dist": Affects.CODE,
     "code": Affects.CODE,
@@ -37,9 +38,13 @@ OTHERS = {
 }
 """What an identity has besides settings, and what another value affects.
 
-The ids change with any byte of any shard, wherever the shards are. ``classes`` are the names of the
-classes, ``code`` is a digest of all source files, the user's own too.
+The ids change with any byte of any shard, wherever the shards are, and of the file that a run began
+from. ``classes`` are the names of the classes, ``code`` is a digest of all source files, the user's
+own too.
 """
+
+DRAWN = "drawn"
+"""``model.init.id`` of a run whose first weights are drawn from ``run.seed``."""
 
 UPDATES = {Affects.RESULT, Affects.SPLIT, Affects.ROUNDING}
 """What changes the updates of a run, if only in their last bits."""
@@ -84,6 +89,7 @@ def settings_identity(settings: Settings, ranks: int | None) -> Identity:
     values: Identity = shown_tree(values_by_key(settings))
     del values["variant"]  # it only names values that other settings have
     values["data.mix"] = list(settings.data.mix.values())  # the folders are places
+    values["model.init.id"] = DRAWN if settings.model.init is None else None  # None: not known
     return values | {"ranks": ranks}
 
 

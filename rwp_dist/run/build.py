@@ -35,8 +35,10 @@ from rwp_dist.process.group import (
 )
 from rwp_dist.process.stages import stage
 from rwp_dist.run.flops import count_flops
+from rwp_dist.run.freezing import freeze_parameters
+from rwp_dist.run.initial import begin_from_weights
 from rwp_dist.run.memory import with_stage, with_zero_stage
-from rwp_dist.run.models import build_model
+from rwp_dist.run.models import build_model, with_checkpointing
 from rwp_dist.run.optimizers import build_optimizer
 from rwp_dist.run.parts import EXTRAS, Parts
 from rwp_dist.run.slots import most_perturbed, slots_of
@@ -67,6 +69,7 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
     # What fails here may fail on one node alone; the others would wait for it in the engine.
     with stage("building the network"), same_on_all_ranks():
         model = build_model(settings, device)
+        freeze_parameters(model, settings.model.freeze)
         unused = check_trainable(model, settings, split.size)
     asked, memory = settings, _least_memory(device)
     with same_on_all_ranks():
@@ -77,9 +80,14 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         optimizer = build_optimizer(model, settings)
         # Before DeepSpeed adds hooks, or empties the parameters.
         flops = count_flops(model, settings.data.channels, settings.data.image_size)
+        with_checkpointing(model, settings)
     with stage("opening the shards"), same_on_all_ranks():
         train, val = streams or _open_streams(settings, split, pin)
         timeline = Timeline.of(settings, train.steps_per_epoch)
+    classes = train.dataset.classes if isinstance(train, TrainStream) else None
+    with stage("reading the weights to start from"), same_on_all_ranks():
+        # Rank 0's weights go to all ranks when the engine starts.
+        began = begin_from_weights(model, settings, classes) if dist.get_rank() == 0 else []
     with stage("compiling what draws the noise"), same_on_all_ranks(), keys_of_settings():
         backend = choose_backend(settings.noise.backend, device)
     backend = _common(backend)
@@ -122,8 +130,12 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         perturbed=perturbed,
         extras={name: extra for name, extra in extras.items() if extra is not None},
         flops_per_image=flops,
-        classes=train.dataset.classes if isinstance(train, TrainStream) else None,
-        notes=(*_stage_notes(asked, settings, memory), *_notes(settings, split, train, val)),
+        classes=classes,
+        notes=(
+            *began,
+            *_stage_notes(asked, settings, memory),
+            *_notes(settings, split, train, val),
+        ),
     )
 
 

@@ -1,8 +1,9 @@
-"""Networks by name: torchvision's classification models, and four that it lacks."""
+"""Networks by name: torchvision's and timm's, and some that they lack."""
 
 import difflib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -14,9 +15,11 @@ from torch.overrides import TorchFunctionMode
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.named import is_named, load_named
 from rwp_dist.config import Settings
+from rwp_dist.run.freezing import freeze_parameters
 from rwp_dist.run.trial import check_parameters, try_network
 
 CPU = torch.device("cpu")
+TIMM = "timm:"
 
 
 def small_cnn(num_classes: int, channels: int, widths: Sequence[int] = (32, 64, 64)) -> nn.Module:
@@ -63,11 +66,21 @@ def vit_s(num_classes: int, image_size: int, patch_size: int) -> nn.Module:
     )
 
 
+def plain_vit(size: str, **options: Any) -> nn.Module:
+    """A ViT with fixed positions and without a class token; ``size``: s or b."""
+    from rwp_dist.run import plain_vit as plain  # imports torchvision
+
+    build = {"s": plain.plain_vit_s, "b": plain.plain_vit_b}[size]
+    return build(**options)
+
+
 OWN: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": small_cnn,
     "cifar_resnet18": cifar_resnet18,
     "vit_s_16": partial(vit_s, patch_size=16),
     "vit_s_32": partial(vit_s, patch_size=32),
+    "plain_vit_s_16": partial(plain_vit, "s", patch_size=16),
+    "plain_vit_b_16": partial(plain_vit, "b", patch_size=16),
 }
 """Networks of this project."""
 
@@ -105,10 +118,58 @@ def _of_torchvision(name: str) -> Callable[..., nn.Module]:
     if name not in theirs:
         near = difflib.get_close_matches(name, (*OWN, *theirs), n=1)
         own = ", ".join(OWN)
-        cures = f"use {own}, a name of torchvision, or module:function of yours"
+        cures = f"use {own}, a name of torchvision, timm:NAME, or module:function of yours"
         hint = f"did you mean {near[0]}?" if near else cures
         raise ConfigError(f"there is no model {name!r}", key="model.name", cure=hint)
     return partial(torchvision.models.get_model, name, weights=None)
+
+
+def _of_timm(name: str, settings: Settings) -> Callable[..., nn.Module]:
+    """A network's function, for the settings' images.
+
+    Raises:
+        ConfigError: there is no such model, or timm is not installed.
+    """
+    timm, name = import_timm("model.name"), name.removeprefix(TIMM)
+    made_for = find_in_timm(name, "model.name")
+    options: dict[str, Any] = {"in_chans": settings.data.channels}
+    size = settings.data.image_size
+    if made_for and made_for.fixed_input_size and made_for.input_size[-1] != size:
+        options["img_size"] = size
+    return partial(timm.create_model, name, pretrained=False, **options)
+
+
+def find_in_timm(name: str, key: str) -> Any:
+    """What timm knows of the weights of a model, its ``PretrainedCfg``. None: nothing.
+
+    Raises:
+        ConfigError: there is no such model; ``key`` is the setting that names it.
+    """
+    timm = import_timm(key)
+    if timm.is_model(name):
+        with suppress(RuntimeError):  # there is no such tag
+            return timm.get_pretrained_cfg(name)
+    names = timm.list_models() + timm.list_models(include_tags=True)
+    near = difflib.get_close_matches(name, names, n=1)
+    cure = f"did you mean {TIMM}{near[0]}?" if near else "name one of timm.list_models()"
+    raise ConfigError(f"timm has no model {name!r}", key=key, cure=cure)
+
+
+def import_timm(key: str) -> Any:
+    """The package timm.
+
+    Raises:
+        ConfigError: it is not installed; ``key`` is the setting that names it.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ConfigError(
+            f"the package timm cannot be imported ({error})",
+            key=key,
+            cure="install it (pip install 'rwp-dist[timm]')",
+        ) from None
+    return timm
 
 
 def draw_model(settings: Settings) -> nn.Module:
@@ -118,18 +179,14 @@ def draw_model(settings: Settings) -> nn.Module:
         ConfigError: there is no such model, or it cannot be built for such images.
     """
     name, data = settings.model.name, settings.data
-    if is_named(name):
-        return _own_network(settings)
-    build = OWN.get(name) or _of_torchvision(name)
     options: dict[str, object] = {"num_classes": settings.model.num_classes}
-    if name == "small_cnn":
-        options["channels"] = data.channels
-    elif data.channels != 3:
-        raise ConfigError(f"{name} takes RGB images", key="data.channels", cure="set it to 3")
-    if name.startswith("vit_"):
-        options["image_size"] = data.image_size
-    if name in ("googlenet", "inception_v3"):
-        options |= {"aux_logits": False, "init_weights": True}
+    if name.startswith(TIMM):
+        build = _of_timm(name, settings)
+    elif is_named(name):
+        return _own_network(settings)
+    else:
+        build = OWN.get(name) or _of_torchvision(name)
+        options |= _of_images(name, settings)
     options |= settings.model.options
     try:
         return build(**options)
@@ -145,6 +202,24 @@ def draw_model(settings: Settings) -> nn.Module:
             key="model.name",
             cure="change data.image_size" + (" or model.options" if settings.model.options else ""),
         ) from None
+
+
+def _of_images(name: str, settings: Settings) -> dict[str, object]:
+    """What a network of torchvision or of ours is told about the images.
+
+    Raises:
+        ConfigError: it does not take such.
+    """
+    data, options = settings.data, dict[str, object]()
+    if name == "small_cnn":
+        options["channels"] = data.channels
+    elif data.channels != 3:
+        raise ConfigError(f"{name} takes RGB images", key="data.channels", cure="set it to 3")
+    if name.startswith(("vit_", "plain_vit_")):
+        options["image_size"] = data.image_size
+    if name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": True}
+    return options
 
 
 def _own_network(settings: Settings) -> nn.Module:
@@ -188,9 +263,24 @@ def build_shapes(settings: Settings) -> nn.Module:
     """
     try:
         with torch.device("meta"), _NoValues():
-            return draw_model(settings)
+            model = draw_model(settings)
     except ConfigError:
-        if not is_named(settings.model.name):
+        if not (is_named(settings.model.name) or settings.model.name.startswith(TIMM)):
             raise
-    with torch.random.fork_rng(devices=[]):  # the user's function needs values
-        return draw_model(settings).to("meta")
+        with torch.random.fork_rng(devices=[]):  # the function needs values
+            model = draw_model(settings).to("meta")
+    freeze_parameters(model, settings.model.freeze)
+    with_checkpointing(model, settings)
+    return model
+
+
+def with_checkpointing(model: nn.Module, settings: Settings) -> None:
+    """Have the network's blocks computed again in backward passes, if the settings ask for it.
+
+    Raises:
+        ConfigError: it is not known which modules are its blocks.
+    """
+    if settings.model.checkpointing:
+        from rwp_dist.run.recompute import recompute_blocks  # imports torch's compiler
+
+        recompute_blocks(model)

@@ -19,6 +19,7 @@ from rwp_dist.record.identity import Identity, identity_of, settings_identity
 from rwp_dist.record.open import open_run
 from rwp_dist.record.resume import changes_of, continued_settings
 from rwp_dist.run.agreement import agree, check_shared, own_places
+from rwp_dist.run.initial import weights_identity
 
 
 class OpenRun(NamedTuple):
@@ -81,6 +82,8 @@ def opened_run(settings: Settings) -> Iterator[OpenRun]:
         try:
             with same_on_all_ranks():
                 data, git = data_identity(settings), commit_of(run_dir, dirty=is_main)
+                began = weights_identity(run_dir, settings) if is_main else {}
+            data |= from_main(lambda: began)
             identity = identity_of(settings, ranks=ranks, data=data, git=git)
             mixture = agree(identity, allow_mixed_code=mixed)
             with same_on_all_ranks():
@@ -96,7 +99,7 @@ def opened_run(settings: Settings) -> Iterator[OpenRun]:
         with same_on_all_ranks():
             if is_main:
                 opened = continued_settings(run_dir, settings)
-                identity |= settings_identity(opened, ranks)
+                identity |= settings_identity(opened, ranks) | began
                 gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
                 open_run(opened, identity, gpus=gpus, git=git)
                 begin_log(run_dir.path)

@@ -1,0 +1,114 @@
+"""Gradient checkpointing (``model.checkpointing``): a backward pass computes blocks again.
+
+Of each block only its input is kept (Chen et al., "Training deep nets with sublinear memory cost",
+2016, arXiv 1604.06174), by ``torch.utils.checkpoint``. The second computation has the bits of the
+first: it happens in the backward pass of the same slot, so it sees the same perturbed weights;
+torch's generator is set back for it, so dropout is the same; and BatchNorm, which normalises by
+the batch in both, does not count that batch twice.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from rwp_dist.base.errors import ConfigError
+from rwp_dist.perturb.statistics import frozen_statistics, tracking_layers
+
+BLOCKS = {
+    "torchvision.models.resnet": ("BasicBlock", "Bottleneck"),
+    "torchvision.models.vision_transformer": ("EncoderBlock",),
+    "torchvision.models.swin_transformer": ("SwinTransformerBlock", "SwinTransformerBlockV2"),
+    "torchvision.models.convnext": ("CNBlock",),
+    "timm.models.resnet": ("BasicBlock", "Bottleneck"),
+    "timm.models.vision_transformer": ("Block", "ResPostBlock", "ParallelScalingBlock"),
+    "timm.models.eva": ("EvaBlock", "EvaBlockPostNorm"),
+    "timm.models.swin_transformer": ("SwinTransformerBlock",),
+    "timm.models.swin_transformer_v2": ("SwinTransformerV2Block",),
+    "timm.models.convnext": ("ConvNeXtBlock",),
+}
+"""Classes whose blocks are computed again, by module."""
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Have the blocks of a network computed again in backward passes, in place.
+
+    Names, hooks and state stay as they are: a block gets a subclass of its class.
+
+    Raises:
+        ConfigError: it is not known which modules are its blocks.
+    """
+    for block in find_blocks(model):
+        block.__class__ = _recomputed(type(block))
+
+
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """The modules that are computed again.
+
+    Raises:
+        ConfigError: none is known, or the user's ``checkpointed_blocks()`` returns something else.
+    """
+    own = getattr(model, "checkpointed_blocks", None)
+    if own is None:
+        blocks = [m for m in model.modules() if type(m).__name__ in BLOCKS.get(_module(m), ())]
+        problem = f"it is not known which modules of a {type(model).__name__} are its blocks"
+    else:
+        blocks = list(own())
+        known = set(model.modules()) - {model}
+        problem = "checkpointed_blocks() returns something else than modules inside the network"
+        blocks = blocks if known.issuperset(blocks) else []
+    if not blocks or _nested(blocks):
+        raise ConfigError(
+            "one block is inside another" if blocks else problem,
+            key="model.checkpointing",
+            cure="set it to false, or give the network a method checkpointed_blocks() that returns "
+            "a list of modules, none inside another",
+        )
+    return list(dict.fromkeys(blocks))
+
+
+def _module(block: nn.Module) -> str:
+    return type(block).__module__
+
+
+def _nested(blocks: Sequence[nn.Module]) -> bool:
+    inside = {inner for block in blocks for inner in block.modules() if inner is not block}
+    return not inside.isdisjoint(blocks)
+
+
+def _recomputed(kind: type[nn.Module]) -> type[nn.Module]:
+    """The same class, of which a pass with gradients keeps its inputs alone."""
+
+    def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
+        first = partial(kind.forward, self)
+        if not torch.is_grad_enabled():
+            return first(*inputs, **named)
+        contexts = partial(_contexts, self)
+        return checkpoint(first, *inputs, use_reentrant=False, context_fn=contexts, **named)
+
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[Any]]:
+    """What surrounds the first and the second computation."""
+    return nullcontext(), _Again(block)
+
+
+class _Again:
+    """Around each further computation of a block, of which a second backward pass makes more."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self._block, self._open = block, list[AbstractContextManager[None]]()
+
+    def __enter__(self) -> None:
+        # In a perturbed pass statistics may be frozen already; those are not touched.
+        frozen = frozen_statistics(tracking_layers(self._block))
+        frozen.__enter__()
+        self._open.append(frozen)
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.pop().__exit__(None, None, None)
