@@ -57,13 +57,12 @@ def cifar_resnet18(num_classes: int) -> nn.Module:
     return model
 
 
-def vit_s(num_classes: int, image_size: int, patch_size: int) -> nn.Module:
+def vit_s(num_classes: int, image_size: int, patch_size: int, **options: Any) -> nn.Module:
     """ViT-S, half as wide as ViT-B: 12 layers of 6 heads and 384 channels, an MLP of 1,536."""
     from torchvision.models import VisionTransformer
 
-    return VisionTransformer(
-        image_size, patch_size, 12, 6, hidden_dim=384, mlp_dim=1536, num_classes=num_classes
-    )
+    sizes = (image_size, patch_size, 12, 6, 384, 1536)
+    return VisionTransformer(*sizes, num_classes=num_classes, **options)
 
 
 def plain_vit(size: str, **options: Any) -> nn.Module:

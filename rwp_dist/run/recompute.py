@@ -13,11 +13,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.perturb.statistics import frozen_statistics, tracking_layers
 
 BLOCKS = {
     "torchvision.models.resnet": ("BasicBlock", "Bottleneck"),
@@ -102,13 +102,39 @@ class _Again:
     """Around each further computation of a block, of which a second backward pass makes more."""
 
     def __init__(self, block: nn.Module) -> None:
-        self._block, self._open = block, list[AbstractContextManager[None]]()
+        self._block = block
+        self._own: list[tuple[nn.Module, dict[str, Tensor | None]]] = []
+        self._norms = [m for m in block.modules() if isinstance(m, _NormBase) and m.training]
+        counted = {id(b) for layer in self._norms for b in layer.buffers()}
+        self._others = {n: b for n, b in block.named_buffers() if id(b) not in counted}
+        self._versions = [b._version for b in self._others.values()]
 
     def __enter__(self) -> None:
-        # In a perturbed pass statistics may be frozen already; those are not touched.
-        frozen = frozen_statistics(tracking_layers(self._block))
-        frozen.__enter__()
-        self._open.append(frozen)
+        self._check_buffers()
+        # Copies take what the second computation would count. It saves as many tensors for its
+        # gradients as the first, so that statistics cannot just be switched off.
+        for layer in self._norms:
+            self._own.append((layer, dict(layer._buffers)))
+            copies = {n: b.clone() for n, b in layer._buffers.items() if b is not None}
+            layer._buffers.update(copies)
 
     def __exit__(self, *error: Any) -> None:
-        self._open.pop().__exit__(None, None, None)
+        while self._own:
+            layer, own = self._own.pop()
+            layer._buffers.update(own)
+
+    def _check_buffers(self) -> None:
+        """Refuse a block whose passes change what they depend on.
+
+        Raises:
+            ConfigError: the first pass has changed a buffer, as that of a spectral norm does.
+        """
+        now = dict(self._block.named_buffers())
+        for (name, buffer), version in zip(self._others.items(), self._versions, strict=True):
+            if now.get(name) is not buffer or buffer._version != version:
+                raise ConfigError(
+                    f"a pass changes the buffer {name} of a {type(self._block).__name__}, so "
+                    "computing the block again would give something else",
+                    key="model.checkpointing",
+                    cure="set it to false, or leave this block out of checkpointed_blocks()",
+                )

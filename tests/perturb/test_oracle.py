@@ -235,6 +235,15 @@ def test_compiled_passes_equal_the_oracle(world_size, micro_batches):
     check(world_size, micro_batches, [*cases, *zero])
 
 
+@pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 2), (2, 2)])
+def test_blocks_that_are_computed_again_equal_the_oracle(world_size, micro_batches):
+    """To the bound of every method: perturbed weights, and statistics that count a batch once."""
+    methods = ("sgd", "sam", "asam", "rwp", "m-rwp", "m-arwp", "last-sam")
+    cases = [(f"method.name={name}", "model.checkpointing=true") for name in methods]
+    zero = [(*cases[-2], f"deepspeed.zero_stage={stage}") for stage in (1, 2)]
+    check(world_size, micro_batches, [*cases, *zero])
+
+
 KERNELS = (
     ("method.name=m-arwp", "deepspeed.zero_stage=0"),
     ("method.name=arwp", "deepspeed.zero_stage=1", "method.scale=rms", "method.antithetic=true"),

@@ -89,6 +89,10 @@ class SmallNet(nn.Module):
         self.linear1 = nn.Linear(20, 6)
         self.linear2 = nn.Linear(6, num_classes)
 
+    def checkpointed_blocks(self) -> list[nn.Module]:
+        """What ``model.checkpointing`` computes again."""
+        return [self.bn1, self.conv2, self.bn2, self.linear1]
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, num_classes]`` of images ``[B, 1, 6, 6]``."""
         x = torch.tanh(self.bn1(self.conv1(images)))
