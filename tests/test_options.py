@@ -4,9 +4,11 @@ A new setting gets a row here. Settings that do not hide each other share one.
 """
 
 import pytest
+import torch
 from support.checkpoints import everything, load, save
 from support.ranks import run_ranks
 from support.small import run_all, same_bits
+from torch import nn
 
 from rwp_dist.config import load_settings
 from rwp_dist.run.build import build_parts
@@ -26,14 +28,44 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "randaugment": ("augment.crop=pad", "augment.auto=randaugment", "augment.cutout=4"),
     "steps": ("schedule.name=step", "schedule.decay_steps=[2,5]", "schedule.warmup_steps=1"),
     "bf16": ("precision=bf16",),
+    "starting": (
+        f"model.name={__name__}:blocks",
+        "model.options={width: 6}",
+        "model.init=FOLDER/weights.pt",
+        "model.freeze=['one.*']",
+        "model.checkpointing=true",
+    ),
     "zero-1": ("deepspeed.zero_stage=1", "optimizer.clip_norm=0.5"),
     "zero-2": ("deepspeed.zero_stage=2", "optimizer.name=adamw", "optimizer.lr=0.01"),
 }
 
 
+class Blocks(nn.Module):
+    """Two blocks with BatchNorm and dropout, which are computed again."""
+
+    def __init__(self, num_classes, width):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU())
+        self.two = nn.Sequential(
+            nn.Conv2d(width, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout(0.2)
+        )
+        self.head = nn.Linear(width, num_classes)
+
+    def checkpointed_blocks(self):
+        return [self.one, self.two]
+
+    def forward(self, images):
+        return self.head(self.two(self.one(images)).mean((2, 3)))
+
+
+def blocks(num_classes, width):
+    return Blocks(num_classes, width)
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("options")
+    torch.save(blocks(num_classes=9, width=6).state_dict(), folder / "weights.pt")
     write_shards(synthetic_listing(40, 24, 20, CLASSES, seed=0), folder / "train")
     write_shards(synthetic_listing(10, 24, 20, CLASSES, seed=1), folder / "val")
     return folder
@@ -57,7 +89,7 @@ def settings_of(shards, *overrides):
             f"schedule.steps={STEPS}",
             "run.device=cpu",
             "tracking.wandb=off",
-            *overrides,
+            *(override.replace("FOLDER", str(shards)) for override in overrides),
         ],
     )
 

@@ -8,7 +8,7 @@ from support.small import small_parts, small_settings
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import load_settings
 from rwp_dist.perturb.rows import check_patterns
-from rwp_dist.run.models import build_model
+from rwp_dist.run.models import build_model, build_shapes
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,57 @@ def test_options_reach_the_projects_networks_and_torchvisions():
                 load_settings(None, [*rgb, f"model.name={name}", "model.options={depth: 3}"])
             )
         assert caught.value.key == "model.options"
+
+
+def test_models_of_timm_take_images_classes_and_options():
+    timm = pytest.importorskip("timm")
+    for name, size, channels in (
+        ("test_vit", 64, 1),
+        ("test_resnet.r160_in1k", 32, 3),
+        ("test_convnext", 64, 1),
+    ):
+        images = [f"data.image_size={size}", f"data.channels={channels}", "model.num_classes=7"]
+        settings = load_settings(None, [f"model.name=timm:{name}", *images])
+        model, again = build_model(settings), build_model(settings)
+        assert model(torch.zeros(2, channels, size, size)).shape == (2, 7)
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+        shapes = [p.shape for p in build_shapes(settings).parameters()]
+        assert shapes == [p.shape for p in model.parameters()]
+    options = "model.options={drop_path_rate: 0.3, attn_drop_rate: 0.2, global_pool: avg}"
+    model = build_model(
+        load_settings(
+            None, ["model.name=timm:test_vit", options, "data.image_size=160", "data.channels=3"]
+        )
+    )
+    drops = [m.drop_prob for m in model.modules() if isinstance(m, timm.layers.DropPath)]
+    assert max(drops) == pytest.approx(0.3) and model.blocks[0].attn.attn_drop.p == 0.2
+    assert model.global_pool == "avg"
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("timm:resnet5o", "did you mean timm:resnet50?"),
+        ("timm:vit_tiny_patch16_224.augreg_in1", "did you mean timm:vit_tiny_patch16_224"),
+        ("timm:qqqqqqq", "name one of timm.list_models()"),
+    ],
+)
+def test_models_that_timm_does_not_have_are_refused_with_the_cure(name, cure):
+    pytest.importorskip("timm")
+    with pytest.raises(ConfigError, match="timm has no model") as caught:
+        build_model(load_settings(None, [f"model.name={name}", "data.channels=3"]))
+    assert caught.value.key == "model.name" and cure in caught.value.cure
+
+
+def test_options_that_a_model_of_timm_does_not_take_are_refused():
+    pytest.importorskip("timm")
+    settings = load_settings(
+        None, ["model.name=timm:test_resnet", "data.image_size=32", "model.options={depth: 3}"]
+    )
+    with pytest.raises(ConfigError, match="takes no such options") as caught:
+        build_model(settings)
+    assert caught.value.key == "model.options"
 
 
 def test_small_cnn_has_names_to_speak_of():
