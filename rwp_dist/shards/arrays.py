@@ -1,5 +1,6 @@
 """Small data sets that are held in memory, as shards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +35,11 @@ class LabelledImages:
         return LabelledImages(self.images[rows], self.labels[rows], [self.keys[i] for i in rows])
 
 
-def write_arrays(folder: Path, name: str, part: LabelledImages, num_classes: int) -> None:
+def write_arrays(folder: Path, name: str, part: LabelledImages, classes: Sequence[str]) -> None:
     """Write ``folder/<name>-<folder>-000000.tar`` and so on, with indexes and a manifest.
 
-    The same images give the same bytes. Shards of an earlier call are replaced.
+    The same images give the same bytes. Shards of an earlier call are replaced. ``classes`` are the
+    names of the classes, in the order of their labels.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Until all shards are written, there is no manifest.
@@ -51,8 +53,7 @@ def write_arrays(folder: Path, name: str, part: LabelledImages, num_classes: int
         old.with_name(index_name(old.name)).unlink(missing_ok=True)
     rows = np.array_split(np.arange(len(part.keys)), NUM_SHARDS)
     shards = [_write_shard(path, part.take(own)) for path, own in zip(paths, rows, strict=True)]
-    classes = tuple(str(label) for label in range(num_classes))
-    manifest = Manifest(num_classes, classes, tuple(shards), str(folder))
+    manifest = Manifest(len(classes), tuple(classes), tuple(shards), str(folder))
     save_manifest(manifest)
 
 

@@ -19,6 +19,7 @@ from rwp_dist.shards.arrays import NUM_SHARDS, LabelledImages, write_arrays
 
 NUM_TRAIN = 1000
 NUM_CLASSES = 10
+CLASSES = tuple(map(str, range(NUM_CLASSES)))
 MAX_FOLDS = NUM_TRAIN // NUM_SHARDS
 
 
@@ -66,7 +67,7 @@ def write_digits(
         parts[f"fold{fold}/train"] = train.take(rows[rows % folds != fold])
         parts[f"fold{fold}/val"] = train.take(rows[rows % folds == fold])
     for name, part in parts.items():
-        write_arrays(out / name, "digits", part, NUM_CLASSES)
+        write_arrays(out / name, "digits", part, CLASSES)
     return DigitsReport(len(train.keys), len(test.keys), num_noisy)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rwp_dist.base.errors import ConfigError, DataError
 from rwp_dist.shards.arrays import LabelledImages, write_arrays
 
-NUM_CLASSES = 10
+DIGITS = "0123456789"
 PER_CLASS = 500
 TEST_PER_CLASS = 300
 MAX_PER_CLASS = PER_CLASS - TEST_PER_CLASS
@@ -37,7 +37,11 @@ class MnistReport:
 
 
 def write_mnist(
-    out: Path, train_per_class: int = 10, seed: int = 0, num_cuts: int = 0
+    out: Path,
+    train_per_class: int = 10,
+    seed: int = 0,
+    num_cuts: int = 0,
+    digits: str = DIGITS,
 ) -> MnistReport:
     """Write real 28x28 digits as WebDataset shards: few for training, 3,000 for testing.
 
@@ -49,6 +53,7 @@ def write_mnist(
         seed: of the split.
         num_cuts: also write this many other splits of the images that are not for testing, to tune
             on: as many for training, all others for validation.
+        digits: those to write, such as ``56789``; labels are their places in it, from 0 on.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -60,6 +65,10 @@ def write_mnist(
     ):
         if not least <= value <= most:
             raise ConfigError(f"{value} is out of range", key=key, cure=f"give {least} to {most}")
+    if len(digits) < 2 or len(set(digits)) < len(digits) or set(digits) - set(DIGITS):
+        raise ConfigError(
+            f"{digits!r} are no different digits", key="digits", cure="give some, such as 56789"
+        )
     images = load_mnist()
     rng = np.random.default_rng(seed)
     rest, test = split_by_class(images, rng, MAX_PER_CLASS)
@@ -70,9 +79,18 @@ def write_mnist(
         parts[f"cut{cut}/train"], parts[f"cut{cut}/val"] = split_by_class(
             rest, own, train_per_class
         )
+    parts = {name: _only(digits, part) for name, part in parts.items()}
     for name, part in parts.items():
-        write_arrays(out / name, "mnist", part, NUM_CLASSES)
-    return MnistReport(len(train.keys), len(test.keys))
+        write_arrays(out / name, "mnist", part, digits)
+    return MnistReport(len(parts["train"].keys), len(parts["test"].keys))
+
+
+def _only(digits: str, images: LabelledImages) -> LabelledImages:
+    """The images of these digits, with labels from 0 on."""
+    label_of = np.array([digits.find(digit) for digit in DIGITS])  # -1: it is none of them
+    labels = label_of[images.labels]
+    kept = LabelledImages(images.images, labels, images.keys)
+    return kept.take(np.flatnonzero(labels >= 0))
 
 
 def load_mnist() -> LabelledImages:
@@ -106,6 +124,6 @@ def split_by_class(
     order: NDArray[np.int64] = rng.permutation(len(images.keys))
     labels = images.labels[order]
     first = np.zeros(len(order), dtype=bool)
-    for label in range(NUM_CLASSES):
+    for label in range(len(DIGITS)):
         first[np.flatnonzero(labels == label)[:per_class]] = True
     return images.take(order[first]), images.take(order[~first])

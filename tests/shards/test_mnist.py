@@ -6,6 +6,7 @@ import pytest
 from support.shard_files import files, keys, load
 
 from rwp_dist.base.errors import ConfigError, DataError
+from rwp_dist.data.dataset import load_manifest
 from rwp_dist.shards import mnist
 from rwp_dist.shards.mnist import write_mnist
 
@@ -56,9 +57,26 @@ def test_cuts_leave_the_split_alone_and_the_same_arguments_give_the_same_bytes(t
     assert all(first[name] == content for name, content in files(tmp_path).items())
 
 
+def test_some_digits_are_the_images_that_all_digits_have_of_them(tmp_path, written):
+    report = write_mnist(tmp_path, digits="75")
+    assert (report.num_train, report.num_test) == (20, 600)
+    for side in ("train", "test"):
+        images, labels = load(tmp_path / side)
+        whole, all_labels = load(written[0] / side)
+        for label, digit in enumerate((7, 5)):
+            assert np.array_equal(images[labels == label], whole[all_labels == digit])
+        assert load_manifest(str(tmp_path / side)).classes == ("7", "5")
+
+
 @pytest.mark.parametrize(
     ("argument", "value", "cure"),
-    [("train_per_class", 200, "give 1 to 199"), ("num_cuts", 101, "give 0 to 100")],
+    [
+        ("train_per_class", 200, "give 1 to 199"),
+        ("num_cuts", 101, "give 0 to 100"),
+        ("digits", "5", "give some, such as 56789"),
+        ("digits", "55", "give some, such as 56789"),
+        ("digits", "5-9", "give some, such as 56789"),
+    ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path: Path, argument, value, cure):
     with pytest.raises(ConfigError) as refused:

