@@ -98,6 +98,14 @@ SLOW = (
     "run/test_progress.py::test_passes_wait",
     "run/test_progress.py::test_there_is_no_spread",
     "run/test_extras.py",
+    "run/test_fine_tuning.py",
+    "run/test_freezing.py::test_it_is",
+    "run/test_initial.py::test_a_file_that_does_not_fit",
+    "run/test_initial.py::test_all_ranks",
+    "run/test_initial.py::test_another_run",
+    "run/test_recompute.py::test_every_method",
+    "run/test_recompute.py::test_in_bf16",
+    "run/test_recompute.py::test_networks",
     "run/test_users_models.py::test_a_run_is",
     "run/test_users_models.py::test_a_users",
     "run/test_users_models.py::test_every_method",
@@ -119,6 +127,7 @@ SLOW = (
         f"perturb/test_oracle.py::test_{name}"
         for name in (
             "a_padded_last_batch",
+            "blocks_that_are_computed_again",
             "buckets_of_any_size",
             "compiled_passes",
             "every_method_equals_the_oracle_at_stages_0_1_and_2[1-2",
