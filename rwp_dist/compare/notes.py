@@ -160,7 +160,8 @@ def _warnings(rows: Sequence[Row], by: Sequence[str]) -> list[str]:
     """What makes the comparison less fair than it looks."""
     runs = _runs(rows)
     keys = [key for key in differing_keys(runs) if key.startswith(("model.", "data."))]
-    keys = [key for key in keys if key not in (*by, "model.name")]  # a summary has the name
+    # A summary has the name; what runs began from is what they are compared for.
+    keys = [key for key in keys if key not in (*by, "model.name", "model.init")]
     keys += [TRAIN] if not {"data.train", TRAIN} & set(by) else []
     shared = [*keys, "model", "device", "num_parameters"]
     warnings = []

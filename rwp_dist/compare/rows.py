@@ -21,7 +21,7 @@ LONGEST = 80
 """Characters of a name in tables and pictures."""
 
 UNKNOWN = "unknown"
-TRAIN, VAL = "data.train.id", "data.val.id"
+TRAIN, VAL, INIT = "data.train.id", "data.val.id", "model.init.id"
 SPLITTING = (Affects.RESULT, Affects.SPLIT)
 """What runs of one row must share, besides their data and label."""
 
@@ -165,6 +165,8 @@ def differing_keys(runs: Sequence[Run], kinds: Sequence[Affects] = SPLITTING) ->
     runs = [run for run in runs if run.identity]
     keys = {key for run in runs for key in run.identity if key not in OTHERS}
     keys = {key for key in keys if affects_of(key) in kinds and key != "run.seed"}
+    if len({str(value_of(run, INIT)) for run in runs}) > 1:
+        keys.add(INIT.removesuffix(".id"))  # a place that tells what the runs began from
     keys = {key for key in keys if len({str(value_of(run, key)) for run in runs}) > 1}
     return sorted(keys, key=lambda key: (not key.startswith("method."), key))
 

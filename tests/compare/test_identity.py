@@ -47,6 +47,16 @@ def test_the_same_data_elsewhere_are_one_row_and_others_in_one_place_are_two(
     assert names(tmp_path)[:2] == ["sgd, data.train=3f2a910", "sgd, data.train=3f2a911"]
 
 
+def test_runs_that_began_from_other_weights_are_other_rows(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run_of(tmp_path, "sgd", seed)
+        run_of(tmp_path / "a", "sgd", seed, "model.init=runs/a", model_init_id="a" * 16)
+    assert names(tmp_path) == ["sgd, init=None", "sgd, init=runs/a"]
+    notes = comparison_of([tmp_path]).notes
+    assert not any("not one comparison" in note for note in notes)
+    assert any("model.init drawn" in note for note in notes)
+
+
 def test_runs_that_do_not_know_their_data_go_by_the_path(tmp_path: Path) -> None:
     for seed, place in enumerate(("a", "a", "b")):
         forget(run_of(tmp_path, "sgd", seed, f"data.train={place}"))
