@@ -17,7 +17,7 @@ from launcher.undo import undone_on_failure
 from rwp_dist.base.errors import ConfigError, RunDirError, RwpError
 from rwp_dist.base.files import write_bytes, write_text
 from rwp_dist.base.urls import scheme_of, shown
-from rwp_dist.config import Settings, dump_settings, with_absolute_paths
+from rwp_dist.config import LIBRARIES, Settings, dump_settings, with_absolute_paths
 from rwp_dist.record.code import own_code_of
 from rwp_dist.record.directory import RunDir
 
@@ -266,3 +266,6 @@ def _local_data(settings: Settings) -> Iterator[str]:
         if not scheme_of(path):
             # A pattern of files, or a folder.
             yield str(Path(path).parent if "{" in path or path.endswith(".tar") else path)
+    init = settings.model.init
+    if init and not init.startswith(LIBRARIES) and not scheme_of(init):
+        yield init

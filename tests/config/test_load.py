@@ -427,7 +427,10 @@ def test_numbers_that_files_cannot_keep_are_refused(key: str, value: str) -> Non
     assert problems_of(None, f"{key}={{a: {value}}}")[0][0] == key
 
 
-@pytest.mark.parametrize("key", ["run.dir", "data.train", "data.val", "data.cache_dir"])
+KEYS = ["run.dir", "data.train", "data.val", "data.cache_dir", "model.init"]
+
+
+@pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(
     "place",
     ["a b", "a,b", "a: b", "a #b", "-a", "a\nb", "[a]", "{a}", "*a", "%a", "@a", "true", "1e3",

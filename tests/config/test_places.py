@@ -8,7 +8,7 @@ from rwp_dist.base.errors import SettingsError
 from rwp_dist.config import load_settings, with_absolute_paths
 from rwp_dist.config.values import get_setting
 
-KEYS = ("run.dir", "data.train", "data.val", "data.cache_dir")
+KEYS = ("run.dir", "data.train", "data.val", "data.cache_dir", "model.init")
 
 
 @pytest.fixture

@@ -101,6 +101,16 @@ def test_what_the_engine_refuses_is_said_and_can_be_submitted_again(
     assert launch(*submit).exit_code == 0
 
 
+def test_a_container_sees_the_weights_that_a_run_begins_from(tmp_path: Path, engine: Path) -> None:
+    submit = ("submit", CONFIG, "--backend=docker", "--container=rwp", f"run.dir={tmp_path}/run")
+    weights = tmp_path / "weights.pt"
+    weights.touch()
+    script = launch(*submit, f"model.init={weights}", "--dry-run").stdout
+    assert f"--volume {weights}:{weights}:ro" in script
+    script = launch(*submit, "model.init=torchvision:DEFAULT", "--dry-run").stdout
+    assert "--volume torchvision" not in script
+
+
 def test_an_image_is_needed(tmp_path: Path) -> None:
     done = launch("submit", CONFIG, "--backend=docker", f"run.dir={tmp_path}/run")
     assert done.exit_code == 2 and "--container: docker runs an image" in done.stderr
