@@ -80,14 +80,16 @@ def build_parts(settings: Settings, streams: tuple[Train, Eval] | None = None) -
         optimizer = build_optimizer(model, settings)
         # Before DeepSpeed adds hooks, or empties the parameters.
         flops = count_flops(model, settings.data.channels, settings.data.image_size)
-        with_checkpointing(model, settings)
+        with_checkpointing(model, settings)  # what it computes again is no work of the network's
     with stage("opening the shards"), same_on_all_ranks():
         train, val = streams or _open_streams(settings, split, pin)
         timeline = Timeline.of(settings, train.steps_per_epoch)
     classes = train.dataset.classes if isinstance(train, TrainStream) else None
-    with stage("reading the weights to start from"), same_on_all_ranks():
-        # Rank 0's weights go to all ranks when the engine starts.
-        began = begin_from_weights(model, settings, classes) if dist.get_rank() == 0 else []
+    began: list[Note] = []
+    if settings.model.init is not None:
+        with stage("reading the weights to start from"), same_on_all_ranks():
+            if dist.get_rank() == 0:  # the engine gives rank 0's weights to all ranks
+                began = begin_from_weights(model, settings, classes)
     with stage("compiling what draws the noise"), same_on_all_ranks(), keys_of_settings():
         backend = choose_backend(settings.noise.backend, device)
     backend = _common(backend)

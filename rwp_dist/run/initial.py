@@ -1,20 +1,18 @@
-"""Weights to start from (``model.init``): found, read and fitted to the network.
+"""Weights to start from (``model.init``): found, read, and given to the network.
 
 Rank 0 does all of it, so no other rank needs the file: the engine gives rank 0's weights to all.
 """
 
 import hashlib
 import pickle
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from math import isqrt
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.base.files import write_json
@@ -24,10 +22,10 @@ from rwp_dist.data.classes import Classes, Note
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.identity import begun_settings, identity_in
 from rwp_dist.run.checkpoint import read_checkpoint
+from rwp_dist.run.fitting import KEY, Weights, fit_weights
 from rwp_dist.run.models import TIMM, find_in_timm, import_timm
 from rwp_dist.run.parts import weights_to_evaluate
 
-KEY = "model.init"
 TORCHVISION = "torchvision:"
 ID_DIGITS = 16
 """Hexadecimal digits of a file's sha256 in an identity."""
@@ -35,14 +33,6 @@ ID_DIGITS = 16
 _KINDS = "name a .pt, .pth or .safetensors file, a run directory, torchvision:DEFAULT, or timm:NAME"
 
 # --- where weights are ---
-
-
-class Weights(NamedTuple):
-    """What was read."""
-
-    tensors: Mapping[str, Tensor]
-    classes: tuple[str, ...] | None = None
-    """Names of the classes that they were trained on, in the order of labels. None: not known."""
 
 
 class Found(NamedTuple):
@@ -103,16 +93,17 @@ def _torchvision(name: str, settings: Settings) -> Found:
             f"write {TORCHVISION} and one of {', '.join(known.__members__)}",
         )
     weights = known[name]
+    place = f"torchvision's {weights}"
 
     def read() -> Weights:
-        with _downloads():
+        with _downloading(place):
             return Weights(
                 weights.get_state_dict(
                     progress=False, check_hash=True, map_location="cpu", weights_only=True
                 )
             )
 
-    return Found(f"torchvision's {weights}", Path(weights.url).name, read)
+    return Found(place, Path(weights.url).name, read)
 
 
 def _timm(name: str, settings: Settings) -> Found:
@@ -121,29 +112,28 @@ def _timm(name: str, settings: Settings) -> Found:
     if not (pretrained and pretrained.has_weights):
         raise _refused(f"timm has no weights of {name}", "name one of timm.list_pretrained()")
     whole = f"{pretrained.architecture}.{pretrained.tag}" if pretrained.tag else name
+    place = f"timm's {whole}"
 
     def read() -> Weights:
-        with _downloads(), torch.random.fork_rng(devices=[]):
+        with _downloading(place), torch.random.fork_rng(devices=[]):
             # timm itself knows how its files of many origins become its networks.
             model = timm.create_model(name, pretrained=True, in_chans=settings.data.channels)
             return Weights(model.state_dict())
 
-    return Found(f"timm's {whole}", whole, read)
+    return Found(place, whole, read)
 
 
-class _downloads:  # noqa: N801 - a context manager
+@contextmanager
+def _downloading(what: str) -> Iterator[None]:
     """Have whatever a library raises be one sentence."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception):  # of the network, of hashes, of the libraries' own kinds
-            said = shortened(str(error).partition("\n")[0].rstrip("."), 200)
-            raise _refused(
-                f"its weights cannot be had ({type(error).__name__}: {said})",
-                "start where they can be downloaded, or name a file that has them",
-            ) from error
+    try:
+        yield
+    except Exception as error:  # of the network, of hashes, of the libraries' own kinds
+        said = shortened(str(error).partition("\n")[0].rstrip("."), 200)
+        raise _refused(
+            f"{what} cannot be had ({type(error).__name__}: {said})",
+            "start where they can be downloaded, or name a file that has them",
+        ) from error
 
 
 LIBRARIES: dict[str, Callable[[str, Settings], Found]] = {TORCHVISION: _torchvision, TIMM: _timm}
@@ -202,150 +192,13 @@ READERS: dict[str, Callable[[Path], Weights]] = {".safetensors": _safetensors}
 """What reads a file, by the end of its name; others are torch's."""
 
 
-# --- names ---
-
-PREFIXES = ("module.", "model.", "_orig_mod.")
-"""What DistributedDataParallel, a wrapper or torch.compile puts before every name."""
-
-RENAMES = (
-    (r"^patch_embed\.proj\.", "conv_proj."),
-    (r"^cls_token$", "class_token"),
-    (r"^pos_embed$", "encoder.pos_embedding"),
-    (r"^blocks\.(\d+)\.", r"encoder.layers.encoder_layer_\1."),
-    (r"(encoder_layer_\d+)\.norm(\d)\.", r"\1.ln_\2."),
-    (r"\.attn\.qkv\.", ".self_attention.in_proj_"),
-    (r"\.attn\.proj\.", ".self_attention.out_proj."),
-    (r"\.mlp\.(fc1|linear_1)\.", ".mlp.0."),
-    (r"\.mlp\.(fc2|linear_2)\.", ".mlp.3."),
-    (r"^norm\.", "encoder.ln."),
-    (r"^head\.", "heads.head."),
-    (r"(\.denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2."),
-)
-"""From timm's names in a ViT to torchvision's, and from torchvision's of before to those of now."""
-
-
-def common_name(name: str) -> str:
-    """One name for a tensor that libraries and wrappers call differently."""
-    while starts := next((p for p in PREFIXES if name.startswith(p)), None):
-        name = name.removeprefix(starts)
-    for pattern, replacement in RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-# --- fitting ---
-
-
-@dataclass
-class Fitted:
-    """What became of the tensors of both sides, by name."""
-
-    taken: list[str] = field(default_factory=list)
-    interpolated: list[str] = field(default_factory=list)
-    """Position embeddings, taken for another number of patches."""
-    new: list[str] = field(default_factory=list)
-    """Of the network, drawn from ``run.seed``."""
-    unused: list[str] = field(default_factory=list)
-    """Of the weights that were read."""
-
-    def __str__(self) -> str:
-        total = len(self.taken) + len(self.interpolated) + len(self.new)
-        parts = [f"{len(self.taken)} of {total} tensors are taken"]
-        for words, names in (
-            ("interpolated", self.interpolated),
-            ("made anew", self.new),
-            ("not used of it", self.unused),
-        ):
-            if names:
-                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                parts.append(f"{words}: {', '.join(names[:3])}{more}")
-        return ", ".join(parts)
-
-
-def fit_weights(model: nn.Module, weights: Weights, classes: Classes | None = None) -> Fitted:
-    """Copy weights into a network, in place.
-
-    Its head, the last layer, stays as it is if it has another number of classes, or ``classes``
-    of other names; other tensors have to fit. Position embeddings are interpolated.
-
-    Raises:
-        ConfigError: a tensor has another shape, or most of the network's are missing; then nothing
-            is copied.
-    """
-    own = model.state_dict()
-    by_common = {common_name(name): name for name in own}
-    head, fitted = head_of(model), Fitted()
-    known = (weights.classes, classes.names if classes else None)
-    new_head = head if None not in known and known[0] != known[1] else set[str]()
-    found = dict[str, Tensor]()
-    for name, tensor in weights.tensors.items():
-        place = name if name in own else by_common.get(common_name(name))
-        if place is None or place in new_head or place in found:
-            fitted.unused.append(name)
-            continue
-        here, there = own[place].shape, tensor.shape
-        if here == there:
-            fitted.taken.append(place)
-        elif place in head and here[1:] == there[1:]:
-            fitted.unused.append(name)
-            continue
-        elif "pos_embed" in place and (resized := interpolated(tensor, here)) is not None:
-            tensor = resized
-            fitted.interpolated.append(place)
-        else:
-            raise _refused(
-                f"{place} is {list(here)} here and {list(there)} there",
-                "name weights of the same network, with the same model.options and data.channels",
-            )
-        found[place] = tensor
-    fitted.new = [name for name in own if name not in found]
-    body = {name: p.numel() for name, p in model.named_parameters() if name not in head}
-    if 2 * sum(body[name] for name in body if name in found) < sum(body.values()):
-        missing = next(name for name in body if name not in found)
-        raise _refused(
-            f"most of {type(model).__name__} is not in it, such as {missing}",
-            "name weights of the same network",
-        )
-    with torch.no_grad():
-        for name, tensor in found.items():
-            own[name].copy_(tensor)
-    return fitted
-
-
-def head_of(model: nn.Module) -> set[str]:
-    """Names of the parameters of the last module that has some: what gives the logits."""
-    last = [name for name, m in model.named_modules() if any(True for _ in m.parameters(False))][-1]
-    prefix = f"{last}." if last else ""
-    own = model.get_submodule(last).named_parameters(recurse=False)
-    return {prefix + name for name, _ in own}
-
-
-def interpolated(embedding: Tensor, shape: torch.Size) -> Tensor | None:
-    """Position embeddings of a square of patches for another square.
-
-    Both are ``[1, tokens + side**2, channels]``; those of class tokens, which come first, are kept.
-    Bicubic, with antialiasing where the square shrinks. None: they are not of this form.
-    """
-    if embedding.ndim != 3 or len(shape) != 3 or embedding.shape[2] != shape[2]:
-        return None
-    before, after = embedding.shape[1], shape[1]
-    for tokens in range(min(before, after)):
-        old, new = isqrt(before - tokens), isqrt(after - tokens)
-        if old**2 == before - tokens and new**2 == after - tokens:
-            kept, patches = embedding[:, :tokens], embedding[:, tokens:]
-            square = patches.float().transpose(1, 2).unflatten(2, (old, old))  # [1, C, old, old]
-            square = F.interpolate(square, (new, new), mode="bicubic", antialias=True)
-            return torch.cat([kept.float(), square.flatten(2).transpose(1, 2)], dim=1)
-    return None
-
-
 # --- of a run ---
 
 
 def begin_from_weights(model: nn.Module, settings: Settings, classes: Classes | None) -> list[Note]:
-    """Give a network the weights that a new run begins with, and say what was taken.
+    """Give a network the weights that ``model.init`` names, and say what was taken.
 
-    Nothing, if the settings name none or the run goes on from a checkpoint.
+    Nothing, if the run goes on from a checkpoint.
 
     Args:
         model: of rank 0.
@@ -356,11 +209,12 @@ def begin_from_weights(model: nn.Module, settings: Settings, classes: Classes | 
         ConfigError: the weights are not there, cannot be read or do not fit.
     """
     run_dir = RunDir(str(settings.run.dir))
-    if settings.model.init is None or run_dir.has_checkpoint():
+    if run_dir.has_checkpoint():
         return []
     source = find_weights(settings)
+    weights = source.read()
     try:
-        fitted = fit_weights(model, source.read(), classes)
+        fitted = fit_weights(model, weights, classes)
     except ConfigError as error:
         raise _refused(f"{source.place}: {error.problem}", error.cure or _KINDS) from error
     if run_dir.path.is_dir():

@@ -136,7 +136,8 @@ def activation_bytes(settings: Settings, batch: int, model: nn.Module) -> float:
 
     Nothing is computed: shapes go through a network on the meta device, and autograd tells what it
     saves. In bf16 the count is of a network wholly in bf16, which ``model`` becomes; autocast keeps
-    some of it in fp32 as well.
+    some of it in fp32 as well. Left out is what one block takes while ``model.checkpointing``
+    computes it again.
     """
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     model = model.to(dtype).train()
