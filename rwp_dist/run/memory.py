@@ -5,7 +5,8 @@ what CUDA, NCCL and cuDNN take for themselves and what fragmentation loses.
 """
 
 import importlib.util
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import psutil  # type: ignore[import-untyped]
 import torch
@@ -136,13 +137,24 @@ def activation_bytes(settings: Settings, batch: int, model: nn.Module) -> float:
 
     Nothing is computed: shapes go through a network on the meta device, and autograd tells what it
     saves. In bf16 the count is of a network wholly in bf16, which ``model`` becomes; autocast keeps
-    some of it in fp32 as well. Left out is what one block takes while ``model.checkpointing``
-    computes it again.
+    some of it in fp32 as well. With ``model.checkpointing`` it is what a backward pass finds, and
+    what the largest block keeps when it is computed again.
     """
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     model = model.to(dtype).train()
     shape = (batch, settings.data.channels, settings.data.image_size, settings.data.image_size)
     own = {p.untyped_storage()._cdata for p in model.parameters()}
+    again: list[Callable[[], Any]] = []
+    if settings.model.checkpointing:
+        from rwp_dist.run.recompute import when_computed_again
+
+        again = when_computed_again(model)
+    kept = _kept_bytes(lambda: model(torch.empty(shape, device="meta", dtype=dtype)), own)
+    return kept + max((_kept_bytes(block, own) for block in again), default=0.0)
+
+
+def _kept_bytes(forward: Callable[[], Any], own: set[int]) -> float:
+    """Bytes of the tensors that autograd saves in a forward pass, but for storages of ``own``."""
     kept: dict[int, Tensor] = {}  # as long as a tensor is held, no other gets its address
 
     def keep(tensor: Tensor) -> Tensor:
@@ -152,7 +164,7 @@ def activation_bytes(settings: Settings, batch: int, model: nn.Module) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(torch.empty(shape, device="meta", dtype=dtype))
+        forward()
     return float(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
 
 

@@ -7,7 +7,7 @@ torch's generator is set back for it, so dropout is the same; and BatchNorm, whi
 the batch in both, does not count that batch twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -69,6 +69,23 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
             "a list of modules, none inside another",
         )
     return list(dict.fromkeys(blocks))
+
+
+def when_computed_again(model: nn.Module) -> list[Callable[[], Any]]:
+    """What each block computes in a backward pass; filled by the next forward pass.
+
+    Args:
+        model: whose blocks are computed again.
+    """
+    again: list[Callable[[], Any]] = []
+
+    def note(block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        kind: Any = type(block).__base__
+        again.append(partial(kind.forward, block, *inputs, **named))
+
+    for block in find_blocks(model):
+        block.register_forward_pre_hook(note, with_kwargs=True)
+    return again
 
 
 def _module(block: nn.Module) -> str:
