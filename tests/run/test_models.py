@@ -119,9 +119,9 @@ def test_models_of_timm_take_images_classes_and_options():
         images = [f"data.image_size={size}", f"data.channels={channels}", "model.num_classes=7"]
         settings = load_settings(None, [f"model.name=timm:{name}", *images])
         model, again = build_model(settings), build_model(settings)
-        assert model(torch.zeros(2, channels, size, size)).shape == (2, 7)
         for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
             assert torch.equal(a, b)
+        assert model(torch.zeros(2, channels, size, size)).shape == (2, 7)
         shapes = [p.shape for p in build_shapes(settings).parameters()]
         assert shapes == [p.shape for p in model.parameters()]
     options = "model.options={drop_path_rate: 0.3, attn_drop_rate: 0.2, global_pool: avg}"
