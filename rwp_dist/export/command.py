@@ -44,16 +44,18 @@ def export_run(
         CheckpointError: the file is not a checkpoint, or not one of this network.
         RwpError: the folder cannot be written, or ONNX cannot express the network.
     """
-    from rwp_dist.export.networks import other_weights, result_network, write_safetensors
+    import torch
+
+    from rwp_dist.export.networks import result_network, write_safetensors
     from rwp_dist.export.onnx_model import write_onnx
     from rwp_dist.run.checkpoint import read_checkpoint
+    from rwp_dist.run.evaluate import load_beside
 
     model, state = result_network(settings, checkpoint), read_checkpoint(checkpoint)
-    tensors = model.state_dict()
-    files = {"model": tensors}
-    if other := other_weights(checkpoint, set(tensors)):
-        files[other[0]] = other[1]
-    elif settings.average.name != "none":
+    beside = load_beside(settings, checkpoint, torch.device("cpu"))
+    files = {"model": model.state_dict()}
+    files |= {name: network.state_dict() for name, network in beside.items()}
+    if not beside and settings.average.name != "none":
         yield (
             f"{checkpoint.name} was not evaluated, so it has the statistics of its result alone: "
             "only those weights are exported."
@@ -71,8 +73,7 @@ def export_run(
         write_text(out / "config.json", f"{config}\n")
         yield f"{out / 'config.json'}"
         if onnx:
-            d = settings.data
-            shape = (d.channels, d.image_size, d.image_size)
+            shape = (settings.data.channels, settings.eval_size, settings.eval_size)
             difference = write_onnx(model, shape, out / "model.onnx")
             written.append("model.onnx")
             yield f"{out / 'model.onnx'}: logits within {difference:.1e} of torch's"

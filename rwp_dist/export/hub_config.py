@@ -38,7 +38,7 @@ def preprocessing(settings: Settings) -> dict[str, Any]:
     d = settings.data
     mean, std = (list(values) * (d.channels // len(values)) for values in (d.mean, d.std))
     return {
-        "input_size": [d.channels, d.image_size, d.image_size],
+        "input_size": [d.channels, settings.eval_size, settings.eval_size],
         "interpolation": "bilinear",
         "crop_pct": d.eval_crop_ratio,
         "crop_mode": "center",

@@ -38,7 +38,15 @@ model = {function}({arguments})
 model.load_state_dict(load_file("model.safetensors"))
 """
 
-OWN_SOURCE = """\
+LOADING = """\
+{source}
+
+model = {function}({arguments})
+model.load_state_dict(load_file("model.safetensors"))
+"""
+"""With the source of the network, because no other library has it."""
+
+OF_SMALL_CNN = """\
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
@@ -47,12 +55,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 
-{source}
-
-model = {function}({arguments})
-model.load_state_dict(load_file("model.safetensors"))
 """
-"""With the function itself, because no other library has it."""
+"""What the source of ``small_cnn`` takes from elsewhere."""
 
 VIT_PATCHES = {"vit_s_16": 16, "vit_s_32": 32}
 
@@ -84,13 +88,16 @@ def loading_script(settings: Settings) -> str:
         from rwp_dist.run.models import small_cnn  # here, because it imports torch
 
         arguments = _written(known | {"channels": settings.data.channels} | options)
-        source = getsource(small_cnn)
-        return OWN_SOURCE.format(source=source, function=name, arguments=arguments)
+        source = OF_SMALL_CNN + getsource(small_cnn)
+        return LOADING.format(source=source, function=name, arguments=arguments)
     if name.startswith("plain_vit_"):
         size, patch = name.removeprefix("plain_vit_").split("_")
         sizes = {"image_size": settings.data.image_size, "patch_size": int(patch)}
-        function = f"plain_vit_{size}"
-        return _script("rwp_dist.run.plain_vit", function, known | sizes | options)
+        from rwp_dist.run import plain_vit  # here, because it imports torch
+
+        arguments = _written(known | sizes | options)
+        source = f"from safetensors.torch import load_file\n\n{getsource(plain_vit)}"
+        return LOADING.format(source=source, function=f"plain_vit_{size}", arguments=arguments)
     if name.startswith("vit_"):
         known["image_size"] = settings.data.image_size
     if name in ("googlenet", "inception_v3"):

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import warnings
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from rwp_dist.export.card import model_card
 from rwp_dist.export.loading import LIKE_TIMM, loading_script
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.identity import settings_identity
-from rwp_dist.run import evaluate
 from rwp_dist.run.models import build_model
 
 CLASSES, SIZE = 4, 32
@@ -92,7 +90,10 @@ def logits_elsewhere(folder, script):
     return np.load(folder / "logits.npy")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "cifar_resnet18", "vit_s_16", "small_cnn"])
+NETWORKS = ("resnet18", "cifar_resnet18", "vit_s_16", "plain_vit_s_16", "small_cnn")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_it_is_loaded_without_this_package_by_the_lines_of_its_card(tmp_path, name):
     run_dir, settings, model = finished_run(tmp_path / "run", f"model.name={name}", *RGB)
     result = export(run_dir)
@@ -112,21 +113,10 @@ def test_it_is_loaded_without_this_package_by_the_lines_of_its_card(tmp_path, na
         np.testing.assert_allclose(logits_elsewhere(folder, by_timm), wanted, atol=1e-5)
 
 
-def of_timm(settings, device=None):
-    """A network of timm's, for images of another size than its own."""
-    import timm
-
-    torch.manual_seed(0)
-    name = settings.model.name.removeprefix("timm:")
-    sizes = {"img_size": SIZE} if name.startswith("vit") else {}
-    return timm.create_model(name, num_classes=settings.model.num_classes, **sizes)
-
-
 @pytest.mark.parametrize("name", ["timm:resnet10t", "timm:vit_tiny_patch16_224"])
 def test_timm_loads_its_own_networks(tmp_path, name):
-    with patch(f"{__name__}.build_model", of_timm), patch.object(evaluate, "build_model", of_timm):
-        run_dir, settings, model = finished_run(tmp_path / "run", f"model.name={name}", *RGB)
-        result = export(run_dir)
+    run_dir, settings, model = finished_run(tmp_path / "run", f"model.name={name}", *RGB)
+    result = export(run_dir)
     assert result.exit_code == 0, result.output
     folder, images = run_dir.path / "export", torch.randn(2, 3, SIZE, SIZE)
     np.save(folder / "images.npy", images.numpy())

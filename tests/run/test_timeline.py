@@ -101,7 +101,7 @@ RATES: tuple[tuple[tuple[str, ...], Callable[[int], float]], ...] = (
 )
 
 
-@pytest.mark.parametrize(("overrides", "rate"), RATES, ids=lambda v: str(v)[:60])
+@pytest.mark.parametrize(("overrides", "rate"), RATES, ids=[str(words)[:60] for words, _ in RATES])
 def test_the_learning_rate_is_that_of_its_schedule(
     overrides: tuple[str, ...], rate: Callable[[int], float]
 ) -> None:
