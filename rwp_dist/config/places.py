@@ -36,13 +36,13 @@ def unreachable_places(runs: Sequence[Settings], *, data: bool = True) -> list[R
 
 
 def _places(settings: Settings) -> Iterator[tuple[str, Path]]:
-    d = settings.data
-    yield "run.dir", Path(str(settings.run.dir))
+    s, d = settings, settings.data
+    yield "run.dir", Path(str(s.run.dir))
     train = [("data.mix", place) for place in d.mix] or [("data.train", d.train)]
     named = [*train, ("data.val", d.val)]
-    teacher = settings.loss.teacher
-    if teacher and not teacher.startswith(LIBRARIES):
-        named.append(("loss.teacher", teacher))
+    for key, weights in (("model.init", s.model.init), ("loss.teacher", s.loss.teacher)):
+        if weights and not weights.startswith(LIBRARIES):
+            named.append((key, weights))
     local = [(key, path) for key, place in named if (path := local_path(place)) is not None]
     yield from local
     if len(local) < len(named):

@@ -21,7 +21,10 @@ Assignment = tuple[str, Any]
 MOST_BYTES = 1 << 18
 """Of a settings file."""
 
-AS_WRITTEN = ("variant", "run.dir", "data.train", "data.val", "data.cache_dir", "model.init")
+AS_WRITTEN = (
+    *("variant", "run.dir", "data.train", "data.val", "data.cache_dir"),
+    *("model.init", "loss.teacher"),
+)
 """Settings whose values on a command line are names and paths, of which YAML may make anything."""
 NO_VALUE = ("null", "~")
 

@@ -643,6 +643,7 @@ class Evaluation(Section):
 
     image_size: Annotated[Size, Field(le=MOST_PIXELS)] | None = None
     """Height and width of evaluated images, in pixels. null: ``data.image_size``."""
+
     per_class: Annotated[Flag, Affects.NOTHING] = False
     """Write the accuracy of each class and the confusion matrix to ``per_class/`` in the run
     directory at every evaluation; at the last one also tables and a picture."""

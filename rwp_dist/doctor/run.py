@@ -21,7 +21,7 @@ from rwp_dist.perturb.methods import METHODS
 from rwp_dist.perturb.normals import native
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.resume import changed_settings, goes_on_changed
-from rwp_dist.record.teacher import teacher_file
+from rwp_dist.record.weights import init_file, teacher_file
 from rwp_dist.run.memory import (
     PROCESS_BYTES,
     TIGHT,
@@ -102,16 +102,17 @@ def _fits(name: str, need: float, have: float, micro_batch: int) -> Finding:
     return (problem if need > have else warning)(name, seen, cure, **figures)
 
 
-def teacher(machine: Machine) -> Iterator[Finding]:
-    """The weights of ``loss.teacher`` are there.
+def weights(machine: Machine) -> Iterator[Finding]:
+    """The weights of ``model.init`` and ``loss.teacher`` are there.
 
     Raises:
         ConfigError: they are not.
     """
     assert machine.settings is not None
-    path = teacher_file(machine.settings)
-    if path is not None:
-        yield ok("teacher", f"{path}, {size(path.stat().st_size)}")
+    for name, find in (("weights", init_file), ("teacher", teacher_file)):
+        path = find(machine.settings)
+        if path is not None:
+            yield ok(name, f"{path}, {size(path.stat().st_size)}")
 
 
 def noise(machine: Machine) -> Iterator[Finding]:
@@ -230,7 +231,7 @@ CHECKS = (
     Check("memory", "estimate", memory),
     Check("noise", "generator", noise, 90.0),
     Check("network", "C++ compiler", compiler),
-    Check("network", "teacher", teacher),
+    Check("network", "weights", weights),
     Check("data", "training", training, 600.0),
     Check("data", "evaluation", evaluation, 300.0),
 )

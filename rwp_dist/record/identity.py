@@ -20,7 +20,7 @@ from rwp_dist.base.urls import shown_tree
 from rwp_dist.config import Affects, Settings, affects, load_settings, values_by_key
 from rwp_dist.record.code import digest_of, version_of
 from rwp_dist.record.directory import RunDir
-from rwp_dist.record.teacher import NO_TEACHER
+from rwp_dist.record.weights import NO_TEACHER
 
 Identity = dict[str, Any]
 """Values that JSON can hold, by key: every setting, and the keys of ``OTHERS``."""

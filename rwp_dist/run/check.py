@@ -25,7 +25,7 @@ from rwp_dist.record.ending import write_refusal
 from rwp_dist.record.identity import identity_in, settings_identity
 from rwp_dist.record.resume import changes_of, continued_settings, goes_on_changed
 from rwp_dist.record.sweep import other_runs
-from rwp_dist.record.teacher import teacher_file
+from rwp_dist.record.weights import init_file, teacher_file
 
 BATCH = ("batch", "data.lanes", "deepspeed.zero_stage", "method.name", "method.antithetic")
 """Settings that decide how a batch is split."""
@@ -143,11 +143,12 @@ class RunCheck:
         finished = run_dir.summary.is_file() and not self._data.elsewhere
         finished = finished and not goes_on_changed(run_dir, settings)
         if not finished:  # else its data may be gone by now
-            try:
-                if not self._data.elsewhere:
-                    teacher_file(settings)
-            except ConfigError as error:
-                yield Problem(error, ("loss",))
+            for find, section in ((init_file, "model"), (teacher_file, "loss")):
+                try:
+                    if not self._data.elsewhere:
+                        find(settings)
+                except ConfigError as error:
+                    yield Problem(error, (section,))
             with stage("looking at the data"):
                 yield from list(self._data.problems(settings, split))
         try:

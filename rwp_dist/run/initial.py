@@ -3,7 +3,6 @@
 Rank 0 does all of it, so no other rank needs the file: the engine gives rank 0's weights to all.
 """
 
-import hashlib
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,17 +20,13 @@ from rwp_dist.config import Settings
 from rwp_dist.data.classes import Classes, Note
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.identity import begun_settings, identity_in
+from rwp_dist.record.weights import KINDS, weights_file, weights_id
 from rwp_dist.run.checkpoint import read_checkpoint
 from rwp_dist.run.fitting import KEY, Weights, fit_weights
 from rwp_dist.run.models import TIMM, find_in_timm, import_timm
 from rwp_dist.run.parts import weights_to_evaluate
 
 TORCHVISION = "torchvision:"
-ID_DIGITS = 16
-"""Hexadecimal digits of a file's sha256 in an identity."""
-
-_KINDS = "name a .pt, .pth or .safetensors file, a run directory, torchvision:DEFAULT, or timm:NAME"
-
 # --- where weights are ---
 
 
@@ -55,26 +50,10 @@ def find_weights(settings: Settings) -> Found:
     for starts, find in LIBRARIES.items():
         if place.startswith(starts):
             return find(place.removeprefix(starts), settings)
-    path = Path(place)
-    if path.is_dir():
-        try:
-            path = RunDir(path).newest_checkpoint()
-        except RwpError as error:
-            raise _refused(error.problem, _KINDS) from None
+    path = weights_file(place, KEY)
+    assert path is not None, "it is none of a library"
     read = READERS.get(path.suffix, _torch_file)
-    return Found(str(path), _digest(path), lambda: read(path))
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise _refused(f"{path} cannot be read ({why})", _KINDS) from None
-    return digest.hexdigest()[:ID_DIGITS]
+    return Found(str(path), weights_id(path, KEY), lambda: read(path))
 
 
 def _torchvision(name: str, settings: Settings) -> Found:
@@ -153,7 +132,7 @@ def _safetensors(path: Path) -> Weights:
     try:
         return Weights(load_file(path))
     except Exception as error:  # of the library's own kind, or of the disk
-        raise _refused(f"{path} cannot be read as safetensors ({error})", _KINDS) from None
+        raise _refused(f"{path} cannot be read as safetensors ({error})", KINDS) from None
 
 
 def _torch_file(path: Path) -> Weights:
@@ -166,7 +145,7 @@ def _torch_file(path: Path) -> Weights:
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         first = str(error).partition("\n")[0].rstrip(".")
-        raise _refused(f"{path} cannot be read by torch ({first})", _KINDS) from None
+        raise _refused(f"{path} cannot be read by torch ({first})", KINDS) from None
     if isinstance(content, dict) and {"format", "weights", "parts"} <= content.keys():
         return _checkpoint(path)
     for key in ("state_dict", "model", "model_state_dict", "weights"):
@@ -180,7 +159,7 @@ def _checkpoint(path: Path) -> Weights:
     try:
         state = read_checkpoint(path)
     except RwpError as error:
-        raise _refused(error.problem, _KINDS) from None
+        raise _refused(error.problem, KINDS) from None
     history = state["parts"].get("history") or {}
     names = (history.get("classes") or {}).get("names")
     average = weights_to_evaluate(state["parts"].values())
@@ -216,7 +195,7 @@ def begin_from_weights(model: nn.Module, settings: Settings, classes: Classes | 
     try:
         fitted = fit_weights(model, weights, classes)
     except ConfigError as error:
-        raise _refused(f"{source.place}: {error.problem}", error.cure or _KINDS) from error
+        raise _refused(f"{source.place}: {error.problem}", error.cure or KINDS) from error
     if run_dir.path.is_dir():
         record = {"place": source.place, "id": source.id} | asdict(fitted)
         write_json(run_dir.path / "initial.json", record)

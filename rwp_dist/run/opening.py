@@ -18,7 +18,7 @@ from rwp_dist.record.ending import write_refusal
 from rwp_dist.record.identity import Identity, identity_of, settings_identity
 from rwp_dist.record.open import open_run
 from rwp_dist.record.resume import changes_of, continued_settings, goes_on_changed
-from rwp_dist.record.teacher import teacher_identity
+from rwp_dist.record.weights import teacher_identity
 from rwp_dist.run.agreement import agree, check_shared, own_places
 from rwp_dist.run.initial import weights_identity
 

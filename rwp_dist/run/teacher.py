@@ -1,5 +1,7 @@
 """The frozen network that a run distils from (``loss.teacher``)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,7 +12,7 @@ from rwp_dist.config import Settings, load_settings
 from rwp_dist.data.classes import Classes
 from rwp_dist.data.image import Normalise
 from rwp_dist.engine.precision import autocast
-from rwp_dist.record.teacher import teacher_file
+from rwp_dist.record.weights import teacher_file
 from rwp_dist.run.checkpoint import read_checkpoint
 from rwp_dist.run.evaluate import load_network
 from rwp_dist.run.fitting import fit_weights
@@ -45,8 +47,9 @@ class Teacher:
             model = build_model(own, device)
             _load(model, own)
         self._model = model.eval().requires_grad_(False)
-        sizes = settings.data.train_sizes
-        try_network(self._model, settings.model_copy(update={"model": own.model}), sizes=sizes)
+        with _of_teacher():
+            sizes = settings.data.train_sizes
+            try_network(self._model, settings.model_copy(update={"model": own.model}), sizes=sizes)
         self._normalise = Normalise(own.data.mean, own.data.std)
         self._precision = settings.precision
 
@@ -55,6 +58,18 @@ class Teacher:
         with torch.no_grad(), autocast(images.device, self._precision):
             logits: Tensor = self._model(self._normalise(images))
         return logits.float()
+
+
+@contextmanager
+def _of_teacher() -> Iterator[None]:
+    """Have errors about a network name the teacher."""
+    try:
+        yield
+    except ConfigError as error:
+        cure = "name a teacher that does, or leave loss.teacher out"
+        if error.key == "model.init":
+            cure = error.cure or cure
+        raise ConfigError(error.problem, key="loss.teacher", cure=cure) from error
 
 
 def teacher_settings(settings: Settings) -> Settings:
@@ -70,8 +85,10 @@ def teacher_settings(settings: Settings) -> Settings:
         name = place
     if name is None:
         own = load_settings(Path(place) / "config.yaml")
-        return own.model_copy(update={"model": own.model.model_copy(update={"init": None})})
-    model = settings.model.model_copy(update={"name": name, "options": {}, "init": place})
+        plain = {"init": None, "freeze": (), "checkpointing": False}
+        return own.model_copy(update={"model": own.model.model_copy(update=plain)})
+    of_library = {"name": name, "options": {}, "init": place, "freeze": (), "checkpointing": False}
+    model = settings.model.model_copy(update=of_library)
     return settings.model_copy(update={"model": model})
 
 
@@ -94,11 +111,9 @@ def _load(model: nn.Module, own: Settings) -> None:
     Raises:
         ConfigError: there are none, or they are those of another network.
     """
-    try:
+    with _of_teacher():
         found = find_weights(own)
         fitted = fit_weights(model, found.read())
-    except ConfigError as error:
-        raise ConfigError(error.problem, key="loss.teacher", cure=error.cure) from error
     if fitted.new:
         raise ConfigError(
             f"{found.place} does not fit {own.model.name} with {own.model.num_classes} classes "

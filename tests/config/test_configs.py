@@ -25,8 +25,10 @@ NAMES = sorted(
     for path in CONFIGS.glob("*.yaml")
     if path.stem not in ("digits", "mnist", *FINETUNING)
 )
-OF_TODAY = ("imagenet_resnet50_90", "imagenet_resnet50_600", "imagenet_vit_s16")
-OF_TODAY += (f"{OF_TODAY[-1]}_basic",)
+OF_TODAY = (
+    *("imagenet_resnet50_90", "imagenet_resnet50_600"),
+    *("imagenet_vit_s16", "imagenet_vit_s16_basic"),
+)
 """Recipes with more variants than the authors'."""
 VARIANTS = ("sgd", "sam", "rwp", "arwp", "m-rwp", "m-arwp")
 MORE = ("sgd", "sam", "late-sam", "asam", "rwp", "arwp", "multiplicative", "m-rwp", "m-arwp")

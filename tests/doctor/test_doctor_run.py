@@ -49,12 +49,12 @@ def test_a_missing_cpp_compiler_is_a_problem_of_a_run_that_compiles(monkeypatch)
 
 
 def test_a_missing_teacher_is_a_problem(tmp_path) -> None:
-    assert look(run.teacher, machine()) == []
+    assert look(run.weights, machine()) == []
     words = (f"loss.teacher={tmp_path}/a.pt", "loss.teacher_model=small_cnn")
-    [missing] = look(run.teacher, machine(*words))
+    [missing] = look(run.weights, machine(*words))
     assert missing.state == "problem" and "a.pt is not there" in missing.seen
     (tmp_path / "a.pt").touch()
-    [there] = look(run.teacher, machine(*words))
+    [there] = look(run.weights, machine(*words))
     assert there.state == "ok" and "a.pt, 0 B" in there.seen
 
 

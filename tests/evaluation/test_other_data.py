@@ -212,7 +212,7 @@ def test_with_one_right_class_each_several_right_ones_are_the_usual_metrics():
     weights = torch.ones(50)
     weights[3] = 0
     masks = F.one_hot(labels, 7).bool()
-    for metric in ("loss", "hits", "calibration"):
+    for metric in ("nll", "hits", "calibration"):
         one, several = (getattr(task, metric) for task in (Classification(), SeveralRight()))
         found, expected = several(logits, masks, weights), one(logits, labels, weights)
         torch.testing.assert_close(found.double(), expected.double(), rtol=1e-5, atol=1e-6)

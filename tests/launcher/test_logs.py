@@ -76,11 +76,11 @@ def test_a_start_that_will_be_no_attempt_does_not_hide_the_log_of_one(tmp_path: 
     run = RunDir(tmp_path)
     attempt(run, "trains\n")
     with run.locked():
-        assert ranks._logs(tmp_path) is None
+        assert ranks._logs(tmp_path, changed=False) is None
     run.write_summary({"top1": 70.0})
-    assert ranks._logs(tmp_path) is None
+    assert ranks._logs(tmp_path, changed=False) is None
     run.summary.unlink()
-    assert ranks._logs(tmp_path) == tmp_path / "logs" / "attempt-2"
+    assert ranks._logs(tmp_path, changed=False) == tmp_path / "logs" / "attempt-2"
 
 
 def test_following_ends_when_nobody_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from rwp_dist.base.errors import ConfigError, DataError, SettingsError
 from rwp_dist.config import dump_settings, load_settings
 from rwp_dist.data.classes import Classes
 from rwp_dist.record.identity import settings_identity
-from rwp_dist.record.teacher import NO_TEACHER, teacher_file, teacher_identity
+from rwp_dist.record.weights import NO_TEACHER, teacher_file, teacher_identity
 from rwp_dist.run.build import build_parts
 from rwp_dist.run.check import RunCheck
 from rwp_dist.run.checkpoint import list_checkpoints, read_checkpoint
