@@ -307,7 +307,8 @@ class Loss(Section):
     teacher: Annotated[WeightsPlace | None, Affects.PLACE] = None
     """Distil from a frozen network: a run's directory, of which the newest checkpoint counts; or
     weights for ``teacher_model``, as ``model.init`` takes them: a file, ``torchvision:DEFAULT`` or
-    ``timm:NAME``. null: none."""
+    ``timm:NAME``. A run's and a library's see pixels as they were trained, a file's as this run.
+    null: none."""
 
     teacher_model: str | None = None
     """Network that the weights are of, named as ``model.name`` is. null: the teacher is a run, or

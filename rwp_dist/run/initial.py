@@ -38,6 +38,9 @@ class Found(NamedTuple):
     id: str
     """Other weights have another one."""
     read: Callable[[], Weights]
+    pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Mean and deviation of the pixels that they were trained on (``data.mean`` and ``data.std``).
+    None: not known."""
 
 
 def find_weights(settings: Settings) -> Found:
@@ -82,7 +85,8 @@ def _torchvision(name: str, settings: Settings) -> Found:
                 )
             )
 
-    return Found(place, Path(weights.url).name, read)
+    images = weights.transforms()
+    return Found(place, Path(weights.url).name, read, (tuple(images.mean), tuple(images.std)))
 
 
 def _timm(name: str, settings: Settings) -> Found:
@@ -99,7 +103,7 @@ def _timm(name: str, settings: Settings) -> Found:
             model = timm.create_model(name, pretrained=True, in_chans=settings.data.channels)
             return Weights(model.state_dict())
 
-    return Found(place, whole, read)
+    return Found(place, whole, read, (tuple(pretrained.mean), tuple(pretrained.std)))
 
 
 @contextmanager
@@ -200,7 +204,13 @@ def begin_from_weights(model: nn.Module, settings: Settings, classes: Classes | 
         record = {"place": source.place, "id": source.id} | asdict(fitted)
         write_json(run_dir.path / "initial.json", record)
     problem = f"{source.place}: {fitted}"
-    return [Note(KEY, problem, "name other weights if that is not meant")]
+    found = [Note(KEY, problem, "name other weights if that is not meant")]
+    own = settings.data.mean, settings.data.std
+    if source.pixels is not None and source.pixels != own:
+        mean, std = (list(values) for values in source.pixels)
+        problem = f"{source.place} were trained with data.mean={mean} data.std={std}"
+        found.append(Note("data.mean", problem, "set them so, unless the images are other ones"))
+    return found
 
 
 def weights_identity(run_dir: RunDir, settings: Settings) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Teacher:
         """``classes``: of the run's training data, if they are known."""
         own = teacher_settings(settings)
         _check_fit(settings, own)
+        pixels = own.data.mean, own.data.std
         if own.model.init is None:
             path = teacher_file(settings)
             assert path is not None, "it is a run, which has a file"
@@ -45,12 +46,12 @@ class Teacher:
                 Classes.from_state(kept).joined(classes)
         else:
             model = build_model(own, device)
-            _load(model, own)
+            pixels = _load(model, own) or pixels
         self._model = model.eval().requires_grad_(False)
         with _of_teacher():
             sizes = settings.data.train_sizes
             try_network(self._model, settings.model_copy(update={"model": own.model}), sizes=sizes)
-        self._normalise = Normalise(own.data.mean, own.data.std)
+        self._normalise = Normalise(*pixels)
         self._precision = settings.precision
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -105,8 +106,8 @@ def _check_fit(settings: Settings, own: Settings) -> None:
             )
 
 
-def _load(model: nn.Module, own: Settings) -> None:
-    """Give a network all of its weights.
+def _load(model: nn.Module, own: Settings) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Give a network all of its weights; the pixels that they are for, if that is known.
 
     Raises:
         ConfigError: there are none, or they are those of another network.
@@ -121,3 +122,4 @@ def _load(model: nn.Module, own: Settings) -> None:
             key="loss.teacher",
             cure="name weights of that network with as many classes, or another loss.teacher_model",
         )
+    return found.pixels

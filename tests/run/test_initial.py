@@ -112,6 +112,7 @@ def test_weights_of_torchvision(tmp_path, monkeypatch):
     for name in ("DEFAULT", "IMAGENET1K_V1"):
         found = find_weights(settings_of(f"torchvision:{name}", "model.name=resnet18", *RGB))
         assert found.id == "resnet18-f37072fd.pth"
+        assert found.pixels == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         net = resnet18(num_classes=3)
         fitted = fit_weights(net, found.read())
         assert fitted.new == ["fc.weight", "fc.bias"] == fitted.unused
@@ -123,7 +124,7 @@ def test_weights_of_timm(monkeypatch):
     loader = "timm.models._builder.load_state_dict_from_hf"
     monkeypatch.setattr(loader, lambda *args, **kwargs: dict(state))
     found = find_weights(settings_of("timm:test_vit"))
-    assert found.id == "test_vit.r160_in1k"
+    assert found.id == "test_vit.r160_in1k" and found.pixels == ((0.5,) * 3, (0.5,) * 3)
     before = torch.get_rng_state()
     net = timm.create_model("test_vit", num_classes=3, in_chans=1, img_size=64)
     torch.set_rng_state(before)
@@ -132,6 +133,18 @@ def test_weights_of_timm(monkeypatch):
     assert fitted.interpolated == ["pos_embed"] and fitted.new == ["head.weight", "head.bias"]
     grey = state["patch_embed.proj.weight"].sum(1, keepdim=True)
     torch.testing.assert_close(net.patch_embed.proj.weight.detach(), grey)
+
+
+def test_pixels_that_the_weights_do_not_know_are_said(tmp_path, monkeypatch):
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(resnet18(num_classes=1000).state_dict(), cache / "resnet18-f37072fd.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    own = "data.mean=[0.485,0.456,0.406]", "data.std=[0.229,0.224,0.225]"
+    for more, notes in ((own, ["model.init"]), ((), ["model.init", "data.mean"])):
+        settings = settings_of("torchvision:DEFAULT", "model.name=resnet18", *RGB, *more)
+        found = begin_from_weights(resnet18(num_classes=3), settings, None)
+        assert [note.key for note in found] == notes
 
 
 def raises(error):
