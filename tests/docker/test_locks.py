@@ -59,7 +59,7 @@ def test_every_entry_has_a_hash_and_the_version_that_ci_runs_with(name):
 
 
 def test_it_covers_everything_that_a_run_needs():
-    missing = needed("rwp-dist", ("fast", "cloud")) - locked("requirements.lock").keys()
+    missing = needed("rwp-dist", ("fast", "cloud", "timm")) - locked("requirements.lock").keys()
     assert not missing, f"{missing}: run docker/lock.sh"
     assert {"torch", "simplejpeg", "s3fs", "gcsfs"} <= locked("requirements.lock").keys()
 
