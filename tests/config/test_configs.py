@@ -203,8 +203,18 @@ def small_colour_shards(folder, num_classes):
         write_shards(synthetic_listing(num, 48, 40, num_classes, seed=0), folder / split)
 
 
-@pytest.mark.parametrize(("name", "size"), [("cifar100_resnet18", 32), ("imagenet_vit_s32", 64)])
-def test_a_recipe_trains_a_step_on_two_ranks(tmp_path, name, size):
+@pytest.mark.parametrize(
+    ("name", "size", "more"),
+    [
+        ("cifar100_resnet18", 32, ()),
+        ("imagenet_vit_s32", 64, ()),
+        ("imagenet_vit_s16", 32, ()),
+        ("imagenet_resnet50_90", 64, ("data.sizes=[[0,48],[0.5,64]]", "optimizer.lr=0.01")),
+        ("imagenet_resnet50_600", 64, ()),
+        ("finetune_vit_s16", 32, ("model.init=null",)),
+    ],
+)
+def test_a_recipe_trains_a_step_on_two_ranks(tmp_path, name, size, more):
     small_colour_shards(tmp_path, num_classes=4)
     settings = settings_of(
         name,
@@ -223,6 +233,7 @@ def test_a_recipe_trains_a_step_on_two_ranks(tmp_path, name, size):
         f"run.dir={tmp_path}/run",
         "tracking.wandb=off",
         "tracking.log_every=1",
+        *more,
     )
     summary, _ = run_ranks(train, 2, settings)
     assert summary["steps"] == 2 and summary["skipped_steps"] == 0
