@@ -195,6 +195,16 @@ def _loss(s: Settings) -> Iterator[Conflict]:
                 f"only {name} has it, and loss.name is {s.loss.name}",
                 f"set loss.name to {name}, or remove it",
             )
+    spread = s.augment.label_smoothing / s.model.num_classes
+    wrong, right = spread, 1.0 - s.augment.label_smoothing + spread
+    threshold = s.loss.threshold
+    if s.loss.name == "bce" and threshold is not None and not wrong <= threshold < right:
+        yield Conflict(
+            ("loss.threshold", "augment.label_smoothing"),
+            f"label smoothing makes the targets of an image {right:.4g} and {wrong:.4g}, so all of "
+            f"them become {int(threshold < wrong)}",
+            f"set it to {wrong:.4g} or more, and below {right:.4g}",
+        )
     if s.loss.teacher_model is not None and s.loss.teacher is None:
         yield Conflict(
             ("loss.teacher_model", "loss.teacher"),

@@ -22,12 +22,13 @@ from torchvision.models import resnet18
 model = resnet18(num_classes={num_classes})
 model.conv1, model.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
 model.load_state_dict(load_file("model.safetensors"))
+model.eval()
 """
 
 BY_TIMM = """\
 import timm
 
-model = timm.create_model("local-dir:.", pretrained=True)
+model = timm.create_model("local-dir:.", pretrained=True).eval()
 """
 
 BY_FUNCTION = """\
@@ -36,6 +37,7 @@ from {module} import {function}
 
 model = {function}({arguments})
 model.load_state_dict(load_file("model.safetensors"))
+model.eval()
 """
 
 LOADING = """\
@@ -43,6 +45,7 @@ LOADING = """\
 
 model = {function}({arguments})
 model.load_state_dict(load_file("model.safetensors"))
+model.eval()
 """
 """With the source of the network, because no other library has it."""
 

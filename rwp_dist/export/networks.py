@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rwp_dist.base.files import write_bytes
 from rwp_dist.config import Settings
 from rwp_dist.run.evaluate import load_network
 
@@ -22,7 +23,7 @@ def result_network(settings: Settings, checkpoint: Path) -> nn.Module:
 
 def write_safetensors(tensors: Tensors, path: Path) -> None:
     """Write tensors by name. One that has several names is there under each."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     own = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(own, path, metadata={"format": "pt"})
+    write_bytes(path, save(own, metadata={"format": "pt"}))

@@ -22,7 +22,9 @@ PIECE_BYTES = 2**24
 
 
 def weights_file(place: str, key: str) -> Path | None:
-    """The file of weights; of a run's directory its newest checkpoint. None: a library has them.
+    """The file of weights; of a run's directory its newest checkpoint, and of an export its own.
+
+    None: a library has them.
 
     Args:
         place: the value of a setting.
@@ -39,6 +41,8 @@ def weights_file(place: str, key: str) -> Path | None:
         raise ConfigError(f"{place} {where}", key=key, cure=KINDS)
     if not path.is_dir():
         return path
+    if (exported := path / "model.safetensors").is_file():
+        return exported
     try:
         return RunDir(path).newest_checkpoint()
     except RwpError as error:

@@ -144,7 +144,7 @@ def _torch_file(path: Path) -> Weights:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # torch advises to trust the file
         raise _refused(
-            f"{path} holds more than tensors and numbers",
+            f"{path} is no file of weights, or holds more than tensors and numbers",
             "save the network's state_dict() alone, with torch.save",
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:

@@ -209,7 +209,7 @@ def small_colour_shards(folder, num_classes):
         ("cifar100_resnet18", 32, ()),
         ("imagenet_vit_s32", 64, ()),
         ("imagenet_vit_s16", 32, ()),
-        ("imagenet_resnet50_90", 64, ("data.sizes=[[0,48],[0.5,64]]", "optimizer.lr=0.01")),
+        ("imagenet_resnet50_90", 64, ("data.sizes=[[0,48],[0.5,64]]", "optimizer.lr=0.0001")),
         ("imagenet_resnet50_600", 64, ()),
         ("finetune_vit_s16", 32, ("model.init=null",)),
     ],

@@ -109,7 +109,7 @@ def test_it_is_loaded_without_this_package_by_the_lines_of_its_card(tmp_path, na
         wanted = model(images).numpy()
     assert np.array_equal(logits_elsewhere(folder, script), wanted)
     if name == "resnet18":
-        by_timm = 'import timm\nmodel = timm.create_model("local-dir:.", pretrained=True)\n'
+        by_timm = 'import timm\nmodel = timm.create_model("local-dir:.", pretrained=True).eval()\n'
         np.testing.assert_allclose(logits_elsewhere(folder, by_timm), wanted, atol=1e-5)
 
 

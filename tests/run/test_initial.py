@@ -179,7 +179,7 @@ def test_weights_that_cannot_be_downloaded_are_one_sentence(monkeypatch):
         ("garbage.pt", "garbage.pt cannot be read by torch|holds more than"),
         ("empty.pth", "empty.pth cannot be read by torch"),
         ("garbage.safetensors", "cannot be read as safetensors"),
-        ("code.pt", "holds more than tensors and numbers"),
+        ("code.pt", "or holds more than tensors and numbers"),
         ("list.pt", "most of SmallNet is not in it"),
         ("torn.pt", "cannot be read by torch"),
         ("torchvision:DEFAULT", "torchvision has no weights for small_cnn"),

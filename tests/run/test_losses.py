@@ -5,6 +5,7 @@ import torch
 from timm.loss import BinaryCrossEntropy as TimmBinaryCrossEntropy
 from torch.nn import functional as F
 
+from rwp_dist.base.errors import SettingsError
 from rwp_dist.config import load_settings
 from rwp_dist.config.tree import LOSSES as NAMES
 from rwp_dist.config.tree import Loss as LossSettings
@@ -140,3 +141,11 @@ def test_evaluation_has_the_negative_log_likelihood_whatever_is_trained():
     for loss in (None, BinaryCrossEntropy(0.2, True), Distillation(CrossEntropy(), teacher, 2, 1)):
         found = Classification(loss).nll(logits, labels, torch.ones(B))
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("threshold", ["0.02", "0.9"])
+def test_a_threshold_that_makes_all_targets_alike_is_refused(threshold):
+    words = ["loss.name=bce", "augment.label_smoothing=0.2", "model.num_classes=4"]
+    load_settings(None, [*words, "loss.threshold=0.05"])
+    with pytest.raises(SettingsError, match=r"all of them become [01]; set it to 0.05 or more"):
+        load_settings(None, [*words, f"loss.threshold={threshold}"])
