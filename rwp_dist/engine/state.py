@@ -9,7 +9,10 @@ OptimizerState = dict[str, dict[str, Any]]
 """State of each parameter by name: ``{"conv1.weight": {"momentum_buffer": ...}}``. Values are
 tensors on the CPU, or numbers."""
 
-OF_SETTINGS = {"params", "lr", "lr_factor", "weight_decay", "foreach", "fused"}
+OF_SETTINGS = {
+    *("params", "lr", "lr_factor", "weight_decay", "foreach", "fused"),
+    *("momentum", "nesterov", "betas", "eps", "trust_coeff", "always_adapt"),
+}
 """What a group of parameters has from the settings and the machine; everything else is the
 optimizer's state."""
 
