@@ -149,6 +149,16 @@ def test_a_setting_of_the_optimizer_that_changes_is_in_force(
     assert run_ranks(groups_at_a_step, 1, settings, changed, [*change]) == [[values]]
 
 
+@pytest.mark.parametrize(("before", "now"), [(0.1, 0.0), (0.0, 0.1)])
+def test_decay_begins_and_ends_on_the_way(digits, tmp_path, before, now):
+    more = (f"optimizer.weight_decay={before}", "optimizer.no_decay=['ndim<2']")
+    settings = overrides(digits, tmp_path / "run", "checkpoint.every_epochs=0.05", *more)
+    assert run_ranks(started, 1, settings, (), 2)[0][0] == "a crash"
+    changed = [f"optimizer.weight_decay={now}"]
+    found = run_ranks(groups_at_a_step, 1, settings, changed, ["weight_decay"])
+    assert found == [[(now,), (0.0,)]]
+
+
 @pytest.mark.parametrize(
     ("change", "steps"),
     [(("schedule.steps=3",), 3), (("optimizer.lr=0.5",), 4)],

@@ -65,7 +65,15 @@ def group_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
 
 
 def load_group_state(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
-    """Take over what ``group_state`` gave."""
+    """Take over what ``group_state`` gave.
+
+    Of another number of groups, what all of them have alike: an earlier version had fewer where
+    ``optimizer.weight_decay`` is 0.
+    """
+    if len(groups) != len(optimizer.param_groups):
+        first, *others = groups
+        alike = {k: v for k, v in first.items() if all(k in o and o[k] == v for o in others)}
+        groups = [alike] * len(optimizer.param_groups)
     for group, saved in zip(optimizer.param_groups, groups, strict=True):
         group.update({k: on_cpu(v) for k, v in saved.items() if k not in OF_SETTINGS})
 

@@ -26,6 +26,8 @@ them nor scale their updates by their norms."""
 def group_parameters(model: nn.Module, settings: Settings) -> Groups:
     """Trainable parameters in groups of one decay and one ``lr_factor``; decayed ones come first.
 
+    A decay of 0 makes the same groups as any other: a run may change it on its way.
+
     Raises:
         ConfigError: a pattern of ``optimizer.no_decay`` or ``optimizer.lr_factors`` names no
             parameter, or the layers of the network are not known and ``optimizer.layer_decay``
@@ -36,16 +38,16 @@ def group_parameters(model: nn.Module, settings: Settings) -> Groups:
     check_patterns(names, o.no_decay or (), key="optimizer.no_decay")
     check_patterns(names, tuple(o.lr_factors), key="optimizer.lr_factors")
     not_decayed, by_depth = _not_decayed(model, settings), _by_depth(model, settings)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, param in model.named_parameters():
         if param.requires_grad:
-            decay = 0.0 if matches(name, param.ndim, not_decayed) else o.weight_decay
+            decayed = not matches(name, param.ndim, not_decayed)
             factor = _factor(name, param.ndim, o.lr_factors) * by_depth.get(name, 1.0)
-            groups.setdefault((decay, factor), []).append(param)
+            groups.setdefault((decayed, factor), []).append(param)
     return [
-        {"params": groups[decay, factor], "weight_decay": decay}
+        {"params": groups[decayed, factor], "weight_decay": o.weight_decay if decayed else 0.0}
         | ({"lr_factor": factor} if factor != 1.0 else {})
-        for decay, factor in sorted(groups, key=lambda group: -group[0])
+        for decayed, factor in sorted(groups, key=lambda group: not group[0])
     ]
 
 
