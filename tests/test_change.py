@@ -75,7 +75,7 @@ def test_a_finished_run_goes_on_for_longer_as_if_it_had_always_been_longer(digit
     assert start(settings)[0]["steps"] == 4
     before = files_of(tmp_path / "run")
     refused, _ = start([*settings, *LONGER])
-    assert "schedule.steps: 4 there, 8 here" in refused and "ask for it with --change" in refused
+    assert "schedule.steps: 4 there, 8 here" in refused and "--change schedule.steps=8`" in refused
     assert files_of(tmp_path / "run") == before
 
     change = "schedule.steps: 4 before, 8 now"
