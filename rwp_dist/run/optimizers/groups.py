@@ -14,9 +14,10 @@ Groups = list[dict[str, Any]]
 """Groups of parameters as torch's optimizers take them: ``params`` and options of their own. A
 group's ``lr_factor`` multiplies the learning rate of the schedule."""
 
-NOT_DECAYED = ("ndim<2", "*class_token*", "*cls_token*", "*pos_embed*", "*position_bias*")
+NOT_DECAYED = ("ndim<2", "*_token", "*_tokens", "*pos_embed*", "*position_bias*")
 """Parameters of a transformer that are not decayed unless ``optimizer.no_decay`` says otherwise:
-norms, biases, tokens and position embeddings."""
+norms, biases, tokens and position embeddings. Patterns of tokens end there, because layers have
+names such as ``mlp_tokens.fc1.weight`` (MLP-Mixer) and ``blocks_token_only`` (CaiT)."""
 
 ADAPT_BY_LAYER = ("lamb", "lars")
 """Optimizers that leave out the same parameters of every network, as is usual: they neither decay
@@ -47,6 +48,7 @@ def group_parameters(model: nn.Module, settings: Settings) -> Groups:
     return [
         {"params": groups[decayed, factor], "weight_decay": o.weight_decay if decayed else 0.0}
         | ({"lr_factor": factor} if factor != 1.0 else {})
+        | ({"always_adapt": decayed} if o.name in ADAPT_BY_LAYER else {})
         for decayed, factor in sorted(groups, key=lambda group: not group[0])
     ]
 
