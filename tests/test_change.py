@@ -1,5 +1,6 @@
 """A run that goes on with other settings, because a person asks for it with ``--change``."""
 
+from ast import literal_eval
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_a_finished_run_goes_on_for_longer_as_if_it_had_always_been_longer(digit
     assert start(settings)[0]["steps"] == 4
     before = files_of(tmp_path / "run")
     refused, _ = start([*settings, *LONGER])
-    assert "schedule.steps: 4 there, 8 here" in refused and "ask for it with --change" in refused
+    assert "schedule.steps: 4 there, 8 here" in refused and "--change schedule.steps=8`" in refused
     assert files_of(tmp_path / "run") == before
 
     change = "schedule.steps: 4 before, 8 now"
@@ -115,6 +116,47 @@ def test_a_learning_rate_and_a_sigma_change_on_the_way(digits, tmp_path):
     ]
     [record] = RunDir(tmp_path / "run").read_metrics("train")
     assert (record["lr"], record["sigma"]) == (0.01, 0.1)
+
+
+def groups_at_a_step(settings, change, names):
+    """Of each group of parameters, these values, when a run that goes on takes its next step."""
+
+    def stopping(parts, *args):
+        groups = parts.engine.optimizer.param_groups
+        raise RuntimeError(repr([tuple(group[name] for name in names) for group in groups]))
+
+    with patch.object(train_module, "train_step", stopping):
+        try:
+            train(load_settings(None, with_changes(settings, change)))
+        except RuntimeError as error:
+            return literal_eval(str(error))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "values"),
+    [
+        ("sgd", {"momentum": "0.5", "nesterov": "true"}, (0.5, True)),
+        ("adamw", {"betas": "[0.8,0.9]", "eps": "1e-4"}, ((0.8, 0.9), 1e-4)),
+    ],
+)
+def test_a_setting_of_the_optimizer_that_changes_is_in_force(
+    digits, tmp_path, name, change, values
+):
+    more = (f"optimizer.name={name}", "checkpoint.every_epochs=0.05")
+    settings = overrides(digits, tmp_path / "run", *more)
+    assert run_ranks(started, 1, settings, (), 2)[0][0] == "a crash"
+    changed = [f"optimizer.{key}={value}" for key, value in change.items()]
+    assert run_ranks(groups_at_a_step, 1, settings, changed, [*change]) == [[values]]
+
+
+@pytest.mark.parametrize(("before", "now"), [(0.1, 0.0), (0.0, 0.1)])
+def test_decay_begins_and_ends_on_the_way(digits, tmp_path, before, now):
+    more = (f"optimizer.weight_decay={before}", "optimizer.no_decay=['ndim<2']")
+    settings = overrides(digits, tmp_path / "run", "checkpoint.every_epochs=0.05", *more)
+    assert run_ranks(started, 1, settings, (), 2)[0][0] == "a crash"
+    changed = [f"optimizer.weight_decay={now}"]
+    found = run_ranks(groups_at_a_step, 1, settings, changed, ["weight_decay"])
+    assert found == [[(now,), (0.0,)]]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ OptimizerState = dict[str, dict[str, Any]]
 """State of each parameter by name: ``{"conv1.weight": {"momentum_buffer": ...}}``. Values are
 tensors on the CPU, or numbers."""
 
-OF_SETTINGS = {"params", "lr", "lr_factor", "weight_decay", "foreach", "fused"}
+OF_SETTINGS = {
+    *("params", "lr", "lr_factor", "weight_decay", "foreach", "fused"),
+    *("momentum", "nesterov", "betas", "eps", "trust_coeff", "always_adapt"),
+}
 """What a group of parameters has from the settings and the machine; everything else is the
 optimizer's state."""
 
@@ -62,7 +65,15 @@ def group_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
 
 
 def load_group_state(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
-    """Take over what ``group_state`` gave."""
+    """Take over what ``group_state`` gave.
+
+    Of another number of groups, what all of them have alike: an earlier version had fewer where
+    ``optimizer.weight_decay`` is 0.
+    """
+    if len(groups) != len(optimizer.param_groups):
+        first, *others = groups
+        alike = {k: v for k, v in first.items() if all(k in o and o[k] == v for o in others)}
+        groups = [alike] * len(optimizer.param_groups)
     for group, saved in zip(optimizer.param_groups, groups, strict=True):
         group.update({k: on_cpu(v) for k, v in saved.items() if k not in OF_SETTINGS})
 

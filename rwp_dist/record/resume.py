@@ -1,6 +1,9 @@
 """Whether a run directory can go on with the settings, data and code that are given now."""
 
+import json
 import os
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from rwp_dist.base.errors import ConfigError
@@ -11,6 +14,7 @@ from rwp_dist.config.tree import Tracking
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.identity import (
     ALLOWED,
+    Difference,
     Identity,
     affects_of,
     begun_settings,
@@ -82,16 +86,27 @@ def changes_of(run_dir: RunDir, now: Identity) -> list[str]:
     before = identity_in(run_dir) if _has_begun(run_dir) else None
     found = changes(before, now) if before else []
     if told := other_run(found, now):
-        changeable = all(is_changeable(d.key) for d in found if affects_of(d.key) is Affects.RESULT)
-        change = "ask for it with --change, " if changeable else ""
+        asked = how_to_change(found, now)
         raise ConfigError(
             f"{run_dir.path} holds another run ({told})",
             key="run.dir",
-            cure=f"{change}choose another run.dir or run.label, or remove that folder",
+            cure=f"{asked}choose another run.dir or run.label, or remove that folder",
         )
     if before and any(difference.key in now.get(ALLOWED, ()) for difference in found):
         _check_steps_are_left(run_dir, before, now)
     return sentences(found, "before", "now")
+
+
+def how_to_change(found: Sequence[Difference], now: Identity) -> str:
+    """The first words of a cure of what ``other_run`` refuses; empty if a run cannot change it."""
+    allowed = now.get(ALLOWED, ())
+    refused = [d for d in found if affects_of(d.key) is Affects.RESULT and d.key not in allowed]
+    if not all(is_changeable(d.key) for d in refused):
+        return ""
+    texts = [d.other if isinstance(d.other, str) else json.dumps(d.other) for d in refused]
+    values = [f"{d.key}={text}" for d, text in zip(refused, texts, strict=True)]
+    asked = " ".join(f"--change {shlex.quote(value)}" for value in values)
+    return f"ask for it with `rwp-dist train ... {asked}`, "
 
 
 def goes_on_changed(run_dir: RunDir, settings: Settings) -> bool:

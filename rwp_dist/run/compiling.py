@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,10 @@ def compile_network(engine: Engine, perturbed: Perturbed, batches: Sequence[Tens
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     layers = tracking_layers(network)
     devices = [batches[0].device] if batches[0].is_cuda else []
+    passes = list(product(batches, _kinds_of_pass(perturbed)))
     try:
-        with torch.random.fork_rng(devices=devices):
-            for images, frozen in product(batches, _kinds_of_pass(perturbed)):
+        with torch.random.fork_rng(devices=devices), _room_for_graphs(len(passes)):
+            for images, frozen in passes:
                 for again in (False, True):
                     with (
                         torch._dynamo.config.patch(error_on_recompile=again),
@@ -62,6 +64,20 @@ def compile_network(engine: Engine, perturbed: Perturbed, batches: Sequence[Tens
     finally:
         for buffer, value in buffers:
             buffer.copy_(value)
+
+
+def _room_for_graphs(count: int) -> AbstractContextManager[None]:
+    """While it lasts, torch compiles a network this many times at least.
+
+    It looks at its limits where it compiles alone: a step, which compiles nothing, needs none.
+    """
+    config = torch._dynamo.config
+    raised = {
+        limit: max(getattr(config, limit), count)
+        for limit in ("recompile_limit", "accumulated_recompile_limit")
+    }
+    patched: AbstractContextManager[None] = config.patch(raised)
+    return patched
 
 
 def _options(device: torch.device) -> dict[str, Any]:

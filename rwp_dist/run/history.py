@@ -6,6 +6,7 @@ from typing import Any
 from rwp_dist.base.errors import CheckpointError, ConfigError
 from rwp_dist.data.classes import Classes
 from rwp_dist.record.identity import Identity, changes, other_run, sentences
+from rwp_dist.record.resume import how_to_change
 
 
 class History:
@@ -42,9 +43,10 @@ class History:
         """
         found = changes(state["identity"], self.identity)
         if told := other_run(found, self.identity):
+            asked = how_to_change(found, self.identity)
             raise CheckpointError(
                 f"the checkpoint is of another run ({told})",
-                cure="restore that, or choose another run.dir",
+                cure=f"{asked}restore that, or choose another run.dir",
             )
         self.changed_now = sentences(found, "before", "now") + self._mixed_code
         self.changes = list(state["changes"])

@@ -204,13 +204,13 @@ def test_a_resumed_run_compiles_the_same_code_in_another_process(tmp_path):
     assert same_bits(undisturbed, resumed)
 
 
-def trained_with_sizes(digits, compiled, method):
+def trained_with_sizes(digits, compiled, method, sizes):
     settings = load_settings(
         None,
         [
             *(f"data.train={digits}/train", f"data.val={digits}/test", "batch.global=64"),
             *("batch.per_rank=32", "schedule.steps=6", "run.device=cpu", "data.workers=0"),
-            *("tracking.wandb=off", "data.sizes=[[0,8],[0.3,10],[0.6,12]]"),
+            *("tracking.wandb=off", f"data.sizes={sizes}"),
             *(f"run.compile={compiled}", f"method.name={method}"),
         ],
     )
@@ -224,9 +224,11 @@ def trained_with_sizes(digits, compiled, method):
     return end, traced
 
 
-@pytest.mark.parametrize(("method", "kinds"), [("sgd", 1), ("m-rwp", 2)])
-def test_every_size_of_the_images_has_its_own_graphs_from_the_start(tmp_path, method, kinds):
+@pytest.mark.parametrize(("method", "kinds", "count"), [("sgd", 1, 3), ("m-rwp", 2, 5)])
+def test_every_size_of_the_images_has_its_own_graphs_from_the_start(tmp_path, method, kinds, count):
+    """Of 5 sizes there are more than the 8 graphs that torch keeps of a function by default."""
     write_digits(tmp_path)
-    ((end, traced),) = run_ranks(trained_with_sizes, 1, tmp_path, "true", method)
-    ((plain, _),) = run_ranks(trained_with_sizes, 1, tmp_path, "false", method)
-    assert traced == 3 * kinds and same_bits(end, plain)
+    sizes = [[place / count, 8 + place] for place in range(count)]
+    ((end, traced),) = run_ranks(trained_with_sizes, 1, tmp_path, "true", method, sizes)
+    ((plain, _),) = run_ranks(trained_with_sizes, 1, tmp_path, "false", method, sizes)
+    assert traced == count * kinds and same_bits(end, plain)

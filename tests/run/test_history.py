@@ -62,6 +62,23 @@ def test_a_checkpoint_of_another_run_is_refused() -> None:
         History(identity("run.seed=1")).load_state_dict(state)
 
 
+def test_the_cure_names_each_change_that_has_to_be_asked_for() -> None:
+    """Such as of an attempt that died before its first checkpoint."""
+    state = History(identity()).state_dict()
+    changed = ("optimizer.betas=[0.8,0.9]", "schedule.name=constant")
+    with pytest.raises(CheckpointError) as caught:
+        History(identity(*changed)).load_state_dict(state)
+    assert caught.value.cure == (
+        "ask for it with `rwp-dist train ... --change 'optimizer.betas=[0.8, 0.9]' --change "
+        "schedule.name=constant`, restore that, or choose another run.dir"
+    )
+    with pytest.raises(CheckpointError) as caught:
+        History(identity(*changed, "run.seed=1")).load_state_dict(state)
+    assert "--change" not in str(caught.value.cure)
+    asked = [change.partition("=")[0] for change in changed]
+    History(identity(*changed, f"run.change={asked}")).load_state_dict(state)
+
+
 def test_what_was_asked_for_may_change_and_is_told() -> None:
     state = History(identity("schedule.epochs=10")).state_dict()
     longer = "schedule.epochs=20"

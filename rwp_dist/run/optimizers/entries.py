@@ -49,7 +49,6 @@ def _lamb(groups: Groups, settings: Settings, model: nn.Module) -> torch.optim.O
         grad_averaging=True,
         max_grad_norm=None,  # timm's own clipping; optimizer.clip_norm is there
         trust_clip=False,
-        always_adapt=not o.weight_decay,
     )
 
 
@@ -64,7 +63,6 @@ def _lars(groups: Groups, settings: Settings, model: nn.Module) -> torch.optim.O
         nesterov=o.nesterov,
         trust_coeff=o.trust_coefficient,
         trust_clip=False,
-        always_adapt=not o.weight_decay,
     )
 
 

@@ -14,9 +14,10 @@ Groups = list[dict[str, Any]]
 """Groups of parameters as torch's optimizers take them: ``params`` and options of their own. A
 group's ``lr_factor`` multiplies the learning rate of the schedule."""
 
-NOT_DECAYED = ("ndim<2", "*class_token*", "*cls_token*", "*pos_embed*", "*position_bias*")
+NOT_DECAYED = ("ndim<2", "*_token", "*_tokens", "*pos_embed*", "*position_bias*")
 """Parameters of a transformer that are not decayed unless ``optimizer.no_decay`` says otherwise:
-norms, biases, tokens and position embeddings."""
+norms, biases, tokens and position embeddings. Patterns of tokens end there, because layers have
+names such as ``mlp_tokens.fc1.weight`` (MLP-Mixer) and ``blocks_token_only`` (CaiT)."""
 
 ADAPT_BY_LAYER = ("lamb", "lars")
 """Optimizers that leave out the same parameters of every network, as is usual: they neither decay
@@ -25,6 +26,8 @@ them nor scale their updates by their norms."""
 
 def group_parameters(model: nn.Module, settings: Settings) -> Groups:
     """Trainable parameters in groups of one decay and one ``lr_factor``; decayed ones come first.
+
+    A decay of 0 makes the same groups as any other: a run may change it on its way.
 
     Raises:
         ConfigError: a pattern of ``optimizer.no_decay`` or ``optimizer.lr_factors`` names no
@@ -36,16 +39,17 @@ def group_parameters(model: nn.Module, settings: Settings) -> Groups:
     check_patterns(names, o.no_decay or (), key="optimizer.no_decay")
     check_patterns(names, tuple(o.lr_factors), key="optimizer.lr_factors")
     not_decayed, by_depth = _not_decayed(model, settings), _by_depth(model, settings)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, param in model.named_parameters():
         if param.requires_grad:
-            decay = 0.0 if matches(name, param.ndim, not_decayed) else o.weight_decay
+            decayed = not matches(name, param.ndim, not_decayed)
             factor = _factor(name, param.ndim, o.lr_factors) * by_depth.get(name, 1.0)
-            groups.setdefault((decay, factor), []).append(param)
+            groups.setdefault((decayed, factor), []).append(param)
     return [
-        {"params": groups[decay, factor], "weight_decay": decay}
+        {"params": groups[decayed, factor], "weight_decay": o.weight_decay if decayed else 0.0}
         | ({"lr_factor": factor} if factor != 1.0 else {})
-        for decay, factor in sorted(groups, key=lambda group: -group[0])
+        | ({"always_adapt": decayed} if o.name in ADAPT_BY_LAYER else {})
+        for decayed, factor in sorted(groups, key=lambda group: not group[0])
     ]
 
 

@@ -9,7 +9,8 @@ from torch.nn.modules.conv import _ConvNd
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.config import Settings
 from rwp_dist.engine.head import find_head
-from rwp_dist.run.optimizers.groups import Groups
+from rwp_dist.perturb.rows import matches
+from rwp_dist.run.optimizers.groups import NOT_DECAYED, Groups
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
@@ -36,18 +37,29 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """What Muon takes: trained parameters of two dimensions, but for embeddings and the head."""
+    """What Muon takes: trained parameters of two dimensions, but for embeddings and the head.
+
+    Tokens and tables of positions are embeddings too.
+    """
     others = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
     head = find_head(model)
     left_out = {p for module in (*others, *([head] if head else [])) for p in module.parameters()}
-    return [p for p in model.parameters() if p.requires_grad and p.ndim == 2 and p not in left_out]
+    return [
+        param
+        for name, param in model.named_parameters()
+        if param.requires_grad
+        and param.ndim == 2
+        and param not in left_out
+        and not matches(name, param.ndim, NOT_DECAYED)
+    ]
 
 
 def build_muon(groups: Groups, settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
     """Muon and AdamW for groups of parameters.
 
     Raises:
-        ConfigError: torch has no Muon, or the network is one of convolutions.
+        ConfigError: torch has no Muon, or what is trained are convolutions for the most part, or
+            no matrices at all.
     """
     o = settings.optimizer
     if not hasattr(torch.optim, "Muon"):
@@ -81,11 +93,12 @@ def _only(groups: Groups, params: set[nn.Parameter], *, inside: bool) -> Groups:
 
 def _refuse_convolutions(model: nn.Module, matrices: set[nn.Parameter], settings: Settings) -> None:
     convolutions = [m.weight for m in model.modules() if isinstance(m, _ConvNd)]
-    if sum(p.numel() for p in matrices) > sum(p.numel() for p in convolutions):
+    trained = sum(weight.numel() for weight in convolutions if weight.requires_grad)
+    if sum(p.numel() for p in matrices) > trained:
         return
+    found = "are convolutions for the most part" if matrices else "have none in hidden layers"
     raise ConfigError(
-        f"muon takes matrices, and the weights of {settings.model.name} are convolutions for the "
-        "most part",
+        f"muon takes matrices, and the trained weights of {settings.model.name} {found}",
         key="optimizer.name",
         cure="choose sgd, adamw or lamb, or train a transformer",
     )

@@ -89,10 +89,14 @@ def test_an_optimizer_of_timm_is_its_formula_without_clipping_of_its_own(formula
         torch.testing.assert_close(param.detach().double(), wanted, rtol=2e-5, atol=2e-6)
 
 
-def test_without_decay_lamb_and_lars_adapt_all_parameters():
-    for name in ("lamb", "lars"):
-        settings = small_settings(f"optimizer.name={name}", "optimizer.weight_decay=0")
-        assert all(g["always_adapt"] for g in build_optimizer(small_net(), settings).param_groups)
+@pytest.mark.parametrize("name", ["lamb", "lars"])
+def test_lamb_and_lars_adapt_the_same_parameters_at_any_decay(name):
+    for decay in (0.0, 0.1):
+        more = (f"optimizer.name={name}", f"optimizer.weight_decay={decay}")
+        first, second = build_optimizer(small_net(), small_settings(*more)).param_groups
+        assert (first["weight_decay"], second["weight_decay"]) == (decay, 0.0)
+        assert (first["always_adapt"], second["always_adapt"]) == (True, False)
+        assert {p.ndim for p in second["params"]} == {1}
 
 
 @pytest.mark.parametrize("name", ["lamb", "lars", "lion"])
@@ -157,6 +161,29 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest():
     taken = {id(param) for param in hidden_matrices(vit)}
     named = {name for name, param in vit.named_parameters() if id(param) in taken}
     assert len(named) == 12 * 4 and all("encoder_layer" in name for name in named)
+
+
+class Positions(Matrices):
+    """With a table of positions as a Swin has it, tokens, and a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
+        self.reg_token = nn.Parameter(torch.zeros(4, 6))
+        self.conv = nn.Conv2d(20, 20, 3)
+
+
+def test_muon_leaves_positions_tokens_and_what_is_frozen_out_of_its_count():
+    net = Positions()
+    assert hidden_matrices(net) == [net.first.weight, net.second.weight]
+    with pytest.raises(ConfigError, match="are convolutions for the most part"):
+        build_optimizer(net, small_settings(*MUON))
+    net.conv.requires_grad_(False)
+    assert build_optimizer(net, small_settings(*MUON))
+    for layer in (net.first, net.second):
+        layer.requires_grad_(False)
+    with pytest.raises(ConfigError, match="have none in hidden layers"):
+        build_optimizer(net, small_settings(*MUON))
 
 
 def test_muon_and_adamw_as_one_are_those_of_torch():

@@ -44,6 +44,20 @@ def test_factors_multiply_in_any_order_and_leave_others_alone():
     assert forwards["linear1.bias"] == (0.0, pytest.approx(0.7))
 
 
+def test_tokens_of_a_transformer_are_not_decayed_and_layers_named_after_them_are():
+    net = nn.Module()
+    net.attention = nn.MultiheadAttention(2, 1)  # what makes it a transformer
+    for name in ("cls_token", "dist_token", "reg_token"):
+        setattr(net, name, nn.Parameter(torch.zeros(1, 1, 2)))
+    net.register_tokens = nn.Parameter(torch.zeros(1, 4, 2))
+    net.mlp_tokens = nn.Linear(2, 2)
+    decayed, free = group_parameters(net, small_settings("optimizer.weight_decay=0.1"))
+    assert free["weight_decay"] == 0.0
+    assert any(param is net.mlp_tokens.weight for param in decayed["params"])
+    assert sum(param.ndim == 3 for param in free["params"]) == 4
+    assert all(param.ndim == 2 for param in decayed["params"])
+
+
 def test_a_factor_that_names_nothing_is_refused():
     settings = small_settings("optimizer.lr_factors={'heads.*': 10}")
     with pytest.raises(ConfigError, match="no parameter is named") as caught:
