@@ -197,6 +197,22 @@ def test_the_setting_says_which_weights_are_the_result_and_the_others_are_told_b
         assert not same_bits(of_average, of_trained)  # statistics of BatchNorm
 
 
+def copies_after_an_evaluation():
+    found = []
+    for method in ("sgd", "m-rwp"):
+        with small_parts(settings_of("ema", f"method.name={method}", "engine.name=ddp")) as parts:
+            run_all(parts)
+            with clean_network(parts, STEPS):
+                evaluate_parts(parts)
+            found.append(len(parts.engine.weights._copies) > 0)
+            run_all(parts, STEPS - 1)
+    return found
+
+
+def test_a_method_that_perturbs_nothing_keeps_no_memory_of_an_evaluated_average():
+    assert run_ranks(copies_after_an_evaluation, 2) == [[False, True]] * 2
+
+
 def before_the_first():
     with small_parts(settings_of("swa", ranks=1)) as parts:
         run_all(parts, 0, 2)
