@@ -60,6 +60,7 @@ def train_step(parts: Parts, step: int, data: Step, agreed: Agreed, progress: Pr
     with record_function("step"):
         applied = parts.engine.step(parts.timeline.lr(step))
     parts.perturbed.end_step(applied)
+    progress.after_step(applied)
     for extra in parts.extras.values():
         extra.after_step(step, applied)
 

@@ -86,7 +86,8 @@ def _of_json(path: Path, content: Any) -> ClassMap:
             name: () if value is None else tuple(value) if _is_list(value) else (value,)
             for name, value in content.items()
         }
-        if odd := next((n for n, names in by_name.items() if not all(map(_is_name, names))), None):
+        odd = next((n for n, names in by_name.items() if not all(map(_is_name, names))), None)
+        if odd is not None:
             raise _no_map(path, f"{odd[:80]!r} has {content[odd]!r:.80} there")
         return ClassMap(str(path), by_name=by_name)
     if content and all(map(_is_list, content)):
@@ -117,7 +118,8 @@ def _of_lines(path: Path, lines: Sequence[str]) -> ClassMap:
 def _listed(path: Path, names: Sequence[Name]) -> ClassMap:
     if not names:
         raise _no_map(path, "it is empty")
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
         raise _no_map(path, f"{twice!r:.80} stands there twice")
     return ClassMap(str(path), classes=tuple(names))
 

@@ -59,6 +59,7 @@ def evaluate_runs(
                     subject = record.subject_of(run_dir, settings, path, network.data_id)
                     record.keep(run_dir, subject, numbers, network.other)
                     if network.per_class:
-                        name = network.other.key if network.other else "val"
+                        own = record.data_name(run_dir, subject)
+                        name = network.other.key if network.other else own
                         files = write_per_class(run_dir, name, network.per_class, subject)
                         click.echo(f"Written: {files}.json, .csv, -confusion.csv and .png")

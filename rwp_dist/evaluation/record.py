@@ -1,5 +1,6 @@
 """Numbers of an evaluation in the run directory, beside earlier ones of the same network."""
 
+import hashlib
 import math
 import zipfile
 from pathlib import Path
@@ -70,6 +71,20 @@ def subject_of(run_dir: RunDir, settings: Settings, path: Path, data_id: str) ->
     overrides = {d.key: str(d.other) for d in differences(own, now, {Affects.RESULT})}
     crc32 = f"{checksum.crc32(content.encode()):08x}"
     return {"checkpoint": path.name, "crc32": crc32, "data": data_id} | overrides
+
+
+def data_name(run_dir: RunDir, subject: dict[str, str]) -> str:
+    """What files by class are called: ``val``, or ``val@DIGEST`` with other data or overrides.
+
+    Args:
+        run_dir: the run.
+        subject: from ``subject_of``.
+    """
+    how = {key: value for key, value in subject.items() if key not in ("checkpoint", "crc32")}
+    known = (run_dir.read_identity() or {}).get("data.val.id")
+    if how.keys() == {"data"} and (known is None or how["data"].startswith(known)):
+        return "val"
+    return f"val@{hashlib.sha256(repr(sorted(how.items())).encode()).hexdigest()[:6]}"
 
 
 def means_of(numbers: Numbers) -> Numbers:

@@ -1,15 +1,18 @@
 """The model card: what the network is, how to load it, and how it was trained."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from rwp_dist.base.text import duration
 from rwp_dist.base.urls import shown_tree
-from rwp_dist.config import Affects, Settings, affects, unused_keys, values_by_key
+from rwp_dist.config import LIBRARIES, Affects, Settings, affects, unused_keys, values_by_key
 from rwp_dist.export.hub_config import preprocessing
 from rwp_dist.export.loading import is_in_timm, loading_script
 from rwp_dist.record.directory import RunDir
+from rwp_dist.record.teacher import NO_TEACHER
 
 TOLD = {Affects.RESULT, Affects.ROUNDING, Affects.SPLIT}
 """What settings of the card affect: none names a place of the machine that trained."""
@@ -26,13 +29,16 @@ RESULTS = {
 """Numbers of a summary or an evaluation that the card has, and what it calls them."""
 
 
-def model_card(run_dir: RunDir, settings: Settings, step: int, files: Sequence[str]) -> str:
+def model_card(
+    run_dir: RunDir, settings: Settings, checkpoint: Path, step: int, files: Sequence[str]
+) -> str:
     """The content of ``README.md``.
 
     Args:
         run_dir: of the run.
         settings: of the run.
-        step: updates of the exported checkpoint.
+        checkpoint: what is exported.
+        step: its updates.
         files: of the exported folder.
     """
     name = str(settings.run.name or run_dir.path.name)
@@ -52,11 +58,12 @@ def model_card(run_dir: RunDir, settings: Settings, step: int, files: Sequence[s
         _preprocessing(settings),
         *_files(settings, files),
         "## Results",
-        _table(_results(run_dir)) or "This run is not finished; it has no result yet.",
+        _table(_results(run_dir, settings, checkpoint, step))
+        or "This checkpoint was not evaluated; it has no result yet.",
         "## How it was trained",
         _training(run_dir, settings, step),
         f"Settings that are not the defaults:\n\n```yaml\n{_settings(settings)}```",
-        _table(_origin(run_dir)),
+        _table(_origin(run_dir, settings)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -86,16 +93,34 @@ def _files(settings: Settings, files: Sequence[str]) -> list[str]:
     return [text for file, text in lines.items() if file in files]
 
 
-def _results(run_dir: RunDir) -> list[tuple[str, str]]:
-    """Of the evaluation at the end, and of ``rwp-dist evaluate``, which is newer."""
-    summary = run_dir.read_summary() or {}
-    numbers = summary | (run_dir.read_measurement("evaluation") or {}).get("numbers", {})
+def _results(
+    run_dir: RunDir, settings: Settings, checkpoint: Path, step: int
+) -> list[tuple[str, str]]:
+    """Of the evaluation at the end, and of ``rwp-dist evaluate``, which is newer.
+
+    Only those of this checkpoint, on the run's own data and with the run's own settings.
+    """
+    from rwp_dist.evaluation.record import NAME, subject_of  # it loads torch
+
+    own = str((run_dir.read_identity() or {}).get("data.val.id"))
+    measured = run_dir.read_measurement(NAME) or {}
+    subject, numbers = measured.get("subject") or {}, _summary(run_dir, step)
+    data = str(subject.get("data"))
+    is_own = data.startswith(own)  # an identity has the first digits
+    if is_own and subject == subject_of(run_dir, settings, checkpoint, data):
+        numbers = numbers | measured["numbers"]
     found = {RESULTS[key]: f"{numbers[key]:.4g}" for key in RESULTS if numbers.get(key) is not None}
     return list(found.items())
 
 
-def _training(run_dir: RunDir, settings: Settings, step: int) -> str:
+def _summary(run_dir: RunDir, step: int) -> dict[str, Any]:
+    """That of the finished run; empty if the checkpoint is of another step."""
     summary = run_dir.read_summary() or {}
+    return summary if summary.get("steps") == step else {}
+
+
+def _training(run_dir: RunDir, settings: Settings, step: int) -> str:
+    summary = _summary(run_dir, step)
     text = f"{step:,} updates of {settings.batch.global_:,} images"
     if summary.get("train_s"):
         ranks = summary.get("world_size", 1)
@@ -116,11 +141,22 @@ def _settings(settings: Settings) -> str:
     return yaml.safe_dump(shown_tree(told), sort_keys=False, width=96)
 
 
-def _origin(run_dir: RunDir) -> list[tuple[str, str]]:
-    """Ids of the data and versions, from ``identity.json``."""
+def _origin(run_dir: RunDir, settings: Settings) -> list[tuple[str, str]]:
+    """Ids of the data and of the weights that the run began from or learned from, and versions.
+
+    They are those of ``identity.json``. Weights that a library has are named, too.
+    """
     identity = run_dir.read_identity() or {}
-    keys = ("data.train.id", "data.val.id", "ranks", "rwp-dist", "commit", "torch", "deepspeed")
-    return [(key, f"`{identity[key]}`") for key in keys if identity.get(key) is not None]
+    init, known = settings.model.init, dict[str, Any]()
+    if init is not None:
+        named = {"model.init": init} if str(init).startswith(LIBRARIES) else {}
+        known |= named | {"model.init.id": identity.get("model.init.id")}
+    if identity.get("loss.teacher.id") != NO_TEACHER:
+        known["loss.teacher.id"] = identity.get("loss.teacher.id")
+    keys = ("ranks", "rwp-dist", "commit", "torch", "deepspeed")
+    data = {key: identity.get(key) for key in ("data.train.id", "data.val.id")}
+    rows = data | known | {key: identity.get(key) for key in keys}
+    return [(key, f"`{value}`") for key, value in rows.items() if value is not None]
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

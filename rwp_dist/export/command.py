@@ -77,7 +77,8 @@ def export_run(
             difference = write_onnx(model, shape, out / "model.onnx")
             written.append("model.onnx")
             yield f"{out / 'model.onnx'}: logits within {difference:.1e} of torch's"
-        write_text(out / "README.md", model_card(run_dir, settings, state["step"], written))
+        card = model_card(run_dir, settings, checkpoint, state["step"], written)
+        write_text(out / "README.md", card)
     except OSError as error:
         raise RwpError(
             f"{out}: cannot be written ({error.strerror or error})", cure="choose another --out"

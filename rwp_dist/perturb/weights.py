@@ -99,6 +99,10 @@ class PerturbedCopy:
     def ensure_clean(self) -> None:
         self.recover()
 
+    def free(self) -> None:
+        """Give back the memory of the copies, until there are perturbed weights again."""
+        self._copies.clear()
+
 
 def forget_casts() -> None:
     """Autocast keeps 16-bit copies of weights inside its block; these are of other weights now."""

@@ -1,5 +1,6 @@
 """Open a run directory: for a new run, or for one that goes on."""
 
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,11 +53,14 @@ def open_run(
 
 
 def _reopen(run_dir: RunDir) -> None:
-    """Make a finished run one that is not.
+    """Make a finished run one that is not, without what was measured of the network it had.
 
     Before its identity changes: an attempt that is killed in between leaves the run as it was, to
     finish again.
     """
     step = run_dir.saved_step()
     run_dir.write_status("running", step, (run_dir.read_status() or {}).get("total_steps", step))
+    for measured in (run_dir.measured, run_dir.per_class):
+        if measured.is_dir():
+            shutil.rmtree(measured)
     run_dir.summary.unlink()

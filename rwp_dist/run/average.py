@@ -122,8 +122,10 @@ class NewestAverage(Average):
         return [ring[self._places(count)] for ring in self._rings]
 
     def load(self, count: int, value: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+        # A smaller ring kept fewer than belong here: the other places are empty.
+        count = count if len(kept[0]) >= self._newest else len(kept[0])
         self.count.fill_(count)
-        places = self._places(count)[-len(kept[0]) :]
+        places = self._places(count)
         for ring, saved in zip(self._rings, kept, strict=True):
             ring[places] = saved[-len(places) :].to(ring.device)
 
@@ -194,7 +196,7 @@ class AverageOfWeights:
 
     def after_step(self, step: int, applied: bool | Tensor) -> None:
         self._arrive()
-        if step < self._start and self._loaded:  # a run that became longer begins anew
+        if step <= self._start and self._loaded:  # a run that became longer begins anew
             self._average.count.zero_()
         if step < self._start or (step + 1) % self._every or applied is False:
             return

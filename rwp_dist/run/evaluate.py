@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rwp_dist.base.keyed import key_seed
 from rwp_dist.config import Settings
 from rwp_dist.data.batch import BadRecord, Batch, Step
+from rwp_dist.perturb.weights import PerturbedCopy
 from rwp_dist.process.group import gathered_on_main, same_on_all_ranks
 from rwp_dist.record.directory import RunDir
 from rwp_dist.run.checkpoint import read_checkpoint, saved_tensors
@@ -157,7 +158,8 @@ def _extra_weights(parts: Parts) -> dict[str, Tensor]:
 def _evaluated(parts: Parts, others: Mapping[str, Tensor]) -> Iterator[None]:
     """These weights in place of the clean ones, if there are any. A collective.
 
-    They are written as perturbed weights are, and the clean ones come back as after those.
+    They are written as perturbed weights are, and the clean ones come back as after those. A method
+    that perturbs nothing has no use for their memory afterwards.
     """
     if not others:
         yield
@@ -171,6 +173,8 @@ def _evaluated(parts: Parts, others: Mapping[str, Tensor]) -> Iterator[None]:
     finally:
         clean.recover()
     clean.ensure_clean()
+    if isinstance(clean, PerturbedCopy) and parts.method.move is None:
+        clean.free()
 
 
 def evaluate_parts(

@@ -35,6 +35,10 @@ class Progress:
         # Loss, correct and counted samples since the last log step; then summed losses of samples
         # at clean and at perturbed weights.
         self._sums = torch.zeros(5, device=parts.device)
+        self._before_update = torch.zeros_like(self._sums)
+        """In fp16: the sums as they were before this update."""
+        # In fp16: clean and perturbed samples of skipped updates, and these updates.
+        self._left_out = torch.zeros(3, dtype=torch.float64, device=parts.device)
         self.forward_watch = Stopwatch(parts.device)
         """Time of forward passes, in which no rank waits for another."""
         self._shown = {"loss": float("nan"), parts.task.headline: float("nan")}
@@ -57,6 +61,7 @@ class Progress:
         self._interval_s = self._wait_s = 0.0
         self._interval_steps = self._interval_samples = self._interval_bytes = 0
         self._passed = [0, 0]  # samples at clean and at perturbed weights, of this rank
+        self._passed_before = (0, 0)  # this update
         self._cache = CacheStats()
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,6 +141,22 @@ class Progress:
             self._sums[3 + perturbed].add_(total.detach())
         self._passed[perturbed] += samples
 
+    def after_step(self, applied: bool | Tensor) -> None:
+        """Leave a skipped update out of the means in fp16, where it only lowers the loss scale.
+
+        Its losses may be nan: SAM's ascent overflows, too. ``applied``: as the engine's ``step``
+        returns it. Waits for no device.
+        """
+        if self._parts.engine.loss_scale is None:
+            return
+        applied = torch.as_tensor(applied, device=self._sums.device)
+        self._sums.copy_(torch.where(applied, self._sums, self._before_update))
+        self._before_update.copy_(self._sums)
+        passed = [now - old for now, old in zip(self._passed, self._passed_before, strict=True)]
+        for place, count in enumerate((*passed, 1)):
+            self._left_out[place].add_(~applied, alpha=count)
+        self._passed_before = (self._passed[0], self._passed[1])
+
     def step_done(self, data: Step, agreed: Agreed) -> None:
         """Count one update of all ranks."""
         now = time.perf_counter()
@@ -176,18 +197,21 @@ class Progress:
             own_s,
             -own_s,  # the most of these is the least of those
         ]
-        sums = [self._interval_bytes, drawn_s, waited_s, *self._passed, *astuple(self._cache)]
+        *left_out, skipped = self._left_out.tolist()
+        sums = [self._interval_bytes, drawn_s, waited_s, *self._passed, *left_out]
+        sums += astuple(self._cache)
         step_s, wait_s, perturb_s, noise_s, noise_bytes, memory, most_s, minus_least_s = (
             self._over_ranks(slowest, dist.ReduceOp.MAX)
         )
-        num_bytes, drawn_s, waited_s, clean, perturbed, *counts = self._over_ranks(
-            sums, dist.ReduceOp.SUM
+        num_bytes, drawn_s, waited_s, clean, perturbed, no_clean, no_perturbed, *counts = (
+            self._over_ranks(sums, dist.ReduceOp.SUM)
         )
         cache = CacheStats(*map(int, counts))
         opened = cache.hits + cache.misses
         self._perturb_share = perturb_s / step_s
         headline = 100.0 * hits / max(counted, 1.0)
-        self._shown = {"loss": loss / steps, parts.task.headline: headline}
+        mean = loss / (steps - skipped) if steps > skipped else float("nan")
+        self._shown = {"loss": mean, parts.task.headline: headline}
         step, total = done - 1, parts.timeline.total_steps
         strength = parts.timeline.strength(step)
         # Forward passes of stage 3 gather weights, and so wait for the other ranks.
@@ -202,7 +226,7 @@ class Progress:
             "grad_norm": parts.engine.grad_norm(),
             "sigma": strength if parts.method.strength == "sigma" else 0.0,
             "rho": strength if parts.method.strength == "rho" else 0.0,
-            **_losses(losses, [clean, perturbed]),
+            **_losses(losses, [clean - no_clean, perturbed - no_perturbed]),
             "step_s": step_s,
             "step_spread": (most_s + minus_least_s) / step_s if compares else None,
             "images_per_s": self._interval_samples / steps / step_s,
@@ -225,7 +249,8 @@ class Progress:
             "adaptation": float(adaptation) if adaptation is not None else None,
             "eta_s": (total - done) * step_s,
         }
-        self._sums.zero_()
+        for sums_on_device in (self._sums, self._before_update, self._left_out):
+            sums_on_device.zero_()
         self._start_interval()
         return record
 

@@ -26,7 +26,9 @@ class Watch:
         self._done = step
         self._said: set[str] = set()
         guess = build_loss(settings).guess(settings.model.num_classes)
-        self._divergence = alerts.Divergence(guess, settings.method.name, step, skipped)
+        self._divergence = alerts.Divergence(
+            guess, settings.method.name, step, skipped, scaled=settings.precision == "fp16"
+        )
         watched = "silent_rank" in settings.tracking.alerts
         self._silence = Silence(
             run_dir.logs / "silent",

@@ -23,17 +23,21 @@ STRENGTHS = ("sigma", "rho")
 class Divergence:
     """Looks at the loss and at skipped updates of each record of training."""
 
-    def __init__(self, guess: float, method: str, step: int, skipped: int) -> None:
+    def __init__(
+        self, guess: float, method: str, step: int, skipped: int, *, scaled: bool = False
+    ) -> None:
         """
         Args:
             guess: loss of a network that knows nothing.
             method: its name.
             step: updates done so far.
             skipped: updates skipped so far.
+            scaled: whether losses are those of updates that were applied, as in fp16: nan if there
+                was none, which is usual while the loss scale falls.
         """
         has = [f"method.{key}" for key in STRENGTHS if key in METHODS[method].settings]
         self._cure = f"Lower {' or '.join([*has, 'optimizer.lr'])}"
-        self._limit = 10 * guess
+        self._limit, self._scaled = 10 * guess, scaled
         self._step, self._skipped = step, skipped
         self._applied = step
         """The last step at which an update may have been applied."""
@@ -49,7 +53,7 @@ class Divergence:
         self._step, self._skipped = step, skipped
         many = min(MANY_SKIPPED, step / 2)
         self.is_lasting = self._limit <= loss < math.inf or step - self._applied >= many
-        if not loss < self._limit:  # nan too
+        if not (loss < self._limit or (self._scaled and math.isnan(loss))):
             text = f"The loss is {loss:.3g} at step {step:,}, far above guessing. {self._cure}."
         elif step - self._applied >= MANY_SKIPPED:
             text = (

@@ -1,5 +1,6 @@
 """fp16's losses are scaled by GradScaler's rule, and nothing else in a run knows of it."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,8 @@ from torch import nn
 
 from rwp_dist.engine import loss_scale
 from rwp_dist.engine.loss_scale import LossScale
+from rwp_dist.run.progress import Progress
+from rwp_dist.tracking.alerts import Divergence
 
 CPU = torch.device("cpu")
 HUGE = {"scale": 2.0**40, "in_a_row": 5}
@@ -109,3 +112,33 @@ def test_a_run_resumes_with_its_scale(tmp_path):
     for undisturbed, again in run_ranks(resumed, 2, tmp_path):
         assert same_bits(undisturbed[0], again[0])
         assert undisturbed[1] == again[1] and undisturbed[1]["in_a_row"] > 0
+
+
+def recorded():
+    """Records of training while the scale falls to one without overflows, every 4 steps; alerts."""
+    settings = small_settings("method.name=sam", "precision=fp16", steps=32)
+    records, divergence = [], Divergence(2.3, "sam", 0, 0, scaled=True)
+    with small_parts(settings) as parts:
+        parts.engine.loss_scale.load_state_dict({"scale": 2.0**34, "in_a_row": 0})
+        progress = Progress(parts)
+        for step in run_steps(parts, 0, 32, progress):
+            if step % 4 == 3:
+                record = progress.train_record(step + 1, 0)
+                records.append((record, divergence.look(record)))
+    return records
+
+
+def test_losses_of_skipped_updates_are_in_no_mean_and_raise_no_alert():
+    for found in run_ranks(recorded, 2):
+        before, skipped_in = 0, []
+        for record, alert in found:
+            skipped = record["skipped_steps"] - before
+            before += skipped
+            skipped_in.append(skipped)
+            assert alert is None
+            assert math.isnan(record["loss"]) == (skipped == 4)
+            if skipped < 4:
+                assert 1.0 < record["loss"] < 4.0, "the mean is over those that count"
+                assert record["loss"] == pytest.approx(record["perturbed_loss"], rel=1e-3)
+                assert record["loss_gap"] == record["perturbed_loss"] - record["clean_loss"]
+        assert skipped_in[0] == 4 and max(n for n in skipped_in if n < 4) > 0

@@ -263,3 +263,19 @@ def test_evaluation_samples_whose_labels_mean_other_classes_are_refused(val, tmp
     result = CliRunner().invoke(main, ["evaluate", str(run.path), f"data.val={other}"])
     assert result.exit_code == 1
     assert f"2 is 'class-2' in shards/train and 'class-3' in {other}; write" in result.output
+
+
+def test_files_by_class_of_other_data_or_settings_leave_the_runs_own(run, val, tmp_path):
+    with process_group(CPU):
+        own = open_eval(load_settings(run.config), 0, 1).dataset.id
+    run.write_identity({"data.val.id": own[:12]})
+    command(run.path, "--per-class")
+    assert {path.stem for path in run.per_class.glob("*.json")} == {"val"}
+    before = (run.per_class / "val.json").read_bytes()
+    other = write_set(tmp_path / "other", num=11)
+    command(run.path, f"data.val={other}", "--per-class")
+    command(run.path, "data.eval_crop_ratio=0.5", "--per-class")
+    command(run.path, "data.eval_crop_ratio=0.5", "--per-class")
+    names = {path.stem for path in run.per_class.glob("*.json")}
+    assert len(names) == 3 and all(name.startswith("val") for name in names)
+    assert (run.per_class / "val.json").read_bytes() == before

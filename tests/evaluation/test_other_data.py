@@ -266,6 +266,8 @@ def test_numbers_on_several_data_sets_stay_beside_each_other_and_compare_knows_t
     ("content", "message"),
     [
         (None, "map: cannot be read (No such file or directory); check the path"),
+        ("[0, 1, 0]", "0 stands there twice"),
+        ('{"": [[]]}', "'' has [[]] there"),
         ("", "map: it is empty, so this is no map of classes; give a class on each line"),
         ("[1, true]", "map: True is no class"),
         ("[[1], [2.5]]", "map: its image 2 has [2.5]"),

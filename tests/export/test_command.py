@@ -16,6 +16,7 @@ from torch import nn
 
 from rwp_dist.cli import main
 from rwp_dist.config import dump_settings, load_settings
+from rwp_dist.evaluation.record import subject_of
 from rwp_dist.export import command as command_module
 from rwp_dist.export.card import model_card
 from rwp_dist.export.loading import LIKE_TIMM, loading_script
@@ -61,6 +62,7 @@ def finished_run(folder, *overrides, average=None):
     run_dir.write_config(dump_settings(settings))
     run_dir.write_identity(settings_identity(settings, 2) | {"torch": "2.15", "commit": "abc"})
     summary = {"top1": 71.25, "loss": 0.5, "train_s": 90.0, "world_size": 2, "device": "cpu"}
+    summary |= {"steps": 7}
     run_dir.write_summary(
         summary | {"changes": ["optimizer.lr: 0.1 before, 0.2 now (after step 3)"]}
     )
@@ -240,10 +242,14 @@ def test_without_their_statistics_the_other_weights_are_left_out_and_that_is_sai
 # --- the card and errors ---
 
 
+def card_of(run_dir, settings, step=7):
+    return model_card(run_dir, settings, run_dir.newest_checkpoint(), step, ["model.safetensors"])
+
+
 def test_the_card_says_how_it_was_trained_and_names_no_place(tmp_path):
     more = ("method.sigma=0.25", "schedule.epochs=3", "average.name=ema", *RGB)
     run_dir, settings, _ = finished_run(tmp_path / "run", "model.name=resnet18", *more)
-    card = model_card(run_dir, settings, 7, ["model.safetensors"])
+    card = card_of(run_dir, settings)
     assert card.startswith("---\nlibrary_name: timm\npipeline_tag: image-classification\n")
     for text in (
         *("`resnet18` for 4 classes", "method.sigma: 0.25", "schedule.epochs: 3.0"),
@@ -257,6 +263,35 @@ def test_the_card_says_how_it_was_trained_and_names_no_place(tmp_path):
     ):
         assert text in card
     assert "/secret" not in card and str(tmp_path) not in card
+
+
+@pytest.mark.parametrize(
+    "other", [{}, {"crc32": "0"}, {"data": "x"}, {"data.eval_crop_ratio": "0.5"}]
+)
+def test_the_card_has_numbers_of_the_exported_checkpoint_alone(tmp_path, other):
+    run_dir, settings, _ = finished_run(tmp_path / "run", *RGB)
+    run_dir.write_identity(settings_identity(settings, 2) | {"data.val.id": "v"})
+    subject = subject_of(run_dir, settings, run_dir.newest_checkpoint(), "v12") | other
+    run_dir.write_measurement("evaluation", {"subject": subject, "numbers": {"top1": 33.5}})
+    assert f"| top-1 % | {71.25 if other else 33.5} |" in card_of(run_dir, settings)
+    earlier = card_of(run_dir, settings, step=5)
+    assert "71.25" not in earlier and "90" not in earlier.partition("trained\n\n5 updates")[2][:60]
+    assert ("This checkpoint was not evaluated" in earlier) == bool(other)
+
+
+def test_the_card_says_what_the_run_began_from_and_learned_from(tmp_path):
+    began = ("model.init=torchvision:DEFAULT", "model.name=resnet18", *RGB)
+    run_dir, settings, _ = finished_run(tmp_path / "run", *began)
+    ids = {"model.init.id": "1a2b", "loss.teacher.id": "3c4d"}
+    run_dir.write_identity(settings_identity(settings, 2) | ids)
+    card = card_of(run_dir, settings)
+    assert "| model.init | `torchvision:DEFAULT` |" in card
+    assert "| model.init.id | `1a2b` |" in card and "| loss.teacher.id | `3c4d` |" in card
+    place = settings.model.model_copy(update={"init": "/secret/weights.pt"})
+    card = card_of(run_dir, settings.model_copy(update={"model": place}))
+    assert "/secret" not in card and "| model.init.id | `1a2b` |" in card
+    plain, settings, _ = finished_run(tmp_path / "plain", *RGB)
+    assert "model.init" not in (card := card_of(plain, settings)) and "teacher" not in card
 
 
 def test_a_missing_package_is_a_sentence_before_anything_is_read(tmp_path, monkeypatch):

@@ -55,6 +55,9 @@ class FakeProgress:
     def add_loss(self, *args, **more):
         pass
 
+    def after_step(self, applied):
+        pass
+
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_single_rank_has_clean_weights_at_once(error):

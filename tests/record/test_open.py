@@ -171,3 +171,17 @@ def test_a_lost_attempt_that_its_slurm_job_has_recorded_has_one_line(
     assert [line["job"] for line in run_dir.read_attempts()] == ["17.0"]
     begun = run_dir.read_begun()
     assert begun and begun["job"] == "17.1"
+
+
+def test_a_finished_run_that_goes_on_keeps_no_numbers_of_the_shorter_one(tmp_path: Path) -> None:
+    attempt(tmp_path)
+    run_dir = RunDir(tmp_path)
+    run_dir.write_measurement("evaluation", {"numbers": {"top1": 1.0}})
+    run_dir.per_class.mkdir()
+    (run_dir.per_class / "val.json").write_text("{}")
+    attempt(tmp_path)
+    assert run_dir.read_measurements() and run_dir.per_class.is_dir()
+    run_dir.write_summary({"steps": 4})
+    attempt(tmp_path)
+    assert run_dir.read_summary() is None
+    assert not run_dir.measured.exists() and not run_dir.per_class.exists()

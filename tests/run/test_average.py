@@ -80,16 +80,37 @@ def test_it_is_resumed_bit_for_bit_and_by_other_numbers_of_ranks(tmp_path, kind,
     assert same_bits(found, saved)
 
 
-@pytest.mark.parametrize("newest", [2, 3, 5])
-def test_a_ring_of_another_size_takes_over_the_newest(newest):
-    one, other = (NewestAverage([torch.zeros(2)], torch.device("cpu"), n) for n in (3, newest))
+@pytest.mark.parametrize(("before", "newest"), [(2, 4), (4, 2), (3, 2), (3, 3), (3, 5)])
+def test_a_ring_of_another_size_averages_the_newest_that_are_known(before, newest):
+    one, other = (NewestAverage([torch.zeros(2)], torch.device("cpu"), n) for n in (before, newest))
     for number in range(1, 6):
         one.take([torch.full((2,), float(number))], torch.tensor(True))
     other.load(5, one.value(5), one.kept(5))
-    kept = other.kept(5)[0][:, 0].tolist()
-    assert kept[-min(newest, 3) :] == [3.0, 4.0, 5.0][-min(newest, 3) :]
-    other.take([torch.full((2,), 6.0)], torch.tensor(True))
-    assert other.kept(6)[0][-2:, 0].tolist() == [5.0, 6.0]
+    known = [1.0, 2.0, 3.0, 4.0, 5.0][-min(before, newest) :]
+    for number in (6.0, 7.0, 8.0):
+        count = int(other.count)
+        assert other.kept(count)[0][:, 0].tolist() == known
+        assert other.value(count)[0].tolist() == pytest.approx([sum(known) / len(known)] * 2)
+        other.take([torch.full((2,), number)], torch.tensor(True))
+        known = [*known, number][-newest:]
+
+
+def taken_after_more_steps(saved_at, steps):
+    """How many weights an SWA of a run holds, one update after the run became longer."""
+    with small_parts(settings_of("swa", ranks=1)) as parts:
+        run_all(parts, 0, saved_at)
+        state = parts.extras["average"].state_dict()
+    longer = small_settings(*OPTIONS["swa"], split_over(1, 1), steps=steps)
+    with small_parts(longer) as parts:
+        parts.extras["average"].load_state_dict(state)
+        run_all(parts, saved_at, saved_at + 1)
+        return parts.extras["average"].state_dict()["count"]
+
+
+@pytest.mark.parametrize(("steps", "count"), [(40, 0), (30, 1), (20, 7)])
+def test_a_longer_run_begins_anew_unless_its_new_start_is_over(steps, count):
+    """It starts at step 12, 9 and 6; the shorter one has 9 steps and took those from 3 on."""
+    assert run_ranks(taken_after_more_steps, 1, STEPS, steps) == [count]
 
 
 # --- skipped updates ---
@@ -174,6 +195,22 @@ def test_the_setting_says_which_weights_are_the_result_and_the_others_are_told_b
         assert average["loss"] != trained["loss"]
         assert same_bits(of_average, others) and same_bits(of_trained, own)
         assert not same_bits(of_average, of_trained)  # statistics of BatchNorm
+
+
+def copies_after_an_evaluation():
+    found = []
+    for method in ("sgd", "m-rwp"):
+        with small_parts(settings_of("ema", f"method.name={method}", "engine.name=ddp")) as parts:
+            run_all(parts)
+            with clean_network(parts, STEPS):
+                evaluate_parts(parts)
+            found.append(len(parts.engine.weights._copies) > 0)
+            run_all(parts, STEPS - 1)
+    return found
+
+
+def test_a_method_that_perturbs_nothing_keeps_no_memory_of_an_evaluated_average():
+    assert run_ranks(copies_after_an_evaluation, 2) == [[False, True]] * 2
 
 
 def before_the_first():
