@@ -12,7 +12,7 @@ from rwp_dist.config import LIBRARIES, Affects, Settings, affects, unused_keys, 
 from rwp_dist.export.hub_config import preprocessing
 from rwp_dist.export.loading import is_in_timm, loading_script
 from rwp_dist.record.directory import RunDir
-from rwp_dist.record.teacher import NO_TEACHER
+from rwp_dist.record.weights import NO_TEACHER
 
 TOLD = {Affects.RESULT, Affects.ROUNDING, Affects.SPLIT}
 """What settings of the card affect: none names a place of the machine that trained."""
