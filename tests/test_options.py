@@ -41,9 +41,19 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         *("augment.repeats=2", "augment.auto=augmix", "augment.crop=random_resized"),
         "engine.name=deepspeed",
     ),
+    "summed": (
+        *("loss.name=bce", "loss.sum_classes=true", "optimizer.lr=0.01", "optimizer.clip_norm=1"),
+        *("average.name=ema", "average.device=cpu", "precision=fp16"),
+    ),
+    "timm": (
+        *("model.name=timm:test_vit", "data.image_size=32", "optimizer.name=adamw"),
+        "model.options={drop_path_rate: 0.3, attn_drop_rate: 0.2, global_pool: avg}",
+        *("optimizer.lr=0.001", "optimizer.layer_decay=0.7", "evaluation.per_class=true"),
+    ),
     "steps": ("schedule.name=step", "schedule.decay_steps=[2,5]", "schedule.warmup_steps=1"),
     "cooling": (
         *("schedule.name=polynomial", "schedule.min_lr=0.01", "schedule.cooldown_steps=2"),
+        "schedule.power=2",
         *("schedule.warmup_steps=2", "schedule.warmup_from=0.5", "optimizer.base_batch=16"),
         "optimizer.lr_factors={'*bn*': 2, 'linear*': 0.5}",
     ),

@@ -107,11 +107,11 @@ def _of_lines(path: Path, lines: Sequence[str]) -> ClassMap:
         return _listed(path, [name for [name] in rows])
     by_name: dict[str, Names] = {}
     for row in rows:
-        if len(row) != 2 or not all(row):
+        if len(row) != 2 or not row[0]:
             raise _no_map(path, f"it has the line {' '.join(row)[:80]!r}")
         if row[0] in by_name:
             raise _no_map(path, f"{row[0][:80]!r} stands there twice")
-        by_name[row[0]] = (row[1],)
+        by_name[row[0]] = () if row[1] in ("", "null") else (row[1],)
     return ClassMap(str(path), by_name=by_name)
 
 

@@ -328,6 +328,12 @@ def test_a_network_whose_own_classes_are_numbers_is_never_asked_by_position(run,
     assert result.exit_code == 2 and "1 of its 2 classes is none of the network's" in result.stderr
 
 
+@pytest.mark.parametrize("nothing", ["", "null"])
+def test_a_class_may_have_no_right_answer_in_text_too(nothing, tmp_path):
+    (tmp_path / "map").write_text(f"ant\tclass-1\nrest\t{nothing}\n")
+    assert read_class_map(tmp_path / "map").by_name == {"ant": ("class-1",), "rest": ()}
+
+
 def test_a_map_without_other_data_is_refused(run, sets):
     result = invoke(run.path, "--classes", sets / "val")
     assert result.exit_code == 2
