@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 from perturb.test_oracle import (
-    BF16_TOLERANCE,
+    AUTOCAST_TOLERANCES,
     STEPS,
     TOLERANCE,
     errors,
@@ -32,6 +32,7 @@ COLUMNS = {
     "own, bf16": ("engine.name=ddp", "precision=bf16"),
 }
 """``own``: the service's engine without DeepSpeed."""
+BF16_TOLERANCE = AUTOCAST_TOLERANCES["bf16"][0]
 
 
 def error_of(method: str, case: tuple[str, ...], device: torch.device) -> float:

@@ -36,7 +36,7 @@ AUTOCAST_TOLERANCES = {"bf16": (2e-3, 4e-2, 0.1), "fp16": (2.5e-4, 5e-3, 0.0125)
 in fp16; the weights of another method are 1e-2 and 0.16 away at least."""
 
 
-def run_package(cases, num_samples, kind):
+def run_package(cases, num_samples, kind=SmallNet):
     """On every rank: weights, buffers and energy of each case's run."""
     results = []
     for overrides in cases:
