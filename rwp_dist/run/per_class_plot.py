@@ -71,8 +71,9 @@ def _draw_matrix(axes: "Axes", found: PerClass, names: list[str]) -> None:
     num = len(names)
     shares = 100 * found.counts / np.maximum(found.num_images, 1)[:, None]
     # Rare mistakes are seen, too.
-    axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
-    size = 8 if num <= FEW else max(3.0, 420 / num)
+    norm = PowerNorm(0.5, 0, 100)
+    drawn = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
+    size = min(8.0, max(3.0, 420 / num))
     axes.set_xticks(range(num), names, rotation=90, fontsize=size)
     axes.set_yticks(range(num), names, fontsize=size)
     axes.tick_params(length=0)
@@ -84,6 +85,8 @@ def _draw_matrix(axes: "Axes", found: PerClass, names: list[str]) -> None:
                 text = f"{share:.0f}" if share >= 1 else "<1"
                 colour = "white" if share > 30 else INK
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+    else:
+        axes.figure.colorbar(drawn, ax=axes, ticks=(0, 1, 5, 20, 50, 100), shrink=0.6)
 
 
 def _draw_bars(axes: "Axes", found: PerClass, names: list[str], shown: list[int]) -> None:
@@ -109,7 +112,7 @@ def _draw_pairs(axes: "Axes", found: PerClass, names: list[str]) -> None:
     for place, (right, _, count) in enumerate(pairs):
         text = f" {count:,} of {found.num_images[right]:,}"
         axes.text(count, place, text, va="center", fontsize=7, color=GREY)
-    axes.set_title("Most confused (images)", loc="left", fontsize=10)
+    axes.set_title("Most confused (images)", loc="right", fontsize=10)
     axes.set_xlim(0, 1.35 * max(counts, default=1))
     _tidy(axes, len(pairs))
 
