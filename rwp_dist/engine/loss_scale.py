@@ -44,6 +44,9 @@ class LossScale:
         )
         torch.reciprocal(self._scale, out=self._inverse)
 
+    def evaluated(self) -> dict[str, dict[str, Tensor]]:
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         return {"scale": float(self._scale), "in_a_row": int(self._in_a_row)}
 

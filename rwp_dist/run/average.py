@@ -221,10 +221,18 @@ class AverageOfWeights:
         count = int(self._average.count)
         state: dict[str, Any] = {"name": self._name, "count": count}
         if count:
-            where = "weights" if self._is_result else "beside"
-            state[where] = self._on_cpu(self._average.value(count))
+            for where, weights in self.evaluated().items():
+                state[where] = self._on_cpu(list(weights.values()))
             state["kept"] = self._on_cpu(self._average.kept(count))
         return state
+
+    def evaluated(self) -> dict[str, dict[str, Tensor]]:
+        self._arrive()
+        count = int(self._average.count)
+        if not count:
+            return {}
+        where = "weights" if self._is_result else "beside"
+        return {where: dict(zip(self._params, self._average.value(count), strict=True))}
 
     def _on_cpu(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         named = zip(self._params, tensors, strict=False)  # nothing, or one for each parameter

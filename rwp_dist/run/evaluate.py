@@ -150,8 +150,8 @@ def _network_of(parts: Parts, done: int, others: Mapping[str, Tensor]) -> Iterat
         yield
 
 
-def _extra_weights(parts: Parts) -> dict[str, Tensor]:
-    return weights_to_evaluate(extra.state_dict() for extra in parts.extras.values())
+def _extra_weights(parts: Parts, key: str = "weights") -> dict[str, Tensor]:
+    return weights_to_evaluate((extra.evaluated() for extra in parts.extras.values()), key)
 
 
 @contextmanager
@@ -198,9 +198,8 @@ def evaluate_beside(parts: Parts, done: int) -> tuple[Result, dict[str, Tensor]]
     """
     names = ("loss", parts.task.headline)
     found: Result = {f"{kind}_{name}": None for kind in ("trained", "average") for name in names}
-    states = [extra.state_dict() for extra in parts.extras.values()]
-    beside = weights_to_evaluate(states, "beside")
-    if not beside and not weights_to_evaluate(states):
+    beside = _extra_weights(parts, "beside")
+    if not beside and not _extra_weights(parts):
         return found, {}
     with _network_of(parts, done, beside):
         result, _ = _evaluate_weights(parts, beside)

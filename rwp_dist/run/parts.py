@@ -42,6 +42,9 @@ class Extra(Stateful, Protocol):
         ``applied``: it was not skipped; perhaps known on the device alone.
         """
 
+    def evaluated(self) -> dict[str, dict[str, Tensor]]:
+        """``weights`` and ``beside`` of the state, wherever they are, and not copied."""
+
 
 EXTRAS: dict[str, Callable[[Settings, Engine, Timeline], Extra | None]] = {
     "average": build_average,

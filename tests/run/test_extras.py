@@ -45,6 +45,9 @@ class Average:
             for name, weight in self.engine.full_weights().items():
                 self.average[name].lerp_(weight, 1.0 - self.decay)
 
+    def evaluated(self):
+        return {"weights": self.average}
+
     def state_dict(self):
         return {"steps": self.steps, "weights": self.average}
 
