@@ -152,7 +152,7 @@ def test_ctrl_c_while_something_is_evaluated_does_not_speak_of_steps(tmp_path: P
     (run.checkpoints / "step-00000001.pt").touch()
     code = (
         "import sys, time, types; from rwp_dist.__main__ import main\n"
-        "def wait(*args): print('now', flush=True); time.sleep(3600)\n"
+        "def wait(*args, **more): print('now', flush=True); time.sleep(3600)\n"
         "sys.modules['rwp_dist.evaluation.command'] = types.SimpleNamespace(evaluate_runs=wait)\n"
         "main()"
     )

@@ -224,6 +224,10 @@ NOT_TYPED = {
     "rwp-dist shards index": "other/shards are the reader's own",
     "rwp-dist shards adopt": "other/counted are the reader's own",
     "rwp-dist train my.yaml": "a hundred epochs of ResNet-50",
+    "rwp-dist shards write my_images": "the images are the reader's own",
+    "rwp-launch run configs/finetune": "weights for ImageNet are downloaded",
+    "rwp-dist predict runs/finetune": "of that run",
+    "rwp-dist export runs/finetune": "of that run",
 }
 """Beginnings of README's commands that are not typed here, and why."""
 

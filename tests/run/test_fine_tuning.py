@@ -97,7 +97,7 @@ def test_a_run_goes_on_without_the_file_that_it_began_from_and_with_no_other(tmp
         with pytest.raises(ConfigError, match="holds another run") as caught:
             run_ranks(attempt, 1, settings_of(place))
         assert words in str(caught.value)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is not there"):
         run_ranks(attempt, 1, settings_of(tmp_path / "gone.pt"))
     [(drawn, _)] = run_ranks(attempt, 1, settings_of("null", "plain"))
     assert drawn == DRAWN
