@@ -14,7 +14,7 @@ from rwp_dist.config.load import (
 from rwp_dist.config.places import unreachable_places, with_absolute_paths
 from rwp_dist.config.split import Split, split_batch
 from rwp_dist.config.tree import Settings
-from rwp_dist.config.types import LIBRARIES, Affects
+from rwp_dist.config.types import LIBRARIES, TIMM, TORCHVISION, Affects
 from rwp_dist.config.unused import unused_keys, uses
 from rwp_dist.config.values import (
     dump_settings,
@@ -24,6 +24,8 @@ from rwp_dist.config.values import (
 
 __all__ = [
     "LIBRARIES",
+    "TIMM",
+    "TORCHVISION",
     "Affects",
     "Settings",
     "Split",

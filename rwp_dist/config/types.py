@@ -68,7 +68,8 @@ def _place(value: str, info: ValidationInfo) -> str:
     return str(Path(value).absolute()) if info.context is ABSOLUTE else value
 
 
-LIBRARIES = ("torchvision:", "timm:")
+TORCHVISION, TIMM = "torchvision:", "timm:"
+LIBRARIES = (TORCHVISION, TIMM)
 """What a setting begins with that names weights of a library, and no path."""
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from rwp_dist.config import Settings
-from rwp_dist.export.loading import TIMM
+from rwp_dist.config import TIMM, Settings
 
 
 def hub_config(

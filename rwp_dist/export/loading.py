@@ -4,9 +4,7 @@ from inspect import getsource
 from typing import Any
 
 from rwp_dist.base.named import is_named
-from rwp_dist.config import Settings
-
-TIMM = "timm:"
+from rwp_dist.config import TIMM, Settings
 
 LIKE_TIMM = {
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.base.urls import local_path
-from rwp_dist.config import LIBRARIES, Settings
+from rwp_dist.config import LIBRARIES, TIMM, Settings
 from rwp_dist.record.directory import RunDir
 
 INIT, TEACHER = "model.init", "loss.teacher"
@@ -101,7 +101,7 @@ def teacher_file(settings: Settings) -> Path | None:
             cure="set it to null, or loss.teacher to a file of weights",
         )
     file = weights_file(place, TEACHER)
-    if model is None and not is_run and not place.startswith("timm:"):
+    if model is None and not is_run and not place.startswith(TIMM):
         raise ConfigError(
             f"{place} does not say what network it is of",
             key=TEACHER,

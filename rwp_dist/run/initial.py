@@ -16,17 +16,16 @@ from torch import Tensor, nn
 from rwp_dist.base.errors import ConfigError, RwpError
 from rwp_dist.base.files import write_json
 from rwp_dist.base.text import shortened
-from rwp_dist.config import Settings
+from rwp_dist.config import TIMM, TORCHVISION, Settings
 from rwp_dist.data.classes import Classes, Note
 from rwp_dist.record.directory import RunDir
 from rwp_dist.record.identity import begun_settings, identity_in
 from rwp_dist.record.weights import KINDS, weights_file, weights_id
 from rwp_dist.run.checkpoint import read_checkpoint
 from rwp_dist.run.fitting import KEY, Weights, fit_weights
-from rwp_dist.run.models import TIMM, find_in_timm, import_timm
+from rwp_dist.run.models import find_in_timm, import_timm
 from rwp_dist.run.parts import weights_to_evaluate
 
-TORCHVISION = "torchvision:"
 # --- where weights are ---
 
 

@@ -14,12 +14,11 @@ from torch.overrides import TorchFunctionMode
 
 from rwp_dist.base.errors import ConfigError
 from rwp_dist.base.named import is_named, load_named
-from rwp_dist.config import Settings
+from rwp_dist.config import TIMM, Settings
 from rwp_dist.run.freezing import freeze_parameters
 from rwp_dist.run.trial import check_parameters, try_network
 
 CPU = torch.device("cpu")
-TIMM = "timm:"
 
 
 def small_cnn(num_classes: int, channels: int, widths: Sequence[int] = (32, 64, 64)) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rwp_dist.base.errors import ConfigError
-from rwp_dist.config import Settings, load_settings
+from rwp_dist.config import TIMM, Settings, load_settings
 from rwp_dist.data.classes import Classes
 from rwp_dist.data.image import Normalise
 from rwp_dist.engine.precision import autocast
@@ -17,7 +17,7 @@ from rwp_dist.run.checkpoint import read_checkpoint
 from rwp_dist.run.evaluate import load_network
 from rwp_dist.run.fitting import fit_weights
 from rwp_dist.run.initial import find_weights
-from rwp_dist.run.models import TIMM, build_model
+from rwp_dist.run.models import build_model
 from rwp_dist.run.trial import try_network
 
 
